@@ -1,0 +1,1 @@
+"""Noisy-retrieval question answering: conditions, answers, metrics, judge, statistics, report."""

@@ -1,0 +1,106 @@
+"""Examples worth reading: questions whose answer changed between systems, in both directions.
+
+The choice is by rule and order of the questions, never by taste; losses of the method are shown
+beside its gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from eval.conditions import distractor_conditions, parse_condition
+from eval.journal import Prediction
+from eval.metrics import normalize_answer
+from retrieval.examples import Passage
+
+_Cells = Mapping[tuple[str, str], Sequence[Prediction]]
+
+
+class _Rule(NamedTuple):
+    title: str
+    condition: str
+    most: int
+    holds: Callable[[Prediction, Prediction], bool]  # (before, after)
+
+
+def pick_flips(
+    cells: _Cells,
+    systems: Sequence[str],
+    conditions: Sequence[str],
+    passages: Mapping[tuple[str, str], Sequence[Passage]],
+    *,
+    before: str = "base",
+    after: str = "neuro-rit",
+) -> list[dict[str, Any]]:
+    """The first few questions for each kind of change from `before` to `after`; [] without both."""
+    if before not in systems or after not in systems:
+        return []
+    chosen = []
+    for rule in _rules(conditions):
+        pairs = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
+        hits = [i for i, (old, new) in enumerate(pairs) if rule.holds(old, new)]
+        for i in hits[: rule.most]:
+            answers = [cells[system, rule.condition][i] for system in systems]
+            shown = passages.get((answers[0].id, rule.condition), ())
+            chosen.append(_record(rule, len(hits), answers, shown))
+    return chosen
+
+
+def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
+    noisy = distractor_conditions(list(conditions))
+    if noisy:
+        hardest = noisy[-1]
+        yield _Rule(
+            "Misled before, right after", hardest, 3, lambda old, new: new.em and not old.em
+        )
+        yield _Rule("Right before, wrong after", hardest, 2, lambda old, new: old.em and not new.em)
+    if "clean" in conditions:
+        yield _Rule(
+            "Refused although the answer is there",
+            "clean",
+            1,
+            lambda old, new: new.abstained and not old.abstained,
+        )
+    for name in conditions:
+        condition = parse_condition(name)
+        if condition.noise and not condition.gold:
+            yield _Rule(
+                "Nothing to find: answered before, refused after",
+                name,
+                1,
+                lambda old, new: new.abstained and not old.abstained,
+            )
+
+
+def _record(
+    rule: _Rule, total: int, answers: Sequence[Prediction], shown: Sequence[Passage]
+) -> dict[str, Any]:
+    return {
+        "why": rule.title,
+        "of": total,
+        "condition": rule.condition,
+        "id": answers[0].id,
+        "question": answers[0].question,
+        "answers": list(answers[0].answers),
+        "passages": [{"id": p.id, "title": p.title, "text": p.text, "kind": p.kind} for p in shown],
+        "outputs": [
+            {
+                "system": p.system,
+                "output": p.output,
+                "em": p.em,
+                "abstained": p.abstained,
+                "verdict": p.verdict,
+                "found_in": _found_in(p.output, shown),
+            }
+            for p in answers
+        ],
+    }
+
+
+def _found_in(output: str, shown: Sequence[Passage]) -> list[int]:
+    """Numbers (from 1) of the passages that contain the output's words: where it was read."""
+    said = normalize_answer(output)
+    if not said:
+        return []
+    return [i for i, p in enumerate(shown, 1) if f" {said} " in f" {normalize_answer(p.text)} "]

@@ -1,0 +1,133 @@
+"""The journal of a run: one scored answer a line, in `predictions.jsonl`.
+
+Lines are appended as answers come, so a killed run loses nothing that was written; the key of a
+line says exactly which model got which prompt. It knows nothing of how answers are made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from eval import metrics
+from eval.judge import Item, Verdict
+from retrieval.artifact import write_text
+from retrieval.errors import BadInput
+from retrieval.examples import Example, Passage
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer with its scores.
+
+    passages: id and kind of each, in the prompt's order; key: hash of model, engine settings and
+    prompt; judged_by: the judge's fingerprint, None until it was judged.
+    """
+
+    system: str
+    condition: str
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    passages: tuple[dict[str, str | None], ...]
+    output: str
+    em: bool
+    match: bool
+    f1: float
+    abstained: bool
+    verdict: Verdict
+    judged_by: str | None
+    key: str
+
+    @property
+    def item(self) -> Item:
+        """What a judge gets to see of it."""
+        return Item(self.question, self.answers, self.output)
+
+    def judged(self, verdict: Verdict, judged_by: str | None) -> Prediction:
+        """The same prediction with its verdict."""
+        return replace(self, verdict=verdict, judged_by=judged_by)
+
+
+def score(
+    system: str, condition: str, example: Example, passages: Sequence[Passage], key: str, text: str
+) -> Prediction:
+    """The prediction for one answer, not judged yet."""
+    output = text.strip()
+    return Prediction(
+        system=system,
+        condition=condition,
+        id=example.id,
+        question=example.question,
+        answers=example.answers,
+        passages=tuple({"id": p.id, "kind": p.kind} for p in passages),
+        output=output,
+        em=metrics.exact_match(output, example.answers),
+        match=metrics.match(output, example.answers),
+        f1=metrics.f1(output, example.answers),
+        abstained=metrics.is_abstention(output),
+        verdict="unscored",
+        judged_by=None,
+        key=key,
+    )
+
+
+class Journal:
+    """`predictions.jsonl` of one run; `answered` maps key to prediction."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what an earlier run left; a last line cut off by a crash is dropped.
+
+        Raises BadInput with file:line for any other line that is no prediction.
+        """
+        self.path = Path(path)
+        self.answered: dict[str, Prediction] = {}
+        if not self.path.is_file():
+            return
+        whole = 0
+        with open(self.path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                prediction = _parse(line, f"{self.path}:{number}")
+                self.answered[prediction.key] = prediction
+                whole += len(line)
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+
+    def append(self, predictions: Iterable[Prediction]) -> None:
+        """Add answers and force them to disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            for prediction in predictions:
+                self.answered[prediction.key] = prediction
+                stream.write(_line(prediction))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def replace_all(self, predictions: Sequence[Prediction]) -> None:
+        """Replace the file, whole or not at all: final verdicts, final order, no stale lines."""
+        write_text(self.path, "".join(map(_line, predictions)))
+        self.answered = {prediction.key: prediction for prediction in predictions}
+
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
+
+
+def _parse(line: bytes, where: str) -> Prediction:
+    try:
+        record: Any = json.loads(line.decode("utf-8"))
+        values = {field.name: record[field.name] for field in fields(Prediction)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{where}: no line of an evaluation journal ({error!r}); remove it or choose "
+            "another --out"
+        ) from error
+    values["answers"] = tuple(values["answers"])
+    values["passages"] = tuple(values["passages"])
+    return Prediction(**values)

@@ -1,0 +1,158 @@
+"""Artifact directories: written whole or not at all, and checked when they are loaded.
+
+An artifact is a directory with a `manifest.json` that says what kind it is, which command and
+settings made it, the seed, and the SHA-256 of every file in it and of every input it came from.
+It knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import ArtifactError, BadInput
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    kind: index, examples, atlas, adapter, checkpoint, report; command: the command that made it;
+    inputs and files: name -> SHA-256 (hexadecimal); made: free facts about the making.
+    """
+
+    kind: str
+    command: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@contextmanager
+def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory; when the block ends well, seal it and rename it to `out`.
+
+    The manifest's `files` are computed here, and `manifest.made` may be filled in the block. On an error nothing of the new artifact is left, and
+    an older one at `out` is untouched. Raises BadInput if `out` exists and `overwrite` is false.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        files = {
+            path.relative_to(temporary).as_posix(): hash_file(path)
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        }
+        document = {**manifest.__dict__, "files": files}
+        write_text(temporary / MANIFEST, json.dumps(document, indent=2, default=str) + "\n")
+        _sync_tree(temporary)
+        _swap_in(temporary, out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifest:
+    """Read and check the manifest of an artifact of `kind`.
+
+    verify: also hash every file it lists. Raises ArtifactError with one line that says what is
+    wrong and how to make the artifact anew.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        raise ArtifactError(f"no {kind} at {directory}: the directory does not exist")
+    if not path.is_file():
+        raise ArtifactError(f"{directory} is no {kind}: it has no {MANIFEST}")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        manifest = Manifest(**document)
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); make the {kind} again") from error
+    if manifest.kind != kind:
+        raise ArtifactError(f"{directory} is a {manifest.kind}, but a {kind} is needed")
+    if manifest.schema != SCHEMA:
+        raise ArtifactError(
+            f"{directory} has schema {manifest.schema}, this version reads {SCHEMA}; "
+            f"make it again with `{manifest.command}`"
+        )
+    for name, digest in manifest.files.items():
+        if not (directory / name).is_file():
+            raise ArtifactError(f"{directory} lacks its file {name}; make the {kind} again")
+        if verify and hash_file(directory / name) != digest:
+            raise ArtifactError(
+                f"{directory / name} was changed after it was made; make the {kind} again"
+            )
+    return manifest
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_inputs(**paths: Path) -> dict[str, str]:
+    """Name -> SHA-256 for input files; for an artifact directory, that of its manifest."""
+    digests: dict[str, str] = {}
+    for name, path in paths.items():
+        path = Path(path)
+        if path.is_dir():
+            path = path / MANIFEST
+        digests[name] = hash_file(path) if path.is_file() else "absent"
+    return digests
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: temporary name, sync, rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _swap_in(temporary: Path, out: Path) -> None:
+    """Rename the whole new directory into place, with the old one out of the way first."""
+    if not out.exists():
+        os.rename(temporary, out)
+        return
+    aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    os.rename(out, aside)
+    try:
+        os.rename(temporary, out)
+    except OSError:
+        os.rename(aside, out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,85 @@
+"""Small real things for the evaluation's tests: examples with pools, a tiny tokenizer and Llama."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrieval.examples import Example, Passage, write_examples
+
+_POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))
+CHAT = (
+    "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def make_example(number: int) -> Example:
+    """Question `number` with full pools; the gold passage alone holds the answer."""
+    passages = tuple(
+        Passage(
+            id=f"{number}-{kind}-{i}",
+            title=f"Person {number}",
+            text=f"Person {number} was born in {'Town' if kind == 'gold' else kind}{number}x{i}.",
+            kind=kind,
+        )
+        for kind, count in _POOLS
+        for i in range(count)
+    )
+    return Example(
+        f"q{number}", f"Where was Person {number} born?", (f"Town{number}x0", "the town"), passages
+    )
+
+
+@pytest.fixture
+def examples() -> list[Example]:
+    return [make_example(number) for number in range(6)]
+
+
+@pytest.fixture
+def examples_file(tmp_path: Path, examples: list[Example]) -> Path:
+    path = tmp_path / "examples.jsonl"
+    write_examples(path, examples)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of a few thousand weights with a byte-level tokenizer and chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<|end|>", "<|user|>", "<|assistant|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*special, *alphabet])}
+    raw: Any = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token="<|end|>",
+        pad_token="<|end|>",
+        additional_special_tokens=special[1:],
+    )
+    tokenizer.chat_template = CHAT
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=1024,
+            eos_token_id=0,
+            pad_token_id=0,
+            bos_token_id=None,
+        )
+    )
+    out = tmp_path_factory.mktemp("tiny") / "model"
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
