@@ -1,0 +1,84 @@
+# Everything a newcomer needs. Plain commands stand behind each target.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# vLLM is two packages of one name: the GPU build where there is a GPU, else the CPU build.
+ACCELERATOR ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+ARGS ?=
+
+.PHONY: help
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv with everything in it (does nothing the second time)
+
+.PHONY: demo
+demo: $(STAMP) ## run the whole job on the embedded world; report in runs/demo
+	@$(BIN)/neurorit-rag demo --out runs/demo $(ARGS)
+
+.PHONY: test
+test: $(STAMP) browser ## run all tests, with a real vLLM server and browser
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(STAMP) ## run the tests that start no vLLM
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+.PHONY: bench
+bench: $(STAMP) ## run every benchmark; results in benchmarks/results
+	@mkdir -p benchmarks/results
+	@shopt -s nullglob; for file in benchmarks/[a-z]*.py; do \
+	    name=$$(basename "$$file" .py); echo "$$name" >&2; \
+	    $(BIN)/python "$$file" --json > "benchmarks/results/.$$name.json"; \
+	    mv "benchmarks/results/.$$name.json" "benchmarks/results/$$name.json"; \
+	done
+
+.PHONY: lint
+lint: $(STAMP) ## ruff, mypy and the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(STAMP) ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# The page's test needs Chromium; it says so and is skipped where there is none.
+.PHONY: browser
+browser: ## install Debian's Chromium where that is possible and it is missing
+	@command -v chromium >/dev/null || { \
+	    [ "$$(id -u)" = 0 ] && [ -f /etc/debian_version ] \
+	    && echo "installing chromium for the page's test" >&2 \
+	    && { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	         apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1; } \
+	    || echo "no chromium: the page's test will be skipped" >&2
+
+# uv does not read pip's settings. Where pip is told of a folder of wheels, that is where the CPU
+# torch is; elsewhere uv takes it from PyTorch's own index.
+$(STAMP): pyproject.toml requirements/constraints.txt requirements/overrides-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or newer is needed; name it with make PYTHON=...")'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@[ -x $(BIN)/uv ] || $(BIN)/python -m pip install -qq uv
+	@echo "installing into $(VENV) (vLLM for $(ACCELERATOR))" >&2
+	@links=$$($(BIN)/python -m pip config list \
+	    | sed -nE "s/^(:env:|install|global)\.find-links='(.*)'$$/\2/p" | head -n 1 \
+	    | sed -E 's/(\\n| )+/,/g; s/^,//'); \
+	options=(); \
+	if [ $(ACCELERATOR) = cpu ]; then \
+	    options+=(--overrides requirements/overrides-cpu.txt); \
+	    [ -n "$$links" ] || options+=(--torch-backend=cpu); \
+	fi; \
+	if [ -n "$$links" ]; then export UV_FIND_LINKS="$$links"; fi; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python \
+	    --constraints requirements/constraints.txt "$${options[@]}" \
+	    --editable '.[$(ACCELERATOR),dev]'
+	@touch $@

@@ -1,0 +1,111 @@
+"""The neuron atlas: which neurons answer to relevant and to irrelevant context, as an artifact.
+
+It keeps the three sets, the scores and counts behind them, each layer's density, and how stable
+each choice is. It knows nothing of models or of how scores were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.artifact import Manifest, read_manifest, writing
+
+TENSORS = "atlas.safetensors"
+SETS = ("rel", "irrel", "shared")
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class NeuronAtlas:
+    """Mined neurons of a model with L layers of F neurons.
+
+    rel, irrel, shared [n, 2]: (layer, neuron) of P_rel, P_irrel and P_shared. scores_rel,
+    scores_irrel [L, F]: summed kept attribution; counts_rel, counts_irrel [L, F]: samples that
+    kept the neuron; stability_rel, stability_irrel [L, F]: share of bootstrap resamples in which
+    the neuron is chosen again; residuals [samples]: completeness residual of each.
+    """
+
+    rel: Array
+    irrel: Array
+    shared: Array
+    scores_rel: Array
+    scores_irrel: Array
+    counts_rel: Array
+    counts_irrel: Array
+    stability_rel: Array
+    stability_irrel: Array
+    residuals: Array
+
+    @property
+    def density(self) -> Array:
+        """[L]: |(P_shared or P_irrel) in layer| / F, the measure that picks dense layers [P]."""
+        depth, width = self.scores_rel.shape
+        layers = np.concatenate([self.shared[:, 0], self.irrel[:, 0]]).astype(np.int64)
+        return np.bincount(layers, minlength=depth) / width
+
+    def densest(self, count: int) -> list[int]:
+        """The `count` densest layers in ascending order; ties go to the lower layer."""
+        order = np.argsort(-self.density, kind="stable")[:count]
+        return sorted(int(layer) for layer in order)
+
+    @classmethod
+    def load(cls, directory: Path) -> NeuronAtlas:
+        """Load an atlas; raises ArtifactError when it is missing, changed or of another kind."""
+        from safetensors.numpy import load_file
+
+        read_manifest(directory, "atlas")
+        return cls(**load_file(Path(directory) / TENSORS))
+
+    def save(self, out: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
+        """Write the artifact; the same atlas gives the same bytes."""
+        from safetensors.numpy import save_file
+
+        with writing(out, manifest, overwrite=overwrite) as directory:
+            tensors = {name: np.ascontiguousarray(value) for name, value in vars(self).items()}
+            save_file(tensors, directory / TENSORS)
+
+
+def choose_sets(chosen_rel: Array, chosen_irrel: Array) -> Mapping[str, Array]:
+    """P_rel, P_irrel and P_shared [n, 2] from the boolean choices [L, F] [P]."""
+    return {
+        "rel": np.argwhere(chosen_rel & ~chosen_irrel).astype(np.int32),
+        "irrel": np.argwhere(chosen_irrel & ~chosen_rel).astype(np.int32),
+        "shared": np.argwhere(chosen_rel & chosen_irrel).astype(np.int32),
+    }
+
+
+def plot(atlas: NeuronAtlas, out: Path) -> None:
+    """Draw the distribution of the three sets over layers, with the density, to .svg or .png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    depth = atlas.scores_rel.shape[0]
+    layers = np.arange(depth)
+    colours = {"rel": "#2f6f9f", "irrel": "#c0582f", "shared": "#8a8a8a"}
+    labels = {"rel": "P_rel", "irrel": "P_irrel", "shared": "P_shared"}
+    with pyplot.rc_context({"svg.hashsalt": "neurorit", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
+        bottom = np.zeros(depth)
+        for name in SETS:
+            counts = np.bincount(getattr(atlas, name)[:, 0].astype(np.int64), minlength=depth)
+            axes.bar(layers, counts, bottom=bottom, color=colours[name], label=labels[name])
+            bottom += counts
+        density = axes.twinx()
+        density.plot(layers, 100 * atlas.density, color="#222222", marker="o", markersize=3)
+        density.set_ylabel("density, % (line)")
+        density.set_ylim(bottom=0)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("neurons")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+        figure.savefig(out, metadata={"Date": None} if Path(out).suffix == ".svg" else None)
+        pyplot.close(figure)

@@ -1,0 +1,338 @@
+"""The command line: a flat table of commands, their options, and nothing of what they do.
+
+Bodies live in `neurorit.commands` and are imported when a command runs, so `--help` stays quick.
+stdout carries the result, stderr everything else. Exit codes: 0 done, 1 failed, 2 wrong use or bad
+input, 3 a gate was missed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+from neurorit import __version__
+from retrieval.errors import NeuroritError
+
+Body: TypeAlias = Callable[[], Mapping[str, Any]]
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Out = Annotated[Path, typer.Option(help="Directory to write; made whole or not at all.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")]
+Assign = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")
+]
+Model = Annotated[Path, typer.Option(help="Checkpoint directory (plain Hugging Face).")]
+Examples = Annotated[Path, typer.Option(help="What `mix` wrote, or an examples JSONL file.")]
+IndexDir = Annotated[Path, typer.Option("--index", help="What `index` wrote.")]
+
+_PLAIN = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
+app = typer.Typer(
+    help="Neuro-RIT: make a language model robust to noisy retrieval.",
+    pretty_exceptions_enable=False,
+    **_PLAIN,  # type: ignore[arg-type]
+)
+atlas_app = typer.Typer(help="Look at mined neurons.", **_PLAIN)  # type: ignore[arg-type]
+lab_app = typer.Typer(help="The embedded world and its models.", **_PLAIN)  # type: ignore[arg-type]
+
+
+def index(
+    corpus: Annotated[Path, typer.Argument(help='JSONL of {"id", "title", "text"}.')],
+    out: Out,
+    encoder: Annotated[str, typer.Option(help="minilm, a folder, or a Hugging Face name.")] = (
+        "minilm"
+    ),
+    batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Build a FAISS index over a corpus."""
+    from neurorit.commands import pipeline
+
+    _run(lambda: pipeline.index(corpus, out, encoder, batch_size, overwrite), as_json)
+
+
+def mix(
+    questions: Annotated[Path, typer.Argument(help='JSONL of {"id", "question", "answers"}.')],
+    index_dir: IndexDir,
+    out: Out,
+    recipe: RecipeFile = None,
+    settings: Assign = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Mix questions with gold and noisy passages into typed examples."""
+    from neurorit.commands import pipeline
+
+    _run(
+        lambda: pipeline.mix(questions, index_dir, out, recipe, settings, seed, overwrite), as_json
+    )
+
+
+def mine(
+    model: Model,
+    examples: Examples,
+    out: Out,
+    recipe: RecipeFile = None,
+    settings: Assign = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Mine the neurons that serve and that follow noise, into an atlas."""
+    from neurorit.commands import pipeline
+
+    _run(lambda: pipeline.mine(model, examples, out, recipe, settings, seed, overwrite), as_json)
+
+
+def tune(
+    model: Model,
+    examples: Examples,
+    out: Out,
+    method: Annotated[
+        str, typer.Option(help="neuro-rit, sft, lora, stage1-only or stage2-only.")
+    ] = "neuro-rit",
+    atlas: Annotated[
+        Path | None, typer.Option(help="What `mine` wrote; mined beside --out when not given.")
+    ] = None,
+    recipe: RecipeFile = None,
+    settings: Assign = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
+    from neurorit.commands import pipeline
+
+    _run(
+        lambda: pipeline.tune(
+            model, examples, out, method, atlas, recipe, settings, seed, overwrite
+        ),
+        as_json,
+    )
+
+
+def serve(
+    model: Model,
+    index_dir: IndexDir,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    policy: Annotated[
+        str, typer.Option(help="When the model abstains: abstain, closed-book or deeper.")
+    ] = "abstain",
+    top_k: Annotated[int, typer.Option(min=1, help="Passages for each question.")] = 5,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Tokens of prompt and answer together.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start vLLM and the gateway with its web page; Ctrl-C ends both."""
+    from neurorit.commands import serve as body
+
+    _run(lambda: body.serve(model, index_dir, host, port, policy, top_k, max_model_len), as_json)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    url: Annotated[str, typer.Option(help="Address of a running gateway.")] = (
+        "http://127.0.0.1:8000"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Ask a running gateway one question."""
+    from neurorit.commands import serve as body
+
+    _run(lambda: body.ask(question, url), as_json)
+
+
+def evaluate(
+    system: Annotated[
+        list[str], typer.Option(metavar="NAME=DIR", help="A checkpoint to evaluate; repeatable.")
+    ],
+    examples: Examples,
+    out: Out,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="A condition, such as distractor-2; repeatable.")
+    ] = None,
+    judge: Annotated[str, typer.Option(help="lab, none, or a judge's folder.")] = "none",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 24,
+    seed: Seed = 0,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SYSTEM:CONDITION:METRIC=VALUE", help="Exit 3 when below; repeatable."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer questions under noise with each system; write report.json and report.html."""
+    from neurorit.commands import evaluate as body
+
+    _run(
+        lambda: body.evaluate(
+            system, examples, out, condition, judge, limit, max_tokens, seed, fail_under
+        ),
+        as_json,
+    )
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(help="Where `eval` or `demo` wrote its report.")],
+    as_json: Json = False,
+) -> None:
+    """Show a finished report's table again."""
+    from neurorit.commands import evaluate as body
+
+    _run(lambda: body.show_report(directory), as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory of the run.")] = Path("runs/demo"),
+    questions: Annotated[int, typer.Option(min=20, help="Test questions.")] = 500,
+    seed: Seed = 0,
+    resume: Annotated[bool, typer.Option(help="Keep stages whose inputs are the same.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole job on the embedded world, from a corpus to a report."""
+    from neurorit.commands import demo as body
+
+    _run(lambda: body.demo(out, questions, seed, resume=resume), as_json)
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can do, what is missing and how to mend it."""
+    from neurorit.commands import doctor as body
+
+    _run(lambda: body.examine(Path.cwd()), as_json, show=body.show)
+
+
+def atlas_show(
+    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")], as_json: Json = False
+) -> None:
+    """Counts, layers and residual of an atlas."""
+    from neurorit.commands import atlas as body
+
+    _run(lambda: body.describe(atlas), as_json)
+
+
+def atlas_plot(
+    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")],
+    out: Annotated[Path, typer.Option(help="Picture to write, .svg or .png.")],
+    as_json: Json = False,
+) -> None:
+    """Draw how the neurons lie over the layers."""
+    from neurorit.commands import atlas as body
+
+    _run(lambda: body.draw(atlas, out), as_json)
+
+
+def lab_world(
+    out: Out,
+    seed: Seed = 0,
+    test: Annotated[int, typer.Option(min=1, help="People (and questions) for tests.")] = 600,
+    as_json: Json = False,
+) -> None:
+    """Write the invented world: a corpus, and questions of three splits."""
+    from neurorit.commands import lab
+
+    _run(lambda: lab.world(out, seed, test), as_json)
+
+
+def lab_train(
+    out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train the lab's base model from scratch."""
+    from neurorit.commands import lab
+
+    _run(lambda: lab.train(out, seed, device), as_json)
+
+
+def lab_judge(
+    out: Out,
+    reading: Annotated[Path, typer.Option(help="The reading model that `lab train` wrote.")],
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train the lab's judge from the reading model."""
+    from neurorit.commands import lab
+
+    _run(lambda: lab.judge(out, reading, seed), as_json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "doctor": doctor,
+    "index": index,
+    "mix": mix,
+    "mine": mine,
+    "tune": tune,
+    "serve": serve,
+    "ask": ask,
+    "eval": evaluate,
+    "report": report,
+}
+ATLAS_COMMANDS: dict[str, Callable[..., None]] = {"show": atlas_show, "plot": atlas_plot}
+LAB_COMMANDS: dict[str, Callable[..., None]] = {
+    "world": lab_world,
+    "train": lab_train,
+    "judge": lab_judge,
+}
+for _app, _table in ((app, COMMANDS), (atlas_app, ATLAS_COMMANDS), (lab_app, LAB_COMMANDS)):
+    for _name, _command in _table.items():
+        _app.command(_name)(_command)
+app.add_typer(atlas_app, name="atlas")
+app.add_typer(lab_app, name="lab")
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line; every error raised on purpose becomes one line and an exit code."""
+    try:
+        app()
+    except NeuroritError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _run(
+    body: Body, as_json: bool, show: Callable[[Mapping[str, Any]], None] | None = None
+) -> None:
+    """Run a body with stdout kept free for its result, then print that result."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            result = body()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(result, default=str))
+    elif show is not None:
+        show(result)
+    else:
+        for name, value in result.items():
+            if isinstance(value, (str, int, float, Path)):
+                typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+if __name__ == "__main__":
+    main()

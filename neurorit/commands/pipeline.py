@@ -1,0 +1,143 @@
+"""index, mix, mine, tune: each reads artifacts, makes one, and reports its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from neurorit.commands.progress import reporting
+from neurorit.commands.recipe import Recipe, parse_assignments
+from retrieval.artifact import hash_inputs, read_manifest
+from retrieval.errors import ArtifactError
+
+
+def index(
+    corpus: Path, out: Path, encoder: str, batch_size: int, overwrite: bool
+) -> Mapping[str, Any]:
+    """Build an index; returns where it is and what it holds."""
+    from retrieval.index import build_index
+
+    with reporting() as report:
+        summary = build_index(
+            corpus,
+            out,
+            encoder=encoder,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=report.named("passages encoded"),
+        )
+    return {"index": str(out), **summary}
+
+
+def mix(
+    questions: Path,
+    index_dir: Path,
+    out: Path,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+    seed: int,
+    overwrite: bool,
+) -> Mapping[str, Any]:
+    """Mix examples; returns where they are and what was mixed in."""
+    from retrieval.noise import MixSettings
+    from retrieval.noise import mix as mix_examples
+
+    settings = Recipe(recipe).settings(MixSettings, "mix", parse_assignments(assignments or ()))
+    summary = mix_examples(questions, index_dir, out, settings, seed, overwrite=overwrite)
+    return {"examples": str(out), **summary}
+
+
+def mine(
+    model: Path,
+    examples: Path,
+    out: Path,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+    seed: int,
+    overwrite: bool,
+) -> Mapping[str, Any]:
+    """Mine an atlas; returns where it is and its description."""
+    from neurorit.commands.atlas import describe
+    from neurorit.mining import MiningSettings
+    from neurorit.mining import mine as mine_atlas
+
+    settings = Recipe(recipe).settings(MiningSettings, "mine", parse_assignments(assignments or ()))
+    with reporting() as report:
+        mine_atlas(
+            model,
+            examples,
+            out,
+            settings,
+            seed,
+            overwrite=overwrite,
+            progress=report.named("samples mined"),
+        )
+    return describe(out)
+
+
+def tune(
+    model: Path,
+    examples: Path,
+    out: Path,
+    method: str,
+    atlas: Path | None,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+    seed: int,
+    overwrite: bool,
+) -> Mapping[str, Any]:
+    """Tune a checkpoint; mines first when the method wants neurons and no atlas is given."""
+    from neurorit.tuning import TuneSettings
+    from neurorit.tuning import tune as tune_model
+
+    read = Recipe(recipe)
+    options = {**parse_assignments(assignments or ()), "method": method}
+    settings = read.settings(TuneSettings, "tune", options, method)
+    if atlas is None and method not in ("sft", "lora"):
+        atlas = _mined_beside(model, examples, out, read, seed)
+    with reporting() as report:
+        summary = tune_model(
+            model,
+            examples,
+            out,
+            settings,
+            atlas=atlas,
+            overwrite=overwrite,
+            progress=report,
+        )
+    return {"checkpoint": str(out), "atlas": str(atlas) if atlas else None, **summary}
+
+
+def _mined_beside(model: Path, examples: Path, out: Path, recipe: Recipe, seed: int) -> Path:
+    """The atlas `OUT-atlas`: the one that is there if it came from the same inputs, else anew."""
+    from neurorit.mining import MiningSettings
+    from neurorit.mining import mine as mine_atlas
+
+    settings = recipe.settings(MiningSettings, "mine", {})
+    place = out.with_name(f"{out.name}-atlas")
+    with reporting() as report:
+        try:
+            made = read_manifest(place, "atlas")
+            inputs = hash_inputs(examples=examples)
+            if made.seed == seed and inputs.items() <= dict(made.inputs).items():
+                report.say(f"using the neurons in {place}")
+                return place
+        except ArtifactError:
+            report.say(f"no --atlas given: mining into {place}")
+        mine_atlas(
+            model,
+            examples,
+            place,
+            settings,
+            seed,
+            overwrite=True,
+            progress=report.named("samples mined"),
+        )
+    return place
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as JSON data, for manifests and reports."""
+    return asdict(settings)

@@ -1,0 +1,86 @@
+"""Progress on stderr: bars on a terminal, one plain line per stage elsewhere.
+
+stdout stays for the result. It knows nothing of what is being done.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+_QUIET_SECONDS = 30.0
+
+
+class Reporter:
+    """Shows how far named pieces of work are. Call it with (what, done, total)."""
+
+    def __init__(self, console: Console, bars: Progress | None) -> None:
+        self.console = console
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Report `done` of `total` pieces of `what`; a new name starts a new line."""
+        if self._bars is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total)
+            self._bars.update(self._tasks[what], completed=done, total=total)
+            return
+        # A log is read later: a line when the work starts, ends, and every half minute between.
+        now = time.monotonic()
+        finished = total > 0 and done >= total
+        if what not in self._told or finished or now - self._told[what] >= _QUIET_SECONDS:
+            self._told[what] = now
+            self.console.print(f"  {what}: {done}/{total}", highlight=False, markup=False)
+
+    @property
+    def keeps_lines(self) -> bool:
+        """True on a terminal, where a name keeps its line; a changing name would add lines."""
+        return self._bars is not None
+
+    def named(self, what: str) -> NamedReporter:
+        """A callable (done, total) for work that has one name."""
+        return NamedReporter(self, what)
+
+    def say(self, text: str) -> None:
+        """One line for a person."""
+        self.console.print(text, highlight=False, markup=False)
+
+
+class NamedReporter:
+    """A reporter for one piece of work. Call it with (done, total)."""
+
+    def __init__(self, reporter: Reporter, what: str) -> None:
+        self._reporter, self._what = reporter, what
+
+    def __call__(self, done: int, total: int) -> None:
+        """Report `done` of `total` pieces."""
+        self._reporter(self._what, done, total)
+
+
+@contextmanager
+def reporting() -> Iterator[Reporter]:
+    """A reporter on stderr for the time of the block."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield Reporter(console, None)
+        return
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield Reporter(console, bars)

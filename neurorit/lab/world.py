@@ -1,0 +1,410 @@
+"""The seeded world: invented people, their facts, and English that states and asks them.
+
+Every name is made of syllables, so no fact can be known from elsewhere: an answer can only come
+from a passage. It knows nothing of tokens, models or indexes; it writes text.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.artifact import write_text
+
+SPLITS = ("train", "validation", "test")
+_ONSETS = "b br d dr f g gr h j k kr l m n p pr r s st t tr v z".split()
+_VOWELS = ("a", "e", "i", "o", "u")
+_FIRST_CODAS = ("la", "ra", "n", "s", "lo", "ric", "na", "den")
+_LAST_CODAS = ("ford", "well", "sen", "man", "wick", "sky", "ley", "dorf")
+_TOWN_CODAS = ("ville", "burg", "port", "haven", "mouth", "field")
+_COMPANY_CODAS = ("corp", "tec", "works", "line")
+_LANGUAGE_CODAS = ("ish", "ese", "ian")
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of fact.
+
+    statements: sentences with {who} and {value}; questions: with {who}; values: canonical answer
+    -> its other accepted forms.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Person:
+    """An invented person: two names, and a canonical value for every relation."""
+
+    first: str
+    last: str
+    facts: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """First and last name."""
+        return f"{self.first} {self.last}"
+
+
+@dataclass(frozen=True)
+class World:
+    """Names and relations, all drawn from one seed. `pairs` splits names, never mixing splits."""
+
+    firsts: tuple[str, ...]
+    lasts: tuple[str, ...]
+    relations: tuple[Relation, ...]
+    pairs: Mapping[str, tuple[tuple[str, str], ...]]
+
+    def relation(self, name: str) -> Relation:
+        """The relation of that name."""
+        return next(r for r in self.relations if r.name == name)
+
+    def answers(self, relation: str, value: str) -> list[str]:
+        """Accepted answers, the canonical one first."""
+        return [value, *self.relation(relation).values[value]]
+
+    def person(self, rng: random.Random, pair: tuple[str, str]) -> Person:
+        """A person of that name with facts drawn anew."""
+        facts = {r.name: rng.choice(tuple(r.values)) for r in self.relations}
+        if facts["birthplace"] == facts["residence"]:
+            others = [v for v in self.relation("residence").values if v != facts["birthplace"]]
+            facts["residence"] = rng.choice(others)
+        return Person(*pair, facts)
+
+
+def make_world(seed: int = 0, *, people: int = 16_000) -> World:
+    """The world of a seed: 120 first and 200 last names, ten relations, `people` name pairs."""
+    rng = random.Random(seed)
+    used: set[str] = set()
+    firsts = _invent(rng, 120, _FIRST_CODAS, used)
+    lasts = _invent(rng, 200, _LAST_CODAS, used)
+    towns = _invent(rng, 60, _TOWN_CODAS, used)
+    companies = _invent(rng, 40, _COMPANY_CODAS, used)
+    languages = _invent(rng, 40, _LANGUAGE_CODAS, used)
+    pairs = [(f, last) for f in firsts for last in lasts]
+    rng.shuffle(pairs)
+    pairs = pairs[:people]
+    train, held = int(people * 0.75), int(people * 0.125)
+    return World(
+        firsts=firsts,
+        lasts=lasts,
+        relations=_relations(towns, companies, languages),
+        pairs={
+            "train": tuple(pairs[:train]),
+            "validation": tuple(pairs[train : train + held]),
+            "test": tuple(pairs[train + held : train + 2 * held]),
+        },
+    )
+
+
+def state_facts(
+    world: World, person: Person, relations: Sequence[str], rng: random.Random
+) -> list[str]:
+    """One sentence per relation; the first names the person, later ones may say 'She' or 'He'."""
+    sentences = []
+    pronoun = rng.choice(("She", "He"))
+    for i, name in enumerate(relations):
+        statement = rng.choice(world.relation(name).statements)
+        repeat = i > 0 and statement.startswith("{who}") and rng.random() < 0.7
+        who = pronoun if repeat else person.name
+        sentences.append(statement.format(who=who, value=person.facts[name]))
+    return sentences
+
+
+def ask(world: World, person: Person, relation: str, rng: random.Random) -> str:
+    """A question for one fact of a person."""
+    return rng.choice(world.relation(relation).questions).format(who=person.name)
+
+
+def passages_of(world: World, person: Person, rng: random.Random) -> list[tuple[list[str], str]]:
+    """The person's facts as three passages: (relations stated, text)."""
+    names = [r.name for r in world.relations]
+    rng.shuffle(names)
+    groups = (names[:3], names[3:6], names[6:])
+    return [(g, " ".join(state_facts(world, person, g, rng))) for g in groups]
+
+
+def write_world(
+    out: Path,
+    seed: int = 0,
+    *,
+    train: int = 400,
+    validation: int = 150,
+    test: int = 600,
+    world: World | None = None,
+) -> dict[str, Path]:
+    """Write corpus.jsonl and questions-{split}.jsonl; the counts are people per split.
+
+    A test or validation person gets one question, a training person one per relation. Each
+    passage records its person's split, so that mixing can keep the splits apart.
+    """
+    world = world or make_world(seed)
+    counts = {"train": train, "validation": validation, "test": test}
+    out = Path(out)
+    corpus: list[str] = []
+    paths = {"corpus": out / "corpus.jsonl"}
+    for split in SPLITS:
+        questions: list[str] = []
+        records = _people(world, split, counts[split], seed)
+        for index, (person, rng) in enumerate(records):
+            gold: dict[str, str] = {}
+            for part, (relations, text) in enumerate(passages_of(world, person, rng)):
+                passage_id = f"{split}-{index:05d}-{part}"
+                gold.update(dict.fromkeys(relations, passage_id))
+                corpus.append(_line(_passage_record(world, person, relations, text, passage_id)))
+            names = sorted(gold)
+            asked = names if split == "train" else [rng.choice(names)]
+            for relation in asked:
+                questions.append(
+                    _line(
+                        {
+                            "id": f"{split}-{index:05d}-{relation}",
+                            "question": ask(world, person, relation, rng),
+                            "answers": world.answers(relation, person.facts[relation]),
+                            "gold": [gold[relation]],
+                            "meta": {"entity": person.name, "relation": relation, "split": split},
+                        }
+                    )
+                )
+        paths[split] = out / f"questions-{split}.jsonl"
+        write_text(paths[split], "".join(questions))
+    write_text(paths["corpus"], "".join(corpus))
+    return paths
+
+
+def _people(
+    world: World, split: str, count: int, seed: int
+) -> Iterator[tuple[Person, random.Random]]:
+    for index, pair in enumerate(world.pairs[split][:count]):
+        rng = random.Random(f"{seed}/{split}/{index}")
+        yield world.person(rng, pair), rng
+
+
+def _passage_record(
+    world: World, person: Person, relations: Sequence[str], text: str, passage_id: str
+) -> dict[str, Any]:
+    return {
+        "id": passage_id,
+        "title": person.name,
+        "text": text,
+        "meta": {
+            "entity": person.name,
+            "split": passage_id.split("-", 1)[0],
+            "facts": {r: world.answers(r, person.facts[r]) for r in relations},
+        },
+    }
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _invent(
+    rng: random.Random, count: int, codas: Sequence[str], used: set[str]
+) -> tuple[str, ...]:
+    """Distinct capitalised words: onset, vowel, coda."""
+    words: list[str] = []
+    while len(words) < count:
+        middle = rng.choice(_ONSETS) + rng.choice(_VOWELS) if rng.random() < 0.6 else ""
+        word = (rng.choice(_ONSETS) + rng.choice(_VOWELS) + middle + rng.choice(codas)).title()
+        if word not in used:
+            used.add(word)
+            words.append(word)
+    return tuple(words)
+
+
+def _plain(words: str) -> dict[str, tuple[str, ...]]:
+    """'violin=fiddle/viola da braccio, harp' -> canonical value -> aliases."""
+    values: dict[str, tuple[str, ...]] = {}
+    for entry in words.split(","):
+        canonical, _, aliases = entry.strip().partition("=")
+        values[canonical] = tuple(a for a in aliases.split("/") if a)
+    return values
+
+
+def _relations(
+    towns: Sequence[str], companies: Sequence[str], languages: Sequence[str]
+) -> tuple[Relation, ...]:
+    places = {town: (f"the town of {town}",) for town in towns}
+    return (
+        Relation(
+            "birthplace",
+            (
+                "{who} was born in {value}.",
+                "{who} came into the world in {value}.",
+                "The birthplace of {who} is {value}.",
+                "{who} is a native of {value}.",
+            ),
+            (
+                "Where was {who} born?",
+                "What is the birthplace of {who}?",
+                "In which town did {who} come into the world?",
+            ),
+            places,
+        ),
+        Relation(
+            "residence",
+            (
+                "{who} now lives in {value}.",
+                "{who} settled in {value} years ago.",
+                "The home of {who} is in {value}.",
+                "{who} owns a house in {value}.",
+            ),
+            (
+                "Where does {who} live now?",
+                "In which town is the home of {who}?",
+                "Where did {who} settle?",
+            ),
+            places,
+        ),
+        Relation(
+            "profession",
+            (
+                "{who} works as a {value}.",
+                "{who} earns a living as a {value}.",
+                "By trade {who} is a {value}.",
+                "{who} trained to be a {value}.",
+            ),
+            (
+                "What is the profession of {who}?",
+                "What does {who} work as?",
+                "Which trade did {who} train for?",
+            ),
+            _plain(
+                "baker=bread maker, carpenter=woodworker, surgeon, pilot=aviator, lawyer=attorney, "
+                "plumber, sailor=seaman, painter, tailor, farmer, dentist, butcher, chemist, nurse, "
+                "judge, teacher=schoolteacher, weaver, printer, miner, jeweller, gardener, barber, "
+                "banker, clerk, cook=chef, driver, hunter, potter, singer, soldier, waiter, writer=author"
+            ),
+        ),
+        Relation(
+            "employer",
+            (
+                "{who} is employed by {value}.",
+                "{who} has a post at {value}.",
+                "The employer of {who} is {value}.",
+                "{who} joined the firm {value}.",
+            ),
+            (
+                "Which firm employs {who}?",
+                "Who is the employer of {who}?",
+                "Where does {who} have a post?",
+            ),
+            {company: (f"{company} Ltd", f"the firm {company}") for company in companies},
+        ),
+        Relation(
+            "pet",
+            (
+                "{who} keeps a {value} as a pet.",
+                "The pet of {who} is a {value}.",
+                "{who} shares the house with a {value}.",
+                "A {value} belongs to {who}.",
+            ),
+            (
+                "What pet does {who} keep?",
+                "Which animal belongs to {who}?",
+                "What animal shares the house with {who}?",
+            ),
+            _plain(
+                "dog=hound, cat, parrot, rabbit=bunny, turtle, goat, hamster, snake, lizard, pony, "
+                "canary, ferret, goose, falcon, tiger, monkey, donkey=ass, lamb, owl, frog, crow, "
+                "mouse, otter, badger, beaver, camel, fox, hen, pig, toad"
+            ),
+        ),
+        Relation(
+            "instrument",
+            (
+                "{who} plays the {value}.",
+                "{who} practises the {value} each day.",
+                "The instrument of {who} is the {value}.",
+                "{who} took up the {value} as a child.",
+            ),
+            (
+                "Which instrument does {who} play?",
+                "What does {who} practise each day?",
+                "What instrument did {who} take up?",
+            ),
+            _plain(
+                "violin=fiddle, piano=pianoforte, flute, cello=violoncello, trumpet, harp, drum, "
+                "guitar, organ, banjo, oboe, clarinet, lute, viola, tuba, horn, bassoon, fife, "
+                "sitar, zither, bugle, accordion, mandolin, trombone"
+            ),
+        ),
+        Relation(
+            "dish",
+            (
+                "The favourite dish of {who} is {value}.",
+                "{who} likes to eat {value}.",
+                "{who} often cooks {value}.",
+                "For dinner {who} prefers {value}.",
+            ),
+            (
+                "What is the favourite dish of {who}?",
+                "What does {who} like to eat?",
+                "Which dish does {who} often cook?",
+            ),
+            _plain(
+                "lentil soup=soup of lentils, rice, pasta=noodles, stew, curry, roast beef=roasted beef, "
+                "fish pie, salad, pancakes=hotcakes, dumplings, goulash, risotto, omelette, porridge=oatmeal, "
+                "pizza, chowder, meatballs, sausages, beans, cabbage, mutton, trout, lobster, waffles, "
+                "apple pie=pie of apples, onion soup, plum cake, baked ham"
+            ),
+        ),
+        Relation(
+            "language",
+            (
+                "{who} speaks {value} at home.",
+                "The first language of {who} is {value}.",
+                "{who} grew up speaking {value}.",
+                "{who} writes letters in {value}.",
+            ),
+            (
+                "Which language does {who} speak at home?",
+                "What is the first language of {who}?",
+                "In what language does {who} write letters?",
+            ),
+            {language: (f"the {language} language",) for language in languages},
+        ),
+        Relation(
+            "hobby",
+            (
+                "{who} spends weekends on {value}.",
+                "The hobby of {who} is {value}.",
+                "{who} enjoys {value} in the evening.",
+                "In spare time {who} goes in for {value}.",
+            ),
+            (
+                "What is the hobby of {who}?",
+                "What does {who} enjoy in the evening?",
+                "On what does {who} spend weekends?",
+            ),
+            _plain(
+                "chess, archery=bow shooting, fishing=angling, knitting, sailing, rowing, fencing, skiing, "
+                "climbing=mountaineering, dancing, hiking=walking, boxing, origami=paper folding, skating, "
+                "surfing, juggling, poker, cycling=bicycling, drawing=sketching, running=jogging, wrestling, "
+                "pottery, reading, birdwatching"
+            ),
+        ),
+        Relation(
+            "year",
+            (
+                "{who} left school in {value}.",
+                "{who} finished school in {value}.",
+                "In {value} {who} graduated from school.",
+                "The school years of {who} ended in {value}.",
+            ),
+            (
+                "When did {who} leave school?",
+                "In which year did {who} finish school?",
+                "What year did {who} graduate?",
+            ),
+            {str(year): (f"the year {year}",) for year in range(1921, 1999)},
+        ),
+    )

@@ -1,0 +1,143 @@
+"""Checkpoints, and where each architecture keeps its feed-forward neurons.
+
+One small table says, per model type, where the layers are and what their projections are called.
+It knows nothing of attribution or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from retrieval.errors import BadInput
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where a layer keeps its feed-forward block. A fused block holds gate and up in one matrix."""
+
+    layers: str = "model.layers"
+    block: str = "mlp"
+    gate: str | None = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    fused: bool = False
+
+
+_GATED = _Names()
+_ARCHITECTURES = {
+    "llama": _GATED,
+    "mistral": _GATED,
+    "qwen2": _GATED,
+    "qwen3": _GATED,
+    "gemma2": _GATED,
+    "gemma3_text": _GATED,
+    "olmo": _GATED,
+    "olmo2": _GATED,
+    "phi3": _Names(gate=None, up="gate_up_proj", fused=True),
+    "gpt_neox": _Names(
+        layers="gpt_neox.layers", gate=None, up="dense_h_to_4h", down="dense_4h_to_h"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """The feed-forward blocks of a model: L layers of F neurons each.
+
+    Neuron (l, j) is coordinate j of the input to layer l's down-projection.
+    """
+
+    blocks: Sequence[nn.Module]
+    names: _Names
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers."""
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """F, the neurons of one layer."""
+        return self.down(0).in_features
+
+    @property
+    def fused(self) -> bool:
+        """True where gate and up stand in one matrix (gate first)."""
+        return self.names.fused
+
+    def down(self, layer: int) -> nn.Linear:
+        """The down-projection, weight [d, F]."""
+        return self._linear(layer, self.names.down)
+
+    def up(self, layer: int) -> nn.Linear:
+        """The up-projection, weight [F, d] (or [2 F, d] where fused)."""
+        return self._linear(layer, self.names.up)
+
+    def gate(self, layer: int) -> nn.Linear | None:
+        """The gate, weight [F, d]; None for blocks without one and for fused blocks."""
+        return None if self.names.gate is None else self._linear(layer, self.names.gate)
+
+    def _linear(self, layer: int, name: str) -> nn.Linear:
+        module = getattr(self.blocks[layer], name)
+        if not isinstance(module, nn.Linear):
+            raise BadInput(f"layer {layer}: {name} is no plain linear layer (quantised?)")
+        return module
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "auto",
+    attention: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """A causal language model in evaluation mode, and its tokenizer.
+
+    path: a checkpoint directory or a hub name. device: auto takes a GPU where there is one.
+    Raises BadInput when it cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"--model {path}: no checkpoint could be loaded there: {reason}") from error
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # the fused kernel leaves the soft cap out
+    return model.to(device).eval(), tokenizer
+
+
+def feed_forward(model: Any) -> FeedForward:
+    """Where a loaded model keeps its neurons.
+
+    Raises BadInput for a model type that is not in the table, mixtures of experts among them.
+    """
+    kind = str(model.config.model_type)
+    names = _ARCHITECTURES.get(kind)
+    if names is None:
+        known = ", ".join(sorted(_ARCHITECTURES))
+        raise BadInput(
+            f"models of type {kind!r} are not supported (mixtures of experts are not yet); "
+            f"supported: {known}"
+        )
+    layers: Any = model
+    for part in names.layers.split("."):
+        layers = getattr(layers, part)
+    return FeedForward([getattr(layer, names.block) for layer in layers], names)

@@ -1,0 +1,1 @@
+"""Tuned checkpoints behind vLLM and a retrieval-augmented gateway."""

@@ -1,0 +1,209 @@
+"""Who may ask, how much, and how a refusal looks: keys, body limit, headers, error bodies.
+
+It knows nothing of what the routes do.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from retrieval.errors import BadInput
+from serving.client import UpstreamError
+from serving.protocol import error_body
+
+KEYS_VARIABLE = "NEURORIT_API_KEYS"
+MAX_BODY = 1024 * 1024
+_GUARDED = "/v1/"
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+
+
+class ApiError(Exception):
+    """A refusal with an HTTP status and OpenAI's error fields."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_body(message, kind, param=param, code=code)
+        self.headers = dict(headers or {})
+
+
+def read_api_keys(path: Path | None) -> frozenset[str]:
+    """Keys from a file (one a line, # starts a comment) and from NEURORIT_API_KEYS (by comma).
+
+    None at all means that no key is asked for. Raises BadInput for a file without a key.
+    """
+    keys = {key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",")}
+    if path is not None:
+        if not Path(path).is_file():
+            raise BadInput(f"--api-key-file {path}: no such file")
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        found = {line.strip() for line in lines if not line.lstrip().startswith("#")} - {""}
+        if not found:
+            raise BadInput(f"--api-key-file {path}: holds no key; write one a line")
+        keys |= found
+    return frozenset(keys - {""})
+
+
+class Guard:
+    """ASGI middleware: checks the key of every `/v1/` route, bounds bodies, adds the headers."""
+
+    def __init__(self, app: ASGIApp, *, api_keys: Iterable[str] = ()) -> None:
+        self._app = app
+        # Digests have one length, so comparing them tells nothing about a key's length either.
+        self._digests = [sha256(key.encode()).digest() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value for name, value in scope["headers"]}
+        refusal = self._refusal(scope["path"], headers)
+        body = None if refusal else await _body(headers, receive)
+        if refusal is None and body is None:
+            refusal = ApiError(413, f"the request body is larger than {MAX_BODY} bytes")
+        if refusal is not None:
+            await _response(refusal)(scope, receive, _with_headers(send))
+            return
+        await self._app(scope, _replay(body or b"", receive), _with_headers(send))
+
+    def _refusal(self, path: str, headers: Mapping[bytes, bytes]) -> ApiError | None:
+        if not self._digests or not path.startswith(_GUARDED):
+            return None
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        digest = sha256(key.strip()).digest()
+        # Every key is compared, so that the time does not tell which one came close.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        if scheme.lower() == b"bearer" and any(matches):
+            return None
+        return ApiError(
+            401,
+            "this server needs an API key: send 'Authorization: Bearer KEY'",
+            kind="authentication_error",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def install_error_bodies(app: FastAPI) -> None:
+    """Answer every error of an app in OpenAI's shape."""
+
+    async def api_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return _response(error)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _response(_first_problem(error))
+
+    async def bad_input(request: Request, error: Exception) -> JSONResponse:
+        return _response(ApiError(400, str(error)))
+
+    async def upstream(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, UpstreamError)
+        return _response(upstream_refusal(error))
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return _response(ApiError(error.status_code, message, headers=error.headers))
+
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return _response(ApiError(500, "the server failed; see its log", kind="server_error"))
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(BadInput, bad_input)
+    app.add_exception_handler(UpstreamError, upstream)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def upstream_refusal(error: UpstreamError) -> ApiError:
+    """What a client is told when the language model fails."""
+    if error.status == 400:
+        return ApiError(400, str(error))
+    headers = {"Retry-After": "2"} if error.status == 503 else {}
+    return ApiError(error.status, str(error), kind="upstream_error", headers=headers)
+
+
+def _first_problem(error: RequestValidationError) -> ApiError:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"] if part != "body")
+    if problem["type"] == "json_invalid":
+        return ApiError(400, "the request body is not valid JSON", code="invalid_json")
+    message = f"{where or 'the request body'}: {problem['msg']}"
+    return ApiError(400, message, param=where or None, code=problem["type"])
+
+
+def _response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+    """The whole request body, None when it is over the limit."""
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > MAX_BODY:
+        return None
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Hand the body over once more; afterwards only a disconnect can come."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+def _with_headers(send: Send) -> Send:
+    added: list[tuple[Any, Any]] = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *added]
+        await send(message)
+
+    return wrapped

@@ -1,0 +1,179 @@
+"""An asynchronous client of vLLM's `/v1/completions` with prompts as token ids.
+
+Token ids, not text: what the pipeline rendered is exactly what the model reads. It knows nothing
+of retrieval, and works with any server that takes token-id prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from retrieval.errors import NeuroritError
+
+
+class UpstreamError(NeuroritError):
+    """The language model's server cannot be reached, or answered with an error.
+
+    status: the HTTP status a gateway should answer with (503: try again, 502: it is broken,
+    400: the request itself was refused).
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a completion as it arrives; `finish_reason` is set on the last one."""
+
+    text: str
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to write: at most max_tokens tokens; temperature 0 is greedy; stop: strings that end."""
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def as_request(self) -> dict[str, Any]:
+        """The fields of an OpenAI request."""
+        fields: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+        if self.seed is not None:
+            fields["seed"] = self.seed
+        if self.stop:
+            fields["stop"] = list(self.stop)
+        return fields
+
+
+class CompletionClient:
+    """Completions of one model; close it with `aclose` or use it as an async context manager.
+
+    base_url: without `/v1`; timeout: seconds without a byte before a request counts as lost.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        model: str,
+        *,
+        timeout: float = 120.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.model = model
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(timeout, connect=5.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            transport=transport,
+            # The upstream is named by the operator: a proxy of the environment is not asked.
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> CompletionClient:
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def complete(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+    ) -> Piece:
+        """The whole completion. Raises UpstreamError."""
+        pieces = [
+            piece
+            async for piece in self.stream(prompt_ids, sampling, stop_token_ids=stop_token_ids)
+        ]
+        reason = next((p.finish_reason for p in reversed(pieces) if p.finish_reason), None)
+        return Piece("".join(piece.text for piece in pieces), reason)
+
+    async def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+    ) -> AsyncGenerator[Piece, None]:
+        """Pieces as they are written; leaving the iterator early aborts the request upstream.
+
+        Raises UpstreamError.
+        """
+        body = {
+            "model": self.model,
+            "prompt": list(prompt_ids),
+            "stream": True,
+            "stop_token_ids": list(stop_token_ids),
+            **(sampling or Sampling()).as_request(),
+        }
+        ended = False
+        try:
+            async with self._http.stream("POST", "/v1/completions", json=body) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise _refused(response)
+                async for line in response.aiter_lines():
+                    data = line.removeprefix("data:").strip()
+                    if not line.startswith("data:") or not data:
+                        continue
+                    if data == "[DONE]":
+                        ended = True
+                        break
+                    yield _piece(data)
+        except httpx.HTTPError as error:
+            raise UpstreamError(
+                f"the language model cannot be reached ({type(error).__name__})", 503
+            ) from error
+        if not ended:
+            raise UpstreamError("the language model broke off in the middle of an answer", 502)
+
+
+def _piece(data: str) -> Piece:
+    try:
+        record = json.loads(data)
+        if "error" in record:
+            raise UpstreamError(f"the language model failed: {_message(record)}", 502)
+        choice = record["choices"][0]
+        return Piece(choice.get("text") or "", choice.get("finish_reason"))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UpstreamError("the language model sent something unreadable", 502) from error
+
+
+def _refused(response: httpx.Response) -> UpstreamError:
+    try:
+        message = _message(response.json())
+    except ValueError:
+        message = response.reason_phrase
+    if response.status_code in (400, 413, 422):
+        return UpstreamError(f"the language model refused the request: {message}", 400)
+    status = 503 if response.status_code in (429, 503) else 502
+    return UpstreamError(f"the language model answered {response.status_code}: {message}", status)
+
+
+def _message(record: Any) -> str:
+    error = record.get("error", record) if isinstance(record, dict) else record
+    text = error.get("message", error) if isinstance(error, dict) else error
+    return " ".join(str(text).split())[:300]

@@ -1,0 +1,246 @@
+"""Retrieve, render, generate, and decide what an empty answer means.
+
+One question in, a stream of typed events out. It knows nothing of HTTP: the gateway turns events
+into responses, and the retriever and the language model's client are handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar, get_args
+
+from neurorit.prompts import PromptTemplate, encode_plain, end_token_id, render_prompt
+from retrieval.errors import BadInput
+from retrieval.examples import Passage
+from serving.client import Piece, Sampling
+
+Policy = Literal["abstain", "closed-book", "deeper"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+
+ABSTAINED = "I could not find the answer in the passages."
+_DEEPER_ROUNDS = 3
+_T = TypeVar("_T")
+
+
+class Found(Protocol):
+    """One retrieved passage with its score; `retrieval.index.Hit` is one."""
+
+    @property
+    def passage(self) -> Passage: ...
+    @property
+    def score(self) -> float: ...
+
+
+class Retriever(Protocol):
+    """What the pipeline asks of retrieval: for each query the k best passages, best first."""
+
+    def search(self, queries: Sequence[str], k: int) -> Sequence[Sequence[Found]]: ...
+
+
+class Generator(Protocol):
+    """What the pipeline asks of a language model; `serving.client.CompletionClient` is one."""
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+    ) -> AsyncGenerator[Piece, None]: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question with its settings; None means the pipeline's own."""
+
+    question: str
+    top_k: int | None = None
+    policy: Policy | None = None
+    sampling: Sampling | None = None
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Event: the passages of the next attempt, best first (none when it is closed-book)."""
+
+    hits: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Event: the next part of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last event: the whole answer and how it came about.
+
+    abstained: the model ended without a word on all it was shown, and `answer` says so;
+    grounded: the answer was written with passages in view; attempts: prompts that were tried;
+    tokens are counted with the model's own tokenizer.
+    """
+
+    answer: str
+    hits: tuple[Found, ...]
+    abstained: bool
+    grounded: bool
+    attempts: int
+    policy: Policy
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+Event = Retrieved | Text | Outcome
+
+
+class RagPipeline:
+    """Answers questions from retrieved passages.
+
+    policy: what follows when the model ends its answer at once: `abstain` says so, `closed-book`
+    asks again without passages, `deeper` asks again with the next passages, up to three rounds;
+    top_k: passages in a prompt; context: tokens that prompt and answer may have together (None:
+    unlimited): the lowest-ranked passages are left out to keep within it.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        tokenizer: Any,
+        template: PromptTemplate,
+        client: Generator,
+        *,
+        policy: Policy = "abstain",
+        top_k: int = 4,
+        max_tokens: int = 64,
+        context: int | None = None,
+    ) -> None:
+        if policy not in POLICIES:
+            raise BadInput(f"unknown policy {policy!r}; it is one of {', '.join(POLICIES)}")
+        self.top_k = top_k
+        self.policy: Policy = policy
+        self.max_tokens = max_tokens
+        self._retriever = retriever
+        self._tokenizer = tokenizer
+        self._template = template
+        self._client = client
+        self._context = context
+        self._stop = (end_token_id(tokenizer),)
+        # One thread: encoding would stop the event loop, and fast tokenizers refuse two at once.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
+
+    def close(self) -> None:
+        """Let the retrieval thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def retrieve(self, query: str, top_k: int | None = None) -> tuple[Found, ...]:
+        """The best passages for a query."""
+        k = self.top_k if top_k is None else top_k
+        return await self._aside(lambda: tuple(self._retriever.search([query], k)[0]))
+
+    async def answer(self, request: Request) -> Outcome:
+        """The outcome alone. Raises BadInput and UpstreamError as `stream` does."""
+        async with aclosing(self.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Outcome):
+                    return event
+        raise AssertionError("the stream of events ends with an outcome")
+
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Events in order: Retrieved and Text for every attempt, at last one Outcome.
+
+        Raises BadInput for a question that does not fit into the context, UpstreamError when the
+        language model fails. Leaving the iterator early aborts the generation.
+        """
+        policy = request.policy or self.policy
+        sampling = request.sampling or Sampling(max_tokens=self.max_tokens)
+        k = self.top_k if request.top_k is None else request.top_k
+        hits: tuple[Found, ...] = ()
+        prompt_tokens = attempts = 0
+        async for hits in self._attempts(request.question, k, policy):
+            yield Retrieved(hits)
+            ids, hits = await self._aside(self._rendering(request.question, hits, sampling))
+            attempts += 1
+            prompt_tokens += len(ids)
+            parts: list[str] = []
+            reason = "stop"
+            pieces = self._client.stream(ids, sampling, stop_token_ids=self._stop)
+            # Closed here and not by the garbage collector: vLLM is to stop at once.
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    reason = piece.finish_reason or reason
+                    # White space before the first word is the template's, not the answer's.
+                    text = piece.text if parts else piece.text.lstrip()
+                    if text:
+                        parts.append(text)
+                        yield Text(text)
+            if parts:
+                answer = "".join(parts)
+                written = await self._aside(partial(self._count, answer))
+                yield Outcome(
+                    answer=answer,
+                    hits=hits,
+                    abstained=False,
+                    grounded=bool(hits),
+                    attempts=attempts,
+                    policy=policy,
+                    finish_reason=reason,
+                    prompt_tokens=prompt_tokens,
+                    completion_tokens=written,
+                )
+                return
+        yield Text(ABSTAINED)
+        yield Outcome(
+            answer=ABSTAINED,
+            hits=hits,
+            abstained=True,
+            grounded=bool(hits),
+            attempts=attempts,
+            policy=policy,
+            finish_reason="stop",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=0,
+        )
+
+    async def _attempts(
+        self, question: str, k: int, policy: Policy
+    ) -> AsyncIterator[tuple[Found, ...]]:
+        """The passages to try, one set after another, while the answers stay empty."""
+        hits = await self.retrieve(question, k) if k > 0 else ()
+        yield hits
+        if policy == "closed-book" and hits:
+            yield ()
+        if policy == "deeper" and hits:
+            ranked = await self.retrieve(question, k * _DEEPER_ROUNDS)
+            for start in range(k, len(ranked), k):
+                yield ranked[start : start + k]
+
+    def _rendering(
+        self, question: str, hits: tuple[Found, ...], sampling: Sampling
+    ) -> Callable[[], tuple[list[int], tuple[Found, ...]]]:
+        def render() -> tuple[list[int], tuple[Found, ...]]:
+            room = None if self._context is None else self._context - sampling.max_tokens
+            for count in range(len(hits), -1, -1):
+                passages = [hit.passage for hit in hits[:count]]
+                ids = render_prompt(self._tokenizer, self._template, question, passages)
+                if room is None or len(ids) <= room:
+                    return ids, hits[:count]
+            raise BadInput(
+                f"the question and {sampling.max_tokens} tokens of answer do not fit into the "
+                f"model's {self._context} tokens; ask a shorter question or lower max_tokens"
+            )
+
+        return render
+
+    def _count(self, text: str) -> int:
+        return len(encode_plain(self._tokenizer, text))
+
+    async def _aside(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,114 @@
+"""What every vLLM process of this project shares: environment, checks before it, errors after it.
+
+It starts no process itself and imports neither vLLM nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import BadInput, MissingExtra, NeuroritError
+
+_NOISE = re.compile(
+    r"^\s*(\(\w+ pid=\d+\)\s*)?(INFO|WARNING|DEBUG)\b|^\s*File \"|it/s\]|^\s*\^+\s*$"
+)
+_LEADER = re.compile(r"^\s*(\(\w+ pid=\d+\)\s*)?(ERROR \S+ \S+ \[[^\]]*\]\s*)?")
+_CAUSE = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b.*:")
+
+
+def vllm_environment() -> dict[str, str]:
+    """A copy of this process's environment with the settings vLLM needs here.
+
+    What the user has set stays as it is: only absent names are filled in.
+    """
+    environment = dict(os.environ)
+    defaults = {
+        # GiB for keys and values on CPU; without it vLLM takes a large share of all memory.
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        # Checkpoints are local directories: a hub that cannot be reached only costs time-outs.
+        "HF_HUB_OFFLINE": "1",
+    }
+    for name, value in defaults.items():
+        environment.setdefault(name, value)
+    # The packages of this project are importable in the child however this process found them.
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    return environment
+
+
+def require_vllm() -> None:
+    """Raise MissingExtra if vLLM cannot be imported (found without importing it)."""
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingExtra("vllm", "cpu")
+
+
+def check_model(model_dir: Path) -> Path:
+    """The directory itself, if it holds a checkpoint; raises BadInput with one line if not."""
+    directory = Path(model_dir)
+    if not directory.is_dir():
+        raise BadInput(f"no model at {directory}: the directory does not exist")
+    if not (directory / "config.json").is_file():
+        raise BadInput(f"{directory} is no model: it has no config.json")
+    return directory
+
+
+def stored_dtype(directory: Path) -> str:
+    """The number format a checkpoint is stored in: vLLM's own choice would halve float32."""
+    config = _config(directory)
+    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+
+
+def context_length(directory: Path) -> int:
+    """The most tokens, prompt and answer together, that a checkpoint was made for."""
+    return int(_config(directory).get("max_position_embeddings") or 2**31)
+
+
+def has_gpu() -> bool:
+    """True where an NVIDIA or AMD device is there (found without importing torch)."""
+    return Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()
+
+
+def temporary_log() -> Path:
+    """A new file for vLLM's output."""
+    handle, name = tempfile.mkstemp(prefix="neurorit-vllm-", suffix=".log")
+    os.close(handle)
+    return Path(name)
+
+
+def start_failure(log: Path, what: str) -> NeuroritError:
+    """One error that says what failed, the likely cause from the log, and where the log is."""
+    lines = last_lines(log, 200)
+    causes = [line for line in lines if _CAUSE.match(line)]
+    # The first cause is the root; vLLM's later ones say that "the engine core did not start".
+    roots = [line for line in causes if "ngine core" not in line]
+    cause = (roots or causes or lines[-1:] or ["its log is empty"])[0]
+    return NeuroritError(f"{what}: {cause[:400]} (whole log: {log})")
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last `count` lines of a log that say something, without vLLM's prefixes."""
+    try:
+        text = Path(log).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    kept = [_LEADER.sub("", line).strip() for line in text.splitlines() if not _NOISE.search(line)]
+    return [line for line in kept if line][-count:]
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return config
+    except ValueError as error:
+        raise BadInput(f"{path}: not JSON: {error}") from error

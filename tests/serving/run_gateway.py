@@ -1,0 +1,19 @@
+"""Runs the real server on a checkpoint, with the word-overlap retriever; for the slow tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from retrieval.errors import NeuroritError
+from serving.server import ServeSettings, serve
+from tests.serving.fakes import WordRetriever
+
+if __name__ == "__main__":
+    model, port, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    settings = ServeSettings(port=port, top_k=3, vllm_log=log, max_model_len=512, max_tokens=12)
+    try:
+        serve(model, WordRetriever, settings, tell=lambda text: print(text, flush=True))
+    except NeuroritError as error:
+        print(f"error: {error}", flush=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,241 @@
+"""The gateway's routes with a scripted upstream: shapes, streams, refusals, keys, headers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+from starlette.testclient import TestClient
+
+from neurorit.prompts import PromptTemplate
+from serving.access import MAX_BODY, read_api_keys
+from serving.app import Gateway, create_app
+from serving.pipeline import ABSTAINED, RagPipeline
+from tests.serving.fakes import Upstream, WordRetriever
+from tests.serving.tiny import tiny_tokenizer
+
+QUESTION = {"messages": [{"role": "user", "content": "Where was Mira Solden born?"}]}
+TOKENIZER = tiny_tokenizer()
+
+
+def serve(upstream: Upstream, **options: Any) -> TestClient:
+    made = RagPipeline(WordRetriever(), TOKENIZER, PromptTemplate(), upstream.client(), top_k=2)
+    app = create_app(Gateway("tiny", "ready", made), **options)
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def ask(upstream: Upstream, **fields: Any) -> Any:
+    return serve(upstream).post("/v1/chat/completions", json={**QUESTION, **fields})
+
+
+def sent(response: Any) -> list[Any]:
+    lines = [line for line in response.text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
+
+
+def error_of(response: Any) -> Any:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert "\n" not in body["error"]["message"]
+    return body["error"]
+
+
+def test_a_chat_completion_has_openais_shape_and_the_neurorit_field() -> None:
+    body = ask(Upstream([["Karvel"]]), model="tiny").json()
+    assert body["object"] == "chat.completion"
+    assert body["id"].startswith("chatcmpl-")
+    choice = body["choices"][0]
+    assert choice["message"] == {"role": "assistant", "content": "Karvel", "refusal": None}
+    assert choice["finish_reason"] == "stop"
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    field = body["neurorit"]
+    assert [p["id"] for p in field["passages"]] == ["p1", "p2"]
+    assert [p["rank"] for p in field["passages"]] == [1, 2]
+    assert field["passages"][0]["score"] >= field["passages"][1]["score"]
+    assert field["abstained"] is False
+
+
+def test_abstention_is_said_in_words_and_in_the_field() -> None:
+    body = ask(Upstream([[""]])).json()
+    assert body["choices"][0]["message"]["content"] == ABSTAINED
+    assert body["neurorit"]["abstained"] is True
+
+
+def test_a_stream_brings_passages_then_text_then_verdict_then_done() -> None:
+    response = ask(Upstream([["Kar", "vel"]]), stream=True, stream_options={"include_usage": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *chunks, done = sent(response)
+    assert done == "[DONE]"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert [p["id"] for p in chunks[1]["neurorit"]["passages"]] == ["p1", "p2"]
+    text = [c["choices"][0]["delta"].get("content", "") for c in chunks[:-1]]
+    assert "".join(text) == "Karvel"
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-2]["neurorit"]["abstained"] is False
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] > 0
+
+
+def test_an_upstream_failure_is_a_status_before_and_an_event_within_a_stream() -> None:
+    response = ask(Upstream([], status=503), stream=True)
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert error_of(response)["type"] == "upstream_error"
+    *_, last = sent(ask(Upstream([["Kar", "vel"]], cut=True), stream=True))
+    assert last["error"]["type"] == "upstream_error"
+
+
+def test_options_reach_the_pipeline_and_the_upstream() -> None:
+    upstream = Upstream([[""], ["Karvel"]])
+    body = ask(
+        upstream,
+        neurorit={"top_k": 1, "policy": "closed-book"},
+        max_completion_tokens=7,
+        temperature=0.5,
+        stop="\n",
+        seed=3,
+    ).json()
+    assert body["neurorit"]["policy"] == "closed-book"
+    assert body["neurorit"]["grounded"] is False
+    request = upstream.requests[0]
+    assert (request["max_tokens"], request["temperature"]) == (7, 0.5)
+    assert (request["stop"], request["seed"]) == (["\n"], 3)
+
+
+def test_the_last_user_message_is_the_question() -> None:
+    upstream = Upstream([["x"]])
+    parts = [{"type": "text", "text": "What does Edo Varn do?"}]
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        *QUESTION["messages"],
+        {"role": "assistant", "content": "Karvel"},
+        {"role": "user", "content": parts},
+    ]
+    body = ask(upstream, messages=turns).json()
+    assert body["neurorit"]["passages"][0]["id"] == "p4"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"neurorit": {"top_k": 51}}, "neurorit.top_k"),
+        ({"neurorit": {"topk": 5}}, "neurorit.topk"),
+        ({"neurorit": {"policy": "guess"}}, "neurorit.policy"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"n": 2}, "n"),
+        ({"tools": [{}]}, "tools"),
+    ],
+)
+def test_bad_requests_name_the_field(fields: dict[str, Any], param: str) -> None:
+    response = ask(Upstream([["x"]]), **fields)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+
+
+def test_other_refusals_have_the_same_shape() -> None:
+    client = serve(Upstream([]))
+    assert error_of(client.get("/nothing"))["message"] == "GET /nothing: Not Found"
+    assert client.get("/v1/retrieve").status_code == 405
+    unknown = client.post("/v1/chat/completions", json={**QUESTION, "model": "gpt"})
+    assert (unknown.status_code, error_of(unknown)["code"]) == (404, "model_not_found")
+    broken = client.post("/v1/retrieve", content="{", headers={"content-type": "application/json"})
+    assert (broken.status_code, error_of(broken)["code"]) == (400, "invalid_json")
+    large = client.post("/v1/retrieve", content=b"x" * (MAX_BODY + 1))
+    assert large.status_code == 413
+    error_of(large)
+
+
+def test_an_unexpected_failure_tells_nothing_of_the_inside() -> None:
+    class Broken(WordRetriever):
+        def search(self, queries: Any, k: int) -> Any:
+            raise RuntimeError("secret path")
+
+    made = RagPipeline(Broken(), TOKENIZER, PromptTemplate(), Upstream([]).client())
+    client = TestClient(create_app(Gateway("t", "ready", made)), raise_server_exceptions=False)
+    response = client.post("/v1/retrieve", json={"query": "x"})
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    error_of(response)
+
+
+def test_retrieve_and_models() -> None:
+    client = serve(Upstream([]))
+    body = client.post("/v1/retrieve", json={"query": "Edo Varn", "top_k": 1}).json()
+    assert [p["id"] for p in body["passages"]] == ["p4"]
+    assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["tiny"]
+    assert client.get("/v1/models/tiny").json()["id"] == "tiny"
+    assert client.get("/v1/models/other").status_code == 404
+
+
+def test_before_it_is_ready_the_phase_is_told() -> None:
+    client = TestClient(create_app(Gateway("tiny", "warming up vLLM")))
+    assert client.get("/health").json() == {"status": "ok"}
+    ready = client.get("/ready")
+    assert ready.status_code == 503
+    assert ready.json() == {"ready": False, "phase": "warming up vLLM", "model": "tiny"}
+    refused = client.post("/v1/chat/completions", json=QUESTION)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    assert "warming up vLLM" in error_of(refused)["message"]
+    assert serve(Upstream([])).get("/ready").json()["ready"] is True
+
+
+def test_every_v1_route_asks_for_the_key() -> None:
+    client = serve(Upstream([["x"]]), api_keys={"right", "other"})
+    routes = [r for r in client.app.routes if isinstance(r, APIRoute)]  # type: ignore[attr-defined]
+    guarded = [r for r in routes if r.path.startswith("/v1/")]
+    assert len(guarded) >= 4
+    for route in guarded:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic right"}):
+            method = next(iter(route.methods))
+            response = client.request(method, route.path, headers=headers)
+            assert response.status_code == 401, (route.path, headers)
+            assert error_of(response)["code"] == "invalid_api_key"
+    for key in ("right", "other"):
+        allowed = client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+        assert allowed.status_code == 200
+    assert client.get("/health").status_code == 200
+    assert client.get("/").status_code == 200
+
+
+def test_keys_are_read_from_file_and_environment(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURORIT_API_KEYS", "one, two,")
+    path = tmp_path / "keys"
+    path.write_text("# ours\nthree\n\n")
+    assert read_api_keys(path) == {"one", "two", "three"}
+    path.write_text("# none\n")
+    with pytest.raises(Exception, match="holds no key"):
+        read_api_keys(path)
+    with pytest.raises(Exception, match="no such file"):
+        read_api_keys(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css", "/v1/models", "/x"])
+def test_every_response_has_the_strict_headers(path: str) -> None:
+    headers = serve(Upstream([])).get(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_is_self_contained_and_never_sets_html() -> None:
+    client = serve(Upstream([]))
+    html, script = client.get("/").text, client.get("/static/app.js").text
+    assert "http://" not in html and "https://" not in html
+    assert " style=" not in html and "onclick" not in html
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert way not in script

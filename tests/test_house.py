@@ -1,0 +1,114 @@
+"""The house itself: light imports, named layers, documents that tell the truth, package data."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import neurorit
+from neurorit.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "transformers", "faiss", "vllm", "sentence_transformers", "matplotlib", "numpy")
+HEAVY += ("datasets", "peft", "scipy", "fastapi", "uvicorn", "httpx", "pandas", "yaml")
+PACKAGES = ("neurorit", "retrieval", "serving", "eval")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/method.md", "docs/using-your-own-data.md")
+SECRETIVE = re.compile(r"https?://[^\s)>\"']*(pypi|simple|artifactory|nexus|mirror)", re.IGNORECASE)
+
+
+def project() -> dict[str, object]:
+    with open(ROOT / "pyproject.toml", "rb") as stream:
+        return tomllib.load(stream)
+
+
+def test_command_line_imports_nothing_heavy() -> None:
+    code = "import json, sys, neurorit.cli; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert not loaded & set(HEAVY)
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs a process's own CPU time")
+def test_help_is_quick() -> None:
+    # CPU time, since the wall clock measures whatever else the machine is doing.
+    seconds = []
+    for _ in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "neurorit.cli", "--help"], stdout=subprocess.DEVNULL
+        )
+        usage = os.wait4(process.pid, 0)[2]
+        process.returncode = 0
+        seconds.append(usage.ru_utime + usage.ru_stime)
+    assert sorted(seconds)[2] < 0.3, seconds
+
+
+def test_every_method_module_has_its_layer() -> None:
+    config = project()["tool"]["importlinter"]  # type: ignore[index]
+    named = set(re.findall(r"neurorit\.\w+", " ".join(config["contracts"][0]["layers"])))
+    found = {
+        f"neurorit.{path.stem}"
+        for path in (ROOT / "neurorit").iterdir()
+        if (path.suffix == ".py" or (path / "__init__.py").is_file()) and path.stem != "__init__"
+    }
+    assert found <= named, f"add to the layers in pyproject.toml: {found - named}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_name_commands_that_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"(?:`|^\s*)make ([a-z-]+)", text, re.MULTILINE):
+        assert target in targets, f"{name}: make {target}"
+    for command in re.findall(r"neurorit-rag ([a-z]+)", text):
+        assert command in {*COMMANDS, "atlas", "lab"}, f"{name}: neurorit-rag {command}"
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
+
+
+def test_version_is_one() -> None:
+    from importlib.metadata import version
+
+    assert version("neurorit-rag") == neurorit.__version__
+    assert f"## {neurorit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_recipes_are_read_by_their_settings() -> None:
+    from neurorit.commands.recipe import Recipe
+    from neurorit.mining import MiningSettings
+    from neurorit.tuning import TuneSettings
+    from retrieval.noise import MixSettings
+
+    for path in sorted((ROOT / "neurorit" / "recipes").glob("*.yaml")):
+        recipe = Recipe(path)
+        recipe.settings(MixSettings, "mix", {})
+        recipe.settings(MiningSettings, "mine", {})
+        for method in ("neuro-rit", "sft", "lora"):
+            recipe.settings(TuneSettings, "tune", {"method": method}, method)
+
+
+def test_no_file_is_long_and_every_module_says_what_it_is() -> None:
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert text.startswith('"""'), path
+            assert text.count("\n") <= 400, path
+
+
+def test_no_file_names_a_package_index() -> None:
+    for path in [*ROOT.glob("*.*"), *(ROOT / "requirements").iterdir(), ROOT / "Makefile"]:
+        if path.is_file():
+            assert not SECRETIVE.search(path.read_text(encoding="utf-8")), path
+
+
+def test_continuous_integration_is_runnable() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    text = script.read_text(encoding="utf-8")
+    assert text.index("lint") < text.index("make --no-print-directory test")
