@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from eval.conditions import distractor_conditions, parse_condition
 from eval.journal import Prediction
-from eval.metrics import normalize_answer
+from retrieval.answers import normalize_answer
 from retrieval.examples import Passage
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]

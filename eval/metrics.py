@@ -6,21 +6,10 @@ accepted answers the best one counts. It knows nothing of models, judges or aver
 
 from __future__ import annotations
 
-import re
-import string
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-@lru_cache(maxsize=65_536)
-def normalize_answer(text: str) -> str:
-    """SQuAD normalisation: lower-case, drop ASCII punctuation and articles, collapse spaces."""
-    bare = text.lower().translate(_NO_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+from retrieval.answers import normalize_answer
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:

@@ -31,7 +31,7 @@ def noise_curve(series: Mapping[str, Sequence[Point]]) -> str:
     points = [p for line in series.values() for p in line]
     floor = math.floor(min(p.low for p in points) * 5 - 1e-9) / 5
     floor = max(0.0, min(0.8, floor))
-    last = max(1.0, max(p.x for p in points))
+    last = max(1.0, *(p.x for p in points))
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (

@@ -47,7 +47,8 @@ class NeuronAtlas:
         """[L]: |(P_shared or P_irrel) in layer| / F, the measure that picks dense layers [P]."""
         depth, width = self.scores_rel.shape
         layers = np.concatenate([self.shared[:, 0], self.irrel[:, 0]]).astype(np.int64)
-        return np.bincount(layers, minlength=depth) / width
+        found: Array = np.bincount(layers, minlength=depth) / width
+        return found
 
     def densest(self, count: int) -> list[int]:
         """The `count` densest layers in ascending order; ties go to the lower layer."""

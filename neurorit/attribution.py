@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,12 +78,8 @@ def attribute(
         gradient = _row_gradients(
             model, blocks, prompt_with, chosen, present[:1].expand(0, -1), [], objective, rows
         )[2]
-        return Attribution(
-            (present - without) * gradient, torch.zeros(blocks.depth), 0.0, chosen
-        )
-    return _integrate(
-        model, blocks, prompt_with, chosen, present, without, steps, objective, rows
-    )
+        return Attribution((present - without) * gradient, torch.zeros(blocks.depth), 0.0, chosen)
+    return _integrate(model, blocks, prompt_with, chosen, present, without, steps, objective, rows)
 
 
 def attribute_by_loop(
@@ -106,7 +103,7 @@ def attribute_by_loop(
         for k in range(steps):
             value = without[layer] + (k + 0.5) / steps * difference
             value = value.detach().requires_grad_()
-            with _patched(blocks.down(layer), lambda x, v=value: _replace_last(x, v)):
+            with _patched(blocks.down(layer), partial(_replace_last, value)):
                 logits = model(input_ids=ids, use_cache=False).logits[0, -1]
             (gradient,) = torch.autograd.grad(_score(logits[None], target, objective)[0], value)
             scores[layer] += gradient * difference / steps
@@ -286,5 +283,5 @@ def _patched(module: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Ite
         handle.remove()
 
 
-def _replace_last(hidden: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _replace_last(value: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     return torch.cat([hidden[:, :-1], value[None, None]], dim=1)

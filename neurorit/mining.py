@@ -23,7 +23,7 @@ from neurorit.atlas import NeuronAtlas, choose_sets
 from neurorit.prompts import PromptTemplate, encode_answer, render_prompt
 from retrieval.artifact import Manifest, hash_inputs
 from retrieval.errors import BadInput, NeuroritError
-from retrieval.examples import Example, Passage, read_examples
+from retrieval.examples import Example, Passage, examples_file, read_examples
 
 RELEVANT, IRRELEVANT = "rel", "irrel"
 _NOISE = ("distractor", "random", "near-duplicate")
@@ -86,7 +86,7 @@ def mine(
     out = Path(out)
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
-    source = _examples_file(Path(examples))
+    source = examples_file(Path(examples))
     samples = list(_samples(source, settings, seed))
     inputs = hash_inputs(examples=Path(examples), model=Path(model_dir) / "model.safetensors")
     identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
@@ -164,10 +164,6 @@ def _check(settings: MiningSettings) -> None:
             raise BadInput(f"mine: {name} must be at least 1")
     if not 0.0 < settings.share <= 1.0:
         raise BadInput("mine: share must be above 0 and at most 1")
-
-
-def _examples_file(examples: Path) -> Path:
-    return examples / "examples.jsonl" if examples.is_dir() else examples
 
 
 def _samples(source: Path, settings: MiningSettings, seed: int) -> Iterator[_Sample]:

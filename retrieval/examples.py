@@ -44,6 +44,12 @@ class Example:
         return any(passage.kind == "gold" for passage in self.passages)
 
 
+def examples_file(place: Path) -> Path:
+    """The JSONL of what `mix` wrote, or the file itself."""
+    place = Path(place)
+    return place / "examples.jsonl" if place.is_dir() else place
+
+
 def read_examples(path: Path) -> Iterator[Example]:
     """Stream examples (or bare questions) from JSONL; raises BadInput with file:line."""
     path = Path(path)

@@ -103,6 +103,7 @@ def tune(
             examples,
             out,
             settings,
+            seed,
             atlas=atlas,
             overwrite=overwrite,
             progress=report,

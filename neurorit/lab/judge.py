@@ -137,17 +137,13 @@ def judge_prompt(tokenizer: Any, item: LabelledAnswer) -> list[int]:
     return render_chat(tokenizer, [{"role": "user", "content": content}])
 
 
-def _batches(
-    world: World, rows: int, steps: int, seed: int
-) -> Iterator[list[LabelledAnswer]]:
+def _batches(world: World, rows: int, steps: int, seed: int) -> Iterator[list[LabelledAnswer]]:
     for step in range(steps):
         rng = random.Random(f"judge/{seed}/{step}")
         yield [_labelled(world, "train", rng, abstained=0.0) for _ in range(rows)]
 
 
-def _labelled(
-    world: World, split: str, rng: random.Random, *, abstained: float
-) -> LabelledAnswer:
+def _labelled(world: World, split: str, rng: random.Random, *, abstained: float) -> LabelledAnswer:
     person = world.person(rng, rng.choice(world.pairs[split]))
     relation = rng.choice(world.relations)
     value = person.facts[relation.name]

@@ -62,9 +62,7 @@ class BaseRecipe:
     read_layer: int = 2
     text_weight: float = 0.3
     embedding_scale: float = 5.0
-    reading: Phase = Phase(
-        "reading", 3000, 24, 2e-3, (0, 0.2, 0.2, 0.2, 0.2, 0.2), supervised=600
-    )
+    reading: Phase = Phase("reading", 3000, 24, 2e-3, (0, 0.2, 0.2, 0.2, 0.2, 0.2), supervised=600)
     chat: Phase = Phase("chat", 150, 48, 3e-4, (0.05, 0.9, 0.05))
 
 
@@ -190,8 +188,6 @@ def _train_phase(
         running = loss.item() if step == first else 0.98 * running + 0.02 * loss.item()
         if report is not None:
             report(phase.name, step + 1, phase.steps, running)
-            import os
-            if os.environ.get("DBG") and step%20==0: print("   att", passages, loss.item(), attention.tolist() if attention.dim() else 0, flush=True)
         if (step + 1) % every == 0:
             _keep(out / f"{phase.name}-state", model, optimizer, step + 1)
     watch.remove()
@@ -282,9 +278,10 @@ class _AttentionWatch:
         right[index, torch.tensor([p for to in flat for p in to], device=hidden.device)] = True
         if spread:
             logs = scores.log_softmax(1).masked_fill(~right, 0.0).sum(1) / right.sum(1)
-            return -(logs + right.sum(1).log()).mean()
-        mass = scores.masked_fill(~right, float("-inf")).logsumexp(1) - scores.logsumexp(1)
-        return -mass.mean()
+            mass = logs + right.sum(1).log()
+        else:
+            mass = scores.masked_fill(~right, float("-inf")).logsumexp(1) - scores.logsumexp(1)
+        return torch.neg(mass.mean())
 
     def remove(self) -> None:
         for hook in self._hooks:

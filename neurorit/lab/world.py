@@ -16,7 +16,8 @@ from typing import Any
 from retrieval.artifact import write_text
 
 SPLITS = ("train", "validation", "test")
-_ONSETS = "b br d dr f g gr h j k kr l m n p pr r s st t tr v z".split()
+_SPELLED = "b br d dr f g gr h j k kr l m n p pr r s st t tr v z"
+_ONSETS = tuple(_SPELLED.split())
 _VOWELS = ("a", "e", "i", "o", "u")
 _FIRST_CODAS = ("la", "ra", "n", "s", "lo", "ric", "na", "den")
 _LAST_CODAS = ("ford", "well", "sen", "man", "wick", "sky", "ley", "dorf")
@@ -278,10 +279,11 @@ def _relations(
                 "Which trade did {who} train for?",
             ),
             _plain(
-                "baker=bread maker, carpenter=woodworker, surgeon, pilot=aviator, lawyer=attorney, "
-                "plumber, sailor=seaman, painter, tailor, farmer, dentist, butcher, chemist, nurse, "
-                "judge, teacher=schoolteacher, weaver, printer, miner, jeweller, gardener, barber, "
-                "banker, clerk, cook=chef, driver, hunter, potter, singer, soldier, waiter, writer=author"
+                "baker=bread maker, carpenter=woodworker, surgeon, pilot=aviator, "
+                "lawyer=attorney, plumber, sailor=seaman, painter, tailor, farmer, dentist, "
+                "butcher, chemist, nurse, judge, teacher=schoolteacher, weaver, printer, miner, "
+                "jeweller, gardener, barber, banker, clerk, cook=chef, driver, hunter, potter, "
+                "singer, soldier, waiter, writer=author"
             ),
         ),
         Relation(
@@ -313,9 +315,9 @@ def _relations(
                 "What animal shares the house with {who}?",
             ),
             _plain(
-                "dog=hound, cat, parrot, rabbit=bunny, turtle, goat, hamster, snake, lizard, pony, "
-                "canary, ferret, goose, falcon, tiger, monkey, donkey=ass, lamb, owl, frog, crow, "
-                "mouse, otter, badger, beaver, camel, fox, hen, pig, toad"
+                "dog=hound, cat, parrot, rabbit=bunny, turtle, goat, hamster, snake, lizard, "
+                "pony, canary, ferret, goose, falcon, tiger, monkey, donkey=ass, lamb, owl, frog, "
+                "crow, mouse, otter, badger, beaver, camel, fox, hen, pig, toad"
             ),
         ),
         Relation(
@@ -351,10 +353,11 @@ def _relations(
                 "Which dish does {who} often cook?",
             ),
             _plain(
-                "lentil soup=soup of lentils, rice, pasta=noodles, stew, curry, roast beef=roasted beef, "
-                "fish pie, salad, pancakes=hotcakes, dumplings, goulash, risotto, omelette, porridge=oatmeal, "
-                "pizza, chowder, meatballs, sausages, beans, cabbage, mutton, trout, lobster, waffles, "
-                "apple pie=pie of apples, onion soup, plum cake, baked ham"
+                "lentil soup=soup of lentils, rice, pasta=noodles, stew, curry, roast "
+                "beef=roasted beef, fish pie, salad, pancakes=hotcakes, dumplings, goulash, "
+                "risotto, omelette, porridge=oatmeal, pizza, chowder, meatballs, sausages, beans, "
+                "cabbage, mutton, trout, lobster, waffles, apple pie=pie of apples, onion soup, "
+                "plum cake, baked ham"
             ),
         ),
         Relation(
@@ -386,10 +389,10 @@ def _relations(
                 "On what does {who} spend weekends?",
             ),
             _plain(
-                "chess, archery=bow shooting, fishing=angling, knitting, sailing, rowing, fencing, skiing, "
-                "climbing=mountaineering, dancing, hiking=walking, boxing, origami=paper folding, skating, "
-                "surfing, juggling, poker, cycling=bicycling, drawing=sketching, running=jogging, wrestling, "
-                "pottery, reading, birdwatching"
+                "chess, archery=bow shooting, fishing=angling, knitting, sailing, rowing, "
+                "fencing, skiing, climbing=mountaineering, dancing, hiking=walking, boxing, "
+                "origami=paper folding, skating, surfing, juggling, poker, cycling=bicycling, "
+                "drawing=sketching, running=jogging, wrestling, pottery, reading, birdwatching"
             ),
         ),
         Relation(

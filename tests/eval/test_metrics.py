@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics import exact_match, f1, is_abstention, match, normalize_answer
+from eval.metrics import exact_match, f1, is_abstention, match
+from retrieval.answers import normalize_answer
 
 
 @pytest.mark.parametrize(

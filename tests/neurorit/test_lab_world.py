@@ -1,4 +1,4 @@
-"""The lab's world, tokenizer and documents: seeded, split cleanly, and marked at the right places."""
+"""The lab: a seeded world, split cleanly, its tokenizer, and documents marked at the right places."""
 
 from __future__ import annotations
 

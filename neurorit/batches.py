@@ -1,0 +1,103 @@
+"""Training batches: examples as prompt and response tokens, padded on the left.
+
+With padding on the left every response ends at the last position, so logits are needed for the
+last few positions only. It knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from neurorit.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
+from retrieval.examples import Example
+
+_MEGA = 8  # batches whose samples are sorted by length together, to save padding
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids of a prompt and of the response that is learned; the response ends the turn."""
+
+    prompt: list[int]
+    response: list[int]
+    evidence: bool
+
+    @property
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt) + len(self.response)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """input_ids, attention_mask, position_ids [B, T]; labels [B, R] of the last R positions, -100
+    where nothing is learned; evidence [B] boolean."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    labels: torch.Tensor
+    evidence: torch.Tensor
+
+
+def make_samples(
+    examples: Sequence[Example], tokenizer: Any, template: PromptTemplate, max_length: int
+) -> tuple[list[Sample], int]:
+    """Samples whose target is the answer, or the end at once where no evidence stands.
+
+    Returns them and how many were left out because they are longer than `max_length` tokens.
+    """
+    end = end_token_id(tokenizer)
+    samples = []
+    for example in examples:
+        evidence = example.has_evidence
+        answer = encode_answer(tokenizer, template, example.answers[0]) if evidence else []
+        prompt = render_prompt(tokenizer, template, example.question, example.passages)
+        samples.append(Sample(prompt, [*answer, end], evidence))
+    kept = [sample for sample in samples if sample.length <= max_length]
+    return kept, len(samples) - len(kept)
+
+
+def draw_batches(
+    samples: Sequence[Sample], size: int, seed: str, start: int = 0
+) -> Iterator[list[Sample]]:
+    """Endless batches, epoch after epoch in an order drawn from the seed, from batch `start` on.
+
+    Within a few batches samples are sorted by length. The same seed gives the same batches.
+    """
+    number = 0
+    epoch = 0
+    while True:
+        rng = random.Random(f"{seed}/{epoch}")
+        order = list(range(len(samples)))
+        rng.shuffle(order)
+        for begin in range(0, len(order), size * _MEGA):
+            part = sorted(order[begin : begin + size * _MEGA], key=lambda i: samples[i].length)
+            batches = [part[i : i + size] for i in range(0, len(part), size)]
+            rng.shuffle(batches)
+            for batch in batches:
+                if number >= start:
+                    yield [samples[i] for i in batch]
+                number += 1
+        epoch += 1
+
+
+def collate(samples: Sequence[Sample], pad: int, device: Any) -> Batch:
+    """Pad on the left."""
+    width = max(sample.length for sample in samples)
+    learned = max(len(sample.response) for sample in samples)
+    ids = torch.full((len(samples), width), pad)
+    mask = torch.zeros_like(ids)
+    labels = torch.full((len(samples), learned), -100)
+    for row, sample in enumerate(samples):
+        ids[row, width - sample.length :] = torch.tensor(sample.prompt + sample.response)
+        mask[row, width - sample.length :] = 1
+        labels[row, learned - len(sample.response) :] = torch.tensor(sample.response)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    evidence = torch.tensor([sample.evidence for sample in samples])
+    return Batch(*(t.to(device) for t in (ids, mask, positions, labels, evidence)))

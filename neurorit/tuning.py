@@ -1,0 +1,237 @@
+"""Tuning: the two stages of Neuro-RIT and its rivals, from examples to a plain checkpoint.
+
+Stage 1 (noise suppression): on irrelevant context only, P_irrel learns to end the answer at once.
+Stage 2 (evidence): on mixed context, P_rel learns from samples with evidence, P_irrel from those
+without, P_shared from both, and the densest layers' blocks are trained fully.
+
+Source: METHOD.md, Phase 2 [P, P2, I]. It knows nothing of how neurons were mined or are evaluated.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from neurorit.atlas import NeuronAtlas
+from neurorit.prompts import PromptTemplate
+from retrieval.artifact import Manifest, hash_inputs, writing
+from retrieval.errors import BadInput
+from retrieval.examples import examples_file, read_examples
+
+METHODS = ("neuro-rit", "sft", "lora", "stage1-only", "stage2-only")
+NEURON_METHODS = ("neuro-rit", "stage1-only", "stage2-only")
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a model is tuned.
+
+    method: one of METHODS. stage1_steps, steps: optimizer steps of the two stages; a baseline
+    takes their sum on stage 2's data. stage1_learning_rate: of P_irrel in stage 1;
+    learning_rate: of the neurons in stage 2 and of a baseline; dense_learning_rate: of the dense
+    layers' blocks (None: the same). dense_layers: how many of the densest layers are trained
+    fully. batch_size: samples a step. warmup: share of steps with a rising rate, which then falls
+    linearly to a tenth. weight decay is none, since it would move what must stay. max_length:
+    longer samples are left out. checkpoint_every: steps between saved states.
+    """
+
+    method: str = "neuro-rit"
+    stage1_steps: int = 20
+    stage1_learning_rate: float = 1e-3
+    steps: int = 150
+    learning_rate: float = 1e-3
+    dense_learning_rate: float | None = None
+    dense_layers: int = 3
+    batch_size: int = 24
+    warmup: float = 0.05
+    max_grad_norm: float = 1.0
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    max_length: int = 2048
+    dtype: str = "float32"
+    device: str = "auto"
+    checkpoint_every: int = 50
+
+
+def tune(
+    model_dir: Path,
+    examples: Path,
+    out: Path,
+    settings: TuneSettings,
+    seed: int = 0,
+    *,
+    atlas: Path | None = None,
+    overwrite: bool = False,
+    progress: Any = None,
+) -> dict[str, Any]:
+    """Tune the checkpoint at `model_dir` and write a plain Hugging Face checkpoint to `out`.
+
+    progress: called with (stage, step, steps). A killed run goes on from its last saved state and
+    ends in the same weights. Raises BadInput for a method without its atlas, for examples that
+    lack what a stage learns from, and for settings out of range.
+    """
+    from neurorit.batches import make_samples
+    from neurorit.models import load_model
+
+    _check(settings, atlas)
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+    source = examples_file(Path(examples))
+    inputs = hash_inputs(
+        model=Path(model_dir) / "model.safetensors",
+        examples=Path(examples),
+        **({"atlas": Path(atlas)} if atlas is not None else {}),
+    )
+    neurons = NeuronAtlas.load(atlas) if atlas is not None else None
+    model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
+    template = PromptTemplate.of_checkpoint(Path(model_dir))
+    samples, dropped = make_samples(
+        list(read_examples(source)), tokenizer, template, settings.max_length
+    )
+    state = out.with_name(f".{out.name}.tuning")
+    identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
+    made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
+    for stage in _stages(model, samples, settings, neurons, source):
+        made[stage.name] = _run(stage, model, tokenizer, settings, seed, state, identity, progress)
+    manifest = Manifest(
+        kind="checkpoint",
+        command=f"neurorit-rag tune --method {settings.method}",
+        settings=asdict(settings),
+        seed=seed,
+        inputs=inputs,
+        made=made,
+    )
+    with writing(out, manifest, overwrite=overwrite) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        template.save(folder)
+    shutil.rmtree(state, ignore_errors=True)
+    return dict(made)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What is trained, on which samples, for how long. `install` is called when its turn comes."""
+
+    name: str
+    install: Any
+    samples: Sequence[Any]
+    steps: int
+    rates: Any
+
+
+def _stages(
+    model: Any,
+    samples: Sequence[Any],
+    settings: TuneSettings,
+    atlas: NeuronAtlas | None,
+    source: Path,
+) -> list[_Stage]:
+    from neurorit.adapters import Group, NeuronAdapters
+    from neurorit.baselines import FullTuning, LoraTuning
+
+    def learned(trainable: Any) -> list[tuple[list[Any], float]]:
+        return [(trainable.trained(), settings.learning_rate)]
+
+    total = settings.stage1_steps + settings.steps
+    if settings.method == "sft":
+        return [_Stage("sft", lambda: FullTuning(model), samples, total, learned)]
+    if settings.method == "lora":
+        rank, alpha = settings.lora_rank, settings.lora_alpha
+        return [_Stage("lora", lambda: LoraTuning(model, rank, alpha), samples, total, learned)]
+    assert atlas is not None
+    noise = [sample for sample in samples if not sample.evidence]
+    _need(len(noise), "without evidence", source)
+    _need(len(samples) - len(noise), "with evidence", source)
+
+    def first() -> NeuronAdapters:
+        return NeuronAdapters(model, {"irrel": Group(atlas.irrel, from_evidence=False)})
+
+    def second() -> NeuronAdapters:
+        groups = {
+            "rel": Group(atlas.rel, from_noise=False),
+            "irrel": Group(atlas.irrel, from_evidence=False),
+            "shared": Group(atlas.shared),
+        }
+        return NeuronAdapters(model, groups, atlas.densest(settings.dense_layers))
+
+    dense_rate = settings.dense_learning_rate or settings.learning_rate
+    stage1 = _Stage(
+        "stage1",
+        first,
+        noise,
+        settings.stage1_steps,
+        lambda adapters: [(adapters.deltas(), settings.stage1_learning_rate)],
+    )
+    stage2 = _Stage(
+        "stage2",
+        second,
+        samples,
+        settings.steps,
+        lambda adapters: [
+            (adapters.deltas(), settings.learning_rate),
+            (adapters.dense(), dense_rate),
+        ],
+    )
+    kept = {"stage1-only": [stage1], "stage2-only": [stage2]}.get(settings.method, [stage1, stage2])
+    return [stage for stage in kept if stage.steps > 0]
+
+
+def _run(
+    stage: _Stage,
+    model: Any,
+    tokenizer: Any,
+    settings: TuneSettings,
+    seed: int,
+    state: Path,
+    identity: dict[str, Any],
+    progress: Any,
+) -> dict[str, Any]:
+    """Train one stage, or go on with it, and merge what it learned into the model."""
+    import torch
+
+    from neurorit.training import TrainingRun
+
+    torch.manual_seed(seed)  # LoRA's start is random
+    trainable = stage.install()
+    run = TrainingRun(model, trainable, stage.rates(trainable), stage.steps, settings)
+    where = state / stage.name
+    done = run.train(
+        stage.samples,
+        f"{seed}/{stage.name}",
+        tokenizer,
+        where,
+        identity,
+        (lambda step: progress(stage.name, step, stage.steps)) if progress is not None else None,
+    )
+    trainable.merge()
+    return done
+
+
+def _need(count: int, what: str, source: Path) -> None:
+    if not count:
+        raise BadInput(f"{source}: no example {what} to tune on; mix some with `neurorit-rag mix`")
+
+
+def _check(settings: TuneSettings, atlas: Path | None) -> None:
+    if settings.method not in METHODS:
+        raise BadInput(f"--method {settings.method}: it is one of {', '.join(METHODS)}")
+    if settings.method in NEURON_METHODS and atlas is None:
+        raise BadInput(
+            f"--method {settings.method} needs --atlas; make one with `neurorit-rag mine`"
+        )
+    for name in ("batch_size", "max_length", "checkpoint_every", "lora_rank", "dense_layers"):
+        if getattr(settings, name) < 1:
+            raise BadInput(f"tune: {name} must be at least 1")
+    for name in ("stage1_steps", "steps"):
+        if getattr(settings, name) < 0:
+            raise BadInput(f"tune: {name} must be 0 or more")
+    if settings.stage1_steps + settings.steps == 0:
+        raise BadInput("tune: stage1_steps and steps are both 0: nothing would be tuned")
+    for name in ("stage1_learning_rate", "learning_rate", "max_grad_norm"):
+        if getattr(settings, name) <= 0:
+            raise BadInput(f"tune: {name} must be above 0")

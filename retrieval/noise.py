@@ -1,0 +1,327 @@
+"""Noise mixing: questions and an index become examples of typed relevant and noisy passages.
+
+Every example is drawn from its own seed, so one can be made again alone, and a *ledger* says of
+each passage why it is there and of each rejected one which answer it held. It knows nothing of
+models or prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from retrieval.answers import held_answer, normalize_answer, replace_answers
+from retrieval.artifact import Manifest, hash_inputs, writing
+from retrieval.errors import BadInput
+from retrieval.examples import Example, Passage, example_record, read_examples
+from retrieval.index import Hit, Index
+
+EXAMPLES = "examples.jsonl"
+LEDGER = "ledger.jsonl"
+_BATCH = 256
+_TRIES = 200
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """What is mixed into an example.
+
+    distractor, random, counterfactual: how many of each kind; of several numbers, one is drawn
+    for each example. without_gold: share of examples that get no gold passage (and at least one
+    noisy one). depth: ranks searched for distractors. within: a field of `meta` that a noisy
+    passage must share with the question, such as `split`, so that splits stay apart.
+    order: `shuffle` the passages, or keep `kind` order (gold, distractor, random,
+    counterfactual), which evaluation's pools want. limit: only this many questions, drawn by
+    the seed (0: all).
+    """
+
+    distractor: tuple[int, ...] = (1, 2, 3, 4)
+    random: tuple[int, ...] = (0, 0, 1)
+    counterfactual: tuple[int, ...] = (0,)
+    without_gold: float = 0.4
+    depth: int = 50
+    within: str = ""
+    order: Literal["shuffle", "kind"] = "shuffle"
+    limit: int = 0
+
+
+@dataclass(frozen=True)
+class _Reason:
+    """A line of the ledger: why a passage stands in an example."""
+
+    id: str
+    kind: str
+    why: str
+    rank: int | None = None
+    score: float | None = None
+
+
+class Mixer:
+    """Draws examples from an index. `answers` are all questions' answers, by type."""
+
+    def __init__(
+        self, index: Index, questions: Sequence[Example], settings: MixSettings, seed: int
+    ) -> None:
+        _check(settings)
+        self._index = index
+        self._settings = settings
+        self._seed = seed
+        self._answers: dict[str, list[str]] = {}
+        for question in questions:
+            self._answers.setdefault(_answer_type(question), []).append(question.answers[0])
+        self._places: dict[Any, list[int]] = {}
+        for row, passage in enumerate(index.passages):
+            self._places.setdefault(self._place(passage.meta), []).append(row)
+
+    def mix(self, questions: Sequence[Example]) -> Iterator[tuple[Example, dict[str, Any]]]:
+        """An example and its ledger record for each question, in order."""
+        for start in range(0, len(questions), _BATCH):
+            batch = questions[start : start + _BATCH]
+            found = self._index.search([q.question for q in batch], self._settings.depth)
+            for question, hits in zip(batch, found, strict=True):
+                yield self._one(question, hits)
+
+    def _one(self, question: Example, hits: Sequence[Hit]) -> tuple[Example, dict[str, Any]]:
+        settings = self._settings
+        rng = random.Random(f"{self._seed}/{question.id}")
+        gold, reason = self._gold(question, hits)
+        answerable = gold is not None and rng.random() >= settings.without_gold
+        wanted = {
+            kind: rng.choice(getattr(settings, kind))
+            for kind in ("distractor", "random", "counterfactual")
+        }
+        if not answerable and not wanted["distractor"] and not wanted["random"]:
+            wanted["distractor"] = 1
+        barred = {str(g) for g in question.meta.get("gold", ())} | ({gold.id} if gold else set())
+        rejected: list[dict[str, Any]] = []
+        chosen: list[tuple[Passage, _Reason]] = []
+        if answerable and gold is not None and reason is not None:
+            chosen.append((gold, reason))
+        chosen += self._distractors(question, hits, wanted["distractor"], barred, rejected)
+        taken = barred | {passage.id for passage, _ in chosen}
+        chosen += self._randoms(question, rng, wanted["random"], taken, rejected)
+        if gold is not None:
+            chosen += self._counterfactuals(question, gold, rng, wanted["counterfactual"])
+        if settings.order == "shuffle":
+            rng.shuffle(chosen)
+        example = replace(question, passages=tuple(passage for passage, _ in chosen))
+        record = {
+            "id": question.id,
+            "answerable": example.has_evidence,
+            "passages": [_given(reason) for _, reason in chosen],
+            "rejected": rejected,
+            "short": {
+                kind: count - sum(r.kind == kind for _, r in chosen)
+                for kind, count in wanted.items()
+                if count > sum(r.kind == kind for _, r in chosen)
+            },
+        }
+        return example, record
+
+    def _gold(
+        self, question: Example, hits: Sequence[Hit]
+    ) -> tuple[Passage | None, _Reason | None]:
+        """The passage that the question names, else the best-ranked one that holds an answer."""
+        ranks = {hit.passage.id: hit for hit in hits}
+        for identity in question.meta.get("gold", ()):
+            passage = replace(self._index.passage(str(identity)), kind="gold")
+            hit = ranks.get(passage.id)
+            rank, score = (hit.rank, hit.score) if hit else (None, None)
+            return passage, _Reason(passage.id, "gold", "named by the question", rank, score)
+        for hit in hits:
+            held = held_answer(_text(hit.passage), question.answers)
+            if held is not None and self._allowed(question, hit.passage):
+                why = f"highest rank that holds {held!r}"
+                reason = _Reason(hit.passage.id, "gold", why, hit.rank, hit.score)
+                return replace(hit.passage, kind="gold"), reason
+        return None, None
+
+    def _distractors(
+        self,
+        question: Example,
+        hits: Sequence[Hit],
+        count: int,
+        barred: set[str],
+        rejected: list[dict[str, Any]],
+    ) -> list[tuple[Passage, _Reason]]:
+        """The highest-ranked passages that hold no answer."""
+        chosen: list[tuple[Passage, _Reason]] = []
+        seen: set[str] = set()
+        depth = len(hits)
+        while True:
+            for hit in hits:
+                passage = hit.passage
+                if len(chosen) == count:
+                    return chosen
+                if passage.id in barred | seen or not self._allowed(question, passage):
+                    continue
+                seen.add(passage.id)
+                if _rejects(question, passage, "distractor", hit.rank, rejected):
+                    continue
+                why = "ranked high, holds no answer"
+                reason = _Reason(passage.id, "distractor", why, hit.rank, hit.score)
+                chosen.append((replace(passage, kind="distractor"), reason))
+            if depth >= len(self._index):
+                return chosen
+            # Too many were barred: look deeper for this question alone.
+            depth = min(4 * depth, len(self._index))
+            hits = self._index.search([question.question], depth)[0]
+
+    def _randoms(
+        self,
+        question: Example,
+        rng: random.Random,
+        count: int,
+        taken: set[str],
+        rejected: list[dict[str, Any]],
+    ) -> list[tuple[Passage, _Reason]]:
+        rows = self._places.get(self._place(question.meta), [])
+        chosen: list[tuple[Passage, _Reason]] = []
+        for _ in range(_TRIES):
+            if len(chosen) == count or not rows:
+                break
+            passage = self._index.passages[rng.choice(rows)]
+            if passage.id in taken:
+                continue
+            taken = taken | {passage.id}
+            if _rejects(question, passage, "random", None, rejected):
+                continue
+            reason = _Reason(passage.id, "random", "drawn from the corpus, holds no answer")
+            chosen.append((replace(passage, kind="random"), reason))
+        return chosen
+
+    def _counterfactuals(
+        self, question: Example, gold: Passage, rng: random.Random, count: int
+    ) -> list[tuple[Passage, _Reason]]:
+        """Copies of the gold passage that state another answer of the same type."""
+        own = {normalize_answer(answer) for answer in question.answers}
+        values = sorted(set(self._answers[_answer_type(question)]))
+        values = [v for v in values if normalize_answer(v) not in own]
+        rng.shuffle(values)
+        chosen: list[tuple[Passage, _Reason]] = []
+        for value in values:
+            if len(chosen) == count:
+                break
+            title = replace_answers(gold.title, question.answers, value)
+            text = replace_answers(gold.text, question.answers, value)
+            if text == gold.text or held_answer(f"{title} {text}", question.answers):
+                continue
+            passage = Passage(
+                f"{gold.id}#counterfactual-{len(chosen)}", title, text, "counterfactual"
+            )
+            why = f"{gold.id} with its answer replaced by {value!r}"
+            chosen.append((passage, _Reason(passage.id, "counterfactual", why)))
+        return chosen
+
+    def _place(self, meta: Mapping[str, Any]) -> Any:
+        return meta.get(self._settings.within) if self._settings.within else None
+
+    def _allowed(self, question: Example, passage: Passage) -> bool:
+        return bool(self._place(question.meta) == self._place(passage.meta))
+
+
+def mix(
+    questions: Path,
+    index_dir: Path,
+    out: Path,
+    settings: MixSettings,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write an examples artifact (`examples.jsonl`, `ledger.jsonl`); returns what was mixed in.
+
+    Raises BadInput for unreadable questions or settings, ArtifactError for a bad index. Questions
+    for which no passage at all was found are left out and counted.
+    """
+    asked = list(read_examples(questions))
+    if settings.limit and settings.limit < len(asked):
+        asked = sorted(asked, key=lambda q: _digest(seed, q.id))[: settings.limit]
+    made: dict[str, Any] = {}
+    manifest = Manifest(
+        kind="examples",
+        command="neurorit-rag mix",
+        settings=asdict(settings),
+        seed=seed,
+        inputs=hash_inputs(questions=questions, index=index_dir),
+        made=made,
+    )
+    kinds: Counter[str] = Counter()
+    counts = {"examples": 0, "answerable": 0, "left_out": 0, "false_negatives_rejected": 0}
+    with writing(out, manifest, overwrite=overwrite) as folder:
+        mixer = Mixer(Index.load(index_dir), asked, settings, seed)
+        with (
+            open(folder / EXAMPLES, "w", encoding="utf-8") as examples,
+            open(folder / LEDGER, "w", encoding="utf-8") as ledger,
+        ):
+            for done, (example, record) in enumerate(mixer.mix(asked), start=1):
+                ledger.write(json.dumps(record, ensure_ascii=False) + "\n")
+                counts["false_negatives_rejected"] += len(record["rejected"])
+                if example.passages:
+                    examples.write(json.dumps(example_record(example), ensure_ascii=False) + "\n")
+                    counts["examples"] += 1
+                    counts["answerable"] += example.has_evidence
+                    kinds.update(str(p.kind) for p in example.passages)
+                else:
+                    counts["left_out"] += 1
+                if progress is not None:
+                    progress(done, len(asked))
+        if not counts["examples"]:
+            raise BadInput(f"{questions}: no question found a passage in {index_dir}")
+        made.update(counts, passages=dict(sorted(kinds.items())))
+    return dict(made)
+
+
+def _check(settings: MixSettings) -> None:
+    for kind in ("distractor", "random", "counterfactual"):
+        numbers = getattr(settings, kind)
+        if not numbers or min(numbers) < 0:
+            raise BadInput(f"mix: {kind} must hold numbers of passages, 0 or more")
+    if not 0.0 <= settings.without_gold <= 1.0:
+        raise BadInput("mix: without_gold is a share, from 0 to 1")
+    if settings.depth < 1 or settings.limit < 0:
+        raise BadInput("mix: depth must be at least 1 and limit at least 0")
+
+
+def _rejects(
+    question: Example, passage: Passage, kind: str, rank: int | None, rejected: list[dict[str, Any]]
+) -> bool:
+    """True, and noted, if the passage holds an answer: as noise it would be a false negative."""
+    held = held_answer(_text(passage), question.answers)
+    if held is None:
+        return False
+    rejected.append({"id": passage.id, "kind": kind, "rank": rank, "held": held})
+    return True
+
+
+def _answer_type(question: Example) -> str:
+    """What kind of thing answers the question: its relation where given, else the answer's form."""
+    named = question.meta.get("relation") or question.meta.get("answer_type")
+    if named:
+        return f"named {named}"
+    answer = question.answers[0].strip()
+    if answer.isdigit():
+        return f"number of {len(answer)} digits"
+    words = len(answer.split())
+    form = "name" if answer[:1].isupper() else "digits" if answer[:1].isdigit() else "words"
+    opening = (question.question.split() or [""])[0].lower()
+    return f"{opening} {form} of {min(words, 3)}"
+
+
+def _text(passage: Passage) -> str:
+    return f"{passage.title} {passage.text}"
+
+
+def _given(reason: _Reason) -> dict[str, Any]:
+    return {key: value for key, value in asdict(reason).items() if value is not None}
+
+
+def _digest(seed: int, identity: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{identity}".encode()).digest()

@@ -1,0 +1,46 @@
+"""Tiny models of random weights, one of each architecture that is supported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SIZE = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+ARCHITECTURES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "olmo",
+    "olmo2",
+    "phi3",
+    "gpt_neox",
+)
+
+
+def tiny(kind: str) -> Any:
+    torch.manual_seed(0)
+    extra = {"head_dim": 8} if kind.startswith(("gemma", "qwen3")) else {}
+    config = AutoConfig.for_model(kind, **SIZE, **extra)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    # Weights far from zero, so that probabilities move.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0, 0.3)
+    return model

@@ -1,0 +1,148 @@
+"""Noise mixing: kinds, false negatives, splits, seeds and the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.answers import held_answer, replace_answers
+from retrieval.errors import BadInput
+from retrieval.examples import Example, read_examples
+from retrieval.index import Index
+from retrieval.noise import Mixer, MixSettings, mix
+
+POOLS = MixSettings(
+    distractor=(4,),
+    random=(4,),
+    counterfactual=(1,),
+    without_gold=0.0,
+    within="split",
+    order="kind",
+)
+
+
+@pytest.fixture(scope="session")
+def questions(world: Mapping[str, Path]) -> list[Example]:
+    return list(read_examples(world["test"]))
+
+
+def test_pools_are_full_and_in_order(index: Index, questions: list[Example]) -> None:
+    for example, record in Mixer(index, questions, POOLS, 0).mix(questions):
+        kinds = [p.kind for p in example.passages]
+        assert kinds == ["gold", *["distractor"] * 4, *["random"] * 4, "counterfactual"]
+        assert not record["short"]
+        assert len({p.id for p in example.passages}) == 10
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_never_holds_an_answer(index: Index, questions: list[Example], seed: int) -> None:
+    for example, _ in Mixer(index, questions, POOLS, seed).mix(questions):
+        for passage in example.passages:
+            held = held_answer(f"{passage.title} {passage.text}", example.answers)
+            assert (held is not None) == (passage.kind == "gold"), (example.id, passage)
+
+
+def test_rejected_false_negatives_are_named(index: Index, questions: list[Example]) -> None:
+    found = 0
+    for example, record in Mixer(index, questions, POOLS, 0).mix(questions):
+        given = {p.id for p in example.passages}
+        for entry in record["rejected"]:
+            found += 1
+            passage = index.passage(entry["id"])
+            assert entry["held"] in example.answers
+            assert held_answer(f"{passage.title} {passage.text}", [entry["held"]])
+            assert entry["id"] not in given
+    assert found, "this world has no false negatives to reject: the test says nothing"
+
+
+def test_splits_stay_apart(index: Index, questions: list[Example]) -> None:
+    apart = Mixer(index, questions, POOLS, 0).mix(questions)
+    assert all(p.id.startswith("test") for e, _ in apart for p in e.passages)
+    mingled = Mixer(index, questions, replace(POOLS, within=""), 0).mix(questions)
+    assert any(p.id.startswith("train") for e, _ in mingled for p in e.passages)
+
+
+def test_an_example_can_be_made_again_alone(index: Index, questions: list[Example]) -> None:
+    settings = replace(POOLS, order="shuffle", without_gold=0.5, distractor=(1, 2, 3))
+    whole = list(Mixer(index, questions, settings, 3).mix(questions))
+    (alone,) = Mixer(index, questions, settings, 3).mix([questions[7]])
+    assert alone == whole[7]
+    assert any(e.has_evidence for e, _ in whole)
+    assert not all(e.has_evidence for e, _ in whole)
+    assert all(e.passages for e, _ in whole)
+
+
+def test_the_ledger_accounts_for_every_passage(index: Index, questions: list[Example]) -> None:
+    for example, record in Mixer(index, questions, POOLS, 0).mix(questions):
+        listed = [(entry["id"], entry["kind"]) for entry in record["passages"]]
+        assert listed == [(p.id, p.kind) for p in example.passages]
+        for entry in record["passages"]:
+            if entry["kind"] == "distractor":
+                hit = index.search([example.question], entry["rank"])[0][-1]
+                assert hit.passage.id == entry["id"]
+
+
+def test_the_same_seed_gives_the_same_bytes(
+    tmp_path: Path, index_dir: Path, world: Mapping[str, Path]
+) -> None:
+    settings = MixSettings(limit=40, within="split")
+    first = mix(world["train"], index_dir, tmp_path / "a", settings, 5)
+    second = mix(world["train"], index_dir, tmp_path / "b", settings, 5)
+    third = mix(world["train"], index_dir, tmp_path / "c", settings, 6)
+    assert first == second
+    assert first["examples"] == third["examples"] == 40
+    for name in ("examples.jsonl", "ledger.jsonl"):
+        same = (tmp_path / "a" / name).read_bytes()
+        assert same == (tmp_path / "b" / name).read_bytes()
+        assert same != (tmp_path / "c" / name).read_bytes()
+
+
+def test_gold_is_found_by_its_answer_where_none_is_named(index: Index) -> None:
+    passage = next(p for p in index.passages if p.id.startswith("test"))
+    value = next(iter(passage.meta["facts"].values()))[0]
+    question = Example("q", passage.text, (value,), (), {"split": "test"})
+    ((example, record),) = Mixer(index, [question], POOLS, 0).mix([question])
+    assert example.passages[0].id == passage.id
+    assert "holds" in record["passages"][0]["why"]
+
+
+def test_an_unknown_gold_passage_is_refused(tmp_path: Path, index_dir: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps({"id": "q", "question": "Who?", "answers": ["x"], "gold": ["no"]}))
+    with pytest.raises(BadInput, match="no passage 'no'"):
+        mix(path, index_dir, tmp_path / "out", MixSettings(), 0)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [MixSettings(distractor=()), MixSettings(random=(-1,)), MixSettings(without_gold=1.5)],
+)
+def test_impossible_settings_are_refused(
+    tmp_path: Path, index_dir: Path, world: Mapping[str, Path], settings: MixSettings
+) -> None:
+    with pytest.raises(BadInput, match="mix: "):
+        mix(world["test"], index_dir, tmp_path / "out", settings, 0)
+
+
+WORDS = st.text("ab c.,'", min_size=1, max_size=12)
+
+
+@given(text=WORDS, answers=st.lists(WORDS, min_size=1, max_size=3))
+def test_replacing_leaves_no_answer(text: str, answers: list[str]) -> None:
+    replaced = replace_answers(f"x {text} y", answers, "Z")
+    for answer in answers:
+        if answer.strip() and answer[0] not in " .,'" and answer[-1] not in " .,'":
+            assert f" {answer} " not in f" {replaced} ".replace("Z", " Z ") or answer in "Z"
+
+
+def test_held_answers_are_whole_words() -> None:
+    assert held_answer("Mira keeps an owl.", ["OWL"]) == "OWL"
+    assert held_answer("Mira keeps a fowl.", ["owl"]) is None
+    assert held_answer("It is the sea.", ["the"]) is None
