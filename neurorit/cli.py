@@ -63,6 +63,9 @@ def mix(
     questions: Annotated[Path, typer.Argument(help='JSONL of {"id", "question", "answers"}.')],
     index_dir: IndexDir,
     out: Out,
+    purpose: Annotated[
+        str, typer.Option("--for", help="train, or eval: pools for every noise condition.")
+    ] = "train",
     recipe: RecipeFile = None,
     settings: Assign = None,
     seed: Seed = 0,
@@ -73,7 +76,8 @@ def mix(
     from neurorit.commands import pipeline
 
     _run(
-        lambda: pipeline.mix(questions, index_dir, out, recipe, settings, seed, overwrite), as_json
+        lambda: pipeline.mix(questions, index_dir, out, recipe, settings, purpose, seed, overwrite),
+        as_json,
     )
 
 

@@ -37,7 +37,7 @@ class MixSettings:
     noisy one). depth: ranks searched for distractors. within: a field of `meta` that a noisy
     passage must share with the question, such as `split`, so that splits stay apart.
     order: `shuffle` the passages, or keep `kind` order (gold, distractor, random,
-    counterfactual), which evaluation's pools want. limit: only this many questions, drawn by
+    counterfactual), which evaluation wants. limit: only this many questions, drawn by
     the seed (0: all).
     """
 
@@ -49,6 +49,17 @@ class MixSettings:
     within: str = ""
     order: Literal["shuffle", "kind"] = "shuffle"
     limit: int = 0
+
+
+@dataclass(frozen=True)
+class PoolSettings(MixSettings):
+    """The pools from which evaluation builds its conditions: every kind, in the order of kinds."""
+
+    distractor: tuple[int, ...] = (4,)
+    random: tuple[int, ...] = (4,)
+    counterfactual: tuple[int, ...] = (1,)
+    without_gold: float = 0.0
+    order: Literal["shuffle", "kind"] = "kind"
 
 
 @dataclass(frozen=True)
@@ -320,7 +331,11 @@ def _text(passage: Passage) -> str:
 
 
 def _given(reason: _Reason) -> dict[str, Any]:
-    return {key: value for key, value in asdict(reason).items() if value is not None}
+    record = {key: value for key, value in asdict(reason).items() if value is not None}
+    if reason.score is not None:
+        # The last digits of a vector depend on what else was encoded in the same batch.
+        record["score"] = round(reason.score, 4)
+    return record
 
 
 def _digest(seed: int, identity: str) -> bytes:

@@ -83,11 +83,12 @@ def test_recipes_are_read_by_their_settings() -> None:
     from neurorit.commands.recipe import Recipe
     from neurorit.mining import MiningSettings
     from neurorit.tuning import TuneSettings
-    from retrieval.noise import MixSettings
+    from retrieval.noise import MixSettings, PoolSettings
 
     for path in sorted((ROOT / "neurorit" / "recipes").glob("*.yaml")):
         recipe = Recipe(path)
         recipe.settings(MixSettings, "mix", {})
+        recipe.settings(PoolSettings, "mix-eval", {})
         recipe.settings(MiningSettings, "mine", {})
         for method in ("neuro-rit", "sft", "lora"):
             recipe.settings(TuneSettings, "tune", {"method": method}, method)

@@ -71,12 +71,12 @@ def _data(stages: Stages, questions: int, seed: int) -> None:
     )
     for split in ("train", "test"):
         source, made = world / f"questions-{split}.jsonl", out / f"examples-{split}"
-        recipe = LAB_RECIPE.with_name("lab-test.yaml") if split == "test" else LAB_RECIPE
+        purpose = "eval" if split == "test" else "train"
         stages.run(
             f"mix {split}",
-            partial(pipeline.mix, source, index, made, recipe, None, seed, True),
-            inputs=[source, index, recipe],
-            settings={"seed": seed},
+            partial(pipeline.mix, source, index, made, LAB_RECIPE, None, purpose, seed, True),
+            inputs=[source, index, LAB_RECIPE],
+            settings={"seed": seed, "for": purpose},
             outputs=[made],
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from neurorit.commands.progress import reporting
 from neurorit.commands.recipe import Recipe, parse_assignments
 from retrieval.artifact import hash_inputs, read_manifest
-from retrieval.errors import ArtifactError
+from retrieval.errors import ArtifactError, BadInput
 
 
 def index(
@@ -37,15 +37,28 @@ def mix(
     out: Path,
     recipe: Path | None,
     assignments: Iterable[str] | None,
+    purpose: str,
     seed: int,
     overwrite: bool,
 ) -> Mapping[str, Any]:
-    """Mix examples; returns where they are and what was mixed in."""
-    from retrieval.noise import MixSettings
+    """Mix examples to train on or to evaluate with; returns where they are and what is in them."""
+    from retrieval.noise import MixSettings, PoolSettings
     from retrieval.noise import mix as mix_examples
 
-    settings = Recipe(recipe).settings(MixSettings, "mix", parse_assignments(assignments or ()))
-    summary = mix_examples(questions, index_dir, out, settings, seed, overwrite=overwrite)
+    if purpose not in ("train", "eval"):
+        raise BadInput(f"--for {purpose}: it is train or eval")
+    kind, section = (MixSettings, "mix") if purpose == "train" else (PoolSettings, "mix-eval")
+    settings = Recipe(recipe).settings(kind, section, parse_assignments(assignments or ()))
+    with reporting() as report:
+        summary = mix_examples(
+            questions,
+            index_dir,
+            out,
+            settings,
+            seed,
+            overwrite=overwrite,
+            progress=report.named("questions mixed"),
+        )
     return {"examples": str(out), **summary}
 
 

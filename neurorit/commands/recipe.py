@@ -1,7 +1,7 @@
 """Settings from a recipe file and from options; the options win.
 
-A recipe is YAML with the sections `mix`, `mine`, `tune`, and `tune-METHOD` for what one method
-wants otherwise. It knows the settings only as dataclasses: names and types come from their fields.
+A recipe is YAML with the sections `mix`, `mix-eval`, `mine`, `tune`, and `tune-METHOD` for what one
+method wants otherwise. It knows the settings only as dataclasses: names and types come from their fields.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from retrieval.errors import BadInput
 
 Settings = TypeVar("Settings")
 LAB_RECIPE = Path(__file__).parents[1] / "recipes" / "lab.yaml"
-_SECTIONS = ("mix", "mine", "tune")
+_SECTIONS = ("mix", "mix-eval", "mine", "tune")
 
 
 class Recipe:

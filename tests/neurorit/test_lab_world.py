@@ -1,4 +1,4 @@
-"""The lab: a seeded world, split cleanly, its tokenizer, and documents marked at the right places."""
+"""The lab: a seeded world, split cleanly, its tokenizer, and documents with their marks."""
 
 from __future__ import annotations
 

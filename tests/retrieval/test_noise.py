@@ -33,11 +33,16 @@ def questions(world: Mapping[str, Path]) -> list[Example]:
 
 
 def test_pools_are_full_and_in_order(index: Index, questions: list[Example]) -> None:
+    short = 0
     for example, record in Mixer(index, questions, POOLS, 0).mix(questions):
+        short += bool(record["short"])
         kinds = [p.kind for p in example.passages]
-        assert kinds == ["gold", *["distractor"] * 4, *["random"] * 4, "counterfactual"]
-        assert not record["short"]
-        assert len({p.id for p in example.passages}) == 10
+        # Of so few questions some are the only one with their type of answer.
+        counterfactual = [] if record["short"] else ["counterfactual"]
+        assert kinds == ["gold", *["distractor"] * 4, *["random"] * 4, *counterfactual]
+        assert record["short"] in ({}, {"counterfactual": 1})
+        assert len({p.id for p in example.passages}) == len(kinds)
+    assert short <= 3
 
 
 @pytest.mark.parametrize("seed", range(5))
