@@ -92,6 +92,10 @@ def tune(
     samples, dropped = make_samples(
         list(read_examples(source)), tokenizer, template, settings.max_length
     )
+    if not samples:
+        raise BadInput(f"{source}: every example is longer than max_length {settings.max_length}")
+    if neurons is not None:
+        _check_shape(model, neurons, atlas)
     state = out.with_name(f".{out.name}.tuning")
     identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
     made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
@@ -210,6 +214,17 @@ def _run(
     )
     trainable.merge()
     return done
+
+
+def _check_shape(model: Any, atlas: NeuronAtlas, place: Path | None) -> None:
+    from neurorit.models import feed_forward
+
+    blocks = feed_forward(model)
+    if atlas.scores_rel.shape != (blocks.depth, blocks.width):
+        raise BadInput(
+            f"--atlas {place} is of another model: {atlas.scores_rel.shape[0]} layers of "
+            f"{atlas.scores_rel.shape[1]} neurons, not {blocks.depth} of {blocks.width}"
+        )
 
 
 def _need(count: int, what: str, source: Path) -> None:

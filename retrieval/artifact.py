@@ -46,7 +46,8 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
     """Yield a temporary directory; when the block ends well, seal it and rename it to `out`.
 
     The manifest's `files` are computed here, and `manifest.made` may be filled in the block. On an
-    error nothing of the new artifact is left, and an older one at `out` is untouched. Raises BadInput if `out` exists and `overwrite` is false.
+    error nothing of the new artifact is left, and an older one at `out` is untouched. Raises
+    BadInput if `out` exists and `overwrite` is false.
     """
     out = Path(out)
     if out.exists() and not overwrite:

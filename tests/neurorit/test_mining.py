@@ -1,0 +1,178 @@
+"""Mining: the three sets, the atlas artifact, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neurorit.atlas import NeuronAtlas, choose_sets, plot
+from neurorit.mining import MiningSettings, keep_scores, mine, most_frequent
+from retrieval.errors import ArtifactError, BadInput, NeuroritError
+from retrieval.examples import write_examples
+from tests.neurorit.conftest import examples
+
+SETTINGS = MiningSettings(samples=6, steps=20, share=0.1, resamples=20, force=True)
+
+
+@pytest.fixture(scope="module")
+def atlas_dir(
+    checkpoint: Path, examples_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("mined") / "atlas"
+    mine(checkpoint, examples_path, out, SETTINGS, 0)
+    return out
+
+
+def test_scores_below_the_threshold_and_the_top_are_dropped() -> None:
+    scores = np.array([[1.0, 0.05, 0.5], [-3.0, 0.11, 0.9]])
+    index, values = keep_scores(scores, 0.1, 10)
+    assert index.tolist() == [0, 2, 4, 5]
+    np.testing.assert_allclose(values, [1.0, 0.5, 0.11, 0.9])
+    assert keep_scores(scores, 0.1, 2)[0].tolist() == [0, 5]
+    assert keep_scores(-np.abs(scores), 0.1, 2)[0].size == 0
+
+
+def test_the_most_frequent_are_chosen_and_ties_go_by_score() -> None:
+    counts = np.array([[3.0, 0.0], [2.0, 2.0]])
+    scores = np.array([[1.0, 9.0], [0.1, 0.2]])
+    assert most_frequent(counts, scores, 2).tolist() == [[True, False], [False, True]]
+    # A neuron that no sample kept is never chosen, however many are asked for.
+    assert most_frequent(counts, scores, 4).tolist() == [[True, False], [True, True]]
+
+
+def test_sets_are_differences_and_the_intersection() -> None:
+    rel = np.array([[True, True, False], [False, False, False]])
+    irrel = np.array([[False, True, False], [True, False, False]])
+    sets = choose_sets(rel, irrel)
+    assert sets["rel"].tolist() == [[0, 0]]
+    assert sets["irrel"].tolist() == [[1, 0]]
+    assert sets["shared"].tolist() == [[0, 1]]
+
+
+def test_density_counts_shared_and_irrelevant_only(atlas_dir: Path) -> None:
+    atlas = NeuronAtlas.load(atlas_dir)
+    depth, width = atlas.scores_rel.shape
+    for layer in range(depth):
+        count = sum((s[:, 0] == layer).sum() for s in (atlas.shared, atlas.irrel))
+        assert atlas.density[layer] == pytest.approx(count / width)
+    densest = atlas.densest(2)
+    assert densest == sorted(densest)
+    left_out = [atlas.density[i] for i in range(depth) if i not in densest]
+    assert min(atlas.density[densest]) >= max(left_out)
+
+
+def test_the_sets_have_the_share_that_was_asked_for(atlas_dir: Path) -> None:
+    atlas = NeuronAtlas.load(atlas_dir)
+    k = round(0.1 * atlas.scores_rel.size)
+    assert 0 < len(atlas.rel) + len(atlas.shared) <= k
+    assert 0 < len(atlas.irrel) + len(atlas.shared) <= k
+    for name in ("stability_rel", "stability_irrel"):
+        assert 0.0 <= getattr(atlas, name).min() <= getattr(atlas, name).max() <= 1.0
+    assert len(atlas.residuals) == 12
+
+
+def test_mining_again_gives_the_same_bytes(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    mine(checkpoint, examples_path, tmp_path / "atlas", SETTINGS, 0)
+    for name in ("atlas.safetensors", "manifest.json"):
+        assert (tmp_path / "atlas" / name).read_bytes() == (atlas_dir / name).read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, torn: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, _total: int) -> None:
+        if done == 7:
+            raise Killed
+
+    out = tmp_path / "atlas"
+    with pytest.raises(Killed):
+        mine(checkpoint, examples_path, out, SETTINGS, 0, progress=kill)
+    assert not out.exists()
+    (journal,) = tmp_path.glob(".atlas.journal*")
+    if torn:
+        with open(journal, "a", encoding="utf-8") as stream:
+            stream.write('{"key": "rel/e')
+    seen: list[int] = []
+    mine(
+        checkpoint, examples_path, out, SETTINGS, 0, progress=lambda done, _total: seen.append(done)
+    )
+    assert seen == [8, 9, 10, 11, 12]
+    assert (out / "atlas.safetensors").read_bytes() == (
+        atlas_dir / "atlas.safetensors"
+    ).read_bytes()
+
+
+def test_a_journal_of_other_settings_is_not_used(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "atlas"
+    journal = tmp_path / ".atlas.journal.jsonl"
+    journal.write_text('{"settings": "others"}\n{"key": "rel/e1"}\n')
+    seen: list[int] = []
+    mine(checkpoint, examples_path, out, SETTINGS, 0, progress=lambda done, _t: seen.append(done))
+    assert seen[0] == 1
+    assert len(seen) == 12
+
+
+def test_scores_that_do_not_add_up_are_refused(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    strict = replace(SETTINGS, steps=1, force=False, max_residual=1e-9)
+    with pytest.raises(NeuroritError, match="completeness residual"):
+        mine(checkpoint, examples_path, tmp_path / "atlas", strict, 0)
+    assert not (tmp_path / "atlas").exists()
+
+
+@pytest.mark.parametrize("kind", ["gold", "noise"])
+def test_a_side_without_samples_is_named(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "examples.jsonl"
+    left = [
+        replace(e, passages=tuple(p for p in e.passages if (p.kind == "gold") != (kind == "gold")))
+        for e in examples()
+    ]
+    write_examples(path, [e for e in left if e.passages])
+    said = "a gold passage" if kind == "gold" else "a distractor or random passage"
+    with pytest.raises(BadInput, match=said):
+        mine(checkpoint, path, tmp_path / "atlas", SETTINGS, 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SETTINGS, method="guess"),
+        replace(SETTINGS, steps=0),
+        replace(SETTINGS, share=0.0),
+        replace(SETTINGS, irrelevant_target="none"),
+    ],
+)
+def test_unknown_settings_are_refused(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, settings: MiningSettings
+) -> None:
+    with pytest.raises(BadInput, match="mine: "):
+        mine(checkpoint, examples_path, tmp_path / "atlas", settings, 0)
+
+
+def test_a_changed_atlas_is_refused(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    mine(checkpoint, examples_path, out, SETTINGS, 0)
+    with open(out / "atlas.safetensors", "ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(ArtifactError, match="was changed"):
+        NeuronAtlas.load(out)
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_plot_is_drawn(atlas_dir: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"atlas.{suffix}"
+    plot(NeuronAtlas.load(atlas_dir), out)
+    assert out.read_bytes()[:5] == (b"<?xml" if suffix == "svg" else b"\x89PNG\r")
