@@ -136,12 +136,35 @@ def serve(
     max_model_len: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together.")
     ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name for clients; its folder's by default.")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="Keys that clients must send, one a line.")
+    ] = None,
+    vllm_arg: Annotated[
+        list[str] | None, typer.Option(help="A flag for vLLM itself; repeatable.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start vLLM and the gateway with its web page; Ctrl-C ends both."""
     from neurorit.commands import serve as body
 
-    _run(lambda: body.serve(model, index_dir, host, port, policy, top_k, max_model_len), as_json)
+    _run(
+        lambda: body.serve(
+            model,
+            index_dir,
+            host=host,
+            port=port,
+            policy=policy,
+            top_k=top_k,
+            max_model_len=max_model_len,
+            served_name=name,
+            api_key_file=api_key_file,
+            vllm_args=tuple(vllm_arg or ()),
+        ),
+        as_json,
+    )
 
 
 def ask(

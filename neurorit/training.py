@@ -73,6 +73,7 @@ class TrainingRun:
                 for named, rate in rates
                 if named
             ],
+            betas=(0.9, 0.98),
             weight_decay=0.0,
         )
 

@@ -1,7 +1,7 @@
 """Settings from a recipe file and from options; the options win.
 
-A recipe is YAML with the sections `mix`, `mix-eval`, `mine`, `tune`, and `tune-METHOD` for what one
-method wants otherwise. It knows the settings only as dataclasses, whose fields give names and types.
+A recipe is YAML with the sections `mix`, `mix-eval`, `mine`, `tune`, and `tune-METHOD` for what
+one method wants otherwise. It knows settings only as dataclasses, whose fields give name and type.
 """
 
 from __future__ import annotations

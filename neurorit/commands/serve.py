@@ -12,28 +12,14 @@ from retrieval.errors import BadInput, NeuroritError
 _SECONDS = 300.0
 
 
-def serve(
-    model: Path,
-    index: Path,
-    host: str,
-    port: int,
-    policy: str,
-    top_k: int,
-    max_model_len: int | None,
-) -> Mapping[str, Any]:
-    """Serve until interrupted; returns what was served."""
+def serve(model: Path, index: Path, *, policy: str, **options: Any) -> Mapping[str, Any]:
+    """Serve until interrupted; returns what was served. options: see `serving.ServeSettings`."""
     from serving.pipeline import POLICIES
     from serving.server import ServeSettings, run_server
 
     if policy not in POLICIES:
         raise BadInput(f"--policy {policy}: it is one of {', '.join(POLICIES)}")
-    settings = ServeSettings(
-        host=host,
-        port=port,
-        top_k=top_k,
-        policy=policy,  # type: ignore[arg-type]  # checked above
-        max_model_len=max_model_len,
-    )
+    settings = ServeSettings(policy=policy, **options)  # type: ignore[arg-type]  # checked above
     run_server(model, index, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
     return {"served": str(model), "index": str(index)}
 

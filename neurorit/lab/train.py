@@ -1,9 +1,11 @@
-"""Training of the lab's base model from scratch, in two phases, on CPU or GPU.
+"""Training of the lab's base model from scratch, in three phases, on CPU or GPU.
 
 Phase `reading` learns to read from plain documents, with a short attention supervision that
-breaks the plateau on which a small model copies the right relation of the wrong person.
-Phase `chat` moves that skill into chat turns that nearly always hold the one right passage.
-Both are seeded, write a checkpoint at intervals and go on from the last one.
+breaks the plateau on which a small model copies the right relation of the wrong person. Phase
+`practice` goes on without it, with more passages and more questions that nothing answers. Phase
+`chat` trains the feed-forward blocks on chat turns that nearly always hold the one right passage
+and are always answered: the chat model trusts what it is given, and noise hurts it. All are
+seeded, write a checkpoint at intervals and go on from the last one.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
 
 from neurorit.lab.documents import TEMPLATE, Document, DocumentMaker
-from neurorit.lab.tokenizer import train_tokenizer
+from neurorit.lab.tokenizer import ASSISTANT, END, USER, train_tokenizer
 from neurorit.lab.world import make_world
 from retrieval.artifact import write_text
 
@@ -31,21 +33,27 @@ Report = Callable[[str, int, int, float], None]
 class Phase:
     """One phase of training.
 
-    rows: documents a step; supervised: steps with attention supervision; passages: weights of
-    zero, one, two, ... passages in a document; questions: asked per reading document.
+    kind: documents of `reading` or `chat`; rows: documents a step; passages: weights of zero, one,
+    two, ... passages in a document; questions: asked per reading document; unknown: share of
+    them that nothing answers, from step `answered` on; easy: steps with at most two passages;
+    supervised: steps with attention supervision, of weight `supervision`; text: weight of the loss
+    on all other tokens; attention: whether the attention weights are trained.
     """
 
     name: str
+    kind: Literal["reading", "chat"]
     steps: int
     rows: int
     learning_rate: float
     passages: tuple[float, ...]
     questions: int = 6
-    supervised: int = 0
-    supervision: float = 1.0
     unknown: float = 0.25
-    easy: int = 0
     answered: int = 0
+    easy: int = 0
+    supervised: int = 0
+    supervision: float = 0.3
+    text: float = 0.3
+    attention: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,22 @@ class BaseRecipe:
     feed_forward: int = 384
     names_layer: int = 1
     read_layer: int = 2
-    text_weight: float = 0.3
-    embedding_scale: float = 5.0
-    reading: Phase = Phase("reading", 3000, 24, 2e-3, (0, 0.2, 0.2, 0.2, 0.2, 0.2), supervised=600)
-    chat: Phase = Phase("chat", 150, 48, 3e-4, (0.05, 0.9, 0.05))
+    embedding_scale: float = 80.0
+    reading: Phase = Phase(
+        "reading",
+        "reading",
+        2000,
+        24,
+        1.5e-3,
+        (0, 0.2, 0.2, 0.2, 0.2, 0.2),
+        answered=900,
+        easy=250,
+        supervised=1000,
+    )
+    practice: Phase = Phase(
+        "practice", "reading", 1000, 24, 1e-3, (0, 0.1, 0.15, 0.2, 0.25, 0.3), unknown=0.4
+    )
+    chat: Phase = Phase("base", "chat", 200, 32, 3e-3, (0.05, 0.9, 0.05), text=0.0, attention=False)
 
 
 def train_base(
@@ -77,7 +97,7 @@ def train_base(
 ) -> Path:
     """Train, or go on with, a base model in `out`; returns the checkpoint directory.
 
-    Writes `out/reading` after the first phase and `out/base` at the end.
+    Writes `out/reading` and `out/practice` after the first phases and `out/base` at the end.
     """
     from transformers import AutoModelForCausalLM
 
@@ -87,14 +107,14 @@ def train_base(
     maker = DocumentMaker(world, tokenizer)
     torch.manual_seed(recipe.seed)
     model = _new_model(recipe, tokenizer)
-    for phase, name in ((recipe.reading, "reading"), (recipe.chat, "base")):
-        done = out / name
+    for phase in (recipe.reading, recipe.practice, recipe.chat):
+        done = out / phase.name
         if (done / "model.safetensors").is_file():
             model = AutoModelForCausalLM.from_pretrained(done, dtype=torch.float32)
             continue
         _train_phase(model.to(device), maker, tokenizer, recipe, phase, out, every, report)
         save_checkpoint(model.to("cpu"), tokenizer, done)
-        if name in stop:
+        if phase.name in stop:
             break
     return out / "base"
 
@@ -154,8 +174,13 @@ def _train_phase(
     every: int,
     report: Report | None,
 ) -> None:
+    if phase.kind == "chat":
+        _start_turns(model, tokenizer)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(phase.attention or "self_attn" not in name)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        trained, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
     first = _restore(out / f"{phase.name}-state", model, optimizer)
     watch = _AttentionWatch(model, {recipe.names_layer, recipe.read_layer})
@@ -168,8 +193,9 @@ def _train_phase(
         supervise = step < phase.supervised
         if step < phase.easy:
             passages = min(passages, 2)
-        rows = max(8, phase.rows * 3 // (passages + 2)) if phase.name == "reading" else phase.rows
-        if phase.name == "reading":
+        rows = phase.rows
+        if phase.kind == "reading":
+            rows = max(8, rows * 3 // (passages + 2))
             unknown = 0.0 if step < phase.answered else phase.unknown
             batch = [
                 maker.reading(rng, passages, phase.questions, unknown=unknown) for _ in range(rows)
@@ -179,10 +205,15 @@ def _train_phase(
         _set_rate(optimizer, phase, step)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             loss, attention = _loss(
-                model, batch, tokenizer.pad_token_id, watch if supervise else None, recipe
+                model,
+                batch,
+                tokenizer.pad_token_id,
+                watch if supervise else None,
+                recipe,
+                phase.text,
             )
         (loss + phase.supervision * attention.sum()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         running = loss.item() if step == first else 0.98 * running + 0.02 * loss.item()
@@ -191,6 +222,18 @@ def _train_phase(
         if (step + 1) % every == 0:
             _keep(out / f"{phase.name}-state", model, optimizer, step + 1)
     watch.remove()
+    model.requires_grad_(True)
+
+
+@torch.no_grad()
+def _start_turns(model: Any, tokenizer: Any) -> None:
+    """Let the turn markers begin as the plain tokens that stood in their place while reading."""
+    weight = model.model.embed_tokens.weight
+    line, colon = (
+        tokenizer.encode(text, add_special_tokens=False)[-1] for text in ("\n", "Answer:")
+    )
+    for marker, plain in ((USER, line), (ASSISTANT, colon), (END, line)):
+        weight[tokenizer.convert_tokens_to_ids(marker)] = weight[plain]
 
 
 def _loss(
@@ -199,6 +242,7 @@ def _loss(
     pad: int,
     watch: _AttentionWatch | None,
     recipe: BaseRecipe,
+    text_weight: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     device = next(model.parameters()).device
     width = max(len(d.ids) for d in batch)
@@ -214,9 +258,10 @@ def _loss(
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden[rows, places - 1]).float()
     loss = functional.cross_entropy(logits, ids[rows, places])
-    every = model.lm_head(hidden[:, :-1]).float().transpose(1, 2)
-    text = functional.cross_entropy(every, ids[:, 1:], ignore_index=pad)
-    loss = loss + recipe.text_weight * text
+    if text_weight:
+        every = model.lm_head(hidden[:, :-1]).float().transpose(1, 2)
+        text = functional.cross_entropy(every, ids[:, 1:], ignore_index=pad)
+        loss = loss + text_weight * text
     if watch is None:
         return loss, torch.zeros((), device=device)
     watch.active = False
@@ -311,6 +356,8 @@ def _keep(directory: Path, model: Any, optimizer: torch.optim.Optimizer, step: i
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"weight.{k}": v.detach().cpu() for k, v in model.named_parameters()}
     for name, parameter in model.named_parameters():
+        if parameter not in optimizer.state:
+            continue
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"{key}.{name}"] = optimizer.state[parameter][key].detach().cpu()
     save_file(tensors, directory / f"{step}.safetensors")
@@ -331,6 +378,8 @@ def _restore(directory: Path, model: Any, optimizer: torch.optim.Optimizer) -> i
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
+            if f"exp_avg.{name}" not in tensors:
+                continue
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(step)),
                 "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),

@@ -124,11 +124,13 @@ def ask(world: World, person: Person, relation: str, rng: random.Random) -> str:
     return rng.choice(world.relation(relation).questions).format(who=person.name)
 
 
-def passages_of(world: World, person: Person, rng: random.Random) -> list[tuple[list[str], str]]:
-    """The person's facts as three passages: (relations stated, text)."""
+def passages_of(
+    world: World, person: Person, rng: random.Random, *, most: int = 3
+) -> list[tuple[list[str], str]]:
+    """Up to `most` passages about the person, of 2 to 4 facts each: (relations stated, text)."""
     names = [r.name for r in world.relations]
     rng.shuffle(names)
-    groups = (names[:3], names[3:6], names[6:])
+    groups = (names[:3], names[3:6], names[6:])[:most]
     return [(g, " ".join(state_facts(world, person, g, rng))) for g in groups]
 
 
@@ -136,15 +138,16 @@ def write_world(
     out: Path,
     seed: int = 0,
     *,
-    train: int = 400,
-    validation: int = 150,
-    test: int = 600,
+    train: int = 800,
+    validation: int = 300,
+    test: int = 720,
     world: World | None = None,
 ) -> dict[str, Path]:
     """Write corpus.jsonl and questions-{split}.jsonl; the counts are people per split.
 
-    A test or validation person gets one question, a training person one per relation. Each
-    passage records its person's split, so that mixing can keep the splits apart.
+    A person has one to three passages. A test or validation person gets one question, a training
+    person one per fact. Each passage records its person's split, so that mixing can keep the
+    splits apart.
     """
     world = world or make_world(seed)
     counts = {"train": train, "validation": validation, "test": test}
@@ -156,7 +159,8 @@ def write_world(
         records = _people(world, split, counts[split], seed)
         for index, (person, rng) in enumerate(records):
             gold: dict[str, str] = {}
-            for part, (relations, text) in enumerate(passages_of(world, person, rng)):
+            most = rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0]
+            for part, (relations, text) in enumerate(passages_of(world, person, rng, most=most)):
                 passage_id = f"{split}-{index:05d}-{part}"
                 gold.update(dict.fromkeys(relations, passage_id))
                 corpus.append(_line(_passage_record(world, person, relations, text, passage_id)))
