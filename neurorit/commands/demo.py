@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eval.conditions import CONDITIONS
 from neurorit.commands import pipeline
-from neurorit.commands.evaluate import CONDITIONS, run_systems
+from neurorit.commands.evaluate import run_systems
 from neurorit.commands.progress import reporting
 from neurorit.commands.recipe import LAB_RECIPE
 from neurorit.commands.serve import ask

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.conditions import CONDITIONS
 from neurorit.commands.progress import Reporter, reporting
 from retrieval.errors import BadInput, GateMissed
 
@@ -17,16 +18,6 @@ if TYPE_CHECKING:
     from eval.calibration import Labelled
     from eval.judge import Judge
 
-CONDITIONS = (
-    "closed-book",
-    "clean",
-    "distractor-1",
-    "distractor-2",
-    "distractor-4",
-    "random-4",
-    "counterfactual-1",
-    "noise-only-4",
-)
 _LABELLED = 600
 _GATED = ("em", "match", "f1", "judge", "abstain_rate")
 
