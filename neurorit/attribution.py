@@ -182,7 +182,7 @@ def _row_gradients(
             for layer, gradient in zip(own, found[1:], strict=True):
                 plain[layer] = gradient[0, -1]
         if cache is not None:
-            cache.crop(prefix)
+            cache.crop(-count)
     return torch.cat(scores), torch.cat(gradients), plain
 
 

@@ -105,6 +105,10 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    folder = Path(path)
+    if not folder.exists() and (folder.parent.exists() or len(folder.parts) > 2):
+        # It reads like a folder: do not ask a hub for it.
+        raise BadInput(f"--model {path}: no such folder")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -3,7 +3,7 @@
 Phase `reading` learns to read from plain documents, with a short attention supervision that
 breaks the plateau on which a small model copies the right relation of the wrong person. Phase
 `practice` goes on without it, with more passages and more questions that nothing answers. Phase
-`chat` trains the feed-forward blocks on chat turns that nearly always hold the one right passage
+`chat` trains the upper feed-forward blocks on chat turns that nearly always hold the one right passage
 and are always answered: the chat model trusts what it is given, and noise hurts it. All are
 seeded, write a checkpoint at intervals and go on from the last one.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ class Phase:
     two, ... passages in a document; questions: asked per reading document; unknown: share of
     them that nothing answers, from step `answered` on; easy: steps with at most two passages;
     supervised: steps with attention supervision, of weight `supervision`; text: weight of the loss
-    on all other tokens; attention: whether the attention weights are trained.
+    on all other tokens; blocks_from: leave
+    attention, and the feed-forward blocks below this layer, as they are (None: train all).
     """
 
     name: str
@@ -53,7 +55,7 @@ class Phase:
     supervised: int = 0
     supervision: float = 0.3
     text: float = 0.3
-    attention: bool = True
+    blocks_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class BaseRecipe:
     practice: Phase = Phase(
         "practice", "reading", 1000, 24, 1e-3, (0, 0.1, 0.15, 0.2, 0.25, 0.3), unknown=0.4
     )
-    chat: Phase = Phase("base", "chat", 200, 32, 3e-3, (0.05, 0.9, 0.05), text=0.0, attention=False)
+    chat: Phase = Phase("base", "chat", 250, 32, 6e-3, (0.05, 0.9, 0.05), text=0.0, blocks_from=2)
 
 
 def train_base(
@@ -177,7 +179,7 @@ def _train_phase(
     if phase.kind == "chat":
         _start_turns(model, tokenizer)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(phase.attention or "self_attn" not in name)
+        parameter.requires_grad_(_learns(name, phase))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trained, lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
@@ -223,6 +225,14 @@ def _train_phase(
             _keep(out / f"{phase.name}-state", model, optimizer, step + 1)
     watch.remove()
     model.requires_grad_(True)
+
+
+def _learns(name: str, phase: Phase) -> bool:
+    """Whether a phase trains the parameter of that name."""
+    if phase.blocks_from is None:
+        return True
+    found = re.search(r"layers\.(\d+)\.(mlp|self_attn)\.", name)
+    return found is None or (found[2] == "mlp" and int(found[1]) >= phase.blocks_from)
 
 
 @torch.no_grad()
