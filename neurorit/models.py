@@ -106,8 +106,9 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = Path(path)
-    if not folder.exists() and (folder.parent.exists() or len(folder.parts) > 2):
-        # It reads like a folder: do not ask a hub for it.
+    # `name` and `owner/name` may be a hub's; longer ones, and those below a folder here, are paths.
+    is_path = len(folder.parts) > 2 or (len(folder.parts) == 2 and folder.parent.is_dir())
+    if is_path and not folder.is_dir():
         raise BadInput(f"--model {path}: no such folder")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

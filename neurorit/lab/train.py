@@ -3,9 +3,9 @@
 Phase `reading` learns to read from plain documents, with a short attention supervision that
 breaks the plateau on which a small model copies the right relation of the wrong person. Phase
 `practice` goes on without it, with more passages and more questions that nothing answers. Phase
-`chat` trains the upper feed-forward blocks on chat turns that nearly always hold the one right passage
-and are always answered: the chat model trusts what it is given, and noise hurts it. All are
-seeded, write a checkpoint at intervals and go on from the last one.
+`chat` trains the upper feed-forward blocks on chat turns that nearly always hold the one right
+passage and are always answered: the chat model trusts what it is given, and noise hurts it. All
+are seeded, write a checkpoint at intervals and go on from the last one.
 """
 
 from __future__ import annotations
