@@ -104,7 +104,9 @@ def load_model(
     Raises BadInput when it cannot be loaded.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # commands show their own
     folder = Path(path)
     # `name` and `owner/name` may be a hub's; longer ones, and those below a folder here, are paths.
     is_path = len(folder.parts) > 2 or (len(folder.parts) == 2 and folder.parent.is_dir())

@@ -94,8 +94,10 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> SentenceEncode
     """
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
     except ModuleNotFoundError as error:
         raise MissingExtra("sentence_transformers", "cpu") from error
+    logging.disable_progress_bar()  # commands show their own
 
     place = name
     if name == DEFAULT:
