@@ -41,10 +41,11 @@ def test_written_questions_are_answered_by_their_gold_passage(tmp_path: Path) ->
     paths = write_world(tmp_path, seed=3, train=5, validation=4, test=6)
     lines = paths["corpus"].read_text(encoding="utf-8").splitlines()
     corpus = {record["id"]: record for record in map(json.loads, lines)}
-    assert len(corpus) == 3 * (5 + 4 + 6)
+    assert 15 <= len(corpus) <= 3 * 15
     for split in ("train", "validation", "test"):
         questions = list(read_examples(paths[split]))
-        assert len(questions) == {"train": 50, "validation": 4, "test": 6}[split]
+        facts = sum(len(r["meta"]["facts"]) for r in corpus.values() if r["id"].startswith(split))
+        assert len(questions) == {"train": facts, "validation": 4, "test": 6}[split]
         for question in questions:
             (gold,) = question.meta["gold"]
             assert question.answers[0] in corpus[gold]["text"]
