@@ -101,8 +101,23 @@ def test_stage_one_touches_neurons_of_irrelevant_context_alone(
         assert {(layer, int(n)) for n in lines.nonzero()} <= chosen, name
 
 
-@pytest.mark.parametrize("method", ["neuro-rit", "lora", "sft"])
-@pytest.mark.parametrize("at", [2, 6, 11])
+@pytest.mark.parametrize(
+    ("method", "at"),
+    [
+        ("neuro-rit", 6),
+        *(
+            pytest.param(method, at, marks=pytest.mark.slow)
+            for method, at in (
+                ("neuro-rit", 2),
+                ("neuro-rit", 11),
+                ("lora", 2),
+                ("lora", 6),
+                ("sft", 6),
+                ("sft", 11),
+            )
+        ),
+    ],
+)
 def test_a_killed_run_goes_on_to_the_same_weights(
     checkpoint: Path,
     examples_path: Path,
