@@ -24,6 +24,7 @@ _FIRST_CODAS = ("la", "ra", "n", "s", "lo", "ric", "na", "den")
 _LAST_CODAS = ("ford", "well", "sen", "man", "wick", "sky", "ley", "dorf")
 _TOWN_CODAS = ("ville", "burg", "port", "haven", "mouth", "field")
 _COMPANY_CODAS = ("corp", "tec", "works", "line")
+_PRONOUNS = ("She", "He")
 _LANGUAGE_CODAS = ("ish", "ese", "ian")
 
 
@@ -93,11 +94,18 @@ def make_world(seed: int = 0, *, people: int = 16_000) -> World:
 
 
 def state_facts(
-    world: World, person: Person, relations: Sequence[str], rng: random.Random
+    world: World,
+    person: Person,
+    relations: Sequence[str],
+    rng: random.Random,
+    pronoun: str | None = None,
 ) -> list[str]:
-    """One sentence per relation; the first names the person, later ones may say 'She' or 'He'."""
+    """One sentence per relation; the first names the person, later ones may use the pronoun.
+
+    A pronoun that is not given is drawn.
+    """
     sentences = []
-    pronoun = rng.choice(("She", "He"))
+    pronoun = pronoun or rng.choice(_PRONOUNS)
     for i, name in enumerate(relations):
         statement = rng.choice(world.relation(name).statements)
         repeat = i > 0 and statement.startswith("{who}") and rng.random() < 0.7
@@ -112,13 +120,18 @@ def ask(world: World, person: Person, relation: str, rng: random.Random) -> str:
 
 
 def passages_of(
-    world: World, person: Person, rng: random.Random, *, most: int = 3
+    world: World,
+    person: Person,
+    rng: random.Random,
+    *,
+    most: int = 3,
+    pronoun: str | None = None,
 ) -> list[tuple[list[str], str]]:
     """Up to `most` passages about the person, of 2 to 4 facts each: (relations stated, text)."""
     names = [r.name for r in world.relations]
     rng.shuffle(names)
     groups = (names[:3], names[3:6], names[6:])[:most]
-    return [(g, " ".join(state_facts(world, person, g, rng))) for g in groups]
+    return [(g, " ".join(state_facts(world, person, g, rng, pronoun))) for g in groups]
 
 
 def write_world(
@@ -147,7 +160,8 @@ def write_world(
         for index, (person, rng) in enumerate(records):
             gold: dict[str, str] = {}
             most = rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0]
-            for part, (relations, text) in enumerate(passages_of(world, person, rng, most=most)):
+            told = passages_of(world, person, rng, most=most, pronoun=rng.choice(_PRONOUNS))
+            for part, (relations, text) in enumerate(told):
                 passage_id = f"{split}-{index:05d}-{part}"
                 gold.update(dict.fromkeys(relations, passage_id))
                 corpus.append(_line(_passage_record(world, person, relations, text, passage_id)))
