@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.artifact import Manifest, read_manifest, writing
+from retrieval.errors import BadInput
 
 TENSORS = "atlas.safetensors"
 SETS = ("rel", "irrel", "shared")
@@ -55,6 +56,14 @@ class NeuronAtlas:
         order = np.argsort(-self.density, kind="stable")[:count]
         return sorted(int(layer) for layer in order)
 
+    def check_shape(self, depth: int, width: int, place: object = "the atlas") -> None:
+        """Raise BadInput unless it is of a model of `depth` layers of `width` neurons."""
+        if self.scores_rel.shape != (depth, width):
+            raise BadInput(
+                f"{place} is of another model: {self.scores_rel.shape[0]} layers of "
+                f"{self.scores_rel.shape[1]} neurons, not {depth} of {width}"
+            )
+
     @classmethod
     def load(cls, directory: Path) -> NeuronAtlas:
         """Load an atlas; raises ArtifactError when it is missing, changed or of another kind."""
@@ -79,6 +88,39 @@ def choose_sets(chosen_rel: Array, chosen_irrel: Array) -> Mapping[str, Array]:
         "irrel": np.argwhere(chosen_irrel & ~chosen_rel).astype(np.int32),
         "shared": np.argwhere(chosen_rel & chosen_irrel).astype(np.int32),
     }
+
+
+def overlap(one: NeuronAtlas, other: NeuronAtlas) -> dict[str, float]:
+    """Jaccard index of each set and, as `scores_SIDE`, the rank correlation of summed scores.
+
+    Two empty sets overlap fully. Raises BadInput for atlases of different shapes.
+    """
+    depth, width = one.scores_rel.shape
+    other.check_shape(depth, width, "the second atlas")
+    found = {}
+    for name in SETS:
+        a, b = ({tuple(pair) for pair in getattr(x, name).tolist()} for x in (one, other))
+        found[name] = len(a & b) / len(a | b) if a | b else 1.0
+    for side in ("scores_rel", "scores_irrel"):
+        found[side] = _rank_correlation(getattr(one, side), getattr(other, side))
+    return found
+
+
+def _rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's over the neurons that either atlas scored; 0 where nothing varies."""
+    scored = ((a != 0) | (b != 0)).ravel()
+    ranks = [_ranks(x.ravel()[scored]) for x in (a, b)]
+    if scored.sum() < 2 or min(x.std() for x in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks of values, ties as their mean."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    mean: Array = ((ends - counts + ends - 1) / 2)[index]
+    return mean
 
 
 def plot(atlas: NeuronAtlas, out: Path) -> None:

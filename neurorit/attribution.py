@@ -1,10 +1,11 @@
 """Integrated gradients of every feed-forward neuron, exactly, in one forward and one backward.
 
-Only the last position of the prompt is patched, so the keys and values before it never change.
-The prompt is prefilled once without gradients; then the last token is repeated as many *rows*
-that share one position and see the cached prefix and themselves only. Row (l, k) has layer l's
-down-projection input replaced by step k of the path from the neurons' values without the context
-to those with it. One backward of the sum of all rows' F gives every layer's exact gradient.
+Only the positions that predict the answer are patched, so the prefix's keys and values never
+change. The prompt is prefilled once without gradients; then those positions (one, or one per
+token of the answer) are repeated as many *rows* that see the cached prefix and themselves only.
+Row (l, k) has layer l's down-projection input replaced by step k of the path from the neurons'
+values without the context to those with it. One backward of the sum of all rows' F gives every
+layer's exact gradient. Prompts are batched: each sample has rows of its own.
 
 Source: METHOD.md, Phase 1 [P2, K]; the one pass and its measure are our own [I].
 It knows nothing of questions, files or aggregation.
@@ -21,11 +22,23 @@ from typing import Any
 import torch
 
 from neurorit.models import FeedForward, feed_forward
+from neurorit.probes import recording
+from neurorit.rows import Prefix, Rows
 from retrieval.errors import BadInput
 
-METHODS = ("integrated-gradients", "gradient-activation", "activation")
-OBJECTIVES = ("first-token", "log-prob")
 _TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Query:
+    """One prediction to attribute: token ids of the prompt with and without the context.
+
+    target: the answer's token ids; None takes what the model itself would say.
+    """
+
+    prompt_with: Sequence[int]
+    prompt_without: Sequence[int]
+    target: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,244 +47,252 @@ class Attribution:
 
     scores [L, F]: attribution, in units of F; gain [L]: F with the context minus F with layer l's
     neurons as without it; residual: sum over layers of |sum_j A - gain|, over the sum of |gain|
-    (0 for methods that have no completeness); target: the token that F is the probability of.
+    (0 for methods that have no completeness); target: the tokens that F is the probability of.
     """
 
     scores: torch.Tensor
     gain: torch.Tensor
     residual: float
-    target: int
+    target: tuple[int, ...]
 
 
-def attribute(
-    model: Any,
-    prompt_with: Sequence[int],
-    prompt_without: Sequence[int],
-    target: int | None = None,
-    *,
-    steps: int = 20,
-    rows: int = 512,
-    objective: str = "first-token",
-    method: str = "integrated-gradients",
-) -> Attribution:
-    """Attribute the prediction after `prompt_with` to the feed-forward neurons.
+@dataclass(frozen=True)
+class Settings:
+    """How F is made and differentiated.
 
-    target: a token id; None takes the model's own most likely token. steps: m of the midpoint
-    rule. rows: most rows in one pass, the bound on memory. objective: F is the probability of the
-    target, or its logarithm. Parameters need no gradients; none are left behind.
+    method: integrated-gradients; gradient-activation (one gradient, at the values with the
+    context); activation (no gradient: a control); scaled-gradients (the predecessors' published
+    code, which weights step k by its place on the path: kept for comparison, it does not add up).
+    objective: F is the probability of the answer's first token, of the whole answer (answer-span),
+    or its logarithm (log-prob). steps: m of the midpoint rule. rows: most tokens in one pass, the
+    bound on memory. end: token that ends the model's own answer, which has at most `longest`
+    tokens.
+    """
+
+    method: str = "integrated-gradients"
+    objective: str = "first-token"
+    steps: int = 20
+    rows: int = 512
+    end: int | None = None
+    longest: int = 16
+
+
+def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[Attribution]:
+    """Attribute each query's prediction to the feed-forward neurons; one batch.
+
+    Parameters need no gradients; none are left behind. Raises BadInput for a prompt longer than
+    the model's sliding window, whose cache would lose its beginning.
     """
     blocks = feed_forward(model)
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and len(prompt_with) > window:
-        raise BadInput(
-            f"a prompt of {len(prompt_with)} tokens is longer than the model's sliding window "
-            f"of {window}: mine on shorter prompts"
-        )
+    _check_window(model, queries, settings)
+    prefix = Prefix(model, [query.prompt_with for query in queries])
+    targets = _targets(prefix, queries, settings)
+    lasts = [query.prompt_with[-1] for query in queries]
+    rows = Rows.of(prefix, lasts, targets)
+    with torch.no_grad(), recording(blocks) as seen:
+        whole = _score(rows.logits(1), rows, settings)[:, 0]
+    present = _stack(seen, blocks)
     with torch.no_grad():
-        without = _last_values(model, blocks, prompt_without)[0]
-        present, logits = _last_values(model, blocks, prompt_with)
-    chosen = int(logits.argmax()) if target is None else int(target)
-    if method == "activation":
-        scores = present - without
-        return Attribution(scores, torch.zeros(blocks.depth), 0.0, chosen)
-    if method == "gradient-activation":
-        gradient = _row_gradients(
-            model, blocks, prompt_with, chosen, present[:1].expand(0, -1), [], objective, rows
-        )[2]
-        return Attribution((present - without) * gradient, torch.zeros(blocks.depth), 0.0, chosen)
-    return _integrate(model, blocks, prompt_with, chosen, present, without, steps, objective, rows)
+        without = _values_without(model, blocks, queries, targets, rows.span)
+    difference = (present - without) * rows.real[:, None, :, None]
+    gain = torch.zeros(len(queries), blocks.depth)
+    if settings.method == "activation":
+        scores = difference.sum(2)
+    elif settings.method == "gradient-activation":
+        scores = (difference * _plain_gradient(blocks, rows, settings)).sum(2)
+    else:
+        scores, start = _integrate(blocks, rows, without, difference, settings)
+        gain = (whole[:, None] - start).float().cpu()
+    scores = scores.float().cpu()
+    off = (scores.sum(2) - gain).abs().sum(1) / gain.abs().sum(1).clamp_min(_TINY)
+    complete = settings.method in ("integrated-gradients", "scaled-gradients")
+    return [
+        Attribution(scores[i], gain[i], float(off[i]) if complete else 0.0, tuple(targets[i]))
+        for i in range(len(queries))
+    ]
 
 
 def attribute_by_loop(
-    model: Any,
-    prompt_with: Sequence[int],
-    prompt_without: Sequence[int],
-    target: int,
-    *,
-    steps: int = 20,
-    objective: str = "first-token",
+    model: Any, query: Query, *, steps: int = 20, objective: str = "first-token"
 ) -> torch.Tensor:
     """The same scores [L, F] by whole forward passes, one per layer and step: the reference."""
+    assert query.target is not None
     blocks = feed_forward(model)
+    target = list(query.target[:1] if objective == "first-token" else query.target)
+    tail = target[:-1]
     with torch.no_grad():
-        without = _last_values(model, blocks, prompt_without)[0]
-        present = _last_values(model, blocks, prompt_with)[0]
-    ids = torch.tensor([list(prompt_with)], device=model.device)
-    scores = torch.zeros_like(present)
+        values = []
+        for prompt in (query.prompt_with, query.prompt_without):
+            with recording(blocks) as seen:
+                model(input_ids=_ids(model, [*prompt, *tail]), use_cache=False)
+            values.append([seen[layer][0, -len(target) :] for layer in range(blocks.depth)])
+    present, without = (torch.stack(found) for found in values)
+    ids = _ids(model, [*query.prompt_with, *tail])
+    scores = present.new_zeros(blocks.depth, blocks.width)
     for layer in range(blocks.depth):
         difference = present[layer] - without[layer]
         for k in range(steps):
             value = without[layer] + (k + 0.5) / steps * difference
             value = value.detach().requires_grad_()
             with _patched(blocks.down(layer), partial(_replace_last, value)):
-                logits = model(input_ids=ids, use_cache=False).logits[0, -1]
-            (gradient,) = torch.autograd.grad(_score(logits[None], target, objective)[0], value)
-            scores[layer] += gradient * difference / steps
+                logits = model(input_ids=ids, use_cache=False).logits[0, -len(target) :]
+            logs = logits.float().log_softmax(-1)[range(len(target)), target].sum()
+            score = logs if objective == "log-prob" else logs.exp()
+            (gradient,) = torch.autograd.grad(score, value)
+            scores[layer] += (gradient * difference).sum(0) / steps
     return scores
 
 
+def _check_window(model: Any, queries: Sequence[Query], settings: Settings) -> None:
+    window = getattr(model.config, "sliding_window", None)
+    longest = max(len(query.prompt_with) for query in queries)
+    if settings.objective != "first-token":
+        longest += max(len(q.target) if q.target else settings.longest for q in queries)
+    if window is not None and longest > window:
+        raise BadInput(
+            f"a prompt of {longest} tokens is longer than the model's sliding window "
+            f"of {window}: mine on shorter prompts"
+        )
+
+
+def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> list[list[int]]:
+    """Each query's answer tokens; the model's own where none are given."""
+    most = 1 if settings.objective == "first-token" else settings.longest
+    targets = [list(q.target) if q.target is not None else None for q in queries]
+    if any(target is None for target in targets):
+        lasts = [query.prompt_with[-1] for query in queries]
+        own = prefix.greedy(lasts, most, settings.end)
+        targets = [own[i] if target is None else target for i, target in enumerate(targets)]
+    if settings.objective == "first-token":
+        return [target[:1] for target in targets if target is not None]
+    return [target for target in targets if target is not None]
+
+
 def _integrate(
-    model: Any,
     blocks: FeedForward,
-    prompt: Sequence[int],
-    target: int,
-    present: torch.Tensor,
+    rows: Rows,
     without: torch.Tensor,
-    steps: int,
-    objective: str,
-    rows: int,
-) -> Attribution:
-    depth, width = present.shape
-    alpha = (torch.arange(steps, device=present.device, dtype=present.dtype) + 0.5) / steps
+    difference: torch.Tensor,
+    settings: Settings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [B, L, F] of the path, and F [B, L] at each layer's start.
+
+    without, difference [B, L, N, F]: the start of the path and its direction.
+    """
+    steps, depth = settings.steps, blocks.depth
+    alpha = (torch.arange(steps, device=without.device, dtype=torch.float32) + 0.5) / steps
     # Step `steps` of each layer is the start of its path: it needs no gradient, only F there.
     alpha = torch.cat([alpha, alpha.new_zeros(1)])
-    difference = present - without
-    values = without[:, None] + alpha[None, :, None] * difference[:, None]
-    layers = [layer for layer in range(depth) for _ in range(steps + 1)]
-    scores, gradients, _ = _row_gradients(
-        model, blocks, prompt, target, values.reshape(-1, width), layers, objective, rows
-    )
-    gradients = gradients.reshape(depth, steps + 1, width)[:, :steps]
-    attribution = difference * gradients.mean(1)
-    start = scores[:-1].reshape(depth, steps + 1)[:, steps]
-    gain = scores[-1] - start
-    off = (attribution.sum(1) - gain).abs().sum()
-    residual = float(off / gain.abs().sum().clamp_min(_TINY))
-    return Attribution(attribution.cpu(), gain.cpu(), residual, target)
+    weight = alpha if settings.method == "scaled-gradients" else torch.ones_like(alpha)
+    weight = weight / steps
+    weight[steps] = 0.0
+    plan = [(layer, k) for layer in range(depth) for k in range(steps + 1)]
+    batch, _, span, width = without.shape
+    total = torch.zeros(batch, depth, span, width, device=without.device)
+    start = torch.zeros(batch, depth, device=without.device)
+    size = max(1, settings.rows // (batch * span))
+    for first in range(0, len(plan), size):
+        chunk = plan[first : first + size]
+        layers = torch.tensor([layer for layer, _ in chunk], device=without.device)
+        places = torch.tensor([k for _, k in chunk], device=without.device)
+        part = (
+            without[:, layers]
+            + alpha[places, None, None].to(without.dtype) * (difference[:, layers])
+        )
+        part = part.detach().requires_grad_()
+        with _patched_rows(blocks, part, layers.tolist()):
+            value = _score(rows.logits(len(chunk)), rows, settings)
+        (gradient,) = torch.autograd.grad(value.sum(), part)
+        weighted = gradient.float() * weight[places, None, None]
+        total.index_add_(1, layers, weighted)
+        ends = (places == steps).nonzero()[:, 0]
+        start[:, layers[ends]] = value.detach()[:, ends].to(start.dtype)
+    return (total * difference.float()).sum(2), start
 
 
-def _row_gradients(
-    model: Any,
-    blocks: FeedForward,
-    prompt: Sequence[int],
-    target: int,
-    values: torch.Tensor,
-    layers: Sequence[int],
-    objective: str,
-    rows: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """F of every row and of one plain row, the rows' gradients [R, F], the plain row's [L, F].
+def _plain_gradient(blocks: FeedForward, rows: Rows, settings: Settings) -> torch.Tensor:
+    """Gradient [B, L, N, F] of F at the values with the context; one backward."""
+    own: dict[int, torch.Tensor] = {}
 
-    Rows go through in chunks of at most `rows`; the plain row rides with the last chunk.
-    """
-    ids = torch.tensor([list(prompt)], device=model.device)
-    prefix = ids.shape[1] - 1
-    with torch.no_grad():
-        cache = model(input_ids=ids[:, :-1], use_cache=True).past_key_values if prefix else None
-    chunks = [range(i, min(i + rows, len(layers))) for i in range(0, len(layers), rows)] or [
-        range(0)
-    ]
-    scores, gradients = [], []
-    plain = values.new_zeros(blocks.depth, blocks.width)
-    for chunk in chunks:
-        last = chunk is chunks[-1]
-        part = values[chunk.start : chunk.stop].detach().requires_grad_()
-        count = len(chunk) + int(last)
-        place: dict[int, list[int]] = {}
-        for row, index in enumerate(chunk):
-            place.setdefault(layers[index], []).append(row)
-        own: dict[int, torch.Tensor] = {}
-        with _patched_rows(blocks, part, place, own):
-            logits = _forward_rows(model, ids, prefix, cache, count)
-        value = _score(logits, target, objective)
-        wanted = [part, *own.values()] if last else [part]
-        found = torch.autograd.grad(value.sum(), wanted, allow_unused=True)
-        scores.append(value.detach())
-        gradients.append(found[0] if found[0] is not None else torch.zeros_like(part))
-        if last:
-            for layer, gradient in zip(own, found[1:], strict=True):
-                plain[layer] = gradient[0, -1]
-        if cache is not None:
-            cache.crop(-count)
-    return torch.cat(scores), torch.cat(gradients), plain
+    def keep(layer: int) -> Callable[..., tuple[torch.Tensor]]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            hidden = inputs[0]
+            if not hidden.requires_grad:
+                hidden = hidden.detach().requires_grad_()
+            own[layer] = hidden
+            return (hidden,)
 
-
-def _forward_rows(
-    model: Any, ids: torch.Tensor, prefix: int, cache: Any, count: int
-) -> torch.Tensor:
-    """Logits [count, vocabulary] of the last token, repeated; rows do not see each other."""
-    device = ids.device
-    tokens = ids[:, -1:].expand(1, count)
-    positions = torch.full((1, count), prefix, device=device)
-    lowest = torch.finfo(model.dtype).min
-    mask = torch.full((count, prefix + count), lowest, dtype=model.dtype, device=device)
-    mask[:, :prefix] = 0
-    mask.diagonal(prefix).fill_(0)
-    logits: torch.Tensor = model(
-        input_ids=tokens,
-        position_ids=positions,
-        attention_mask=mask[None, None],
-        past_key_values=cache,
-        use_cache=cache is not None,
-    ).logits[0]
-    return logits
-
-
-def _score(logits: torch.Tensor, target: int, objective: str) -> torch.Tensor:
-    """F of each row [R], from logits [R, vocabulary], in float32."""
-    logs = logits.float().log_softmax(-1)[:, target]
-    return logs if objective == "log-prob" else logs.exp()
-
-
-def _last_values(
-    model: Any, blocks: FeedForward, prompt: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every neuron's value [L, F] at the last position, and the logits [vocabulary] there."""
-    seen: dict[int, torch.Tensor] = {}
-
-    def keep(layer: int) -> Callable[..., None]:
-        def record(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            seen[layer] = inputs[0][0, -1].detach()
-
-        return record
+        return hook
 
     hooks = [
         blocks.down(layer).register_forward_pre_hook(keep(layer)) for layer in range(blocks.depth)
     ]
     try:
-        ids = torch.tensor([list(prompt)], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, -1]
+        value = _score(rows.logits(1), rows, settings)
     finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack([seen[layer] for layer in range(blocks.depth)]), logits
+        for handle in hooks:
+            handle.remove()
+    found = torch.autograd.grad(value.sum(), [own[layer] for layer in range(blocks.depth)])
+    return torch.stack(found, dim=1)
+
+
+def _score(logits: torch.Tensor, rows: Rows, settings: Settings) -> torch.Tensor:
+    """F [B, R] of each row, in float32, from logits [B, R, N, vocabulary]."""
+    logs = logits.float().log_softmax(-1)
+    index = rows.targets[:, None, :, None].expand(-1, logs.shape[1], -1, 1)
+    found = (logs.gather(-1, index)[..., 0] * rows.real[:, None]).sum(-1)
+    return found if settings.objective == "log-prob" else found.exp()
+
+
+def _values_without(
+    model: Any,
+    blocks: FeedForward,
+    queries: Sequence[Query],
+    targets: Sequence[Sequence[int]],
+    span: int,
+) -> torch.Tensor:
+    """Every neuron's value [B, L, N, F] where the answer is predicted without the context."""
+    prefix = Prefix(model, [query.prompt_without for query in queries])
+    rows = Rows.of(prefix, [query.prompt_without[-1] for query in queries], targets, span)
+    with recording(blocks) as seen:
+        rows.logits(1)
+    return _stack(seen, blocks)
+
+
+def _stack(seen: dict[int, torch.Tensor], blocks: FeedForward) -> torch.Tensor:
+    return torch.stack([seen[layer] for layer in range(blocks.depth)], dim=1)
 
 
 @contextmanager
 def _patched_rows(
-    blocks: FeedForward,
-    values: torch.Tensor,
-    place: dict[int, list[int]],
-    own: dict[int, torch.Tensor],
+    blocks: FeedForward, values: torch.Tensor, layers: Sequence[int]
 ) -> Iterator[None]:
-    """Put values into their layer's rows, and keep each layer's input for its own gradient.
-
-    place: layer -> rows of this chunk, in the order of `values`.
-    """
+    """Put values [B, R, N, F] into the rows of their layers; other rows stay as they are."""
     hooks = []
+    batch, _, span, width = values.shape
 
-    def patch(layer: int, rows: list[int]) -> Callable[..., tuple[torch.Tensor]]:
-        def replace(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-            hidden = inputs[0]
-            if not hidden.requires_grad:
-                # The first patched layer has no gradient path below it; the plain row wants one.
-                hidden = hidden.detach().requires_grad_()
-            if rows:
-                index = torch.tensor(rows, device=hidden.device)
-                hidden = hidden.index_copy(1, index, values[index][None].to(hidden.dtype))
-            own[layer] = hidden
-            return (hidden,)
+    def patch(rows: list[int]) -> Callable[..., tuple[torch.Tensor]]:
+        index = torch.tensor(rows, device=values.device)
 
-        return replace
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            hidden = inputs[0].unflatten(1, (-1, span))
+            hidden = hidden.index_copy(1, index, values[:, index].to(hidden.dtype))
+            return (hidden.reshape(batch, -1, width),)
 
-    for layer in range(blocks.depth):
-        hook = patch(layer, place.get(layer, []))
-        hooks.append(blocks.down(layer).register_forward_pre_hook(hook))
+        return hook
+
+    for layer in sorted(set(layers)):
+        rows = [row for row, own in enumerate(layers) if own == layer]
+        hooks.append(blocks.down(layer).register_forward_pre_hook(patch(rows)))
     try:
         yield
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def _ids(model: Any, tokens: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([list(tokens)], device=model.device)
 
 
 @contextmanager
@@ -284,4 +305,4 @@ def _patched(module: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Ite
 
 
 def _replace_last(value: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    return torch.cat([hidden[:, :-1], value[None, None]], dim=1)
+    return torch.cat([hidden[:, : -len(value)], value[None]], dim=1)

@@ -7,40 +7,35 @@ input, 3 a gate was missed, 130 interrupted.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated
 
 import typer
 
 from neurorit import __version__
+from neurorit.cli_groups import atlas_app, lab_app
+from neurorit.options import (
+    PLAIN,
+    Assign,
+    Examples,
+    IndexDir,
+    Json,
+    Model,
+    Out,
+    Overwrite,
+    RecipeFile,
+    Seed,
+    run,
+)
 from retrieval.errors import NeuroritError
 
-Body: TypeAlias = Callable[[], Mapping[str, Any]]
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Out = Annotated[Path, typer.Option(help="Directory to write; made whole or not at all.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")]
-Assign = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")
-]
-Model = Annotated[Path, typer.Option(help="Checkpoint directory (plain Hugging Face).")]
-Examples = Annotated[Path, typer.Option(help="What `mix` wrote, or an examples JSONL file.")]
-IndexDir = Annotated[Path, typer.Option("--index", help="What `index` wrote.")]
-
-_PLAIN = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None}
 app = typer.Typer(
     help="Neuro-RIT: make a language model robust to noisy retrieval.",
     pretty_exceptions_enable=False,
-    **_PLAIN,  # type: ignore[arg-type]
+    **PLAIN,
 )
-atlas_app = typer.Typer(help="Look at mined neurons.", **_PLAIN)  # type: ignore[arg-type]
-lab_app = typer.Typer(help="The embedded world and its models.", **_PLAIN)  # type: ignore[arg-type]
 
 
 def index(
@@ -56,7 +51,7 @@ def index(
     """Build a FAISS index over a corpus."""
     from neurorit.commands import pipeline
 
-    _run(lambda: pipeline.index(corpus, out, encoder, batch_size, overwrite), as_json)
+    run(lambda: pipeline.index(corpus, out, encoder, batch_size, overwrite), as_json)
 
 
 def mix(
@@ -75,7 +70,7 @@ def mix(
     """Mix questions with gold and noisy passages into typed examples."""
     from neurorit.commands import pipeline
 
-    _run(
+    run(
         lambda: pipeline.mix(questions, index_dir, out, recipe, settings, purpose, seed, overwrite),
         as_json,
     )
@@ -83,8 +78,24 @@ def mix(
 
 def mine(
     model: Model,
-    examples: Examples,
+    examples: Annotated[
+        Path,
+        typer.Option("--examples", "--data", help="What `mix` wrote, or an examples JSONL file."),
+    ],
     out: Out,
+    method: Annotated[
+        str | None,
+        typer.Option(help="integrated-gradients, gradient-activation, activation, ..."),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="first-token, answer-span or log-prob.")
+    ] = None,
+    irrelevant_target: Annotated[
+        str | None, typer.Option(help="own-answer (when misled) or gold.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Budget for activations, such as 2GiB.")
+    ] = None,
     recipe: RecipeFile = None,
     settings: Assign = None,
     seed: Seed = 0,
@@ -94,7 +105,18 @@ def mine(
     """Mine the neurons that serve and that follow noise, into an atlas."""
     from neurorit.commands import pipeline
 
-    _run(lambda: pipeline.mine(model, examples, out, recipe, settings, seed, overwrite), as_json)
+    options = {
+        "method": method,
+        "objective": objective,
+        "irrelevant_target": irrelevant_target,
+        "memory": memory,
+    }
+    run(
+        lambda: pipeline.mine(
+            model, examples, out, recipe, settings, seed, overwrite, options=options
+        ),
+        as_json,
+    )
 
 
 def tune(
@@ -116,7 +138,7 @@ def tune(
     """Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
     from neurorit.commands import pipeline
 
-    _run(
+    run(
         lambda: pipeline.tune(
             model, examples, out, method, atlas, recipe, settings, seed, overwrite
         ),
@@ -150,7 +172,7 @@ def serve(
     """Start vLLM and the gateway with its web page; Ctrl-C ends both."""
     from neurorit.commands import serve as body
 
-    _run(
+    run(
         lambda: body.serve(
             model,
             index_dir,
@@ -177,7 +199,7 @@ def ask(
     """Ask a running gateway one question."""
     from neurorit.commands import serve as body
 
-    _run(lambda: body.ask(question, url), as_json)
+    run(lambda: body.ask(question, url), as_json)
 
 
 def evaluate(
@@ -204,7 +226,7 @@ def evaluate(
     """Answer questions under noise with each system; write report.json and report.html."""
     from neurorit.commands import evaluate as body
 
-    _run(
+    run(
         lambda: body.evaluate(
             system, examples, out, condition, judge, limit, max_tokens, seed, fail_under
         ),
@@ -219,7 +241,7 @@ def report(
     """Show a finished report's table again."""
     from neurorit.commands import evaluate as body
 
-    _run(lambda: body.show_report(directory), as_json)
+    run(lambda: body.show_report(directory), as_json)
 
 
 def demo(
@@ -232,70 +254,14 @@ def demo(
     """Run the whole job on the embedded world, from a corpus to a report."""
     from neurorit.commands import demo as body
 
-    _run(lambda: body.demo(out, questions, seed, resume=resume), as_json)
+    run(lambda: body.demo(out, questions, seed, resume=resume), as_json)
 
 
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can do, what is missing and how to mend it."""
     from neurorit.commands import doctor as body
 
-    _run(lambda: body.examine(Path.cwd()), as_json, show=body.show)
-
-
-def atlas_show(
-    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")], as_json: Json = False
-) -> None:
-    """Counts, layers and residual of an atlas."""
-    from neurorit.commands import atlas as body
-
-    _run(lambda: body.describe(atlas), as_json)
-
-
-def atlas_plot(
-    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")],
-    out: Annotated[Path, typer.Option(help="Picture to write, .svg or .png.")],
-    as_json: Json = False,
-) -> None:
-    """Draw how the neurons lie over the layers."""
-    from neurorit.commands import atlas as body
-
-    _run(lambda: body.draw(atlas, out), as_json)
-
-
-def lab_world(
-    out: Out,
-    seed: Seed = 0,
-    test: Annotated[int, typer.Option(min=1, help="People (and questions) for tests.")] = 600,
-    as_json: Json = False,
-) -> None:
-    """Write the invented world: a corpus, and questions of three splits."""
-    from neurorit.commands import lab
-
-    _run(lambda: lab.world(out, seed, test), as_json)
-
-
-def lab_train(
-    out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
-    seed: Seed = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Train the lab's base model from scratch."""
-    from neurorit.commands import lab
-
-    _run(lambda: lab.train(out, seed, device), as_json)
-
-
-def lab_judge(
-    out: Out,
-    reading: Annotated[Path, typer.Option(help="The reading model that `lab train` wrote.")],
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Train the lab's judge from the reading model."""
-    from neurorit.commands import lab
-
-    _run(lambda: lab.judge(out, reading, seed), as_json)
+    run(lambda: body.examine(Path.cwd()), as_json, show=body.show)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -310,15 +276,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "report": report,
 }
-ATLAS_COMMANDS: dict[str, Callable[..., None]] = {"show": atlas_show, "plot": atlas_plot}
-LAB_COMMANDS: dict[str, Callable[..., None]] = {
-    "world": lab_world,
-    "train": lab_train,
-    "judge": lab_judge,
-}
-for _app, _table in ((app, COMMANDS), (atlas_app, ATLAS_COMMANDS), (lab_app, LAB_COMMANDS)):
-    for _name, _command in _table.items():
-        _app.command(_name)(_command)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 app.add_typer(atlas_app, name="atlas")
 app.add_typer(lab_app, name="lab")
 
@@ -339,26 +298,6 @@ def main() -> None:
     except NeuroritError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-
-
-def _run(
-    body: Body, as_json: bool, show: Callable[[Mapping[str, Any]], None] | None = None
-) -> None:
-    """Run a body with stdout kept free for its result, then print that result."""
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            result = body()
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
-    if as_json:
-        typer.echo(json.dumps(result, default=str))
-    elif show is not None:
-        show(result)
-    else:
-        for name, value in result.items():
-            if isinstance(value, (str, int, float, Path)):
-                typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ It knows nothing of attribution or training.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from retrieval.artifact import hash_file
 from retrieval.errors import BadInput
 
 
@@ -148,3 +150,10 @@ def feed_forward(model: Any) -> FeedForward:
     for part in names.layers.split("."):
         layers = getattr(layers, part)
     return FeedForward([getattr(layer, names.block) for layer in layers], names)
+
+
+def weights_digest(model: str | Path) -> str:
+    """SHA-256 over a checkpoint's weight files; of its name where it is a hub's."""
+    files = sorted(Path(model).glob("*.safetensors"))
+    parts = [f"{path.name} {hash_file(path)}" for path in files] or [str(model)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -74,18 +74,15 @@ def tune(
     lack what a stage learns from, and for settings out of range.
     """
     from neurorit.batches import make_samples
-    from neurorit.models import load_model
+    from neurorit.models import feed_forward, load_model, weights_digest
 
     _check(settings, atlas)
     out = Path(out)
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     source = examples_file(Path(examples))
-    inputs = hash_inputs(
-        model=Path(model_dir) / "model.safetensors",
-        examples=Path(examples),
-        **({"atlas": Path(atlas)} if atlas is not None else {}),
-    )
+    made_from = {"examples": Path(examples), **({"atlas": Path(atlas)} if atlas else {})}
+    inputs = {**hash_inputs(**made_from), "model": weights_digest(model_dir)}
     neurons = NeuronAtlas.load(atlas) if atlas is not None else None
     model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
     template = PromptTemplate.of_checkpoint(Path(model_dir))
@@ -95,7 +92,8 @@ def tune(
     if not samples:
         raise BadInput(f"{source}: every example is longer than max_length {settings.max_length}")
     if neurons is not None:
-        _check_shape(model, neurons, atlas)
+        blocks = feed_forward(model)
+        neurons.check_shape(blocks.depth, blocks.width, f"--atlas {atlas}")
     state = out.with_name(f".{out.name}.tuning")
     identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
     made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
@@ -214,17 +212,6 @@ def _run(
     )
     trainable.merge()
     return done
-
-
-def _check_shape(model: Any, atlas: NeuronAtlas, place: Path | None) -> None:
-    from neurorit.models import feed_forward
-
-    blocks = feed_forward(model)
-    if atlas.scores_rel.shape != (blocks.depth, blocks.width):
-        raise BadInput(
-            f"--atlas {place} is of another model: {atlas.scores_rel.shape[0]} layers of "
-            f"{atlas.scores_rel.shape[1]} neurons, not {blocks.depth} of {blocks.width}"
-        )
 
 
 def _need(count: int, what: str, source: Path) -> None:

@@ -81,7 +81,7 @@ def test_version_is_one() -> None:
 
 def test_recipes_are_read_by_their_settings() -> None:
     from neurorit.commands.recipe import Recipe
-    from neurorit.mining import MiningSettings
+    from neurorit.mining_settings import MiningSettings
     from neurorit.tuning import TuneSettings
     from retrieval.noise import MixSettings, PoolSettings
 

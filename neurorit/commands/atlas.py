@@ -1,4 +1,4 @@
-"""atlas show and plot: what was mined, in numbers and as a picture."""
+"""atlas: what was mined, in numbers and as a picture, compared, and checked by silencing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neurorit.commands.progress import reporting
 from retrieval.artifact import read_manifest
 from retrieval.errors import BadInput
+
+# Side, metric, and what it is called in the result.
+_SHOWN = (
+    ("rel", "right", "accuracy_relevant"),
+    ("rel", "refused", "refused_relevant"),
+    ("irrel", "misled", "misled_irrelevant"),
+    ("irrel", "refused", "refused_irrelevant"),
+)
 
 
 def describe(directory: Path) -> Mapping[str, Any]:
@@ -47,3 +56,70 @@ def draw(directory: Path, out: Path) -> Mapping[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     plot(NeuronAtlas.load(directory), out)
     return {"plot": str(out)}
+
+
+def compare(one: Path, other: Path) -> Mapping[str, Any]:
+    """Overlap of two atlases of one model."""
+    from neurorit.atlas import NeuronAtlas, overlap
+
+    found = overlap(NeuronAtlas.load(one), NeuronAtlas.load(other))
+    return {
+        "atlas": str(one),
+        "other": str(other),
+        "jaccard": {name: found[name] for name in ("rel", "irrel", "shared")},
+        "rank_correlation": {side: found[f"scores_{side}"] for side in ("rel", "irrel")},
+    }
+
+
+def verify(
+    directory: Path, model: Path, examples: Path, samples: int, draws: int, seed: int
+) -> Mapping[str, Any]:
+    """What silencing its neurons does, with intervals, and what follows for the atlas."""
+    from eval.statistics import bootstrap_interval, paired_comparison
+    from neurorit.atlas import NeuronAtlas
+    from neurorit.causal import IRREL, NOTHING, RANDOM, SILENCED, check
+
+    with reporting() as report:
+        outcomes = check(
+            model,
+            examples,
+            NeuronAtlas.load(directory),
+            samples=samples,
+            draws=draws,
+            seed=seed,
+            progress=report.named("batches answered"),
+        )
+
+    def values(name: str, side: str, metric: str) -> list[float]:
+        return [getattr(o, metric) for o in outcomes if (o.silenced, o.side) == (name, side)]
+
+    table = []
+    for name in SILENCED:
+        row: dict[str, Any] = {"silenced": name}
+        for side, metric, title in _SHOWN:
+            mine = values(name, side, metric)
+            row[title] = sum(mine) / len(mine)
+            row[f"{title}_ci95"] = list(bootstrap_interval(mine, seed=seed))
+            if name != NOTHING:
+                change = paired_comparison(mine, values(NOTHING, side, metric), seed=seed)
+                row[f"{title}_change"] = change.delta
+                row[f"{title}_change_ci95"] = list(change.ci95)
+        table.append(row)
+    against = paired_comparison(
+        values(IRREL, "irrel", "misled"), values(RANDOM, "irrel", "misled"), seed=seed
+    )
+    return {
+        "atlas": str(directory),
+        "contexts": len(values(NOTHING, "rel", "right")),
+        "silencing": table,
+        "p_irrel_minus_random": {"misled": against.delta, "ci95": list(against.ci95)},
+        "verdict": _verdict(against.ci95),
+    }
+
+
+def _verdict(interval: tuple[float, float]) -> str:
+    if interval[1] < 0:
+        return "silencing P_irrel stops misled answers more than silencing random neurons does"
+    if interval[0] > 0:
+        return "silencing P_irrel makes more misled answers than silencing random neurons does"
+    return "silencing P_irrel cannot be told from silencing random neurons: do not rest on it"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from neurorit.commands.progress import reporting
+from neurorit.commands.progress import Reporter, reporting
 from neurorit.commands.recipe import Recipe, parse_assignments
 from retrieval.artifact import hash_inputs, read_manifest
 from retrieval.errors import ArtifactError, BadInput
@@ -70,13 +70,20 @@ def mine(
     assignments: Iterable[str] | None,
     seed: int,
     overwrite: bool,
+    *,
+    options: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
-    """Mine an atlas; returns where it is and its description."""
-    from neurorit.commands.atlas import describe
-    from neurorit.mining import MiningSettings
-    from neurorit.mining import mine as mine_atlas
+    """Mine an atlas; returns where it is and its description.
 
-    settings = Recipe(recipe).settings(MiningSettings, "mine", parse_assignments(assignments or ()))
+    options: settings by name, over the recipe's and the assignments'; None leaves one alone.
+    """
+    from neurorit.commands.atlas import describe
+    from neurorit.mining import mine as mine_atlas
+    from neurorit.mining_settings import MiningSettings
+
+    chosen = {name: value for name, value in (options or {}).items() if value is not None}
+    assigned = {**parse_assignments(assignments or ()), **chosen}
+    settings = Recipe(recipe).settings(MiningSettings, "mine", assigned)
     with reporting() as report:
         mine_atlas(
             model,
@@ -85,7 +92,7 @@ def mine(
             settings,
             seed,
             overwrite=overwrite,
-            progress=report.named("samples mined"),
+            progress=_mining_progress(report),
         )
     return describe(out)
 
@@ -126,8 +133,8 @@ def tune(
 
 def _mined_beside(model: Path, examples: Path, out: Path, recipe: Recipe, seed: int) -> Path:
     """The atlas `OUT-atlas`: the one that is there if it came from the same inputs, else anew."""
-    from neurorit.mining import MiningSettings
     from neurorit.mining import mine as mine_atlas
+    from neurorit.mining_settings import MiningSettings
 
     settings = recipe.settings(MiningSettings, "mine", {})
     place = out.with_name(f"{out.name}-atlas")
@@ -147,9 +154,16 @@ def _mined_beside(model: Path, examples: Path, out: Path, recipe: Recipe, seed: 
             settings,
             seed,
             overwrite=True,
-            progress=report.named("samples mined"),
+            progress=_mining_progress(report),
         )
     return place
+
+
+def _mining_progress(report: Reporter) -> Callable[[int, int, float], None]:
+    def show(done: int, total: int, residual: float) -> None:
+        report("contexts mined", done, total, f"median residual {residual:.2%}")
+
+    return show
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _QUIET_SECONDS = 30.0
+_RATED_SECONDS = 1.0
 
 
 class Reporter:
@@ -26,20 +27,34 @@ class Reporter:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        """Report `done` of `total` pieces of `what`; a new name starts a new line."""
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Report `done` of `total` pieces of `what`; a new name starts a new line.
+
+        note: a figure to show beside it.
+        """
+        note = ", ".join(part for part in (self._rate(what, done), note) if part)
         if self._bars is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=total)
-            self._bars.update(self._tasks[what], completed=done, total=total)
+                self._tasks[what] = self._bars.add_task(what, total=total, note="")
+            self._bars.update(self._tasks[what], completed=done, total=total, note=note)
             return
         # A log is read later: a line when the work starts, ends, and every half minute between.
         now = time.monotonic()
         finished = total > 0 and done >= total
         if what not in self._told or finished or now - self._told[what] >= _QUIET_SECONDS:
             self._told[what] = now
-            self.console.print(f"  {what}: {done}/{total}", highlight=False, markup=False)
+            beside = f" ({note})" if note else ""
+            self.console.print(f"  {what}: {done}/{total}{beside}", highlight=False, markup=False)
+
+    def _rate(self, what: str, done: int) -> str:
+        """Pieces a second since the work was first reported; work done before is not counted."""
+        now = time.monotonic()
+        started, before = self._begun.setdefault(what, (now, done))
+        if done <= before or now - started < _RATED_SECONDS:
+            return ""
+        return f"{(done - before) / (now - started):.1f}/s"
 
     @property
     def keeps_lines(self) -> bool:
@@ -61,16 +76,23 @@ class NamedReporter:
     def __init__(self, reporter: Reporter, what: str) -> None:
         self._reporter, self._what = reporter, what
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         """Report `done` of `total` pieces."""
-        self._reporter(self._what, done, total)
+        self._reporter(self._what, done, total, note)
 
 
 @contextmanager
 def reporting() -> Iterator[Reporter]:
     """A reporter on stderr for the time of the block."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(file=sys.stderr)
     if not console.is_terminal:
@@ -81,6 +103,8 @@ def reporting() -> Iterator[Reporter]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as bars:
         yield Reporter(console, bars)

@@ -85,7 +85,7 @@ class BaseRecipe:
     practice: Phase = Phase(
         "practice", "reading", 1000, 24, 1e-3, (0, 0.1, 0.15, 0.2, 0.25, 0.3), unknown=0.4
     )
-    chat: Phase = Phase("base", "chat", 250, 32, 6e-3, (0.05, 0.9, 0.05), text=0.0, blocks_from=2)
+    chat: Phase = Phase("base", "chat", 250, 32, 1e-2, (0.05, 0.9, 0.05), text=0.0, blocks_from=2)
 
 
 def train_base(

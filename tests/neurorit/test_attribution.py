@@ -2,57 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
-from neurorit.attribution import attribute, attribute_by_loop
+from neurorit.attribution import (
+    Attribution,
+    Query,
+    Settings,
+    attribute,
+    attribute_by_loop,
+)
+from neurorit.mining_settings import METHODS, OBJECTIVES
 from neurorit.models import feed_forward
 from retrieval.errors import BadInput
 from tests.neurorit.tiny import ARCHITECTURES, tiny
 
 WITH, WITHOUT = [1, 5, 9, 13, 22, 31, 7, 8], [1, 7, 8]
+ANSWER = (17, 30, 4)
 
 
+def one(model: Any, target: Sequence[int] | None = ANSWER, **settings: Any) -> Attribution:
+    return attribute(model, [Query(WITH, WITHOUT, target)], Settings(**settings))[0]
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_one_pass_equals_the_loop(kind: str) -> None:
+def test_one_pass_equals_the_loop(kind: str, objective: str) -> None:
     model = tiny(kind)
-    reference = attribute_by_loop(model, WITH, WITHOUT, 17, steps=8)
-    found = attribute(model, WITH, WITHOUT, 17, steps=8)
-    assert (found.scores - reference).abs().max() <= 1e-4 * reference.abs().max()
+    query = Query(WITH, WITHOUT, ANSWER)
+    reference = attribute_by_loop(model, query, steps=8, objective=objective)
+    close(one(model, steps=8, objective=objective).scores, reference)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_batch_of_unequal_prompts_equals_one_by_one(kind: str, objective: str) -> None:
+    model = tiny(kind)
+    settings = Settings(steps=4, objective=objective)
+    queries = [
+        Query(WITH, WITHOUT, ANSWER),
+        Query([1, 40, 41], [1, 41], (9,)),
+        Query([1, *range(20, 35)], [3], (5, 6)),
+        Query([4], [3], None),
+    ]
+    batch = attribute(model, queries, settings)
+    for query, found in zip(queries, batch, strict=True):
+        alone = attribute(model, [query], settings)[0]
+        assert found.target == alone.target
+        close(found.scores, alone.scores)
+        close(found.gain, alone.gain)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 27, 1000])
 def test_the_row_budget_changes_nothing(rows: int) -> None:
     model = tiny("llama")
-    whole = attribute(model, WITH, WITHOUT, 17, steps=8)
-    parts = attribute(model, WITH, WITHOUT, 17, steps=8, rows=rows)
-    torch.testing.assert_close(
-        parts.scores, whole.scores, rtol=0, atol=1e-4 * float(whole.scores.abs().max())
-    )
+    whole = one(model, steps=8, objective="answer-span")
+    parts = one(model, steps=8, objective="answer-span", rows=rows)
+    close(parts.scores, whole.scores)
     assert parts.residual == pytest.approx(whole.residual, rel=1e-2, abs=1e-5)
 
 
-def test_scores_add_up_to_the_gain_as_steps_grow() -> None:
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_scores_add_up_to_the_gain_as_steps_grow(objective: str) -> None:
     model = tiny("llama")
-    residuals = [attribute(model, WITH, WITHOUT, 17, steps=m).residual for m in (2, 8, 64)]
+    residuals = [one(model, steps=m, objective=objective).residual for m in (2, 8, 64)]
     assert residuals[2] < residuals[0]
     assert residuals[2] < 0.01
 
 
-def test_log_prob_is_another_objective_that_adds_up() -> None:
-    found = attribute(tiny("llama"), WITH, WITHOUT, 17, steps=64, objective="log-prob")
-    assert found.residual < 0.01
+def test_the_predecessors_weighting_does_not_add_up() -> None:
+    found = one(tiny("llama"), steps=64, method="scaled-gradients")
+    assert found.residual > 0.1
 
 
 def test_no_target_means_the_models_own_answer() -> None:
     model = tiny("llama")
-    own = int(model(torch.tensor([WITH])).logits[0, -1].argmax())
-    assert attribute(model, WITH, WITHOUT, steps=2).target == own
+    ids = list(WITH)
+    for _ in range(3):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    own = tuple(ids[len(WITH) :])
+    assert one(model, None, steps=2).target == own[:1]
+    assert one(model, None, steps=2, objective="log-prob", longest=3).target == own
+    # An answer stops before the end token; one that ends at once is the end token.
+    assert one(model, None, steps=2, objective="log-prob", end=own[1]).target == own[:1]
+    assert one(model, None, steps=2, objective="log-prob", end=own[0]).target == own[:1]
 
 
 def test_gradient_times_activation_is_the_gradient_at_the_context() -> None:
     model = tiny("llama")
-    found = attribute(model, WITH, WITHOUT, 17, method="gradient-activation")
+    found = one(model, method="gradient-activation")
     blocks = feed_forward(model)
     seen: list[torch.Tensor] = []
     for layer in range(blocks.depth):
@@ -65,14 +110,24 @@ def test_gradient_times_activation_is_the_gradient_at_the_context() -> None:
         model(torch.tensor([WITHOUT]))
         without = torch.stack([values[0, -1] for values in seen])
     wanted = (present - without) * torch.stack([gradient[0, -1] for gradient in gradients])
-    torch.testing.assert_close(found.scores, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+    close(found.scores, wanted)
+    close(one(model, method="activation").scores, present - without)
 
 
-def test_a_prompt_longer_than_the_window_is_refused() -> None:
+def test_nothing_is_left_in_the_model() -> None:
+    model = tiny("llama")
+    for method in METHODS:
+        one(model, method=method, steps=2)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("objective", ["first-token", "log-prob"])
+def test_a_prompt_longer_than_the_window_is_refused(objective: str) -> None:
     model = tiny("mistral")
-    model.config.sliding_window = 4
-    with pytest.raises(BadInput, match="sliding window of 4"):
-        attribute(model, WITH, WITHOUT, 17)
+    model.config.sliding_window = len(WITH) if objective == "log-prob" else 4
+    with pytest.raises(BadInput, match="sliding window of"):
+        one(model, objective=objective)
 
 
 def test_mixtures_of_experts_are_refused() -> None:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from neurorit.atlas import NeuronAtlas
 from neurorit.batches import collate, draw_batches, make_samples
-from neurorit.mining import MiningSettings, mine
+from neurorit.mining import mine
+from neurorit.mining_settings import MiningSettings
 from neurorit.models import load_model
 from neurorit.prompts import PromptTemplate, end_token_id
 from neurorit.tuning import TuneSettings, tune

@@ -1,0 +1,161 @@
+"""A loaded model that attributes contexts: batches that fit the memory, and records to keep.
+
+It knows nothing of sets of neurons or of files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurorit.attribution import Query, Settings, attribute
+from neurorit.contexts import IRRELEVANT, Context
+from neurorit.mining_settings import MiningSettings
+from neurorit.models import feed_forward, load_model
+from neurorit.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
+from neurorit.rows import Prefix, Rows
+from retrieval.errors import BadInput
+
+_MOST = 16  # prompts in one pass; more gain nothing
+_PROBE = 8
+_SLACK = 1.5  # of what backward needs beside the saved activations
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Miner:
+    """A model, and the queries of the contexts that it attributes, by key.
+
+    end: the token that ends an answer; rows: tokens that go through in one pass.
+    """
+
+    model: Any
+    settings: MiningSettings
+    queries: Mapping[str, Query]
+    end: int
+    rows: int
+
+    @classmethod
+    def load(cls, model_dir: Path, chosen: Sequence[Context], settings: MiningSettings) -> Miner:
+        """Load the checkpoint and render the contexts' prompts."""
+        device = settings.device
+        if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=device)
+        model.requires_grad_(False)
+        template = PromptTemplate.of_checkpoint(model_dir)
+
+        def query(context: Context) -> Query:
+            own = context.side == IRRELEVANT and settings.irrelevant_target == "own-answer"
+            return Query(
+                render_prompt(tokenizer, template, context.question, context.passages),
+                render_prompt(tokenizer, template, context.question, ()),
+                None if own else encode_answer(tokenizer, template, context.answers[0]),
+            )
+
+        queries = {context.key: query(context) for context in chosen}
+        rows = settings.rows
+        if settings.memory:
+            longest = max((query.prompt_with for query in queries.values()), key=len)
+            rows = rows_within(settings.memory, model, longest)
+        return cls(model, settings, queries, end_token_id(tokenizer), rows)
+
+    def batches(self) -> list[list[str]]:
+        """Keys of contexts of like length, as many together as the rows of one pass allow."""
+        path = feed_forward(self.model).depth * (self.settings.steps + 1)
+        if self.settings.method not in ("integrated-gradients", "scaled-gradients"):
+            path = 1
+        most = max(1, min(_MOST, self.rows // path))
+        order = sorted(self.queries, key=lambda key: (len(self.queries[key].prompt_with), key))
+        return [order[i : i + most] for i in range(0, len(order), most)]
+
+    def attribute(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The records of contexts that share a pass: kept scores, residual and target."""
+        settings = self.settings
+        made = Settings(
+            method=settings.method,
+            objective=settings.objective,
+            steps=settings.steps,
+            rows=self.rows,
+            end=self.end,
+            longest=settings.answer_tokens,
+        )
+        records = []
+        found = attribute(self.model, [self.queries[key] for key in keys], made)
+        for key, one in zip(keys, found, strict=True):
+            index, values = keep_scores(one.scores.numpy(), settings.threshold, settings.top)
+            records.append(
+                {
+                    "key": key,
+                    "shape": list(one.scores.shape),
+                    "index": index.tolist(),
+                    "values": [float(value) for value in values],
+                    "residual": one.residual,
+                    "target": list(one.target),
+                }
+            )
+        return records
+
+
+def keep_scores(scores: np.ndarray, threshold: float, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices and values of the scores above `threshold` of the largest, at most `top` [K].
+
+    A sample whose scores are all zero or negative keeps none.
+    """
+    flat = np.asarray(scores, dtype=np.float64).ravel()
+    largest = float(flat.max(initial=0.0))
+    if largest <= 0.0:
+        return np.empty(0, np.int64), np.empty(0)
+    order = np.argsort(-flat, kind="stable")[:top]
+    order = order[flat[order] > threshold * largest]
+    order = np.sort(order)
+    return order, flat[order]
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of a budget such as 512MiB, 2GB or 2G; every unit is a power of 1024."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if found is None:
+        raise BadInput(f"mine: memory {text!r} is no size; write it as 512MiB or 2GiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def rows_within(memory: str, model: Any, prompt: Sequence[int]) -> int:
+    """Rows of this prompt that a budget such as 2GiB holds; raises BadInput if it holds none."""
+    needed = _SLACK * row_bytes(model, prompt)
+    rows = int(parse_memory(memory) // needed)
+    if rows < 1:
+        raise BadInput(
+            f"mine: memory {memory} holds no row of this model; one takes {needed / 2**20:.1f} MiB"
+        )
+    return rows
+
+
+def row_bytes(model: Any, prompt: Sequence[int]) -> float:
+    """Bytes of activations that one row keeps for the backward pass, measured on a few rows."""
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    rows = Rows.of(Prefix(model, [prompt]), [prompt[-1]], [[0]])
+    handle = model.get_input_embeddings().register_forward_hook(
+        lambda _module, _inputs, out: out.detach().requires_grad_()
+    )
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            rows.logits(_PROBE).float().log_softmax(-1)
+    finally:
+        handle.remove()
+    return sum(kept.values()) / _PROBE

@@ -1,0 +1,54 @@
+"""Options that commands share, and how a command's result is printed.
+
+It knows nothing of what a command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import typer
+
+Body: TypeAlias = Callable[[], Mapping[str, Any]]
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Out = Annotated[Path, typer.Option(help="Directory to write; made whole or not at all.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")]
+Assign = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")
+]
+Model = Annotated[Path, typer.Option(help="Checkpoint directory (plain Hugging Face).")]
+Examples = Annotated[Path, typer.Option(help="What `mix` wrote, or an examples JSONL file.")]
+IndexDir = Annotated[Path, typer.Option("--index", help="What `index` wrote.")]
+
+# Of every group of commands.
+PLAIN: dict[str, Any] = {
+    "no_args_is_help": True,
+    "add_completion": False,
+    "rich_markup_mode": None,
+}
+
+
+def run(body: Body, as_json: bool, show: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    """Run a body with stdout kept free for its result, then print that result."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            result = body()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(result, default=str))
+    elif show is not None:
+        show(result)
+    else:
+        for name, value in result.items():
+            if isinstance(value, (str, int, float, Path)):
+                typer.echo(f"{name.replace('_', ' ')}: {value}")
