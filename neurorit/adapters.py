@@ -179,10 +179,13 @@ class _GroupedLinear(torch.autograd.Function):
         ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         x, weight, mask = ctx.saved_tensors
-        back = gradient @ weight.to(gradient.dtype) if ctx.needs_input_grad[0] else None
-        given, seen = gradient, x
+        back = None
+        if ctx.needs_input_grad[0]:
+            back = (gradient @ weight.to(gradient.dtype)).to(x.dtype)
+        # Under mixed precision the gradient comes in the output's type, which may be the lower.
+        given, seen = gradient, x.to(gradient.dtype)
         if mask is not None and ctx.columns:
-            seen = x * mask.to(x.dtype)
+            seen = seen * mask.to(seen.dtype)
         elif mask is not None:
             given = gradient * mask.to(gradient.dtype)
         found = given.flatten(0, -2).T @ seen.flatten(0, -2)

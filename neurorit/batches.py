@@ -33,44 +33,36 @@ class Sample:
         return len(self.prompt) + len(self.response)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """input_ids, attention_mask, position_ids [B, T]; labels [B, R] of the last R positions, -100
-    where nothing is learned; evidence [B] boolean."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
-    labels: torch.Tensor
-    evidence: torch.Tensor
-
-
 def make_samples(
-    examples: Sequence[Example], tokenizer: Any, template: PromptTemplate, max_length: int
+    examples: Sequence[Example],
+    tokenizer: Any,
+    template: PromptTemplate,
+    max_length: int,
+    *,
+    refuse: bool = True,
 ) -> tuple[list[Sample], int]:
     """Samples whose target is the answer, or the end at once where no evidence stands.
 
-    Returns them and how many were left out because they are longer than `max_length` tokens.
+    refuse: False makes the answer the target everywhere, as RetRobust trains. Returns the samples
+    and how many were left out because they are longer than `max_length` tokens.
     """
     end = end_token_id(tokenizer)
     samples = []
     for example in examples:
         evidence = example.has_evidence
-        answer = encode_answer(tokenizer, template, example.answers[0]) if evidence else []
+        answers = evidence or not refuse
+        answer = encode_answer(tokenizer, template, example.answers[0]) if answers else []
         prompt = render_prompt(tokenizer, template, example.question, example.passages)
         samples.append(Sample(prompt, [*answer, end], evidence))
     kept = [sample for sample in samples if sample.length <= max_length]
     return kept, len(samples) - len(kept)
 
 
-def draw_batches(
-    samples: Sequence[Sample], size: int, seed: str, start: int = 0
-) -> Iterator[list[Sample]]:
-    """Endless batches, epoch after epoch in an order drawn from the seed, from batch `start` on.
+def draw_batches(samples: Sequence[Sample], size: int, seed: str) -> Iterator[list[int]]:
+    """Endless batches of places in `samples`, epoch after epoch in an order drawn from the seed.
 
     Within a few batches samples are sorted by length. The same seed gives the same batches.
     """
-    number = 0
     epoch = 0
     while True:
         rng = random.Random(f"{seed}/{epoch}")
@@ -80,15 +72,16 @@ def draw_batches(
             part = sorted(order[begin : begin + size * _MEGA], key=lambda i: samples[i].length)
             batches = [part[i : i + size] for i in range(0, len(part), size)]
             rng.shuffle(batches)
-            for batch in batches:
-                if number >= start:
-                    yield [samples[i] for i in batch]
-                number += 1
+            yield from batches
         epoch += 1
 
 
-def collate(samples: Sequence[Sample], pad: int, device: Any) -> Batch:
-    """Pad on the left."""
+def collate(samples: Sequence[Sample], pad: int) -> dict[str, torch.Tensor]:
+    """A batch, padded on the left.
+
+    input_ids, attention_mask, position_ids [B, T]; labels [B, R] of the last R positions, -100
+    where nothing is learned; evidence [B] boolean.
+    """
     width = max(sample.length for sample in samples)
     learned = max(len(sample.response) for sample in samples)
     ids = torch.full((len(samples), width), pad)
@@ -98,6 +91,10 @@ def collate(samples: Sequence[Sample], pad: int, device: Any) -> Batch:
         ids[row, width - sample.length :] = torch.tensor(sample.prompt + sample.response)
         mask[row, width - sample.length :] = 1
         labels[row, learned - len(sample.response) :] = torch.tensor(sample.response)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    evidence = torch.tensor([sample.evidence for sample in samples])
-    return Batch(*(t.to(device) for t in (ids, mask, positions, labels, evidence)))
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        "labels": labels,
+        "evidence": torch.tensor([sample.evidence for sample in samples]),
+    }

@@ -9,18 +9,18 @@ Source: METHOD.md, "Controls that make the claim honest". It knows nothing of st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from neurorit.atlas import NeuronAtlas
 from neurorit.contexts import IRRELEVANT, Context, contexts
-from neurorit.models import FeedForward, feed_forward, load_model
-from neurorit.probes import recording, silencing
+from neurorit.controls import activity, same_profile
+from neurorit.models import feed_forward, load_model
+from neurorit.probes import silencing
 from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
 from neurorit.rows import Prefix
 from retrieval.answers import held_answer
@@ -75,10 +75,9 @@ def check(
         raise BadInput("the atlas has no P_irrel: nothing to silence; mine with a larger `share`")
     template = PromptTemplate.of_checkpoint(Path(model_dir))
     prompts = [render_prompt(tokenizer, template, c.question, c.passages) for c in chosen]
-    batches = [
-        range(i, min(i + batch_size, len(prompts))) for i in range(0, len(prompts), batch_size)
-    ]
-    active = _activity(model, blocks, prompts, batches)
+    starts = range(0, len(prompts), batch_size)
+    batches = [range(i, min(i + batch_size, len(prompts))) for i in starts]
+    active = activity(model, prompts, batch_size)
     sets = _sets(atlas, active, draws, seed)
     total, done = len(batches) * sum(len(group) for group in sets.values()), 0
     outcomes = []
@@ -102,20 +101,6 @@ def check(
     return outcomes
 
 
-def same_profile(profile: np.ndarray, score: np.ndarray, without: np.ndarray) -> np.ndarray:
-    """Neurons [n, 2]: in each layer the `profile[l]` of highest score [L, F], none of `without`.
-
-    profile [L] counts neurons; without [m, 2].
-    """
-    left = score.astype(np.float64).copy()
-    left[without[:, 0], without[:, 1]] = -np.inf
-    found = []
-    for layer, count in enumerate(profile.tolist()):
-        order = np.argsort(-left[layer], kind="stable")[:count]
-        found += [(layer, int(j)) for j in np.sort(order) if np.isfinite(left[layer, j])]
-    return np.array(found, dtype=np.int32).reshape(-1, 2)
-
-
 def _sets(
     atlas: NeuronAtlas, active: np.ndarray, draws: int, seed: int
 ) -> dict[str, list[np.ndarray]]:
@@ -137,21 +122,6 @@ def _sets(
         RANDOM: [same_profile(profile, rng.random(active.shape), irrel) for _ in range(draws)],
         ACTIVE: [same_profile(profile, active, nobody)],
     }
-
-
-@torch.no_grad()
-def _activity(
-    model: Any, blocks: FeedForward, prompts: Sequence[list[int]], batches: Sequence[range]
-) -> np.ndarray:
-    """Mean size of every neuron's value [L, F] where the answer begins."""
-    total = np.zeros((blocks.depth, blocks.width))
-    for batch in batches:
-        prefix = Prefix(model, [prompts[i] for i in batch])
-        with recording(blocks) as seen:
-            prefix.greedy([prompts[i][-1] for i in batch], 1, None)
-        for layer in range(blocks.depth):
-            total[layer] += seen[layer][:, -1].abs().double().sum(0).cpu().numpy()
-    return total / len(prompts)
 
 
 def _answers(model: Any, tokenizer: Any, prompts: list[list[int]], longest: int) -> list[str]:

@@ -124,11 +124,17 @@ def tune(
     examples: Examples,
     out: Out,
     method: Annotated[
-        str, typer.Option(help="neuro-rit, sft, lora, stage1-only or stage2-only.")
+        str, typer.Option(help="neuro-rit; sft, lora, retrobust; or a control: see docs/method.md.")
     ] = "neuro-rit",
     atlas: Annotated[
         Path | None, typer.Option(help="What `mine` wrote; mined beside --out when not given.")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Also write what changed, alone, to this directory.")
+    ] = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Prompts to answer by vLLM and Hugging Face afterwards.")
+    ] = 0,
     recipe: RecipeFile = None,
     settings: Assign = None,
     seed: Seed = 0,
@@ -140,10 +146,33 @@ def tune(
 
     run(
         lambda: pipeline.tune(
-            model, examples, out, method, atlas, recipe, settings, seed, overwrite
+            model,
+            examples,
+            out,
+            method,
+            atlas,
+            recipe,
+            settings,
+            seed,
+            overwrite,
+            adapter=adapter,
+            verify=verify,
         ),
         as_json,
     )
+
+
+def merge(
+    model: Model,
+    adapter: Annotated[Path, typer.Option(help="What `tune --adapter` wrote.")],
+    out: Out,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Put an adapter into its base model and write the plain checkpoint."""
+    from neurorit.commands import pipeline
+
+    run(lambda: pipeline.merge(model, adapter, out, overwrite), as_json)
 
 
 def serve(
@@ -271,6 +300,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "mix": mix,
     "mine": mine,
     "tune": tune,
+    "merge": merge,
     "serve": serve,
     "ask": ask,
     "eval": evaluate,

@@ -5,7 +5,6 @@ It knows nothing of sets of neurons or of files.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,10 +44,7 @@ class Miner:
     @classmethod
     def load(cls, model_dir: Path, chosen: Sequence[Context], settings: MiningSettings) -> Miner:
         """Load the checkpoint and render the contexts' prompts."""
-        device = settings.device
-        if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-        model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=device)
+        model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
         model.requires_grad_(False)
         template = PromptTemplate.of_checkpoint(model_dir)
 

@@ -7,6 +7,7 @@ It knows nothing of attribution or training.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,9 @@ def load_model(
     if is_path and not folder.is_dir():
         raise BadInput(f"--model {path}: no such folder")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # torchrun and accelerate give every process a GPU of its own.
+        own = os.environ.get("LOCAL_RANK", "0")
+        device = f"cuda:{own}" if torch.cuda.is_available() else "cpu"
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(

@@ -143,4 +143,5 @@ class Rows:
         found: torch.Tensor = self.prefix.forward(
             self.tokens.repeat(1, count), order.expand(batch, -1), seen
         )
-        return found.unflatten(1, (count, span))
+        shaped: torch.Tensor = found.unflatten(1, (count, span))
+        return shaped

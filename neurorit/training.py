@@ -1,29 +1,35 @@
-"""The training loop: a loss on responses only, a rate that rises and falls, and saved states.
+"""One stage of training on the Hugging Face Trainer: a loss on responses only, and saved states.
 
-A state is safetensors and one JSON line; a run that was killed goes on from it and ends in the same
-weights, since batches are drawn from the seed and the step. It knows nothing of which parameters
-are trained, or why.
+The Trainer brings accumulation, mixed precision, gradient checkpointing, logging and several
+processes (`torchrun`, `accelerate launch`). What it saves is ours: safetensors and JSON, made whole
+or not at all, so that a run that was killed goes on and ends in the same weights.
+It knows nothing of which parameters are trained, or why.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from neurorit.batches import Batch, Sample, collate, draw_batches
+from neurorit.batches import Sample, collate, draw_batches
 from retrieval.artifact import write_text
 
 Named = list[tuple[str, nn.Parameter]]
 _LOWEST = 0.1  # of the learning rate, at the end
-_SMOOTH = 0.95
+_LOGGED = 10  # steps between logged losses
+_MARK = "state.json"
 
 
 class Trainable(Protocol):
@@ -39,20 +45,31 @@ class Trainable(Protocol):
 
 
 class Shape(Protocol):
-    """The settings that the loop needs; `tuning.TuneSettings` has them."""
+    """The settings that training needs; `tuning.TuneSettings` has them."""
 
     @property
     def batch_size(self) -> int: ...
+    @property
+    def accumulation(self) -> int: ...
     @property
     def warmup(self) -> float: ...
     @property
     def max_grad_norm(self) -> float: ...
     @property
     def checkpoint_every(self) -> int: ...
+    @property
+    def gradient_checkpointing(self) -> bool: ...
+    @property
+    def report_to(self) -> str: ...
+    @property
+    def device(self) -> str: ...
 
 
 class TrainingRun:
-    """One stage of training. rates: named parameters with the learning rate of each group."""
+    """One stage of training. rates: named parameters with the learning rate of each group.
+
+    Trained parameters are kept in float32 while they learn, whatever the model's type is.
+    """
 
     def __init__(
         self,
@@ -62,20 +79,14 @@ class TrainingRun:
         steps: int,
         shape: Shape,
     ) -> None:
-        self.model, self.trainable = model, trainable
         self.steps, self.shape = steps, shape
-        self._named = [pair for named, _ in rates for pair in named]
-        self._rates = [rate for named, rate in rates if named]
-        # Weight decay would move weights that a mask holds still.
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [parameter for _, parameter in named], "lr": rate}
-                for named, rate in rates
-                if named
-            ],
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-        )
+        self._model = _Tuned(model, trainable)
+        self._mixed = model.dtype != torch.float32
+        self._rates = [(named, rate) for named, rate in rates if named]
+        self._named = [pair for named, _ in self._rates for pair in named]
+        self._types = {name: parameter.dtype for name, parameter in self._named}
+        for _, parameter in self._named:
+            parameter.data = parameter.data.float()
 
     def train(
         self,
@@ -85,103 +96,273 @@ class TrainingRun:
         state: Path,
         identity: dict[str, Any],
         report: Callable[[int], None] | None = None,
+        logs: Path | None = None,
     ) -> dict[str, Any]:
         """Train to the last step; returns trained parameters, steps, final loss and seconds.
 
         state: a directory for saved states; one that was made under another `identity` is not used.
+        logs: where TensorBoard and others write, when `report_to` names one.
         """
-        first, loss = self._restore(state, identity)
-        pad = tokenizer.pad_token_id
-        pad = tokenizer.eos_token_id if pad is None else pad
-        # A pad that equals the end token is no danger: labels come from the response alone.
-        batches = draw_batches(samples, self.shape.batch_size, seed, first)
-        parameters = [parameter for _, parameter in self._named]
         started = time.perf_counter()
-        self.model.train()
-        for step in range(first, self.steps):
-            batch = collate(next(batches), pad, self.model.device)
-            self._set_rates(step)
-            value = self.loss(batch)
-            value.backward()
-            nn.utils.clip_grad_norm_(parameters, self.shape.max_grad_norm)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-            now = float(value.detach())
-            loss = now if step == 0 else _SMOOTH * loss + (1 - _SMOOTH) * now
-            done = step + 1
-            if done % self.shape.checkpoint_every == 0 or done == self.steps:
-                self._keep(state, identity, done, loss)
-            if report is not None:
-                report(done)
-        self.model.eval()
+        trainer = self._trainer(samples, seed, tokenizer, state, identity, report, logs)
+        found = _saved(state, identity)
+        if found is not None and found[1] >= self.steps:
+            trainer._load_from_checkpoint(str(found[0]))
+            loss = float(json.loads((state / _MARK).read_text(encoding="utf-8"))["loss"])
+        else:
+            trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
+            loss = trainer.last_loss
+        for name, parameter in self._named:
+            parameter.data = parameter.data.to(self._types[name])
+        self._model.model.eval()
         return {
-            "trained_parameters": sum(p.numel() for p in parameters),
+            "trained_parameters": sum(parameter.numel() for _, parameter in self._named),
             "steps": self.steps,
             "loss": round(loss, 4),
             "seconds": round(time.perf_counter() - started, 1),
         }
 
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean cross-entropy over the response tokens of the batch; a scalar."""
-        self.trainable.samples(batch.evidence)
-        learned = batch.labels.shape[1]
+    def _trainer(
+        self,
+        samples: Sequence[Sample],
+        seed: str,
+        tokenizer: Any,
+        state: Path,
+        identity: dict[str, Any],
+        report: Callable[[int], None] | None,
+        logs: Path | None,
+    ) -> _Trainer:
+        shape = self.shape
+        cuda = torch.cuda.is_available() and not str(shape.device).startswith("cpu")
+        reporters = [name for name in shape.report_to.split(",") if name not in ("", "none")]
+        arguments = TrainingArguments(
+            output_dir=str(logs if reporters and logs is not None else state),
+            max_steps=self.steps,
+            per_device_train_batch_size=shape.batch_size,
+            gradient_accumulation_steps=shape.accumulation,
+            max_grad_norm=shape.max_grad_norm,
+            gradient_checkpointing=shape.gradient_checkpointing,
+            bf16=self._mixed,
+            use_cpu=not cuda,
+            save_strategy="steps",
+            save_steps=shape.checkpoint_every,
+            logging_steps=_LOGGED,
+            report_to=reporters or "none",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            log_level="error",
+        )
+        pad = tokenizer.pad_token_id
+        # A pad that equals the end token is no danger: labels come from the response alone.
+        pad = tokenizer.eos_token_id if pad is None else pad
+        batches = list(
+            islice(
+                draw_batches(samples, shape.batch_size, seed),
+                self.steps * shape.accumulation * arguments.world_size,
+            )
+        )
+        trainer = _Trainer(
+            model=self._model,
+            args=arguments,
+            train_dataset=list(samples),
+            callbacks=[_Steps(report)] if report is not None else [],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.prepare(self._rates, batches, lambda part: collate(part, pad), state, identity)
+        trainer.warm = max(1, round(shape.warmup * self.steps))
+        return trainer
+
+
+class _Tuned(nn.Module):
+    """A model with what is trained in it; returns the summed cross-entropy of the responses."""
+
+    def __init__(self, model: Any, trainable: Trainable) -> None:
+        super().__init__()
+        self.model = model
+        self.trainable = trainable
+        self.config = model.config
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        labels: torch.Tensor,
+        evidence: torch.Tensor,
+    ) -> torch.Tensor:
+        self.trainable.samples(evidence)
         logits = self.model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
             use_cache=False,
-            logits_to_keep=learned + 1,
+            logits_to_keep=labels.shape[1] + 1,
         ).logits[:, :-1]
         return functional.cross_entropy(
-            logits.flatten(0, 1).float(), batch.labels.flatten(), ignore_index=-100
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
         )
 
-    def _set_rates(self, step: int) -> None:
-        warm = max(1, round(self.shape.warmup * self.steps))
-        fall = (step - warm) / max(1, self.steps - warm)
-        scale = (step + 1) / warm if step < warm else 1.0 - (1.0 - _LOWEST) * fall
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * scale
+    def gradient_checkpointing_enable(self, **_: Any) -> None:
+        """The Trainer asks for it; re-entrant checkpoints would need inputs with gradients."""
+        self.model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
 
-    def _keep(self, state: Path, identity: dict[str, Any], step: int, loss: float) -> None:
-        """Parameters and moments, then the mark that names them: a torn state is never read."""
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    """The Trainer with our batches, rates, loss and saved states."""
+
+    loss_is_scaled_for_ga = True
+    warm = 1
+
+    def prepare(
+        self,
+        rates: Sequence[tuple[Named, float]],
+        batches: list[list[int]],
+        join: Callable[[list[Sample]], dict[str, torch.Tensor]],
+        state: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        """What the constructor cannot be given."""
+        self._rates, self._batches, self._join = rates, batches, join
+        self._state_dir, self._identity = state, identity
+        self._named = [pair for named, _ in rates for pair in named]
+        # Weight decay would move weights that a mask holds still. The first steps of stage 1 have a
+        # large loss, which a second moment of longer memory would carry through the whole run.
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": [parameter for _, parameter in named], "lr": rate}
+                for named, rate in rates
+            ],
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        # So that response tokens are counted over all accumulated batches, and all processes.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = False
+
+    @property
+    def last_loss(self) -> float:
+        """The loss that was logged last."""
+        logged = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        if logged:
+            return float(logged[-1])
+        return float(self.state.log_history[-1]["train_loss"]) if self.state.log_history else 0.0
+
+    def get_train_dataloader(self) -> Any:
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self._batches,
+            collate_fn=self._join,
+            pin_memory=not self.args.use_cpu,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        self.optimizer = self._adamw
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        def scale(step: int) -> float:
+            if step < self.warm:
+                return (step + 1) / self.warm
+            fall = (step - self.warm) / max(1, num_training_steps - self.warm)
+            return 1.0 - (1.0 - _LOWEST) * fall
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self._adamw, scale)
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        count = num_items_in_batch
+        if count is None:
+            count = inputs["labels"].ne(-100).sum()
+        # Gradients are averaged over processes, while the count is of all of them.
+        return model(**inputs) / count * self.args.world_size
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Parameters, moments and the Trainer's state, then the mark that names them."""
         from safetensors.torch import save_file
 
-        state.mkdir(parents=True, exist_ok=True)
+        if not self.args.should_save:
+            return
+        step = self.state.global_step
         tensors = {f"value/{name}": p.detach().cpu().contiguous() for name, p in self._named}
         for name, parameter in self._named:
-            for key, value in self._optimizer.state[parameter].items():
+            for key, value in self._adamw.state[parameter].items():
                 tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
-        path = state / f"{step}.safetensors"
+        folder = self._state_dir / f"step-{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "state.safetensors"
         save_file(tensors, path)
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
-        mark = {"identity": identity, "step": step, "loss": loss}
-        write_text(state / "state.json", json.dumps(mark) + "\n")
-        for old in state.glob("*.safetensors"):
-            if old != path:
-                old.unlink()
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+        scheduler = {
+            key: value
+            for key, value in self.lr_scheduler.state_dict().items()
+            if key != "lr_lambdas"
+        }
+        write_text(folder / "scheduler.json", json.dumps(scheduler) + "\n")
+        mark = {"identity": self._identity, "step": step, "loss": self.last_loss}
+        write_text(self._state_dir / _MARK, json.dumps(mark) + "\n")
+        for old in self._state_dir.glob("step-*"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
 
-    def _restore(self, state: Path, identity: dict[str, Any]) -> tuple[int, float]:
-        """The step to go on from and the loss there; 0 where there is no state of this run."""
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         from safetensors.torch import load_file
 
-        mark = state / "state.json"
-        if not mark.is_file():
-            return 0, 0.0
-        kept = json.loads(mark.read_text(encoding="utf-8"))
-        if kept["identity"] != json.loads(json.dumps(identity)):
-            return 0, 0.0
-        tensors = load_file(state / f"{kept['step']}.safetensors")
+        tensors = load_file(Path(resume_from_checkpoint) / "state.safetensors")
         with torch.no_grad():
             for name, parameter in self._named:
                 parameter.copy_(tensors[f"value/{name}"])
-                # AdamW keeps its step count on the CPU and its moments beside the parameter.
-                self._optimizer.state[parameter] = {
-                    "step": tensors[f"step/{name}"],
-                    **{
-                        key: tensors[f"{key}/{name}"].to(parameter.device)
-                        for key in ("exp_avg", "exp_avg_sq")
-                    },
-                }
-        return int(kept["step"]), float(kept["loss"])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        from safetensors.torch import load_file
+
+        if checkpoint is None:
+            return
+        tensors = load_file(Path(checkpoint) / "state.safetensors")
+        for name, parameter in self._named:
+            # AdamW keeps its step count on the CPU and its moments beside the parameter.
+            self._adamw.state[parameter] = {
+                "step": tensors[f"step/{name}"],
+                **{
+                    key: tensors[f"{key}/{name}"].to(parameter.device)
+                    for key in ("exp_avg", "exp_avg_sq")
+                },
+            }
+        kept = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
+        self.lr_scheduler.load_state_dict({**kept, "lr_lambdas": [None] * len(self._rates)})
+        for group, rate in zip(self._adamw.param_groups, kept["_last_lr"], strict=True):
+            group["lr"] = rate
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing is drawn while training: batches come from the seed and the step."""
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """Reports finished optimizer steps."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._report(state.global_step)
+
+
+def _saved(state: Path, identity: dict[str, Any]) -> tuple[Path, int] | None:
+    """The saved state of this run and its step; None where there is none."""
+    mark = state / _MARK
+    if not mark.is_file():
+        return None
+    kept = json.loads(mark.read_text(encoding="utf-8"))
+    if kept["identity"] != json.loads(json.dumps(identity)):
+        return None
+    return state / f"step-{kept['step']}", int(kept["step"])

@@ -11,31 +11,50 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neurorit.atlas import NeuronAtlas
+import numpy as np
+
+from neurorit.atlas import SETS, NeuronAtlas
+from neurorit.controls import (
+    LAYER_CONTROLS,
+    NEURON_CONTROLS,
+    activity,
+    control_atlas,
+    control_layers,
+)
 from neurorit.prompts import PromptTemplate
 from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
 from retrieval.examples import examples_file, read_examples
 
-METHODS = ("neuro-rit", "sft", "lora", "stage1-only", "stage2-only")
-NEURON_METHODS = ("neuro-rit", "stage1-only", "stage2-only")
+NEURON_METHODS = (
+    "neuro-rit",
+    "stage1-only",
+    "stage2-only",
+    *NEURON_CONTROLS,
+    *LAYER_CONTROLS,
+)
+_ACTIVE = 64  # prompts whose neurons' activity is measured
+RIVALS = ("sft", "lora", "retrobust")
+METHODS = (*NEURON_METHODS, *RIVALS)
 
 
 @dataclass(frozen=True)
 class TuneSettings:
     """How a model is tuned.
 
-    method: one of METHODS. stage1_steps, steps: optimizer steps of the two stages; a baseline
-    takes their sum on stage 2's data. stage1_learning_rate: of P_irrel in stage 1;
-    learning_rate: of the neurons in stage 2 and of a baseline; dense_learning_rate: of the dense
-    layers' blocks (None: the same). dense_layers: how many of the densest layers are trained
-    fully. batch_size: samples a step. warmup: share of steps with a rising rate, which then falls
-    linearly to a tenth. weight decay is none, since it would move what must stay. max_length:
-    longer samples are left out. checkpoint_every: steps between saved states.
+    method: one of METHODS. stage1_steps, steps: optimizer steps of the two stages; a rival takes
+    their sum on stage 2's data. stage1_learning_rate: of P_irrel in stage 1; learning_rate: of the
+    neurons in stage 2 and of a rival; dense_learning_rate: of the dense layers' blocks (None: the
+    same). dense_layers: how many layers are trained fully. batch_size: samples in a forward pass
+    on each process; accumulation: of these a step. warmup: share of steps with a rising rate,
+    which then falls linearly to a tenth. Weight decay is none, since it would move what must stay.
+    max_length: longer samples are left out. gradient_checkpointing: less memory, more time.
+    checkpoint_every: steps between saved states. report_to: names of the Trainer's loggers, such as
+    tensorboard, parted by commas. dtype: bfloat16 keeps frozen weights so, trained ones in float32.
     """
 
     method: str = "neuro-rit"
@@ -46,14 +65,17 @@ class TuneSettings:
     dense_learning_rate: float | None = None
     dense_layers: int = 3
     batch_size: int = 24
+    accumulation: int = 1
     warmup: float = 0.05
     max_grad_norm: float = 1.0
     lora_rank: int = 16
     lora_alpha: int = 32
     max_length: int = 2048
+    gradient_checkpointing: bool = False
     dtype: str = "float32"
     device: str = "auto"
     checkpoint_every: int = 50
+    report_to: str = "none"
 
 
 def tune(
@@ -64,22 +86,28 @@ def tune(
     seed: int = 0,
     *,
     atlas: Path | None = None,
+    adapter: Path | None = None,
     overwrite: bool = False,
     progress: Any = None,
 ) -> dict[str, Any]:
     """Tune the checkpoint at `model_dir` and write a plain Hugging Face checkpoint to `out`.
 
-    progress: called with (stage, step, steps). A killed run goes on from its last saved state and
-    ends in the same weights. Raises BadInput for a method without its atlas, for examples that
-    lack what a stage learns from, and for settings out of range.
+    adapter: where to write what changed, alone. progress: called with (stage, step, steps). A
+    killed run goes on from its last saved state and ends in the same weights. torchrun or
+    accelerate may start several processes. Raises BadInput for a method without its atlas, for
+    examples that lack what a stage learns from, and for settings out of range.
     """
+    from accelerate import PartialState
+
+    from neurorit.adapter_file import save_adapter
     from neurorit.batches import make_samples
     from neurorit.models import feed_forward, load_model, weights_digest
 
-    _check(settings, atlas)
+    _check(settings, atlas, adapter)
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+    for place in (out, adapter):
+        if place is not None and place.exists() and not overwrite:
+            raise BadInput(f"{place} exists already; name another or pass --overwrite")
     source = examples_file(Path(examples))
     made_from = {"examples": Path(examples), **({"atlas": Path(atlas)} if atlas else {})}
     inputs = {**hash_inputs(**made_from), "model": weights_digest(model_dir)}
@@ -87,18 +115,26 @@ def tune(
     model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
     template = PromptTemplate.of_checkpoint(Path(model_dir))
     samples, dropped = make_samples(
-        list(read_examples(source)), tokenizer, template, settings.max_length
+        list(read_examples(source)),
+        tokenizer,
+        template,
+        settings.max_length,
+        refuse=settings.method != "retrobust",
     )
     if not samples:
         raise BadInput(f"{source}: every example is longer than max_length {settings.max_length}")
+    plan = None
     if neurons is not None:
         blocks = feed_forward(model)
         neurons.check_shape(blocks.depth, blocks.width, f"--atlas {atlas}")
+        plan = _choose(model, neurons, samples, settings, seed)
     state = out.with_name(f".{out.name}.tuning")
     identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
     made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
-    for stage in _stages(model, samples, settings, neurons, source):
-        made[stage.name] = _run(stage, model, tokenizer, settings, seed, state, identity, progress)
+    for stage in _stages(model, samples, settings, plan, source):
+        made[stage.name] = _run(
+            stage, model, tokenizer, settings, seed, state, out, identity, progress
+        )
     manifest = Manifest(
         kind="checkpoint",
         command=f"neurorit-rag tune --method {settings.method}",
@@ -107,12 +143,44 @@ def tune(
         inputs=inputs,
         made=made,
     )
-    with writing(out, manifest, overwrite=overwrite) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        template.save(folder)
-    shutil.rmtree(state, ignore_errors=True)
+    processes = PartialState()
+    if processes.is_main_process:
+        if adapter is not None and plan is not None:
+            changed = np.concatenate([getattr(plan.atlas, name) for name in SETS])
+            save_adapter(
+                model,
+                changed,
+                () if settings.method == "stage1-only" else plan.dense,
+                adapter,
+                replace(manifest, kind="adapter"),
+                overwrite=overwrite,
+            )
+        with writing(out, manifest, overwrite=overwrite) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            template.save(folder)
+        shutil.rmtree(state, ignore_errors=True)
+    processes.wait_for_everyone()
     return dict(made)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The neurons and the dense layers that a method trains."""
+
+    atlas: NeuronAtlas
+    dense: tuple[int, ...]
+
+
+def _choose(
+    model: Any, atlas: NeuronAtlas, samples: Sequence[Any], settings: TuneSettings, seed: int
+) -> _Plan:
+    """What the atlas says, or a control in its place."""
+    active = None
+    if settings.method == "active-neurons":
+        active = activity(model, [sample.prompt for sample in samples[:_ACTIVE]])
+    dense = control_layers(atlas, settings.method, settings.dense_layers, seed)
+    return _Plan(control_atlas(atlas, settings.method, active, seed), tuple(dense))
 
 
 @dataclass(frozen=True)
@@ -130,7 +198,7 @@ def _stages(
     model: Any,
     samples: Sequence[Any],
     settings: TuneSettings,
-    atlas: NeuronAtlas | None,
+    plan: _Plan | None,
     source: Path,
 ) -> list[_Stage]:
     from neurorit.adapters import Group, NeuronAdapters
@@ -142,10 +210,13 @@ def _stages(
     total = settings.stage1_steps + settings.steps
     if settings.method == "sft":
         return [_Stage("sft", lambda: FullTuning(model), samples, total, learned)]
-    if settings.method == "lora":
+    if settings.method in RIVALS:
         rank, alpha = settings.lora_rank, settings.lora_alpha
-        return [_Stage("lora", lambda: LoraTuning(model, rank, alpha), samples, total, learned)]
-    assert atlas is not None
+        return [
+            _Stage(settings.method, lambda: LoraTuning(model, rank, alpha), samples, total, learned)
+        ]
+    assert plan is not None
+    atlas = plan.atlas
     noise = [sample for sample in samples if not sample.evidence]
     _need(len(noise), "without evidence", source)
     _need(len(samples) - len(noise), "with evidence", source)
@@ -159,7 +230,7 @@ def _stages(
             "irrel": Group(atlas.irrel, from_evidence=False),
             "shared": Group(atlas.shared),
         }
-        return NeuronAdapters(model, groups, atlas.densest(settings.dense_layers))
+        return NeuronAdapters(model, groups, plan.dense)
 
     dense_rate = settings.dense_learning_rate or settings.learning_rate
     stage1 = _Stage(
@@ -190,6 +261,7 @@ def _run(
     settings: TuneSettings,
     seed: int,
     state: Path,
+    out: Path,
     identity: dict[str, Any],
     progress: Any,
 ) -> dict[str, Any]:
@@ -209,6 +281,7 @@ def _run(
         where,
         identity,
         (lambda step: progress(stage.name, step, stage.steps)) if progress is not None else None,
+        logs=out.with_name(f"{out.name}-logs") / stage.name,
     )
     trainable.merge()
     return done
@@ -219,14 +292,17 @@ def _need(count: int, what: str, source: Path) -> None:
         raise BadInput(f"{source}: no example {what} to tune on; mix some with `neurorit-rag mix`")
 
 
-def _check(settings: TuneSettings, atlas: Path | None) -> None:
+def _check(settings: TuneSettings, atlas: Path | None, adapter: Path | None) -> None:
     if settings.method not in METHODS:
         raise BadInput(f"--method {settings.method}: it is one of {', '.join(METHODS)}")
     if settings.method in NEURON_METHODS and atlas is None:
         raise BadInput(
             f"--method {settings.method} needs --atlas; make one with `neurorit-rag mine`"
         )
-    for name in ("batch_size", "max_length", "checkpoint_every", "lora_rank", "dense_layers"):
+    if adapter is not None and settings.method not in NEURON_METHODS:
+        raise BadInput(f"--adapter: method {settings.method} tunes no neurons, it has none")
+    positive = ("batch_size", "accumulation", "max_length", "checkpoint_every", "lora_rank")
+    for name in (*positive, "dense_layers"):
         if getattr(settings, name) < 1:
             raise BadInput(f"tune: {name} must be at least 1")
     for name in ("stage1_steps", "steps"):

@@ -54,7 +54,8 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in [temporary, *_abandoned(out)]:
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
         yield temporary
@@ -133,6 +134,24 @@ def write_text(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def _abandoned(out: Path) -> Iterator[Path]:
+    """Temporary directories of `out` whose process was killed."""
+    for path in out.parent.glob(f".{out.name}.writing-*"):
+        process = path.name.rpartition("-")[2]
+        if process.isdigit() and not _alive(int(process)):
+            yield path
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _swap_in(temporary: Path, out: Path) -> None:

@@ -107,15 +107,22 @@ def tune(
     assignments: Iterable[str] | None,
     seed: int,
     overwrite: bool,
+    *,
+    adapter: Path | None = None,
+    verify: int = 0,
 ) -> Mapping[str, Any]:
-    """Tune a checkpoint; mines first when the method wants neurons and no atlas is given."""
-    from neurorit.tuning import TuneSettings
+    """Tune a checkpoint; mines first when the method wants neurons and no atlas is given.
+
+    adapter: where to write what changed, alone. verify: prompts to answer by vLLM and by Hugging
+    Face afterwards; the share of equal answers is in the result.
+    """
+    from neurorit.tuning import NEURON_METHODS, TuneSettings
     from neurorit.tuning import tune as tune_model
 
     read = Recipe(recipe)
     options = {**parse_assignments(assignments or ()), "method": method}
     settings = read.settings(TuneSettings, "tune", options, method)
-    if atlas is None and method not in ("sft", "lora"):
+    if atlas is None and method in NEURON_METHODS:
         atlas = _mined_beside(model, examples, out, read, seed)
     with reporting() as report:
         summary = tune_model(
@@ -125,10 +132,35 @@ def tune(
             settings,
             seed,
             atlas=atlas,
+            adapter=adapter,
             overwrite=overwrite,
             progress=report,
         )
+        if verify:
+            from neurorit.commands.parity import measure
+
+            summary["parity"] = measure(out, examples, report, prompts=verify)
     return {"checkpoint": str(out), "atlas": str(atlas) if atlas else None, **summary}
+
+
+def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str, Any]:
+    """Put an adapter into its base model and write the plain checkpoint."""
+    from neurorit.adapter_file import apply_adapter
+    from neurorit.models import load_model, weights_digest
+    from neurorit.prompts import PromptTemplate
+    from retrieval.artifact import Manifest, writing
+    from serving.vllm_process import stored_dtype
+
+    loaded, tokenizer = load_model(model, dtype=stored_dtype(model), device="cpu")
+    digest = weights_digest(model)
+    apply_adapter(loaded, adapter, digest)
+    inputs = {"model": digest, **hash_inputs(adapter=adapter)}
+    manifest = Manifest(kind="checkpoint", command="neurorit-rag merge", inputs=inputs)
+    with writing(out, manifest, overwrite=overwrite) as folder:
+        loaded.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        PromptTemplate.of_checkpoint(model).save(folder)
+    return {"checkpoint": str(out), "adapter": str(adapter)}
 
 
 def _mined_beside(model: Path, examples: Path, out: Path, recipe: Recipe, seed: int) -> Path:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,3 +233,40 @@ def test_whole_answers_are_mined_too(
     atlas = mine(checkpoint, examples_path, tmp_path / "atlas", settings, 0)
     assert len(atlas.rel) + len(atlas.shared) > 0
     assert float(np.median(atlas.residuals)) < 0.2
+
+
+@pytest.mark.slow
+def test_killed_ten_times_it_ends_in_the_same_bytes(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, samples=16)
+    mine(checkpoint, examples_path, tmp_path / "whole", settings, 0)
+    code = (
+        "import sys, time; from dataclasses import replace; from pathlib import Path\n"
+        "import neurorit.miner\n"
+        "from neurorit.mining import mine\n"
+        "from tests.neurorit.test_mining import SETTINGS\n"
+        "print('ready', flush=True)\n"
+        "mine(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]),\n"
+        "     replace(SETTINGS, samples=16), 0, progress=lambda *_: time.sleep(0.03))\n"
+    )
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", code, str(checkpoint), str(examples_path), str(out)]
+    rng = random.Random(0)
+    for _ in range(10):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0.0, 0.5))
+            process.kill()
+        left = {path.name for path in tmp_path.iterdir()}
+        if "killed" in left:
+            break
+        # Nothing half-made stands where the atlas is to be.
+        assert left <= {"whole", ".killed.journal-0.jsonl"} | {
+            name for name in left if name.startswith(".killed.writing-")
+        }
+    if not out.exists():
+        assert subprocess.run(command, stdout=subprocess.DEVNULL, check=True).returncode == 0
+    for name in ("atlas.safetensors", "manifest.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

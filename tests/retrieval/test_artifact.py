@@ -1,0 +1,55 @@
+"""Artifact directories: whole or not at all, and what a killed process left is cleared away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrieval.artifact import Manifest, read_manifest, writing
+from retrieval.errors import ArtifactError, BadInput
+
+MANIFEST = Manifest(kind="index", command="neurorit-rag index", made={"passages": 1})
+
+
+def make(out: Path, text: str = "one", *, overwrite: bool = False) -> None:
+    with writing(out, MANIFEST, overwrite=overwrite) as directory:
+        (directory / "data.txt").write_text(text)
+
+
+def test_it_is_made_whole_and_checked_on_loading(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    assert read_manifest(tmp_path / "a", "index").made == {"passages": 1}
+    with pytest.raises(ArtifactError, match="is a index, but a atlas is needed"):
+        read_manifest(tmp_path / "a", "atlas")
+    (tmp_path / "a" / "data.txt").write_text("two")
+    with pytest.raises(ArtifactError, match="was changed"):
+        read_manifest(tmp_path / "a", "index")
+
+
+def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(BadInput, match="exists already"):
+        make(tmp_path / "a")
+    with pytest.raises(RuntimeError), writing(tmp_path / "a", MANIFEST, overwrite=True) as where:
+        (where / "data.txt").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "data.txt").read_text() == "one"
+    make(tmp_path / "a", "two", overwrite=True)
+    assert (tmp_path / "a" / "data.txt").read_text() == "two"
+
+
+def test_what_a_killed_process_left_is_cleared_but_not_a_living_ones(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    dead = tmp_path / f".a.writing-{done.stdout.strip()}"
+    living = tmp_path / f".a.writing-{os.getppid()}"
+    for left in (dead, living):
+        left.mkdir()
+    make(tmp_path / "a")
+    assert not dead.exists()
+    assert living.exists()
