@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from neurorit.atlas import NeuronAtlas, choose_sets, plot
 from neurorit.miner import keep_scores
@@ -203,7 +204,13 @@ def test_several_processes_make_the_atlas_of_one(
     running = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(checkpoint), str(examples_path), str(out)],
-            env={**os.environ, **common, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            # Sums are rounded alike only with as many threads as here.
+            env={
+                **os.environ,
+                **common,
+                "RANK": str(rank),
+                "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            },
         )
         for rank in range(2)
     ]
