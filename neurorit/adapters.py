@@ -73,22 +73,30 @@ class NeuronAdapters(nn.Module):
             for name, parameter in self._blocks.blocks[layer].named_parameters()
         ]
 
-    @torch.no_grad()
     def merge(self) -> None:
-        """Add the deltas to the model's weights, in float32, and take the adapters out."""
+        """Leave the deltas in the model's weights, and take the adapters out."""
         for adapter in self._adapters:
-            adapter.merge()
-        self.remove()
+            adapter.write()
+        self._take_out()
 
     def remove(self) -> None:
-        """Take the adapters out; the deltas are lost unless they were merged."""
+        """Take the adapters out and put the weights of their neurons back as they were."""
+        for adapter in self._adapters:
+            adapter.undo()
+        self._take_out()
+
+    def _take_out(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
 
 class _LayerAdapter(nn.Module):
-    """Deltas of the neurons of one layer. masks [2, n]: learns from noise, from evidence."""
+    """Deltas of the neurons of one layer. masks [2, n]: learns from noise, from evidence.
+
+    The deltas stand merged in the weights while they are trained, so that a forward pass costs what
+    it does without them; each is written anew when its parameter has changed.
+    """
 
     def __init__(
         self,
@@ -99,104 +107,120 @@ class _LayerAdapter(nn.Module):
         learns: Callable[[], torch.Tensor | None],
     ) -> None:
         super().__init__()
-        # In a tuple, so that they do not count as parts, and parameters, of the adapter.
-        self._linears = (
-            blocks.down(layer),
-            blocks.up(layer),
-            blocks.gate(layer) or blocks.up(layer),
-        )
-        down = self._linears[0]
+        down, up, gate = blocks.down(layer), blocks.up(layer), blocks.gate(layer)
         device, count = down.weight.device, len(neurons)
-        self._neurons = neurons.to(device)
+        neurons = neurons.to(device)
+        # In a tuple, so that it does not count as a part, with parameters, of the adapter.
+        self._block = (blocks.blocks[layer],)
         self._masks = masks.to(device)
+        self._all_learn = bool(masks.all())
         self._learns = learns
         hidden, width = down.out_features, down.in_features
         self.up = nn.Parameter(torch.zeros(count, hidden, device=device))
         self.down = nn.Parameter(torch.zeros(hidden, count, device=device))
-        gated = blocks.gate(layer) is not None or blocks.fused
+        gated = gate is not None or blocks.fused
         self.gate = nn.Parameter(torch.zeros(count, hidden, device=device)) if gated else None
         # A fused block holds the gate's rows first and the up-projection's after them.
-        self._up_rows = self._neurons + width if blocks.fused else self._neurons
+        up_rows = neurons + width if blocks.fused else neurons
+        self._deltas = [_Delta(up, up_rows, self.up, 0), _Delta(down, neurons, self.down, 1)]
+        if self.gate is not None:
+            self._deltas.append(_Delta(gate or up, neurons, self.gate, 0))
 
     def install(self) -> Iterator[Any]:
-        """Hooks that add what the deltas contribute; yields their handles."""
-        down, up, gate = self._linears
-        if self.gate is not None:
-            yield gate.register_forward_hook(
-                lambda _m, inputs, out: self._widen(inputs[0], out, self._neurons, self.gate)
+        """Hooks that write changed deltas and collect their gradients; yields their handles."""
+        yield self._block[0].register_forward_pre_hook(lambda _module, _inputs: self.write())
+        for delta in self._deltas:
+            yield delta.linear.register_forward_hook(self._tap(delta))
+
+    def write(self) -> None:
+        """Put changed deltas into the weights."""
+        for delta in self._deltas:
+            delta.write()
+
+    def undo(self) -> None:
+        """Put the weights back as they were."""
+        for delta in self._deltas:
+            delta.undo()
+
+    def _tap(self, delta: _Delta) -> Callable[..., torch.Tensor]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+            if not torch.is_grad_enabled():
+                return out
+            tapped: torch.Tensor = _Tap.apply(  # type: ignore[no-untyped-call]
+                out, inputs[0].detach(), delta.value, delta.index, self._mask(), delta.dim
             )
-        yield up.register_forward_hook(
-            lambda _m, inputs, out: self._widen(inputs[0], out, self._up_rows, self.up)
-        )
-        yield down.register_forward_hook(self._contract)
+            return tapped
 
-    def merge(self) -> None:
-        down, up, gate = self._linears
-        if self.gate is not None:
-            _add(gate, self._neurons, self.gate, dim=0)
-        _add(up, self._up_rows, self.up, dim=0)
-        _add(down, self._neurons, self.down, dim=1)
-
-    def _widen(
-        self, x: torch.Tensor, out: torch.Tensor, rows: torch.Tensor, delta: nn.Parameter | None
-    ) -> torch.Tensor:
-        assert delta is not None
-        added = _grouped_linear(x, delta, self._mask(), columns=False)
-        return out.index_add(-1, rows, added.to(out.dtype))
-
-    def _contract(
-        self, _module: nn.Module, inputs: tuple[torch.Tensor, ...], out: torch.Tensor
-    ) -> torch.Tensor:
-        values = inputs[0].index_select(-1, self._neurons)
-        added = _grouped_linear(values, self.down, self._mask(), columns=True)
-        return out + added.to(out.dtype)
+        return hook
 
     def _mask(self) -> torch.Tensor | None:
         """[B, 1, n]: 1 where a sample teaches a neuron; None where every sample teaches all."""
         learns = self._learns()
-        if learns is None or bool(self._masks.all()):
+        if learns is None or self._all_learn:
             return None
         return self._masks[learns.to(self._masks.device).long()][:, None, :]
 
 
-class _GroupedLinear(torch.autograd.Function):
-    """x @ weight.T whose gradient of the weight comes from the masked samples only.
+class _Delta:
+    """A trained delta of rows (dim 0) or columns (dim 1) of a linear layer's frozen weight."""
 
-    The mask [B, 1, n] lies over the neurons: the output's side of a row delta, the input's side of
-    a column delta. The gradient of x is that of a plain linear map.
+    def __init__(
+        self, linear: nn.Linear, index: torch.Tensor, value: nn.Parameter, dim: int
+    ) -> None:
+        self.linear, self.index, self.value, self.dim = linear, index, value, dim
+        self._before = linear.weight.data.index_select(dim, index)
+        self._written = value._version
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Add the delta, in float32 and rounding once, if it has changed since."""
+        if self.value._version == self._written:
+            return
+        now = (self._before.float() + self.value).to(self._before.dtype)
+        self.linear.weight.data.index_copy_(self.dim, self.index, now)
+        self._written = self.value._version
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        self.linear.weight.data.index_copy_(self.dim, self.index, self._before)
+
+
+class _Tap(torch.autograd.Function):
+    """Passes a linear layer's output on; its gradient teaches the delta from the masked samples.
+
+    The mask [B, 1, n] lies over the neurons: the output's side of a row delta (dim 0), the input's
+    side of a column delta (dim 1). What flows on is that of the plain layer.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | None, columns: bool
+        ctx: Any,
+        out: torch.Tensor,
+        x: torch.Tensor,
+        delta: torch.Tensor,
+        index: torch.Tensor,
+        mask: torch.Tensor | None,
+        dim: int,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, mask)
-        ctx.columns = columns
-        return nn.functional.linear(x, weight.to(x.dtype))
+        # Of a column delta only the neurons' own values are needed.
+        seen = x.index_select(-1, index) if dim == 1 else x
+        ctx.save_for_backward(seen, index, mask)
+        ctx.dim = dim
+        ctx.type = delta.dtype
+        return out.view_as(out)
 
     @staticmethod
-    def backward(
-        ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
-        x, weight, mask = ctx.saved_tensors
-        back = None
-        if ctx.needs_input_grad[0]:
-            back = (gradient @ weight.to(gradient.dtype)).to(x.dtype)
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        seen, index, mask = ctx.saved_tensors
+        given = gradient if ctx.dim == 1 else gradient.index_select(-1, index)
         # Under mixed precision the gradient comes in the output's type, which may be the lower.
-        given, seen = gradient, x.to(gradient.dtype)
-        if mask is not None and ctx.columns:
+        seen = seen.to(given.dtype)
+        if mask is not None and ctx.dim == 1:
             seen = seen * mask.to(seen.dtype)
         elif mask is not None:
-            given = gradient * mask.to(gradient.dtype)
+            given = given * mask.to(given.dtype)
         found = given.flatten(0, -2).T @ seen.flatten(0, -2)
-        return back, found.to(weight.dtype), None, None
-
-
-def _grouped_linear(
-    x: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor | None, *, columns: bool
-) -> torch.Tensor:
-    made: torch.Tensor = _GroupedLinear.apply(x, weight, mask, columns)  # type: ignore[no-untyped-call]
-    return made
+        return gradient, None, found.to(ctx.type), None, None, None
 
 
 def _by_layer(
@@ -216,10 +240,3 @@ def _by_layer(
             raise ValueError(f"layer {layer}: a neuron stands in two groups")
         if neurons:
             yield layer, torch.tensor(neurons), torch.tensor(masks, dtype=torch.float32).T
-
-
-def _add(linear: nn.Linear, index: torch.Tensor, delta: torch.Tensor, *, dim: int) -> None:
-    """Add a delta to chosen rows (0) or columns (1) of a weight, rounding once."""
-    weight = linear.weight.data
-    chosen = weight.index_select(dim, index).float() + delta
-    weight.index_copy_(dim, index, chosen.to(weight.dtype))

@@ -27,6 +27,7 @@ from neurorit.rows import Prefix, Rows
 from retrieval.errors import BadInput
 
 _TINY = 1e-12
+_FEW = 64  # rows, below which a pass takes no less time
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,17 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
     """
     blocks = feed_forward(model)
     _check_window(model, queries, settings)
-    prefix = Prefix(model, [query.prompt_with for query in queries])
+    with recording(blocks) as seen:
+        prefix = Prefix(model, [query.prompt_with for query in queries])
     targets = _targets(prefix, queries, settings)
-    lasts = [query.prompt_with[-1] for query in queries]
-    rows = Rows.of(prefix, lasts, targets)
-    with torch.no_grad(), recording(blocks) as seen:
-        whole = _score(rows.logits(1), rows, settings)[:, 0]
-    present = _stack(seen, blocks)
+    rows = Rows.of(prefix, [query.prompt_with[-1] for query in queries], targets)
     with torch.no_grad():
-        without = _values_without(model, blocks, queries, targets, rows.span)
+        whole, present = _values(blocks, rows, seen)
+        gold = _score(whole, rows, settings)[:, 0]
+        with recording(blocks) as seen:
+            bare = Prefix(model, [query.prompt_without for query in queries])
+        lasts = [query.prompt_without[-1] for query in queries]
+        without = _values(blocks, Rows.of(bare, lasts, targets, rows.span), seen)[1]
     difference = (present - without) * rows.real[:, None, :, None]
     gain = torch.zeros(len(queries), blocks.depth)
     if settings.method == "activation":
@@ -102,7 +105,7 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
         scores = (difference * _plain_gradient(blocks, rows, settings)).sum(2)
     else:
         scores, start = _integrate(blocks, rows, without, difference, settings)
-        gain = (whole[:, None] - start).float().cpu()
+        gain = (gold[:, None] - start).float().cpu()
     scores = scores.float().cpu()
     off = (scores.sum(2) - gain).abs().sum(1) / gain.abs().sum(1).clamp_min(_TINY)
     complete = settings.method in ("integrated-gradients", "scaled-gradients")
@@ -190,7 +193,8 @@ def _integrate(
     batch, _, span, width = without.shape
     total = torch.zeros(batch, depth, span, width, device=without.device)
     start = torch.zeros(batch, depth, device=without.device)
-    size = max(1, settings.rows // (batch * span))
+    # Rows of the upper layers repeat one another below: in two parts, much of that is done once.
+    size = max(1, min(settings.rows // (batch * span), max(_FEW, -(-len(plan) // 2))))
     for first in range(0, len(plan), size):
         chunk = plan[first : first + size]
         layers = torch.tensor([layer for layer, _ in chunk], device=without.device)
@@ -201,7 +205,7 @@ def _integrate(
         )
         part = part.detach().requires_grad_()
         with _patched_rows(blocks, part, layers.tolist()):
-            value = _score(rows.logits(len(chunk)), rows, settings)
+            value = _score(rows.logits(len(chunk), chunk[0][0]), rows, settings)
         (gradient,) = torch.autograd.grad(value.sum(), part)
         weighted = gradient.float() * weight[places, None, None]
         total.index_add_(1, layers, weighted)
@@ -244,19 +248,19 @@ def _score(logits: torch.Tensor, rows: Rows, settings: Settings) -> torch.Tensor
     return found if settings.objective == "log-prob" else found.exp()
 
 
-def _values_without(
-    model: Any,
-    blocks: FeedForward,
-    queries: Sequence[Query],
-    targets: Sequence[Sequence[int]],
-    span: int,
-) -> torch.Tensor:
-    """Every neuron's value [B, L, N, F] where the answer is predicted without the context."""
-    prefix = Prefix(model, [query.prompt_without for query in queries])
-    rows = Rows.of(prefix, [query.prompt_without[-1] for query in queries], targets, span)
-    with recording(blocks) as seen:
-        rows.logits(1)
-    return _stack(seen, blocks)
+def _values(
+    blocks: FeedForward, rows: Rows, seen: dict[int, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, 1, N, vocabulary] and neurons' values [B, L, N, F] where the answer is predicted.
+
+    seen: what the prefix's own pass recorded, which is enough for an answer of one token.
+    """
+    if rows.span == 1:
+        last = {layer: values[:, -1:] for layer, values in seen.items()}
+        return rows.prefix.last_logits[:, None, None], _stack(last, blocks)
+    with recording(blocks) as found:
+        logits = rows.logits(1)
+    return logits, _stack(found, blocks)
 
 
 def _stack(seen: dict[int, torch.Tensor], blocks: FeedForward) -> torch.Tensor:

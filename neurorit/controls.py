@@ -79,8 +79,6 @@ def same_profile(profile: np.ndarray, score: np.ndarray, without: np.ndarray) ->
 
 def activity(model: Any, prompts: Sequence[Sequence[int]], batch_size: int = 16) -> np.ndarray:
     """Mean size of every neuron's value [L, F] where the answers of `prompts` begin."""
-    import torch
-
     from neurorit.models import feed_forward
     from neurorit.probes import recording
     from neurorit.rows import Prefix
@@ -89,9 +87,8 @@ def activity(model: Any, prompts: Sequence[Sequence[int]], batch_size: int = 16)
     total = np.zeros((blocks.depth, blocks.width))
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
-        prefix = Prefix(model, part)
-        with torch.no_grad(), recording(blocks) as seen:
-            prefix.greedy([prompt[-1] for prompt in part], 1, None)
+        with recording(blocks) as seen:
+            Prefix(model, part)
         for layer in range(blocks.depth):
             total[layer] += seen[layer][:, -1].abs().double().sum(0).cpu().numpy()
     return total / len(prompts)

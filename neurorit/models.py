@@ -149,10 +149,16 @@ def feed_forward(model: Any) -> FeedForward:
             f"models of type {kind!r} are not supported (mixtures of experts are not yet); "
             f"supported: {known}"
         )
-    layers: Any = model
-    for part in names.layers.split("."):
-        layers = getattr(layers, part)
+    layers = decoder_layers(model)
     return FeedForward([getattr(layer, names.block) for layer in layers], names)
+
+
+def decoder_layers(model: Any) -> Sequence[nn.Module]:
+    """The model's layers, lowest first; of a type that `feed_forward` knows."""
+    layers: Any = model
+    for part in _ARCHITECTURES[str(model.config.model_type)].layers.split("."):
+        layers = getattr(layers, part)
+    return list(layers)
 
 
 def weights_digest(model: str | Path) -> str:

@@ -7,48 +7,70 @@ It knows nothing of neurons or of what is made of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from neurorit.models import decoder_layers, feed_forward
+
 
 class Prefix:
-    """Keys and values of prompts [B] without their last tokens, made without gradients."""
+    """Keys and values of prompts [B] without their last tokens, made without gradients.
+
+    last_logits [B, vocabulary]: after the whole prompts. The pass that makes them goes over the
+    whole prompts, so that `probes.recording` around it sees the last tokens' neurons.
+    """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
         self.device = model.device
+        self.layers = decoder_layers(model)
         self.lengths = torch.tensor([len(p) - 1 for p in prompts], device=self.device)
         self.width = int(self.lengths.max())
-        shape = (len(prompts), self.width)
-        ids = torch.zeros(shape, dtype=torch.long, device=self.device)
+        ids = torch.zeros((len(prompts), self.width + 1), dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            if len(prompt) > 1:
-                ids[row, self.width - len(prompt) + 1 :] = torch.tensor(
-                    list(prompt[:-1]), device=self.device
-                )
-        places = torch.arange(self.width, device=self.device) - (self.width - self.lengths)[:, None]
-        self.visible = places >= 0
-        self.cache = None
-        if self.width:
-            padded = not bool(self.visible.all())
+            ids[row, self.width + 1 - len(prompt) :] = torch.tensor(list(prompt))
+        start = (self.width - self.lengths)[:, None]
+        places = torch.arange(self.width + 1, device=self.device) - start
+        self.visible = places[:, :-1] >= 0
+        padded = not bool(self.visible.all())
+        # Nothing reads the last block's output but that of the last token.
+        narrow = (
+            feed_forward(model)
+            .blocks[-1]
+            .register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, -1:],))
+        )
+        try:
             with torch.no_grad():
                 found = model(
-                    input_ids=ids,
-                    attention_mask=self.visible.long() if padded else None,
+                    input_ids=ids.to(self.device),
+                    attention_mask=(places >= 0).long() if padded else None,
                     position_ids=places.clamp_min(0),
                     use_cache=True,
                     logits_to_keep=1,
                 )
-            self.cache = found.past_key_values
+        finally:
+            narrow.remove()
+        self.last_logits: torch.Tensor = found.logits[:, -1]
+        self.cache = found.past_key_values if self.width else None
+        self._crop()
 
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, seen: Any) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        seen: torch.Tensor,
+        *,
+        alike: tuple[int, int] | None = None,
+    ) -> torch.Tensor:
         """Logits [B, Q, vocabulary] of tokens [B, Q] after the prefix, which stays as it was.
 
         positions [B, Q]: how far behind the prefix each token stands. seen [Q, Q], boolean: which
-        of the others each token sees.
+        of the others each token sees. alike: (layer, n) where all tokens repeat the first n until
+        that layer, which are computed once up to there.
         """
         batch, count = tokens.shape
         lowest = torch.finfo(self.model.dtype).min
@@ -57,16 +79,24 @@ class Prefix:
         )
         mask[:, :, : self.width].masked_fill_(~self.visible[:, None], lowest)
         mask[:, :, self.width :].masked_fill_(~seen, lowest)
-        logits: torch.Tensor = self.model(
-            input_ids=tokens,
-            position_ids=self.lengths[:, None] + positions,
-            attention_mask=mask[:, None],
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
-        ).logits
-        if self.cache is not None:
-            self.cache.crop(-count)
+        with _computed_once(self.layers, self.width, count, alike):
+            logits: torch.Tensor = self.model(
+                input_ids=tokens,
+                position_ids=self.lengths[:, None] + positions,
+                attention_mask=mask[:, None],
+                past_key_values=self.cache,
+                use_cache=self.cache is not None,
+            ).logits
+        self._crop()
         return logits
+
+    def _crop(self) -> None:
+        """Forget all but the prefix."""
+        if self.cache is not None:
+            for layer in self.cache.layers:
+                more = int(layer.get_seq_length()) - self.width
+                if more > 0:
+                    layer.crop(-more)
 
     @torch.no_grad()
     def greedy(self, lasts: Sequence[int], most: int, end: int | None) -> list[list[int]]:
@@ -78,10 +108,11 @@ class Prefix:
         found: list[list[int]] = [[] for _ in lasts]
         ended = [False] * len(lasts)
         for _ in range(most):
-            count = tokens.shape[1]
-            places = torch.arange(count, device=self.device)
-            seen = places[:, None] >= places
-            logits = self.forward(tokens, places.expand(len(lasts), -1), seen)[:, -1]
+            logits = self.last_logits
+            if tokens.shape[1] > 1:
+                places = torch.arange(tokens.shape[1], device=self.device)
+                seen = places[:, None] >= places
+                logits = self.forward(tokens, places.expand(len(lasts), -1), seen)[:, -1]
             best = logits.argmax(-1)
             for row, token in enumerate(best.tolist()):
                 ended[row] = ended[row] or (token == end and bool(found[row]))
@@ -133,15 +164,57 @@ class Rows:
         """N, the tokens of one row."""
         return int(self.tokens.shape[1])
 
-    def logits(self, count: int) -> torch.Tensor:
-        """Logits [B, count, N, vocabulary] of `count` rows of each prompt."""
+    def logits(self, count: int, alike_until: int = 0) -> torch.Tensor:
+        """Logits [B, count, N, vocabulary] of `count` rows of each prompt.
+
+        alike_until: the first layer in which the rows differ.
+        """
         batch, span = self.tokens.shape
         place = torch.arange(span, device=self.tokens.device)
         own = torch.arange(count, device=self.tokens.device).repeat_interleave(span)
         order = place.repeat(count)
         seen = (own[:, None] == own) & (order[:, None] >= order)
         found: torch.Tensor = self.prefix.forward(
-            self.tokens.repeat(1, count), order.expand(batch, -1), seen
+            self.tokens.repeat(1, count),
+            order.expand(batch, -1),
+            seen,
+            alike=(alike_until, span) if alike_until and count > 1 else None,
         )
         shaped: torch.Tensor = found.unflatten(1, (count, span))
         return shaped
+
+
+@contextmanager
+def _computed_once(
+    layers: Sequence[Any], prefix: int, count: int, alike: tuple[int, int] | None
+) -> Iterator[None]:
+    """Let the layers below `alike[0]` see the first `alike[1]` tokens, and the others all again."""
+    if alike is None:
+        yield
+        return
+    until, few = alike
+
+    def narrow(value: Any, name: str) -> Any:
+        if name == "attention_mask" and value is not None:
+            return value[:, :, :few, : prefix + few]
+        if name == "position_embeddings" and value is not None:
+            return tuple(part[:, :few] for part in value)
+        return value[:, :few] if name == "position_ids" and value is not None else value
+
+    def shrink(_module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        kept = {name: narrow(value, name) for name, value in given.items()}
+        return (inputs[0][:, :few], *inputs[1:]), kept
+
+    def widen(_module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        return (inputs[0].repeat(1, count // few, 1), *inputs[1:]), given
+
+    hooks: list[Callable[..., Any]] = [shrink] * until + [widen]
+    handles = [
+        layer.register_forward_pre_hook(hook, with_kwargs=True)
+        for layer, hook in zip(layers, hooks, strict=False)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
