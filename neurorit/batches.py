@@ -7,7 +7,7 @@ last few positions only. It knows nothing of models.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,18 +40,21 @@ def make_samples(
     max_length: int,
     *,
     refuse: bool = True,
+    responses: Mapping[str, str] | None = None,
 ) -> tuple[list[Sample], int]:
     """Samples whose target is the answer, or the end at once where no evidence stands.
 
-    refuse: False makes the answer the target everywhere, as RetRobust trains. Returns the samples
-    and how many were left out because they are longer than `max_length` tokens.
+    refuse: False makes the answer the target everywhere, as RetRobust trains. responses: example
+    id -> what to say instead of the answer alone. Returns the samples and how many were left out
+    because they are longer than `max_length` tokens.
     """
     end = end_token_id(tokenizer)
     samples = []
     for example in examples:
         evidence = example.has_evidence
         answers = evidence or not refuse
-        answer = encode_answer(tokenizer, template, example.answers[0]) if answers else []
+        text = (responses or {}).get(example.id, example.answers[0])
+        answer = encode_answer(tokenizer, template, text) if answers else []
         prompt = render_prompt(tokenizer, template, example.question, example.passages)
         samples.append(Sample(prompt, [*answer, end], evidence))
     kept = [sample for sample in samples if sample.length <= max_length]

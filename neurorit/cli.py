@@ -135,6 +135,9 @@ def tune(
     verify: Annotated[
         int, typer.Option(min=0, help="Prompts to answer by vLLM and Hugging Face afterwards.")
     ] = 0,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what it would need: memory, steps, time.")
+    ] = False,
     recipe: RecipeFile = None,
     settings: Assign = None,
     seed: Seed = 0,
@@ -144,6 +147,12 @@ def tune(
     """Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
     from neurorit.commands import pipeline
 
+    if plan:
+        run(
+            lambda: pipeline.plan(model, examples, method, atlas, recipe, settings),
+            as_json,
+        )
+        return
     run(
         lambda: pipeline.tune(
             model,
@@ -293,6 +302,17 @@ def doctor(as_json: Json = False) -> None:
     run(lambda: body.examine(Path.cwd()), as_json, show=body.show)
 
 
+def experiment(
+    file: Annotated[Path, typer.Argument(help="YAML: what is tuned, how, and on what measured.")],
+    out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
+    as_json: Json = False,
+) -> None:
+    """Tune and evaluate methods x seeds; one table with intervals over seeds."""
+    from neurorit.commands import experiment as body
+
+    run(lambda: body.run(file, out), as_json)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "doctor": doctor,
@@ -304,6 +324,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "ask": ask,
     "eval": evaluate,
+    "experiment": experiment,
     "report": report,
 }
 for _name, _command in COMMANDS.items():

@@ -136,6 +136,17 @@ def load_model(
     return model.to(device).eval(), tokenizer
 
 
+def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a checkpoint; raises BadInput when it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"--model {path}: no tokenizer could be loaded there: {reason}") from error
+
+
 def feed_forward(model: Any) -> FeedForward:
     """Where a loaded model keeps its neurons.
 

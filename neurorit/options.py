@@ -20,7 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Out = Annotated[Path, typer.Option(help="Directory to write; made whole or not at all.")]
 Overwrite = Annotated[bool, typer.Option(help="Replace what is at --out.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="YAML file with settings, or a packaged one's name.")
+]
 Assign = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting; repeatable.")
 ]

@@ -49,12 +49,16 @@ class TuneSettings:
     method: one of METHODS. stage1_steps, steps: optimizer steps of the two stages; a rival takes
     their sum on stage 2's data. stage1_learning_rate: of P_irrel in stage 1; learning_rate: of the
     neurons in stage 2 and of a rival; dense_learning_rate: of the dense layers' blocks (None: the
-    same). dense_layers: how many layers are trained fully. batch_size: samples in a forward pass
-    on each process; accumulation: of these a step. warmup: share of steps with a rising rate,
-    which then falls linearly to a tenth. Weight decay is none, since it would move what must stay.
-    max_length: longer samples are left out. gradient_checkpointing: less memory, more time.
-    checkpoint_every: steps between saved states. report_to: names of the Trainer's loggers, such as
-    tensorboard, parted by commas. dtype: bfloat16 keeps frozen weights so, trained ones in float32.
+    same). dense_layers: how many layers are trained fully.
+    target: what stage 2 teaches to say, `answer`, or `evidence` and then the answer; teacher,
+    teacher_model: an OpenAI-compatible address and model that state the evidence (else a sentence
+    is picked).
+    batch_size: samples in a forward pass on each process; accumulation: of these a step. warmup:
+    share of steps with a rising rate, which then falls linearly to a tenth. Weight decay is none,
+    since it would move what must stay. max_length: longer samples are left out.
+    gradient_checkpointing: less memory, more time. dtype: bfloat16 keeps frozen weights so, trained
+    ones in float32. checkpoint_every: steps between saved states. report_to: names of the
+    Trainer's loggers, such as tensorboard, parted by commas.
     """
 
     method: str = "neuro-rit"
@@ -64,6 +68,9 @@ class TuneSettings:
     learning_rate: float = 1e-3
     dense_learning_rate: float | None = None
     dense_layers: int = 3
+    target: str = "answer"
+    teacher: str = ""
+    teacher_model: str = ""
     batch_size: int = 24
     accumulation: int = 1
     warmup: float = 0.05
@@ -101,6 +108,7 @@ def tune(
 
     from neurorit.adapter_file import save_adapter
     from neurorit.batches import make_samples
+    from neurorit.evidence import responses
     from neurorit.models import feed_forward, load_model, weights_digest
 
     _check(settings, atlas, adapter)
@@ -112,14 +120,19 @@ def tune(
     made_from = {"examples": Path(examples), **({"atlas": Path(atlas)} if atlas else {})}
     inputs = {**hash_inputs(**made_from), "model": weights_digest(model_dir)}
     neurons = NeuronAtlas.load(atlas) if atlas is not None else None
+    pool = list(read_examples(source))
+    processes = PartialState()
+    with processes.main_process_first():  # the others find a teacher's replies in its cache
+        said = responses(pool, settings.target, _teacher(settings, out), progress)
     model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
     template = PromptTemplate.of_checkpoint(Path(model_dir))
     samples, dropped = make_samples(
-        list(read_examples(source)),
+        pool,
         tokenizer,
         template,
         settings.max_length,
         refuse=settings.method != "retrobust",
+        responses=said,
     )
     if not samples:
         raise BadInput(f"{source}: every example is longer than max_length {settings.max_length}")
@@ -143,7 +156,6 @@ def tune(
         inputs=inputs,
         made=made,
     )
-    processes = PartialState()
     if processes.is_main_process:
         if adapter is not None and plan is not None:
             changed = np.concatenate([getattr(plan.atlas, name) for name in SETS])
@@ -162,6 +174,15 @@ def tune(
         shutil.rmtree(state, ignore_errors=True)
     processes.wait_for_everyone()
     return dict(made)
+
+
+def _teacher(settings: TuneSettings, out: Path) -> Any:
+    from neurorit.evidence import Teacher
+
+    if not settings.teacher:
+        return None
+    cache = out.with_name(f"{out.name}-teacher.jsonl")
+    return Teacher(settings.teacher, settings.teacher_model, cache)
 
 
 @dataclass(frozen=True)
@@ -295,6 +316,10 @@ def _need(count: int, what: str, source: Path) -> None:
 def _check(settings: TuneSettings, atlas: Path | None, adapter: Path | None) -> None:
     if settings.method not in METHODS:
         raise BadInput(f"--method {settings.method}: it is one of {', '.join(METHODS)}")
+    if settings.target not in ("answer", "evidence"):
+        raise BadInput("tune: target must be answer or evidence")
+    if settings.teacher and settings.target != "evidence":
+        raise BadInput("tune: a teacher states evidence; set target=evidence")
     if settings.method in NEURON_METHODS and atlas is None:
         raise BadInput(
             f"--method {settings.method} needs --atlas; make one with `neurorit-rag mine`"

@@ -143,6 +143,42 @@ def tune(
     return {"checkpoint": str(out), "atlas": str(atlas) if atlas else None, **summary}
 
 
+def plan(
+    model: Path,
+    examples: Path,
+    method: str,
+    atlas: Path | None,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+) -> Mapping[str, Any]:
+    """What `tune` would need; nothing is trained."""
+    from neurorit.atlas import NeuronAtlas
+    from neurorit.batches import make_samples
+    from neurorit.mining_settings import MiningSettings
+    from neurorit.models import load_tokenizer
+    from neurorit.plan import plan as make_plan
+    from neurorit.prompts import PromptTemplate
+    from neurorit.tuning import TuneSettings
+    from retrieval.examples import examples_file, read_examples
+
+    read = Recipe(recipe)
+    options = {**parse_assignments(assignments or ()), "method": method}
+    settings = read.settings(TuneSettings, "tune", options, method)
+    samples, _ = make_samples(
+        list(read_examples(examples_file(examples))),
+        load_tokenizer(model),
+        PromptTemplate.of_checkpoint(model),
+        settings.max_length,
+    )
+    return make_plan(
+        model,
+        settings,
+        atlas=NeuronAtlas.load(atlas) if atlas is not None else None,
+        share=read.settings(MiningSettings, "mine", {}).share,
+        length=max((sample.length for sample in samples), default=None),
+    )
+
+
 def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str, Any]:
     """Put an adapter into its base model and write the plain checkpoint."""
     from neurorit.adapter_file import apply_adapter

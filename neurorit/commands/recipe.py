@@ -26,8 +26,8 @@ class Recipe:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path = path
-        self._sections: dict[str, dict[str, Any]] = {} if path is None else _read(Path(path))
+        self.path = None if path is None else find_recipe(path)
+        self._sections: dict[str, dict[str, Any]] = {} if self.path is None else _read(self.path)
 
     def settings(
         self, kind: type[Settings], section: str, options: Mapping[str, Any], method: str = ""
@@ -44,14 +44,36 @@ class Recipe:
         for key, value in options.items():
             if value is not None:
                 merged[key] = (value, f"option {key}")
-        hints = get_type_hints(kind)
-        known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-        values: dict[str, Any] = {}
-        for key, (value, where) in merged.items():
-            if key not in known:
-                raise BadInput(f"{where} is no setting of {section}; known: {', '.join(known)}")
-            values[key] = _fit(value, hints[key], where)
-        return kind(**values)
+        return _made(kind, merged, section)
+
+
+def find_recipe(path: str | Path) -> Path:
+    """A recipe file; `lab` or `llama-3-8b-instruct` are those that come with the package."""
+    packaged = LAB_RECIPE.parent / f"{path}.yaml"
+    return packaged if not Path(path).exists() and packaged.is_file() else Path(path)
+
+
+def fit(kind: type[Settings], document: Mapping[str, Any], where: str) -> Settings:
+    """The dataclass `kind` from a YAML document read at `where`.
+
+    Raises BadInput for an unknown name or a value of another type.
+    """
+    return _made(kind, {k: (v, f"{where}: {k}") for k, v in document.items()}, where)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file; raises BadInput naming the file where it is none."""
+    import yaml
+
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not {what}: {_line(error)}") from error
+    if not isinstance(document, dict):
+        raise BadInput(f"{path}: {what} holds NAME: VALUE lines at its top")
+    return document
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -73,17 +95,20 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    import yaml
+def _made(kind: type[Settings], given: Mapping[str, tuple[Any, str]], section: str) -> Settings:
+    """The dataclass from name -> (value, where it was said)."""
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, (value, where) in given.items():
+        if key not in known:
+            raise BadInput(f"{where} is no setting of {section}; known: {', '.join(known)}")
+        values[key] = _fit(value, hints[key], where)
+    return kind(**values)
 
-    if not path.is_file():
-        raise BadInput(f"--recipe {path}: no such file")
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not a recipe: {_line(error)}") from error
-    if not isinstance(document, dict):
-        raise BadInput(f"{path}: a recipe has the sections {', '.join(_SECTIONS)} at its top")
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    document = read_yaml(path, "a recipe")
     for name, section in document.items():
         if name not in _SECTIONS and not str(name).startswith("tune-"):
             raise BadInput(f"{path}: unknown section {name!r}; known: {', '.join(_SECTIONS)}")

@@ -1,0 +1,304 @@
+"""experiment: variants x seeds, tuned and evaluated, in one table with intervals over seeds.
+
+What is there already is not made again, so a killed experiment goes on. With `select`, one variant
+of each method is chosen on `evaluate` by the declared rule, and only the chosen are run on `test`,
+once: another choice later is refused, since it would have been made with the test in sight.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurorit.commands import pipeline
+from neurorit.commands.progress import Reporter, reporting
+from neurorit.commands.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
+from retrieval.artifact import hash_inputs, read_manifest, write_text
+from retrieval.errors import ArtifactError, BadInput
+
+BASE = "base"
+_TABLE = "table.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named way to tune: a method, and settings over the recipe's."""
+
+    name: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment file holds.
+
+    model, examples: what is tuned, on what; evaluate: examples with pools (mix --for eval);
+    recipe: a recipe file; lab stands for the embedded model or recipe. methods: names of methods;
+    variants: name -> {method, settings}. seeds: of mining and tuning. conditions, limit,
+    max_tokens: of the evaluation. select: the rule {clean_within, refused_clean}: of each method's
+    variants the one with the best mean over the distractor conditions is chosen, among those whose
+    exact match on clean is within `clean_within` of the base's and whose refusals there are at most
+    `refused_clean`. test: examples for the chosen.
+    """
+
+    model: str
+    examples: Path
+    evaluate: Path
+    recipe: str = "lab"
+    methods: tuple[str, ...] = ()
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    conditions: tuple[str, ...] = ("clean", "distractor-1", "distractor-2", "distractor-4")
+    limit: int | None = None
+    max_tokens: int = 32
+    select: Mapping[str, Any] = field(default_factory=dict)
+    test: Path | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Experiment:
+        """Read and check a file; raises BadInput that names the file and the setting."""
+        document = read_yaml(path, "an experiment")
+        for name in ("model", "examples", "evaluate"):
+            if name not in document:
+                raise BadInput(f"{path}: `{name}` is missing")
+        made = fit(cls, document, str(path))
+        if not made.all_variants():
+            raise BadInput(f"{path}: name `methods` or `variants`")
+        unknown = set(made.select) - {"clean_within", "refused_clean"}
+        if unknown:
+            raise BadInput(f"{path}: select knows clean_within and refused_clean, not {unknown}")
+        if made.test is not None and not made.select:
+            raise BadInput(f"{path}: `test` is for the chosen; declare the rule under `select`")
+        return made
+
+    def all_variants(self) -> list[Variant]:
+        """Methods under their own names, then the variants."""
+        made = [Variant(method, method) for method in self.methods]
+        for name, given in self.variants.items():
+            if not isinstance(given, Mapping) or "method" not in given:
+                raise BadInput(f"variant {name}: write {{method: ..., settings: ...}}")
+            made.append(Variant(str(name), str(given["method"]), dict(given.get("settings", {}))))
+        return made
+
+
+def run(path: Path, out: Path) -> Mapping[str, Any]:
+    """Run or go on with the experiment in `path`; writes table.json and table.md into `out`."""
+    packaged = LAB_RECIPE.parent / "experiments" / f"{path}.yaml"
+    if not path.exists() and packaged.is_file():
+        path = packaged
+    experiment = Experiment.read(path)
+    out.mkdir(parents=True, exist_ok=True)
+    model, recipe = _model(experiment.model), find_recipe(experiment.recipe)
+    systems: dict[str, Path] = {BASE: model}
+    for seed in experiment.seeds:
+        for variant in experiment.all_variants():
+            made = out / f"{variant.name}-{seed}"
+            _tune(experiment, variant, seed, model, recipe, made, out / f"atlas-{seed}")
+            systems[f"{variant.name}-{seed}"] = made
+    with reporting() as report:
+        document = _evaluate(experiment, systems, experiment.evaluate, out / "evaluation", report)
+        table: dict[str, Any] = {
+            "experiment": path.name,
+            "rows": _rows(document, experiment, [v.name for v in experiment.all_variants()]),
+            "selected": None,
+            "test": None,
+        }
+        if experiment.select:
+            table["selected"] = _select(table["rows"], experiment)
+        if experiment.test is not None:
+            table["test"] = _test_once(experiment, table, systems, out, report)
+    write_text(out / _TABLE, json.dumps(table, indent=2) + "\n")
+    write_text(out / "table.md", markdown(table))
+    _show(table)
+    return {**table, "table": str(out / "table.md"), "report": str(out / "evaluation")}
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table as Markdown, in percent, with 95 % intervals over seeds."""
+    parts = [_markdown_rows(table["rows"])]
+    if table["selected"] is not None:
+        chosen = ", ".join(f"{m}: {v}" for m, v in table["selected"].items())
+        parts.append(f"Chosen by the declared rule: {chosen}.\n")
+    if table["test"] is not None:
+        parts += ["On test questions, once:\n", _markdown_rows(table["test"]["rows"])]
+    return "\n".join(parts)
+
+
+def _markdown_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = list(rows[0]["figures"])
+    lines = ["| variant | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for row in rows:
+        cells = [_cell(row["figures"][name]) for name in names]
+        lines.append(f"| {row['variant']} | {row['seeds']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(figure: Mapping[str, Any]) -> str:
+    if figure["mean"] is None:
+        return "unscored"
+    text = f"{100 * figure['mean']:.1f}"
+    if figure["ci95"] is not None:
+        low, high = figure["ci95"]
+        text += f" ({100 * low:.1f} to {100 * high:.1f})"
+    return text
+
+
+def _tune(
+    experiment: Experiment,
+    variant: Variant,
+    seed: int,
+    model: Path,
+    recipe: Path,
+    out: Path,
+    atlas: Path,
+) -> None:
+    """Tune one variant with one seed, unless it is there already, made of the same things."""
+    from neurorit.tuning import NEURON_METHODS, TuneSettings
+
+    options = {**variant.settings, "method": variant.method}
+    settings = Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+    needed = atlas if variant.method in NEURON_METHODS else None
+    if needed is not None and not needed.is_dir():
+        pipeline.mine(model, experiment.examples, needed, recipe, None, seed, False)
+    wanted = hash_inputs(examples=experiment.examples, **({"atlas": needed} if needed else {}))
+    try:
+        made = read_manifest(out, "checkpoint")
+        same = json.loads(json.dumps(pipeline.plain(settings))) == dict(made.settings)
+        if same and made.seed == seed and wanted.items() <= dict(made.inputs).items():
+            return
+    except ArtifactError:
+        pass
+    assigned = [f"{name}={json.dumps(value)}" for name, value in variant.settings.items()]
+    pipeline.tune(
+        model, experiment.examples, out, variant.method, needed, recipe, assigned, seed, True
+    )
+
+
+def _evaluate(
+    experiment: Experiment,
+    systems: Mapping[str, Path],
+    examples: Path,
+    out: Path,
+    report: Reporter,
+) -> dict[str, Any]:
+    from neurorit.commands.evaluate import run_systems
+
+    return run_systems(
+        systems,
+        examples,
+        out,
+        experiment.conditions,
+        "none",
+        report,
+        limit=experiment.limit,
+        max_tokens=experiment.max_tokens,
+        seed=0,
+    )
+
+
+def _rows(
+    document: Mapping[str, Any], experiment: Experiment, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Means over seeds of each variant's figures, with t intervals; the base has one run."""
+    found = {(r["system"], r["condition"]): r for r in document["results"]}
+    noisy = [c for c in experiment.conditions if c.startswith("distractor-")]
+
+    def figures(system: str) -> dict[str, float | None]:
+        made = {f"{c}, EM": found[system, c]["em"] for c in experiment.conditions}
+        if noisy:
+            made["distractor mean, EM"] = sum(found[system, c]["em"] for c in noisy) / len(noisy)
+        for condition in experiment.conditions:
+            if condition == "clean" or condition.startswith("noise-only"):
+                made[f"{condition}, refused"] = found[system, condition]["abstain_rate"]
+        return made
+
+    rows = []
+    for name in [BASE, *names]:
+        runs = [BASE] if name == BASE else [f"{name}-{seed}" for seed in experiment.seeds]
+        each = [figures(run) for run in runs]
+        summary = {key: _over_seeds([one[key] for one in each]) for key in each[0]}
+        rows.append({"variant": name, "seeds": len(runs), "figures": summary})
+    return rows
+
+
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and 95 % t interval; no interval from one seed, no mean of an unscored figure."""
+    import numpy as np
+    from scipy import stats
+
+    if any(value is None for value in values):
+        return {"mean": None, "ci95": None, "values": list(values)}
+    data = np.array(values, dtype=float)
+    interval = None
+    if len(data) > 1:
+        half = float(stats.t.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
+        interval = [float(data.mean()) - half, float(data.mean()) + half]
+    return {"mean": float(data.mean()), "ci95": interval, "values": data.tolist()}
+
+
+def _select(rows: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
+    """Method -> its best variant by the declared rule; None where no variant keeps to it."""
+    if "clean" not in experiment.conditions:
+        raise BadInput("select needs the condition `clean`")
+    by_name = {row["variant"]: row["figures"] for row in rows}
+    base = by_name[BASE]["clean, EM"]["mean"]
+    chosen: dict[str, str | None] = {}
+    best: dict[str, float] = {}
+    for variant in experiment.all_variants():
+        figures = by_name[variant.name]
+        chosen.setdefault(variant.method, None)
+        near = base - figures["clean, EM"]["mean"] <= experiment.select.get("clean_within", 1.0)
+        refused = figures["clean, refused"]["mean"] <= experiment.select.get("refused_clean", 1.0)
+        value = figures["distractor mean, EM"]["mean"]
+        if near and refused and value > best.get(variant.method, -1.0):
+            best[variant.method] = value
+            chosen[variant.method] = variant.name
+    return chosen
+
+
+def _test_once(
+    experiment: Experiment,
+    table: Mapping[str, Any],
+    systems: Mapping[str, Path],
+    out: Path,
+    report: Reporter,
+) -> dict[str, Any]:
+    """Evaluate the chosen on test; refuses when the test was used for another choice before."""
+    assert experiment.test is not None
+    names = [name for name in table["selected"].values() if name is not None]
+    touched = {"selected": names, **hash_inputs(test=experiment.test)}
+    mark = out / "test-touched.json"
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != touched:
+        raise BadInput(
+            f"{mark}: the test questions were used for another choice already; a new choice needs "
+            "new test questions, or a new --out if you accept that they were seen"
+        )
+    write_text(mark, json.dumps(touched) + "\n")
+    chosen = {
+        name: place
+        for name, place in systems.items()
+        if name == BASE or name.rpartition("-")[0] in names
+    }
+    document = _evaluate(experiment, chosen, experiment.test, out / "test", report)
+    return {"touched": touched, "rows": _rows(document, experiment, names)}
+
+
+def _show(table: Mapping[str, Any]) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console(file=sys.stderr).print(Markdown(markdown(table)))
+
+
+def _model(name: str) -> Path:
+    if name != "lab":
+        return Path(name)
+    from neurorit.lab import base_model_dir
+
+    return base_model_dir()

@@ -1,0 +1,175 @@
+"""Experiments: what is run, what is not run again, the rule of choice, the test touched once.
+
+Tuning and vLLM are replaced here; their own tests run the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from neurorit.commands import evaluate, experiment, pipeline
+from neurorit.commands.recipe import LAB_RECIPE
+from retrieval.artifact import Manifest, hash_inputs, writing
+from retrieval.errors import BadInput
+
+# system name without its seed -> EM on clean, on distractors, refusals on clean
+FIGURES = {
+    "base": (1.0, 0.5, 0.0),
+    "neuro-rit": (0.99, 0.6, 0.01),
+    "faster": (0.99, 0.7, 0.01),
+    "refuses": (0.98, 0.9, 0.2),
+    "forgets": (0.5, 0.95, 0.0),
+    "sft": (1.0, 0.65, 0.0),
+}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    made: list[str] = []
+
+    def mine(model: Path, examples: Path, out: Path, *_: Any, **__: Any) -> None:
+        made.append(out.name)
+        with writing(out, Manifest("atlas", "test")):
+            pass
+
+    def tune(
+        model: Path, examples: Path, out: Path, method: str, atlas: Path | None, recipe: Path,
+        assigned: Sequence[str], seed: int, overwrite: bool,
+    ) -> None:  # fmt: skip
+        from neurorit.commands.recipe import Recipe, parse_assignments
+        from neurorit.tuning import TuneSettings
+
+        made.append(out.name)
+        options = {**parse_assignments(assigned), "method": method}
+        settings = Recipe(recipe).settings(TuneSettings, "tune", options, method)
+        inputs = hash_inputs(examples=examples, **({"atlas": atlas} if atlas else {}))
+        manifest = Manifest("checkpoint", "test", pipeline.plain(settings), seed, inputs)
+        with writing(out, manifest, overwrite=overwrite):
+            pass
+
+    def run_systems(
+        models: Mapping[str, Path], examples: Path, out: Path, conditions: Sequence[str],
+        judge: str, report: Any, **_: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        made.append(f"evaluated {out.name}: {' '.join(models)}")
+        results = []
+        for system in models:
+            name, _, seed = system.rpartition("-")
+            clean, noisy, refused = FIGURES[name if name in FIGURES else system]
+            step = 0.01 * int(seed) if seed.isdigit() else 0.0
+            for condition in conditions:
+                em = clean if condition == "clean" else noisy + step
+                results.append(
+                    {"system": system, "condition": condition, "em": em, "abstain_rate": refused}
+                )
+        return {"results": results}
+
+    monkeypatch.setattr(pipeline, "mine", mine)
+    monkeypatch.setattr(pipeline, "tune", tune)
+    monkeypatch.setattr(evaluate, "run_systems", run_systems)
+    return made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    return write(tmp_path)
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    document = {
+        "model": "lab",
+        "examples": str(folder / "train.jsonl"),
+        "evaluate": str(folder / "validation.jsonl"),
+        "methods": ["neuro-rit", "sft"],
+        "variants": {
+            "faster": {"method": "neuro-rit", "settings": {"dense_learning_rate": 0.004}},
+            "refuses": {"method": "neuro-rit", "settings": {"steps": 10}},
+            "forgets": {"method": "sft", "settings": {"steps": 11}},
+        },
+        "seeds": [0, 1],
+        "conditions": ["clean", "distractor-1", "distractor-4", "noise-only-4"],
+        "select": {"clean_within": 0.02, "refused_clean": 0.05},
+        "test": str(folder / "test.jsonl"),
+        **changes,
+    }
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
+    return path
+
+
+def test_the_rule_chooses_and_the_chosen_alone_see_the_test_questions(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    table = experiment.run(file, out)
+    assert table["selected"] == {"neuro-rit": "faster", "sft": "sft"}
+    assert calls.count("atlas-0") == 1
+    assert calls[-1] == "evaluated test: base sft-0 faster-0 sft-1 faster-1"
+    rows = {row["variant"]: row for row in table["rows"]}
+    figure = rows["faster"]["figures"]["distractor mean, EM"]
+    assert figure["mean"] == pytest.approx(0.705)
+    # Two seeds, 0.70 and 0.71: a t interval with one degree of freedom.
+    assert figure["ci95"][1] - figure["mean"] == pytest.approx(12.706 * 0.005, rel=1e-3)
+    assert rows["base"]["seeds"] == 1
+    assert rows["base"]["figures"]["clean, EM"]["ci95"] is None
+    text = (out / "table.md").read_text()
+    assert "| faster | 2 |" in text
+    assert "neuro-rit: faster" in text
+    assert json.loads((out / "table.json").read_text())["test"]["rows"]
+
+
+def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    experiment.run(file, tmp_path / "out")
+    calls.clear()
+    experiment.run(file, tmp_path / "out")
+    assert not [call for call in calls if not call.startswith("evaluated")]
+    (tmp_path / "train.jsonl").write_text('{"other": 1}\n')
+    calls.clear()
+    experiment.run(file, tmp_path / "out")
+    assert "sft-0" in calls
+
+
+def test_another_choice_on_the_same_test_questions_is_refused(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    experiment.run(file, tmp_path / "out")
+    changed = write(tmp_path, select={"clean_within": 1.0, "refused_clean": 1.0})
+    with pytest.raises(BadInput, match="used for another choice"):
+        experiment.run(changed, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": None}, "`model` is missing"),
+        ({"method": ["sft"]}, "no setting"),
+        ({"methods": [], "variants": {}}, "name `methods`"),
+        ({"select": {"best": 1}}, "select knows"),
+        ({"select": {}}, "declare the rule"),
+        ({"variants": {"one": {"settings": {}}}}, "variant one"),
+        ({"seeds": "many"}, "seeds"),
+    ],
+)
+def test_a_wrong_file_is_named(
+    file: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        experiment.Experiment.read(write(tmp_path, **changes))
+
+
+def test_packaged_experiments_can_be_read() -> None:
+    from neurorit.tuning import METHODS
+
+    for path in (LAB_RECIPE.parent / "experiments").glob("*.yaml"):
+        made = experiment.Experiment.read(path)
+        assert {variant.method for variant in made.all_variants()} <= set(METHODS)
