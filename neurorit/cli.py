@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from neurorit import __version__
-from neurorit.cli_groups import atlas_app, lab_app
+from neurorit.cli_groups import atlas_app, data_app, lab_app
 from neurorit.options import (
     PLAIN,
     Assign,
@@ -330,6 +330,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(atlas_app, name="atlas")
+app.add_typer(data_app, name="data")
 app.add_typer(lab_app, name="lab")
 
 

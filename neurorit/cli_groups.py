@@ -1,4 +1,4 @@
-"""Groups of commands that most users need less often: `atlas` and `lab`.
+"""Groups of commands that most users need less often: `atlas`, `data` and `lab`.
 
 Like `neurorit.cli` it holds options only; bodies are imported when a command runs.
 """
@@ -11,9 +11,14 @@ from typing import Annotated
 
 import typer
 
-from neurorit.options import PLAIN, Examples, Json, Model, Out, Seed, run
+from neurorit.options import PLAIN, Examples, Json, Model, Out, Overwrite, Seed, run
 
 atlas_app = typer.Typer(help="Look at mined neurons, compare and check them.", **PLAIN)
+data_app = typer.Typer(
+    help="Published data sets in this project's form.",
+    callback=lambda: None,  # one command, but still a group
+    **PLAIN,
+)
 lab_app = typer.Typer(help="The embedded world and its models.", **PLAIN)
 
 
@@ -99,6 +104,22 @@ def lab_judge(
     run(lambda: lab.judge(out, reading, seed), as_json)
 
 
+def data_hotpotqa(
+    out: Out,
+    source: Annotated[
+        str, typer.Option(help="The hub's name, or a folder that `save_to_disk` wrote.")
+    ] = "hotpotqa/hotpot_qa",
+    split: Annotated[str, typer.Option(help="train or validation.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write HotpotQA's passages and questions, for `index` and `mix`."""
+    from neurorit.commands import pipeline
+
+    run(lambda: pipeline.hotpotqa(out, source, split, limit, overwrite), as_json)
+
+
 ATLAS_COMMANDS: dict[str, Callable[..., None]] = {
     "show": atlas_show,
     "plot": atlas_plot,
@@ -110,6 +131,11 @@ LAB_COMMANDS: dict[str, Callable[..., None]] = {
     "train": lab_train,
     "judge": lab_judge,
 }
-for _app, _table in ((atlas_app, ATLAS_COMMANDS), (lab_app, LAB_COMMANDS)):
+DATA_COMMANDS: dict[str, Callable[..., None]] = {"hotpotqa": data_hotpotqa}
+for _app, _table in (
+    (atlas_app, ATLAS_COMMANDS),
+    (lab_app, LAB_COMMANDS),
+    (data_app, DATA_COMMANDS),
+):
     for _name, _command in _table.items():
         _app.command(_name)(_command)

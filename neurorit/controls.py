@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from neurorit.atlas import SETS, NeuronAtlas
-
-NEURON_CONTROLS = ("random-neurons", "active-neurons", "swapped-groups")
-LAYER_CONTROLS = ("first3", "last3", "random3")
+from neurorit.tune_settings import NEURON_CONTROLS
 
 
 def control_atlas(

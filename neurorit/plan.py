@@ -18,7 +18,7 @@ from neurorit.adapters import Group, NeuronAdapters
 from neurorit.atlas import NeuronAtlas
 from neurorit.baselines import FullTuning, LoraTuning
 from neurorit.models import feed_forward
-from neurorit.tuning import NEURON_METHODS, TuneSettings
+from neurorit.tune_settings import NEURON_METHODS, TuneSettings
 from retrieval.errors import BadInput
 
 _EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
@@ -146,7 +146,7 @@ def _activations(model: Any, trainable: Any, settings: TuneSettings, length: int
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed),
     ):
-        # A mask of four dimensions is taken as it is; others would be looked into, and hold nothing.
+        # A mask of four dimensions is taken as it is; others would be looked into.
         mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
         model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=32)
     return sum(storage.nbytes() for storage in kept.values())

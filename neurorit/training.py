@@ -24,7 +24,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neurorit.batches import Sample, collate, draw_batches
+from neurorit.tune_settings import TuneSettings
 from retrieval.artifact import write_text
+from retrieval.errors import BadInput
 
 Named = list[tuple[str, nn.Parameter]]
 _LOWEST = 0.1  # of the learning rate, at the end
@@ -44,27 +46,6 @@ class Trainable(Protocol):
         ...
 
 
-class Shape(Protocol):
-    """The settings that training needs; `tuning.TuneSettings` has them."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def accumulation(self) -> int: ...
-    @property
-    def warmup(self) -> float: ...
-    @property
-    def max_grad_norm(self) -> float: ...
-    @property
-    def checkpoint_every(self) -> int: ...
-    @property
-    def gradient_checkpointing(self) -> bool: ...
-    @property
-    def report_to(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-
-
 class TrainingRun:
     """One stage of training. rates: named parameters with the learning rate of each group.
 
@@ -77,9 +58,9 @@ class TrainingRun:
         trainable: Trainable,
         rates: Sequence[tuple[Named, float]],
         steps: int,
-        shape: Shape,
+        settings: TuneSettings,
     ) -> None:
-        self.steps, self.shape = steps, shape
+        self.steps, self.settings = steps, settings
         self._model = _Tuned(model, trainable)
         self._mixed = model.dtype != torch.float32
         self._rates = [(named, rate) for named, rate in rates if named]
@@ -132,20 +113,20 @@ class TrainingRun:
         report: Callable[[int], None] | None,
         logs: Path | None,
     ) -> _Trainer:
-        shape = self.shape
-        cuda = torch.cuda.is_available() and not str(shape.device).startswith("cpu")
-        reporters = [name for name in shape.report_to.split(",") if name not in ("", "none")]
+        settings = self.settings
+        cuda = torch.cuda.is_available() and not str(settings.device).startswith("cpu")
+        reporters = [name for name in settings.report_to.split(",") if name not in ("", "none")]
         arguments = TrainingArguments(
             output_dir=str(logs if reporters and logs is not None else state),
             max_steps=self.steps,
-            per_device_train_batch_size=shape.batch_size,
-            gradient_accumulation_steps=shape.accumulation,
-            max_grad_norm=shape.max_grad_norm,
-            gradient_checkpointing=shape.gradient_checkpointing,
+            per_device_train_batch_size=settings.batch_size,
+            gradient_accumulation_steps=settings.accumulation,
+            max_grad_norm=settings.max_grad_norm,
+            gradient_checkpointing=settings.gradient_checkpointing,
             bf16=self._mixed,
             use_cpu=not cuda,
             save_strategy="steps",
-            save_steps=shape.checkpoint_every,
+            save_steps=settings.checkpoint_every,
             logging_steps=_LOGGED,
             report_to=reporters or "none",
             remove_unused_columns=False,
@@ -157,8 +138,8 @@ class TrainingRun:
         pad = tokenizer.eos_token_id if pad is None else pad
         batches = list(
             islice(
-                draw_batches(samples, shape.batch_size, seed),
-                self.steps * shape.accumulation * arguments.world_size,
+                draw_batches(samples, settings.batch_size, seed),
+                self.steps * settings.accumulation * arguments.world_size,
             )
         )
         trainer = _Trainer(
@@ -167,9 +148,14 @@ class TrainingRun:
             train_dataset=list(samples),
             callbacks=[_Steps(report)] if report is not None else [],
         )
+        if trainer.is_fsdp_enabled:
+            raise BadInput(
+                "tune: FSDP is not supported yet, since deltas are written into whole weights; "
+                "start it with torchrun, or with accelerate's MULTI_GPU"
+            )
         trainer.remove_callback(PrinterCallback)
         trainer.prepare(self._rates, batches, lambda part: collate(part, pad), state, identity)
-        trainer.warm = max(1, round(shape.warmup * self.steps))
+        trainer.warm = max(1, round(settings.warmup * self.steps))
         return trainer
 
 

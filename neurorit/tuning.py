@@ -18,71 +18,14 @@ from typing import Any
 import numpy as np
 
 from neurorit.atlas import SETS, NeuronAtlas
-from neurorit.controls import (
-    LAYER_CONTROLS,
-    NEURON_CONTROLS,
-    activity,
-    control_atlas,
-    control_layers,
-)
+from neurorit.controls import activity, control_atlas, control_layers
 from neurorit.prompts import PromptTemplate
+from neurorit.tune_settings import RIVALS, TuneSettings
 from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
 from retrieval.examples import examples_file, read_examples
 
-NEURON_METHODS = (
-    "neuro-rit",
-    "stage1-only",
-    "stage2-only",
-    *NEURON_CONTROLS,
-    *LAYER_CONTROLS,
-)
 _ACTIVE = 64  # prompts whose neurons' activity is measured
-RIVALS = ("sft", "lora", "retrobust")
-METHODS = (*NEURON_METHODS, *RIVALS)
-
-
-@dataclass(frozen=True)
-class TuneSettings:
-    """How a model is tuned.
-
-    method: one of METHODS. stage1_steps, steps: optimizer steps of the two stages; a rival takes
-    their sum on stage 2's data. stage1_learning_rate: of P_irrel in stage 1; learning_rate: of the
-    neurons in stage 2 and of a rival; dense_learning_rate: of the dense layers' blocks (None: the
-    same). dense_layers: how many layers are trained fully.
-    target: what stage 2 teaches to say, `answer`, or `evidence` and then the answer; teacher,
-    teacher_model: an OpenAI-compatible address and model that state the evidence (else a sentence
-    is picked).
-    batch_size: samples in a forward pass on each process; accumulation: of these a step. warmup:
-    share of steps with a rising rate, which then falls linearly to a tenth. Weight decay is none,
-    since it would move what must stay. max_length: longer samples are left out.
-    gradient_checkpointing: less memory, more time. dtype: bfloat16 keeps frozen weights so, trained
-    ones in float32. checkpoint_every: steps between saved states. report_to: names of the
-    Trainer's loggers, such as tensorboard, parted by commas.
-    """
-
-    method: str = "neuro-rit"
-    stage1_steps: int = 20
-    stage1_learning_rate: float = 1e-3
-    steps: int = 150
-    learning_rate: float = 1e-3
-    dense_learning_rate: float | None = None
-    dense_layers: int = 3
-    target: str = "answer"
-    teacher: str = ""
-    teacher_model: str = ""
-    batch_size: int = 24
-    accumulation: int = 1
-    warmup: float = 0.05
-    max_grad_norm: float = 1.0
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    max_length: int = 2048
-    gradient_checkpointing: bool = False
-    dtype: str = "float32"
-    device: str = "auto"
-    checkpoint_every: int = 50
-    report_to: str = "none"
 
 
 def tune(
@@ -111,7 +54,7 @@ def tune(
     from neurorit.evidence import responses
     from neurorit.models import feed_forward, load_model, weights_digest
 
-    _check(settings, atlas, adapter)
+    settings.check(atlas=atlas is not None, adapter=adapter is not None)
     out = Path(out)
     for place in (out, adapter):
         if place is not None and place.exists() and not overwrite:
@@ -311,30 +254,3 @@ def _run(
 def _need(count: int, what: str, source: Path) -> None:
     if not count:
         raise BadInput(f"{source}: no example {what} to tune on; mix some with `neurorit-rag mix`")
-
-
-def _check(settings: TuneSettings, atlas: Path | None, adapter: Path | None) -> None:
-    if settings.method not in METHODS:
-        raise BadInput(f"--method {settings.method}: it is one of {', '.join(METHODS)}")
-    if settings.target not in ("answer", "evidence"):
-        raise BadInput("tune: target must be answer or evidence")
-    if settings.teacher and settings.target != "evidence":
-        raise BadInput("tune: a teacher states evidence; set target=evidence")
-    if settings.method in NEURON_METHODS and atlas is None:
-        raise BadInput(
-            f"--method {settings.method} needs --atlas; make one with `neurorit-rag mine`"
-        )
-    if adapter is not None and settings.method not in NEURON_METHODS:
-        raise BadInput(f"--adapter: method {settings.method} tunes no neurons, it has none")
-    positive = ("batch_size", "accumulation", "max_length", "checkpoint_every", "lora_rank")
-    for name in (*positive, "dense_layers"):
-        if getattr(settings, name) < 1:
-            raise BadInput(f"tune: {name} must be at least 1")
-    for name in ("stage1_steps", "steps"):
-        if getattr(settings, name) < 0:
-            raise BadInput(f"tune: {name} must be 0 or more")
-    if settings.stage1_steps + settings.steps == 0:
-        raise BadInput("tune: stage1_steps and steps are both 0: nothing would be tuned")
-    for name in ("stage1_learning_rate", "learning_rate", "max_grad_norm"):
-        if getattr(settings, name) <= 0:
-            raise BadInput(f"tune: {name} must be above 0")

@@ -43,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assigned: Sequence[str], seed: int, overwrite: bool,
     ) -> None:  # fmt: skip
         from neurorit.commands.recipe import Recipe, parse_assignments
-        from neurorit.tuning import TuneSettings
+        from neurorit.tune_settings import TuneSettings
 
         made.append(out.name)
         options = {**parse_assignments(assigned), "method": method}
@@ -168,7 +168,7 @@ def test_a_wrong_file_is_named(
 
 
 def test_packaged_experiments_can_be_read() -> None:
-    from neurorit.tuning import METHODS
+    from neurorit.tune_settings import METHODS
 
     for path in (LAB_RECIPE.parent / "experiments").glob("*.yaml"):
         made = experiment.Experiment.read(path)

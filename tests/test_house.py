@@ -67,7 +67,7 @@ def test_documents_name_commands_that_exist(name: str) -> None:
     for target in re.findall(r"(?:`|^\s*)make ([a-z-]+)", text, re.MULTILINE):
         assert target in targets, f"{name}: make {target}"
     for command in re.findall(r"neurorit-rag ([a-z]+)", text):
-        assert command in {*COMMANDS, "atlas", "lab"}, f"{name}: neurorit-rag {command}"
+        assert command in {*COMMANDS, "atlas", "data", "lab"}, f"{name}: neurorit-rag {command}"
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
 
@@ -82,7 +82,7 @@ def test_version_is_one() -> None:
 def test_recipes_are_read_by_their_settings() -> None:
     from neurorit.commands.recipe import Recipe
     from neurorit.mining_settings import MiningSettings
-    from neurorit.tuning import TuneSettings
+    from neurorit.tune_settings import TuneSettings
     from retrieval.noise import MixSettings, PoolSettings
 
     for path in sorted((ROOT / "neurorit" / "recipes").glob("*.yaml")):

@@ -157,7 +157,7 @@ def _tune(
     atlas: Path,
 ) -> None:
     """Tune one variant with one seed, unless it is there already, made of the same things."""
-    from neurorit.tuning import NEURON_METHODS, TuneSettings
+    from neurorit.tune_settings import NEURON_METHODS, TuneSettings
 
     options = {**variant.settings, "method": variant.method}
     settings = Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)

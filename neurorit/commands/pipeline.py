@@ -62,6 +62,28 @@ def mix(
     return {"examples": str(out), **summary}
 
 
+def hotpotqa(
+    out: Path, source: str, split: str, limit: int | None, overwrite: bool
+) -> Mapping[str, Any]:
+    """Write HotpotQA as a corpus and questions."""
+    from retrieval.hotpotqa import write_hotpotqa
+
+    with reporting() as report:
+        made = write_hotpotqa(
+            out,
+            source,
+            split=split,
+            limit=limit,
+            overwrite=overwrite,
+            progress=report.named("rows read"),
+        )
+    return {
+        "corpus": str(out / "corpus.jsonl"),
+        "questions_file": str(out / "questions.jsonl"),
+        **made,
+    }
+
+
 def mine(
     model: Path,
     examples: Path,
@@ -116,7 +138,7 @@ def tune(
     adapter: where to write what changed, alone. verify: prompts to answer by vLLM and by Hugging
     Face afterwards; the share of equal answers is in the result.
     """
-    from neurorit.tuning import NEURON_METHODS, TuneSettings
+    from neurorit.tune_settings import NEURON_METHODS, TuneSettings
     from neurorit.tuning import tune as tune_model
 
     read = Recipe(recipe)
@@ -158,7 +180,7 @@ def plan(
     from neurorit.models import load_tokenizer
     from neurorit.plan import plan as make_plan
     from neurorit.prompts import PromptTemplate
-    from neurorit.tuning import TuneSettings
+    from neurorit.tune_settings import TuneSettings
     from retrieval.examples import examples_file, read_examples
 
     read = Recipe(recipe)

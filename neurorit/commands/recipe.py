@@ -61,8 +61,11 @@ def fit(kind: type[Settings], document: Mapping[str, Any], where: str) -> Settin
     return _made(kind, {k: (v, f"{where}: {k}") for k, v in document.items()}, where)
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file; raises BadInput naming the file where it is none."""
+def read_yaml(path: Path, what: str, top: str = "NAME: VALUE lines") -> dict[str, Any]:
+    """The mapping in a YAML file; raises BadInput naming the file where it is none.
+
+    what, top: the kind of file, and what stands at its top, for the message.
+    """
     import yaml
 
     if not path.is_file():
@@ -72,7 +75,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not {what}: {_line(error)}") from error
     if not isinstance(document, dict):
-        raise BadInput(f"{path}: {what} holds NAME: VALUE lines at its top")
+        raise BadInput(f"{path}: {what} has {top} at its top")
     return document
 
 
@@ -108,7 +111,7 @@ def _made(kind: type[Settings], given: Mapping[str, tuple[Any, str]], section: s
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    document = read_yaml(path, "a recipe")
+    document = read_yaml(path, "a recipe", f"the sections {', '.join(_SECTIONS)}")
     for name, section in document.items():
         if name not in _SECTIONS and not str(name).startswith("tune-"):
             raise BadInput(f"{path}: unknown section {name!r}; known: {', '.join(_SECTIONS)}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from retrieval.examples import Example, Passage, write_examples
 from tests.serving.tiny import save_tiny_llama
@@ -34,3 +39,27 @@ def examples_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("examples") / "examples.jsonl"
     write_examples(path, examples())
     return path
+
+
+def run_in_two_processes(code: str, *arguments: Path) -> None:
+    """Run Python code as torchrun would start it, with two processes on the CPU."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "ACCELERATE_USE_CPU": "1",
+        # Sums are rounded alike only with as many threads as here.
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in running] == [0, 0]

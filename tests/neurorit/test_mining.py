@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from neurorit.atlas import NeuronAtlas, choose_sets, plot
 from neurorit.miner import keep_scores
@@ -21,7 +18,7 @@ from neurorit.mining import mine, most_frequent
 from neurorit.mining_settings import MiningSettings
 from retrieval.errors import ArtifactError, BadInput, NeuroritError
 from retrieval.examples import write_examples
-from tests.neurorit.conftest import examples
+from tests.neurorit.conftest import examples, run_in_two_processes
 
 SETTINGS = MiningSettings(samples=6, steps=20, rows=170, share=0.1, resamples=20, force=True)
 
@@ -197,24 +194,7 @@ def test_several_processes_make_the_atlas_of_one(
         "mine(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), SETTINGS, 0)\n"
     )
     out = tmp_path / "atlas"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(checkpoint), str(examples_path), str(out)],
-            # Sums are rounded alike only with as many threads as here.
-            env={
-                **os.environ,
-                **common,
-                "RANK": str(rank),
-                "OMP_NUM_THREADS": str(torch.get_num_threads()),
-            },
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    run_in_two_processes(code, checkpoint, examples_path, out)
     for name in ("atlas.safetensors", "manifest.json"):
         assert (out / name).read_bytes() == (atlas_dir / name).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["atlas"]

@@ -12,7 +12,8 @@ from neurorit.batches import collate, make_samples
 from neurorit.models import load_model
 from neurorit.plan import plan
 from neurorit.prompts import PromptTemplate
-from neurorit.tuning import TuneSettings, tune
+from neurorit.tune_settings import TuneSettings
+from neurorit.tuning import tune
 from tests.neurorit.conftest import examples
 
 SETTINGS = TuneSettings(stage1_steps=1, steps=2, batch_size=6, lora_rank=4)

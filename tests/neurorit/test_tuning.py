@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -24,11 +23,12 @@ from neurorit.mining import mine
 from neurorit.mining_settings import MiningSettings
 from neurorit.models import load_model
 from neurorit.prompts import PromptTemplate, end_token_id
-from neurorit.tuning import METHODS, RIVALS, TuneSettings, tune
+from neurorit.tune_settings import METHODS, RIVALS, TuneSettings
+from neurorit.tuning import tune
 from retrieval.artifact import read_manifest
 from retrieval.errors import BadInput
 from retrieval.examples import write_examples
-from tests.neurorit.conftest import examples
+from tests.neurorit.conftest import examples, run_in_two_processes
 
 SETTINGS = TuneSettings(
     stage1_steps=4, steps=8, batch_size=6, dense_layers=1, checkpoint_every=3, lora_rank=4
@@ -283,25 +283,7 @@ def test_several_processes_learn_what_one_does(
         "tune(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), settings, 0)\n"
     )
     out = tmp_path / "two"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(checkpoint), str(examples_path), str(out)],
-            env={
-                **os.environ,
-                **common,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "OMP_NUM_THREADS": "1",
-                "ACCELERATE_USE_CPU": "1",
-            },
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    run_in_two_processes(code, checkpoint, examples_path, out)
     assert distance(weights(out), weights(tmp_path / "one")) < 5e-5
 
 
@@ -351,3 +333,58 @@ def test_another_models_atlas_is_refused(
     other = save_tiny_llama(tmp_path / "other", layers=2)
     with pytest.raises(BadInput, match="another model"):
         tune(other, examples_path, tmp_path / "tuned", SETTINGS, 0, atlas=atlas_dir)
+
+
+@pytest.mark.slow
+def test_killed_in_both_stages_it_ends_in_the_same_weights(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    tune(checkpoint, examples_path, tmp_path / "whole", SETTINGS, 0, atlas=atlas_dir)
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from neurorit.tuning import tune\n"
+        "from tests.neurorit.test_tuning import SETTINGS\n"
+        "model, data, atlas, out = map(Path, sys.argv[1:])\n"
+        "def tell(*where):\n"
+        "    print(*where, flush=True); time.sleep(0.1)\n"
+        "tune(model, data, out, SETTINGS, 0, atlas=atlas, progress=tell)\n"
+    )
+    out = tmp_path / "killed"
+    command = [
+        sys.executable, "-c", code,
+        *map(str, (checkpoint, examples_path, atlas_dir, out)),
+    ]  # fmt: skip
+    seen: list[str] = []
+    for stop in ("stage1 4 4", "stage2 5 8", "stage2 7 8"):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                seen.append(line.strip())
+                if line.strip() == stop:
+                    process.kill()
+                    break
+    assert not out.exists()
+    # Each went on from a saved state: stage 1 was run once, stage 2 did not begin anew.
+    assert seen.count("stage1 1 4") == 1
+    assert seen.count("stage2 1 8") == 1
+    tune(checkpoint, examples_path, out, SETTINGS, 0, atlas=atlas_dir)
+    wanted, found = weights(tmp_path / "whole"), weights(out)
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+@pytest.mark.slow
+def test_vllm_answers_as_hugging_face_does(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    done = CliRunner().invoke(
+        app,
+        [
+            "tune", "--model", str(checkpoint), "--examples", str(examples_path),
+            "--out", str(tmp_path / "tuned"), "--method", "sft", "--set", "steps=3",
+            "--set", "stage1_steps=0", "--verify", "12", "--json",
+        ],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    parity = json.loads(done.stdout)["parity"]
+    assert parity["prompts"] == 12
+    assert parity["share"] >= 0.9
