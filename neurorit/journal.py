@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neurorit.processes import leave_at_exit
+
 Record = dict[str, Any]
 
 
@@ -79,6 +81,7 @@ class Journal:
 
         if not distributed.is_initialized():
             distributed.init_process_group("gloo")
+            leave_at_exit()
         distributed.barrier()
 
     @property

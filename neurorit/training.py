@@ -129,6 +129,7 @@ class TrainingRun:
             save_steps=settings.checkpoint_every,
             logging_steps=_LOGGED,
             report_to=reporters or "none",
+            ddp_find_unused_parameters=False,
             remove_unused_columns=False,
             disable_tqdm=True,
             log_level="error",

@@ -19,6 +19,7 @@ import numpy as np
 
 from neurorit.atlas import SETS, NeuronAtlas
 from neurorit.controls import activity, control_atlas, control_layers
+from neurorit.processes import leave_at_exit
 from neurorit.prompts import PromptTemplate
 from neurorit.tune_settings import RIVALS, TuneSettings
 from retrieval.artifact import Manifest, hash_inputs, writing
@@ -65,6 +66,7 @@ def tune(
     neurons = NeuronAtlas.load(atlas) if atlas is not None else None
     pool = list(read_examples(source))
     processes = PartialState()
+    leave_at_exit()
     with processes.main_process_first():  # the others find a teacher's replies in its cache
         said = responses(pool, settings.target, _teacher(settings, out), progress)
     model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
