@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,24 +42,25 @@ def examples_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_in_two_processes(code: str, *arguments: Path) -> None:
-    """Run Python code as torchrun would start it, with two processes on the CPU."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    common = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "ACCELERATE_USE_CPU": "1",
-        # Sums are rounded alike only with as many threads as here.
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    """Run Python code by torchrun, with two processes on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "work.py"
+        script.write_text(code, encoding="utf-8")
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc-per-node=2", str(script), *map(str, arguments),
+            ],
+            env={
+                **os.environ,
+                "ACCELERATE_USE_CPU": "1",
+                "PYTHONPATH": str(Path(__file__).parents[2]),
+                # Sums are rounded alike only with as many threads as here.
+                "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            },
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=300,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
