@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from neurorit import mining
 from neurorit.commands import evaluate, experiment, pipeline
 from neurorit.commands.recipe import LAB_RECIPE
+from neurorit.models import weights_digest
 from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
 
@@ -33,9 +35,11 @@ FIGURES = {
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
 
-    def mine(model: Path, examples: Path, out: Path, *_: Any, **__: Any) -> None:
+    def mine(model: Path, examples: Path, out: Path, settings: Any, seed: int, **_: Any) -> None:
         made.append(out.name)
-        with writing(out, Manifest("atlas", "test")):
+        inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
+        manifest = Manifest("atlas", "test", pipeline.plain(settings), seed, inputs)
+        with writing(out, manifest, overwrite=True):
             pass
 
     def tune(
@@ -48,7 +52,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(out.name)
         options = {**parse_assignments(assigned), "method": method}
         settings = Recipe(recipe).settings(TuneSettings, "tune", options, method)
-        inputs = hash_inputs(examples=examples, **({"atlas": atlas} if atlas else {}))
+        inputs = {
+            **hash_inputs(examples=examples, **({"atlas": atlas} if atlas else {})),
+            "model": weights_digest(model),
+        }
         manifest = Manifest("checkpoint", "test", pipeline.plain(settings), seed, inputs)
         with writing(out, manifest, overwrite=overwrite):
             pass
@@ -70,7 +77,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 )
         return {"results": results}
 
-    monkeypatch.setattr(pipeline, "mine", mine)
+    monkeypatch.setattr(mining, "mine", mine)
     monkeypatch.setattr(pipeline, "tune", tune)
     monkeypatch.setattr(evaluate, "run_systems", run_systems)
     return made
@@ -136,7 +143,14 @@ def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
     (tmp_path / "train.jsonl").write_text('{"other": 1}\n')
     calls.clear()
     experiment.run(file, tmp_path / "out")
-    assert "sft-0" in calls
+    assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
+    # Another base model: nothing that came from the first may be used.
+    other = tmp_path / "model"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"other weights")
+    calls.clear()
+    experiment.run(write(tmp_path, model=str(other), test=None), tmp_path / "out")
+    assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
 
 
 def test_another_choice_on_the_same_test_questions_is_refused(

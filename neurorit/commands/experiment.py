@@ -16,8 +16,8 @@ from typing import Any
 from neurorit.commands import pipeline
 from neurorit.commands.progress import Reporter, reporting
 from neurorit.commands.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
-from retrieval.artifact import hash_inputs, read_manifest, write_text
-from retrieval.errors import ArtifactError, BadInput
+from retrieval.artifact import hash_inputs, write_text
+from retrieval.errors import BadInput
 
 BASE = "base"
 _TABLE = "table.json"
@@ -157,21 +157,23 @@ def _tune(
     atlas: Path,
 ) -> None:
     """Tune one variant with one seed, unless it is there already, made of the same things."""
+    from neurorit.models import weights_digest
     from neurorit.tune_settings import NEURON_METHODS, TuneSettings
 
     options = {**variant.settings, "method": variant.method}
     settings = Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
-    needed = atlas if variant.method in NEURON_METHODS else None
-    if needed is not None and not needed.is_dir():
-        pipeline.mine(model, experiment.examples, needed, recipe, None, seed, False)
-    wanted = hash_inputs(examples=experiment.examples, **({"atlas": needed} if needed else {}))
-    try:
-        made = read_manifest(out, "checkpoint")
-        same = json.loads(json.dumps(pipeline.plain(settings))) == dict(made.settings)
-        if same and made.seed == seed and wanted.items() <= dict(made.inputs).items():
-            return
-    except ArtifactError:
-        pass
+    needed = None
+    if variant.method in NEURON_METHODS:
+        with reporting() as report:
+            needed = pipeline.mined_at(
+                atlas, model, experiment.examples, Recipe(recipe), seed, report
+            )
+    wanted = {
+        **hash_inputs(examples=experiment.examples, **({"atlas": needed} if needed else {})),
+        "model": weights_digest(model),
+    }
+    if pipeline.made_of(out, "checkpoint", settings, seed, wanted):
+        return
     assigned = [f"{name}={json.dumps(value)}" for name, value in variant.settings.items()]
     pipeline.tune(
         model, experiment.examples, out, variant.method, needed, recipe, assigned, seed, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -144,9 +145,10 @@ def tune(
     read = Recipe(recipe)
     options = {**parse_assignments(assignments or ()), "method": method}
     settings = read.settings(TuneSettings, "tune", options, method)
-    if atlas is None and method in NEURON_METHODS:
-        atlas = _mined_beside(model, examples, out, read, seed)
     with reporting() as report:
+        if atlas is None and method in NEURON_METHODS:
+            place = out.with_name(f"{out.name}-atlas")
+            atlas = mined_at(place, model, examples, read, seed, report)
         summary = tune_model(
             model,
             examples,
@@ -221,32 +223,40 @@ def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str
     return {"checkpoint": str(out), "adapter": str(adapter)}
 
 
-def _mined_beside(model: Path, examples: Path, out: Path, recipe: Recipe, seed: int) -> Path:
-    """The atlas `OUT-atlas`: the one that is there if it came from the same inputs, else anew."""
+def mined_at(
+    place: Path, model: Path, examples: Path, recipe: Recipe, seed: int, report: Reporter
+) -> Path:
+    """The atlas at `place`, mined anew unless it was made of the same model, data and settings."""
     from neurorit.mining import mine as mine_atlas
     from neurorit.mining_settings import MiningSettings
+    from neurorit.models import weights_digest
 
     settings = recipe.settings(MiningSettings, "mine", {})
-    place = out.with_name(f"{out.name}-atlas")
-    with reporting() as report:
-        try:
-            made = read_manifest(place, "atlas")
-            inputs = hash_inputs(examples=examples)
-            if made.seed == seed and inputs.items() <= dict(made.inputs).items():
-                report.say(f"using the neurons in {place}")
-                return place
-        except ArtifactError:
-            report.say(f"no --atlas given: mining into {place}")
-        mine_atlas(
-            model,
-            examples,
-            place,
-            settings,
-            seed,
-            overwrite=True,
-            progress=_mining_progress(report),
-        )
+    inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
+    if made_of(place, "atlas", settings, seed, inputs):
+        report.say(f"using the neurons in {place}")
+        return place
+    report.say(f"mining into {place}")
+    mine_atlas(
+        model,
+        examples,
+        place,
+        settings,
+        seed,
+        overwrite=True,
+        progress=_mining_progress(report),
+    )
     return place
+
+
+def made_of(place: Path, kind: str, settings: Any, seed: int, inputs: Mapping[str, str]) -> bool:
+    """Whether a whole artifact of that kind stands there, made with these settings and inputs."""
+    try:
+        made = read_manifest(place, kind)
+    except ArtifactError:
+        return False
+    same = json.loads(json.dumps(plain(settings))) == dict(made.settings)
+    return same and made.seed == seed and dict(inputs) == dict(made.inputs)
 
 
 def _mining_progress(report: Reporter) -> Callable[[int, int, float], None]:

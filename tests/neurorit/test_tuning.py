@@ -388,3 +388,35 @@ def test_vllm_answers_as_hugging_face_does(
     parity = json.loads(done.stdout)["parity"]
     assert parity["prompts"] == 12
     assert parity["share"] >= 0.9
+
+
+def test_without_an_atlas_it_mines_and_never_uses_another_models(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    model, tokenizer = load_model(checkpoint)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.add_(0.01)
+    model.save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "mine: {samples: 4, steps: 4, share: 0.2, resamples: 2, force: true}\n"
+        "tune: {stage1_steps: 1, steps: 1, dense_layers: 1, batch_size: 4}\n"
+    )
+
+    def mined(base: Path) -> tuple[str, str]:
+        arguments = ["--examples", str(examples_path), "--out", str(tmp_path / "tuned")]
+        arguments += ["--recipe", str(recipe), "--overwrite", "--json"]
+        done = CliRunner().invoke(app, ["tune", "--model", str(base), *arguments])
+        assert done.exit_code == 0, done.output
+        atlas = Path(json.loads(done.stdout)["atlas"])
+        return read_manifest(atlas, "atlas").inputs["model"], done.stderr
+
+    first, _ = mined(checkpoint)
+    again, said = mined(checkpoint)
+    assert first == again
+    assert "using the neurons in" in said
+    changed, said = mined(other)
+    assert changed != first
+    assert "mining into" in said
