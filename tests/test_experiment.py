@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from neurorit import mining
-from neurorit.commands import evaluate, experiment, pipeline
+from neurorit.commands import evaluate, experiment, tuning
 from neurorit.commands.recipe import LAB_RECIPE
 from neurorit.models import weights_digest
 from retrieval.artifact import Manifest, hash_inputs, writing
@@ -38,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def mine(model: Path, examples: Path, out: Path, settings: Any, seed: int, **_: Any) -> None:
         made.append(out.name)
         inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
-        manifest = Manifest("atlas", "test", pipeline.plain(settings), seed, inputs)
+        manifest = Manifest("atlas", "test", tuning.plain(settings), seed, inputs)
         with writing(out, manifest, overwrite=True):
             pass
 
@@ -56,7 +56,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             **hash_inputs(examples=examples, **({"atlas": atlas} if atlas else {})),
             "model": weights_digest(model),
         }
-        manifest = Manifest("checkpoint", "test", pipeline.plain(settings), seed, inputs)
+        manifest = Manifest("checkpoint", "test", tuning.plain(settings), seed, inputs)
         with writing(out, manifest, overwrite=overwrite):
             pass
 
@@ -78,7 +78,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return {"results": results}
 
     monkeypatch.setattr(mining, "mine", mine)
-    monkeypatch.setattr(pipeline, "tune", tune)
+    monkeypatch.setattr(tuning, "tune", tune)
     monkeypatch.setattr(evaluate, "run_systems", run_systems)
     return made
 

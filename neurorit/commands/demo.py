@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.conditions import CONDITIONS
-from neurorit.commands import pipeline
+from neurorit.commands import retrieval, tuning
 from neurorit.commands.evaluate import run_systems
 from neurorit.commands.progress import reporting
 from neurorit.commands.recipe import LAB_RECIPE
@@ -66,7 +66,7 @@ def _data(stages: Stages, questions: int, seed: int) -> None:
     corpus, index = world / "corpus.jsonl", out / "index"
     stages.run(
         "index",
-        lambda: pipeline.index(corpus, index, "minilm", 64, True),
+        lambda: retrieval.index(corpus, index, "minilm", 64, True),
         inputs=[corpus],
         outputs=[index],
     )
@@ -75,7 +75,7 @@ def _data(stages: Stages, questions: int, seed: int) -> None:
         purpose = "eval" if split == "test" else "train"
         stages.run(
             f"mix {split}",
-            partial(pipeline.mix, source, index, made, LAB_RECIPE, None, purpose, seed, True),
+            partial(retrieval.mix, source, index, made, LAB_RECIPE, None, purpose, seed, True),
             inputs=[source, index, LAB_RECIPE],
             settings={"seed": seed, "for": purpose},
             outputs=[made],
@@ -88,7 +88,7 @@ def _models(stages: Stages, base: Path, seed: int) -> None:
     atlas = out / "atlas"
     stages.run(
         "mine",
-        lambda: pipeline.mine(base, examples, atlas, LAB_RECIPE, None, seed, True),
+        lambda: tuning.mine(base, examples, atlas, LAB_RECIPE, None, seed, True),
         inputs=[base, examples, LAB_RECIPE],
         settings={"seed": seed},
         outputs=[atlas],
@@ -98,7 +98,7 @@ def _models(stages: Stages, base: Path, seed: int) -> None:
         stages.run(
             f"tune {method}",
             partial(
-                pipeline.tune, base, examples, made, method, neurons, LAB_RECIPE, None, seed, True
+                tuning.tune, base, examples, made, method, neurons, LAB_RECIPE, None, seed, True
             ),
             inputs=[base, examples, LAB_RECIPE, *([neurons] if neurons else [])],
             settings={"seed": seed},

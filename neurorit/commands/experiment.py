@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurorit.commands import pipeline
+from neurorit.commands import tuning
 from neurorit.commands.progress import Reporter, reporting
 from neurorit.commands.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
 from retrieval.artifact import hash_inputs, write_text
@@ -165,17 +165,17 @@ def _tune(
     needed = None
     if variant.method in NEURON_METHODS:
         with reporting() as report:
-            needed = pipeline.mined_at(
+            needed = tuning.mined_at(
                 atlas, model, experiment.examples, Recipe(recipe), seed, report
             )
     wanted = {
         **hash_inputs(examples=experiment.examples, **({"atlas": needed} if needed else {})),
         "model": weights_digest(model),
     }
-    if pipeline.made_of(out, "checkpoint", settings, seed, wanted):
+    if tuning.made_of(out, "checkpoint", settings, seed, wanted):
         return
     assigned = [f"{name}={json.dumps(value)}" for name, value in variant.settings.items()]
-    pipeline.tune(
+    tuning.tune(
         model, experiment.examples, out, variant.method, needed, recipe, assigned, seed, True
     )
 

@@ -1,0 +1,67 @@
+"""The command line: a flat table of commands, their options, and nothing of what they do.
+
+One module holds the options of one room's commands; bodies live in `neurorit.commands` and are
+imported when a command runs, so `--help` stays quick. stdout carries the result, stderr everything
+else. Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 a gate was missed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from neurorit import __version__
+from neurorit.cli.evaluation import evaluate, report
+from neurorit.cli.lab import demo, doctor, lab_app
+from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
+from neurorit.cli.options import PLAIN
+from neurorit.cli.retrieval import data_app, index, mix
+from neurorit.cli.serving import ask, serve
+from retrieval.errors import NeuroritError
+
+app = typer.Typer(
+    help="Neuro-RIT: make a language model robust to noisy retrieval.",
+    pretty_exceptions_enable=False,
+    **PLAIN,
+)
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "doctor": doctor,
+    "index": index,
+    "mix": mix,
+    "mine": mine,
+    "tune": tune,
+    "merge": merge,
+    "serve": serve,
+    "ask": ask,
+    "eval": evaluate,
+    "experiment": experiment,
+    "report": report,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+app.add_typer(atlas_app, name="atlas")
+app.add_typer(data_app, name="data")
+app.add_typer(lab_app, name="lab")
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line; every error raised on purpose becomes one line and an exit code."""
+    try:
+        app()
+    except NeuroritError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,5 @@
+"""`python -m neurorit.cli`, also under torchrun."""
+
+from neurorit.cli import main
+
+main()
