@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-import time
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -59,7 +59,11 @@ class Endpoint:
         api_key: str | None = None,
         settings: CallSettings | None = None,
         transport: httpx.BaseTransport | None = None,
+        wait: Callable[[float], object] | None = None,
     ) -> None:
+        """transport, wait: for tests, in place of the network and of the pauses."""
+        self._closed = threading.Event()
+        self._wait = wait or self._closed.wait
         self.settings = settings or CallSettings()
         self.base_url = base_url.rstrip("/")
         self._http = httpx.Client(
@@ -70,8 +74,15 @@ class Endpoint:
         )
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; calls that wait for another attempt give up."""
+        self._closed.set()
         self._http.close()
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
 
     def chat(
         self,
@@ -85,6 +96,8 @@ class Endpoint:
         """
         cause, status = "", None
         for attempt in range(self.settings.retries + 1):
+            if self._closed.is_set():
+                raise CallFailed(f"{self.base_url}: given up")
             asked_to_wait = 0.0
             try:
                 reply = self._http.post(f"{self.base_url}/chat/completions", json=dict(request))
@@ -107,7 +120,7 @@ class Endpoint:
                 cause = "a reply is no JSON"
             if attempt < self.settings.retries:
                 pause = self.settings.pause * 2**attempt * random.uniform(0.5, 1.0)
-                time.sleep(min(_LONGEST_PAUSE, max(asked_to_wait, pause)))
+                self._wait(min(_LONGEST_PAUSE, max(asked_to_wait, pause)))
         raise CallFailed(f"{self.base_url}: {cause}", status)
 
 

@@ -10,6 +10,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import httpx
@@ -60,10 +61,10 @@ class EndpointJudge:
         self._calls = calls or CallSettings(timeout=30.0, retries=3)
         self._log_probabilities = True
         self._lock = threading.Lock()
-        self._endpoint = Endpoint(
-            base_url, api_key=api_key, settings=self._calls, transport=transport
+        self._open = partial(
+            Endpoint, base_url, api_key=api_key, settings=self._calls, transport=transport
         )
-        parts = [self._endpoint.base_url, model, mode, self._template, passing, repeats]
+        parts = [base_url.rstrip("/"), model, mode, self._template, passing, repeats]
         self.fingerprint = "#".join(map(str, parts))
 
     def decide(
@@ -71,12 +72,14 @@ class EndpointJudge:
     ) -> list[Verdict]:
         """Right, wrong or, after the last retry, unscored."""
         verdicts: list[Verdict] = ["unscored"] * len(items)
-        given = in_parallel(self._verdict, items, self._calls.concurrency)
-        for done, (i, found) in enumerate(given, start=1):
-            if not isinstance(found, CallFailed):
-                verdicts[i] = found
-            if progress is not None:
-                progress(done, len(items))
+        with self._open() as endpoint:
+            work = partial(self._verdict, endpoint)
+            given = in_parallel(work, items, self._calls.concurrency)
+            for done, (i, found) in enumerate(given, start=1):
+                if not isinstance(found, CallFailed):
+                    verdicts[i] = found
+                if progress is not None:
+                    progress(done, len(items))
         return verdicts
 
     def prefer(self, pairs: Sequence[tuple[Item, str]]) -> list[tuple[Preference, Preference]]:
@@ -87,20 +90,22 @@ class EndpointJudge:
         """
         asked = [(item, other, swapped) for item, other in pairs for swapped in (False, True)]
         found: list[Preference] = ["unscored"] * len(asked)
-        for i, said in in_parallel(self._preferred, asked, self._calls.concurrency):
-            if not isinstance(said, CallFailed):
-                found[i] = said
+        with self._open() as endpoint:
+            work = partial(self._preferred, endpoint)
+            for i, said in in_parallel(work, asked, self._calls.concurrency):
+                if not isinstance(said, CallFailed):
+                    found[i] = said
         return list(zip(found[::2], found[1::2], strict=True))
 
-    def _verdict(self, item: Item) -> Verdict:
+    def _verdict(self, endpoint: Endpoint, item: Item) -> Verdict:
         turn = judge_turn(self._template, item)
         read = read_reply if self._mode == "yes-no" else self._read_grade
-        counts = Counter(self._ask(turn, read, repeat) for repeat in range(self._repeats))
+        counts = Counter(self._ask(endpoint, turn, read, repeat) for repeat in range(self._repeats))
         if counts["right"] == counts["wrong"]:
             return "unscored"
         return "right" if counts["right"] > counts["wrong"] else "wrong"
 
-    def _preferred(self, asked: tuple[Item, str, bool]) -> Preference:
+    def _preferred(self, endpoint: Endpoint, asked: tuple[Item, str, bool]) -> Preference:
         item, other, swapped = asked
         first, second = (other, item.answer) if swapped else (item.answer, other)
         turn = fill_prompt(
@@ -110,15 +115,15 @@ class EndpointJudge:
             first=safe(PAIRWISE, first),
             second=safe(PAIRWISE, second),
         )
-        took_first = self._ask(turn, _read_choice, 0) == "a"
+        took_first = self._ask(endpoint, turn, _read_choice, 0) == "a"
         return "first" if took_first != swapped else "second"
 
-    def _ask(self, turn: str, read: Callable[[Any], Any], repeat: int) -> Any:
+    def _ask(self, endpoint: Endpoint, turn: str, read: Callable[[Any], Any], repeat: int) -> Any:
         while True:
             with_log_probabilities = self._log_probabilities
             try:
                 request = self._request(turn, with_log_probabilities, repeat)
-                return self._endpoint.chat(request, read)
+                return endpoint.chat(request, read)
             except CallFailed as error:
                 if error.status != 400 or not with_log_probabilities:
                     raise

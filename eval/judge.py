@@ -85,7 +85,8 @@ class CachedJudge:
     def __init__(self, judge: Judge, cache: Cache, *, part: int = 1_024) -> None:
         self.name = judge.name
         self.fingerprint = judge.fingerprint
-        self._judge, self._cache, self._part = judge, cache, part
+        self.judge = judge
+        self._cache, self._part = cache, part
 
     def decide(
         self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
@@ -99,7 +100,7 @@ class CachedJudge:
         before = len(items) - len(open_items)
         for start in range(0, len(open_items), self._part):
             part = open_items[start : start + self._part]
-            given = self._judge.decide([items[i] for i in part])
+            given = self.judge.decide([items[i] for i in part])
             fresh = {keys[i]: v for i, v in zip(part, given, strict=True)}
             self._cache.keep({key: v for key, v in fresh.items() if v != "unscored"})
             verdicts |= fresh

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from eval.endpoint_judge import EndpointJudge
-from eval.judge import Item, Judge, Verdict, give_verdicts
+from eval.judge import CachedJudge, Item, Judge, Verdict, give_verdicts
 from eval.statistics import RESAMPLES, bootstrap_interval
 
 ORDERS = (
@@ -40,10 +40,12 @@ def measure_bias(
     verdicts: the judge's, on the labelled answers as they are. `place` of pairs is measured for
     judges that compare two answers, else None.
     """
+    # A cache knows verdicts only: preferences come from the judge itself.
+    asked = judge.judge if isinstance(judge, CachedJudge) else judge
     return {
         "length": _length(labelled, verdicts, seed),
         "alias_order": _alias_order(judge, labelled, verdicts, seed),
-        "place": _place(judge, labelled, seed) if isinstance(judge, EndpointJudge) else None,
+        "place": _place(asked, labelled, seed) if isinstance(asked, EndpointJudge) else None,
         "orders": _orders(judge, labelled, verdicts),
     }
 

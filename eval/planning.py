@@ -58,9 +58,9 @@ class Plan:
         """A system for the manifest, with the digests that say what it was asked."""
         record: dict[str, Any] = {"kind": system.kind, "fingerprint": self.prints[system.name]}
         if system.kind == "gateway":
-            return record | {"url": system.url, "prompts": None}
+            return record | {"model": system.url, "prompts": None}
         if system.kind == "endpoint":
-            record |= {"url": system.url, "model": system.remote, "request": dict(system.request)}
+            record |= {"model": f"{system.url}#{system.remote}", "request": dict(system.request)}
         return record | {"prompts": digest_turns(self.prompts)}
 
 

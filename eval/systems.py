@@ -81,6 +81,11 @@ class System:
             return
         if not self.url.startswith(("http://", "https://")):
             raise BadInput(f"system {self.name}: {self.url!r} is no http address")
+        if "@" in self.url.split("/")[2]:
+            raise BadInput(
+                f"system {self.name}: its address holds a name or password, which reports would "
+                "show; put the key into an environment variable and name that"
+            )
         if self.key_variable and self.key_variable not in os.environ:
             raise BadInput(f"system {self.name}: the variable {self.key_variable} is not set")
         for name in conditions if self.kind == "gateway" else ():
@@ -126,15 +131,12 @@ def ask_remote(
     if system.kind == "gateway" and not url.endswith("/v1"):
         url += "/v1"
     key = os.environ.get(system.key_variable) if system.key_variable else None
-    endpoint = Endpoint(url, api_key=key, settings=calls)
+    with Endpoint(url, api_key=key, settings=calls) as endpoint:
 
-    def ask(prompt: Prompt) -> Reply:
-        return endpoint.chat(request_of(system, prompt, max_tokens), _read)
+        def ask(prompt: Prompt) -> Reply:
+            return endpoint.chat(request_of(system, prompt, max_tokens), _read)
 
-    try:
         yield from in_parallel(ask, prompts, calls.concurrency)
-    finally:
-        endpoint.close()
 
 
 def request_of(system: System, prompt: Prompt, max_tokens: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import typer
 
 from neurorit import __version__
 from neurorit.cli.evaluation import evaluate, report
+from neurorit.cli.judging import judge_app
 from neurorit.cli.lab import demo, doctor, lab_app
 from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
@@ -46,6 +47,7 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(atlas_app, name="atlas")
 app.add_typer(data_app, name="data")
+app.add_typer(judge_app, name="judge")
 app.add_typer(lab_app, name="lab")
 
 
