@@ -18,7 +18,7 @@ from neurorit.cli.evaluation import evaluate, report
 from neurorit.cli.lab import demo, doctor, lab_app
 from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
-from neurorit.cli.retrieval import data_app, index, mix
+from neurorit.cli.retrieval import data_app, index, mix, search
 from neurorit.cli.serving import ask, serve
 from retrieval.errors import NeuroritError
 
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "doctor": doctor,
     "index": index,
+    "search": search,
     "mix": mix,
     "mine": mine,
     "tune": tune,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,13 +34,54 @@ def index(
         "minilm"
     ),
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: an address, auto or local."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Build a FAISS index over a corpus."""
     from neurorit.commands import retrieval as body
 
-    run(lambda: body.index(corpus, out, encoder, batch_size, overwrite), as_json)
+    run(lambda: body.index(corpus, out, encoder, batch_size, overwrite, ray), as_json)
+
+
+def search(
+    index_dir: Annotated[Path, typer.Argument(metavar="INDEX", help="What `index` wrote.")],
+    question: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of questions; recall and nDCG where `gold` ids are given."),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="dense, bm25 or hybrid.")] = "dense",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Passages of each.")] = 5,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="FIELD=VALUE", help="Of a passage's meta; repeatable."),
+    ] = None,
+    rerank: Annotated[str, typer.Option(help="A cross-encoder's folder or name.")] = "",
+    dense_weight: Annotated[float, typer.Option(help="The dense part's share in hybrid.")] = 0.5,
+    out: Annotated[Path | None, typer.Option(help="JSONL of all rankings to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search an index: for one question, or for a file of them with recall and nDCG."""
+    from neurorit.commands import retrieval as body
+
+    def work() -> Mapping[str, Any]:
+        from retrieval.errors import BadInput
+        from retrieval.search import SearchSettings
+
+        pairs = [one.partition("=") for one in filters or ()]
+        if any(not name or not equals for name, equals, _ in pairs):
+            raise BadInput("--filter: write FIELD=VALUE")
+        chosen = {name: value for name, _, value in pairs}
+        settings = SearchSettings(
+            mode=mode, dense_weight=dense_weight, rerank=rerank, filters=chosen
+        )
+        return body.search(index_dir, question, questions, top_k, settings, out)
+
+    run(work, as_json, show=body.show_hits)
 
 
 def mix(
