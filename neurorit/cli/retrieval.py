@@ -21,8 +21,7 @@ from neurorit.cli.options import (
 )
 
 data_app = typer.Typer(
-    help="Published data sets in this project's form.",
-    callback=lambda: None,  # one command, but still a group
+    help="Published data sets in this project's form, and leaks between sets.",
     **PLAIN,
 )
 
@@ -122,4 +121,22 @@ def data_hotpotqa(
     run(lambda: body.hotpotqa(out, source, split, limit, overwrite), as_json)
 
 
+def data_leaks(
+    train: Annotated[Path, typer.Option(help="Examples that are trained on.")],
+    evaluation: Annotated[Path, typer.Option("--eval", help="Examples that are evaluated on.")],
+    near: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Overlap of words of a near duplicate.")
+    ] = 0.8,
+    fail_over: Annotated[
+        int | None, typer.Option(min=0, help="Exit 3 when more examples leak.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Which evaluation examples training has seen, by question and by gold passage."""
+    from neurorit.commands import retrieval as body
+
+    run(lambda: body.leaks(train, evaluation, near, fail_over), as_json)
+
+
 data_app.command("hotpotqa")(data_hotpotqa)
+data_app.command("leaks")(data_leaks)

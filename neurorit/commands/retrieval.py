@@ -159,3 +159,22 @@ def hotpotqa(
         "questions_file": str(out / "questions.jsonl"),
         **made,
     }
+
+
+def leaks(train: Path, evaluation: Path, near: float, most: int | None) -> Mapping[str, Any]:
+    """What of the evaluation examples training has seen; raises GateMissed for more than `most`."""
+    from dataclasses import asdict
+
+    from retrieval.errors import GateMissed
+    from retrieval.examples import examples_file, read_examples
+    from retrieval.leaks import count_leaks, find_leaks
+
+    asked = list(read_examples(examples_file(evaluation)))
+    found = find_leaks(read_examples(examples_file(train)), asked, near=near)
+    counts = count_leaks(found)
+    if most is not None and counts["examples"] > most:
+        raise GateMissed(
+            f"--fail-over missed: {counts['examples']} of {len(asked)} examples in {evaluation} "
+            f"were seen in training, such as {found[0].id} (like {found[0].train})"
+        )
+    return {**counts, "of": len(asked), "leaks": [asdict(leak) for leak in found]}
