@@ -10,7 +10,8 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-_METRICS = tuple("em match f1 abstain_rate judge misled_rate faithfulness recall ndcg".split())
+_ANSWERS = ("em", "match", "f1", "abstain_rate", "judge")
+_METRICS = (*_ANSWERS, "misled_rate", "faithfulness", "recall", "ndcg")
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
