@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from neurorit import __version__
-from neurorit.cli.evaluation import evaluate, report
+from neurorit.cli.evaluation import evaluate, report, trace
 from neurorit.cli.lab import demo, doctor, lab_app
 from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
@@ -42,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "experiment": experiment,
     "report": report,
+    "trace": trace,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
