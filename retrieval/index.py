@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from retrieval.artifact import Manifest, hash_inputs, read_manifest, writing
-from retrieval.corpus import parse_passage, read_corpus
+from retrieval.artifact import Manifest, read_manifest, writing
+from retrieval.chunking import WORDS
+from retrieval.corpus import corpus_digest, parse_passage, read_corpus
 from retrieval.encoder import DEFAULT, Encoder, load_encoder
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.examples import Passage
@@ -45,25 +46,27 @@ def build_index(
     *,
     encoder: str | Encoder = DEFAULT,
     batch_size: int = 64,
+    words: int = WORDS,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Encode a corpus into an index artifact at `out`; returns counts.
 
-    encoder: a name, or one that is loaded already.
+    encoder: a name, or one that is loaded already. words: of a chunk, where the corpus is a
+    folder of documents.
     Raises BadInput for a corpus that cannot be read; then nothing is left at `out`.
     """
     import faiss
 
     # A first pass over the text alone finds every bad line before any time goes into vectors.
-    total = sum(1 for _ in read_corpus(corpus))
+    total = sum(1 for _ in read_corpus(corpus, words=words))
     made: dict[str, Any] = {}
     name = encoder if isinstance(encoder, str) else encoder.name
     manifest = Manifest(
         kind="index",
         command="neurorit-rag index",
         settings={"encoder": name, "kind": "flat"},
-        inputs=hash_inputs(corpus=corpus),
+        inputs={"corpus": corpus_digest(corpus)},
         made=made,
     )
     with writing(out, manifest, overwrite=overwrite) as folder:
@@ -72,7 +75,7 @@ def build_index(
         )
         vectors = faiss.IndexFlatIP(model.dimension)
         with open(folder / PASSAGES, "w", encoding="utf-8") as stream:
-            for chunk in _chunks(read_corpus(corpus), _CHUNK):
+            for chunk in _chunks(read_corpus(corpus, words=words), _CHUNK):
                 vectors.add(model.encode_passages([passage_text(p) for p in chunk]))
                 stream.writelines(_line(passage) for passage in chunk)
                 if progress is not None:

@@ -27,12 +27,17 @@ data_app = typer.Typer(
 
 
 def index(
-    corpus: Annotated[Path, typer.Argument(help='JSONL of {"id", "title", "text"}.')],
+    corpus: Annotated[
+        Path, typer.Argument(help="JSONL, TSV, Parquet, or a folder: BEIR, or documents.")
+    ],
     out: Out,
     encoder: Annotated[str, typer.Option(help="minilm, a folder, or a Hugging Face name.")] = (
         "minilm"
     ),
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
+    words: Annotated[
+        int, typer.Option(min=1, help="Words of a chunk, for a folder of documents.")
+    ] = 100,
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: an address, auto or local."),
@@ -43,7 +48,7 @@ def index(
     """Build a FAISS index over a corpus."""
     from neurorit.commands import retrieval as body
 
-    run(lambda: body.index(corpus, out, encoder, batch_size, overwrite, ray), as_json)
+    run(lambda: body.index(corpus, out, encoder, batch_size, overwrite, ray, words), as_json)
 
 
 def search(

@@ -19,7 +19,13 @@ _SEARCHED = 256  # questions at once
 
 
 def index(
-    corpus: Path, out: Path, encoder: str, batch_size: int, overwrite: bool, ray: str | None = None
+    corpus: Path,
+    out: Path,
+    encoder: str,
+    batch_size: int,
+    overwrite: bool,
+    ray: str | None = None,
+    words: int | None = None,
 ) -> Mapping[str, Any]:
     """Build an index; returns where it is and what it holds. ray: a cluster that encodes."""
     from retrieval.index import build_index
@@ -37,6 +43,7 @@ def index(
             out,
             encoder=used,
             batch_size=batch_size,
+            **({} if words is None else {"words": words}),
             overwrite=overwrite,
             progress=report.named("passages encoded"),
         )
