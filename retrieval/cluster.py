@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retrieval.artifact import read_manifest
 from retrieval.encoder import DEFAULT, Encoder, load_encoder
 from retrieval.errors import BadInput, MissingExtra, NeuroritError
 
@@ -120,6 +121,8 @@ class ClusterIndex:
     def __init__(self, ray: Any, directories: Sequence[Path], encoder: Encoder) -> None:
         if not directories:
             raise BadInput("a cluster's index needs at least one index directory")
+        for directory in directories:
+            read_manifest(directory, "index", verify=False)
         self._ray = ray
         self.encoder = encoder
         actor = ray.remote(max_restarts=-1, max_task_retries=-1)(_Shard)
