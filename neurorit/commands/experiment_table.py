@@ -14,6 +14,7 @@ from typing import Any
 
 BASE = "base"
 DISTRACTORS = "distractor mean"
+_RESAMPLES = 20_000  # a bootstrap p is never below 2 / resamples, and Holm multiplies it
 
 
 def rows(
@@ -82,7 +83,9 @@ def paired(
                 ids = [one for one in own if one in against]
                 if name == rival or not ids:
                     continue
-                found = paired_comparison([own[i] for i in ids], [against[i] for i in ids])
+                found = paired_comparison(
+                    [own[i] for i in ids], [against[i] for i in ids], resamples=_RESAMPLES
+                )
                 made.append(
                     {"a": name, "b": rival, "figure": figure, "n": len(ids)} | found._asdict()
                 )

@@ -74,9 +74,18 @@ def test_two_nodes_give_what_one_process_gives_though_one_dies(
         cluster.ClusterIndex(ray, [tmp_path / "nothing"], index.encoder)
 
 
-def test_no_cluster_is_said_with_the_way_out() -> None:
-    pytest.importorskip("ray")
-    with pytest.raises(BadInput, match="ray start"), cluster.connected("127.0.0.1:1"):
+def test_no_cluster_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("ray")
+
+    def init(**_: Any) -> None:
+        raise ConnectionError("nobody there\nand more")
+
+    monkeypatch.setattr(module, "is_initialized", lambda: False)
+    monkeypatch.setattr(module, "init", init)
+    with (
+        pytest.raises(BadInput, match="no cluster answers: nobody there; start one with `ray"),
+        cluster.connected("127.0.0.1:1"),
+    ):
         pass
 
 
