@@ -25,7 +25,7 @@ from serving.protocol import error_body
 
 KEYS_VARIABLE = "NEURORIT_API_KEYS"
 MAX_BODY = 1024 * 1024
-_GUARDED = "/v1/"
+_GUARDED = ("/v1/", "/metrics", "/openapi.json")
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -75,7 +75,7 @@ def read_api_keys(path: Path | None) -> frozenset[str]:
 
 
 class Guard:
-    """ASGI middleware: checks the key of every `/v1/` route, bounds bodies, adds the headers."""
+    """ASGI middleware: checks keys (not for health and the page), bounds bodies, adds headers."""
 
     def __init__(self, app: ASGIApp, *, api_keys: Iterable[str] = ()) -> None:
         self._app = app

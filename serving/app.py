@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from fastapi.staticfiles import StaticFiles
 from neurorit import __version__
 from retrieval.errors import BadInput
 from serving.access import ApiError, Guard, install_error_bodies, upstream_refusal
+from serving.admission import Admission
 from serving.client import UpstreamError
+from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pipeline import Event, Outcome, RagPipeline, Request, Retrieved, Text
 from serving.protocol import (
     ChatRequest,
@@ -44,6 +46,7 @@ class Gateway:
     model: str
     phase: str = "starting"
     pipeline: RagPipeline | None = None
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def ready(self) -> bool:
@@ -51,8 +54,13 @@ class Gateway:
         return self.pipeline is not None and self.phase == "ready"
 
 
-def create_app(gateway: Gateway, *, api_keys: Iterable[str] = ()) -> FastAPI:
-    """The FastAPI application. With `api_keys`, every `/v1/` route asks for one of them."""
+def create_app(
+    gateway: Gateway, *, api_keys: Iterable[str] = (), running: int = 64, queue: int = 64
+) -> FastAPI:
+    """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.
+
+    running: chats answered at once; queue: chats that may wait; more are refused with 429.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,6 +77,8 @@ def create_app(gateway: Gateway, *, api_keys: Iterable[str] = ()) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    # The last one added is the first to see a request: no key, no turn.
+    app.add_middleware(Admission, running=running, queue=queue, metrics=gateway.metrics)
     app.add_middleware(Guard, api_keys=frozenset(api_keys))
     install_error_bodies(app)
 
@@ -82,6 +92,11 @@ def create_app(gateway: Gateway, *, api_keys: Iterable[str] = ()) -> FastAPI:
         """200 when questions can be answered, else 503 with the phase."""
         body = {"ready": gateway.ready, "phase": gateway.phase, "model": gateway.model}
         return JSONResponse(body, 200 if gateway.ready else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neurorit.prompts import PromptTemplate
 from retrieval.artifact import read_manifest
 from retrieval.errors import NeuroritError
+from retrieval.search import SearchSettings
 from serving.access import read_api_keys
 from serving.app import Gateway, create_app
 from serving.client import CompletionClient
@@ -39,7 +40,8 @@ class ServeSettings:
     what follows an empty answer; max_tokens: of an answer, where a request names none;
     max_model_len: tokens of prompt and answer (None: the checkpoint's); served_name: the model's
     name for clients (None: the directory's); api_key_file: keys for `/v1/`, one a line; vllm_args:
-    vLLM's own flags; vllm_log: where its output goes (None: a temporary file).
+    vLLM's own flags; vllm_log: where its output goes (None: a temporary file); search: how passages
+    are found; running, queue: chats answered at once, and waiting at most.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +54,9 @@ class ServeSettings:
     api_key_file: Path | None = None
     vllm_args: tuple[str, ...] = ()
     vllm_log: Path | None = None
+    search: SearchSettings = field(default_factory=SearchSettings)
+    running: int = 64
+    queue: int = 64
 
 
 def run_server(
@@ -66,9 +71,9 @@ def run_server(
     read_manifest(index, "index", verify=False)
 
     def load() -> Retriever:
-        from retrieval.index import Index
+        from retrieval.search import Retriever as IndexRetriever
 
-        return Index.load(index)
+        return IndexRetriever.load(index, settings.search)
 
     serve(model, load, settings, tell=tell)
 
@@ -125,7 +130,8 @@ class _Running:
         """Listen, make everything ready beside it, and return when the server was told to end."""
         import uvicorn
 
-        app = create_app(self._gateway, api_keys=keys)
+        limits = {"running": self._settings.running, "queue": self._settings.queue}
+        app = create_app(self._gateway, api_keys=keys, **limits)
         config = uvicorn.Config(
             app,
             host=self._settings.host,
@@ -191,6 +197,7 @@ class _Running:
             top_k=self._settings.top_k,
             max_tokens=self._settings.max_tokens,
             context=self._settings.max_model_len or context_length(directory),
+            metrics=self._gateway.metrics,
         )
 
     def _phase(self, phase: str) -> None:

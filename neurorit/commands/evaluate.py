@@ -1,11 +1,7 @@
-"""eval and report: systems x conditions through vLLM, scored, judged, gated.
-
-The gate is a claim of the user's: SYSTEM:CONDITION:METRIC=VALUE, missed when the figure is below.
-"""
+"""eval: systems x conditions through vLLM, scored, judged, held to gates."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.commands.eval_settings import EvalSettings, JudgeSettings
+from neurorit.commands.gates import check_gates, parse_gates
 from neurorit.commands.progress import Reporter, reporting
-from retrieval.errors import BadInput, GateMissed
+from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
     from eval.calibration import Labelled
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from retrieval.examples import Passage
 
 _LABELLED = 600
-_GATED = ("em", "match", "f1", "judge", "abstain_rate")
 
 
 def evaluate(
@@ -43,7 +39,7 @@ def evaluate(
     With several data sets each has its report in `out`/NAME. dry_run: return what would be asked,
     and ask nothing. Raises GateMissed when a gate is missed on any of them.
     """
-    wanted = [_parse_gate(gate) for gate in gates or ()]
+    wanted = parse_gates(gates)
     documents: dict[str, dict[str, Any]] = {}
     with reporting() as report:
         for name, examples in settings.data_sets().items():
@@ -53,13 +49,7 @@ def evaluate(
             )
     for name, document in documents.items() if not dry_run else ():
         _print_table(document)
-        for system, condition, metric, least in wanted:
-            value = _figure(document, system, condition, metric)
-            if value < least:
-                raise GateMissed(
-                    f"--fail-under missed: {metric} of {system} on {condition} is {value:.3f}, "
-                    f"below {least:g} (report: {out / name / 'report.html'})"
-                )
+        check_gates(document, wanted, out / name / "report.html")
     if "" in documents:
         return documents[""]
     return {"datasets": documents}
@@ -118,21 +108,6 @@ def run_systems(
             atlas_plot=atlas_plot,
             progress=report,
         )
-
-
-def show_report(directory: Path) -> Mapping[str, Any]:
-    """Print a finished report's table; returns the report."""
-    path = directory / "report.json" if directory.is_dir() else directory
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no report there; `neurorit-rag eval` writes one") from error
-    except ValueError as error:
-        raise BadInput(f"{path}: not a report: {error}") from error
-    if document.get("schema") != 1 or "results" not in document:
-        raise BadInput(f"{path}: not a report of schema 1; run the evaluation again")
-    _print_table(document)
-    return document
 
 
 def make_judge(
@@ -302,28 +277,6 @@ def _engine(out: Path, max_tokens: int) -> Iterator[Generate]:
             return started[0].generate(model, prompts, max_tokens=max_tokens, stop_token_ids=[end])
 
         yield generate
-
-
-def _parse_gate(gate: str) -> tuple[str, str, str, float]:
-    names, _, value = gate.partition("=")
-    parts = names.split(":")
-    try:
-        system, condition, metric = parts
-        least = float(value)
-    except ValueError as error:
-        raise BadInput(f"--fail-under {gate}: write SYSTEM:CONDITION:METRIC=VALUE") from error
-    if metric not in _GATED:
-        raise BadInput(f"--fail-under {gate}: the metric is one of {', '.join(_GATED)}")
-    return system, condition, metric, least
-
-
-def _figure(document: Mapping[str, Any], system: str, condition: str, metric: str) -> float:
-    for row in document["results"]:
-        if row["system"] == system and row["condition"] == condition:
-            if row[metric] is None:
-                raise BadInput(f"--fail-under asks for {metric}, but it was not measured")
-            return float(row[metric])
-    raise BadInput(f"--fail-under names {system}:{condition}, which was not evaluated")
 
 
 def _print_table(document: Mapping[str, Any]) -> None:

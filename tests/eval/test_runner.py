@@ -90,7 +90,7 @@ def test_report_follows_the_contract(
         r for r in report["results"] if (r["system"], r["condition"]) == ("base", "distractor-4")
     )
     assert (row["n"], row["em"], row["judge"], row["unscored"]) == (6, 0.0, 0.0, 0)
-    assert set(row["ci95"]) == {"em", "match", "f1", "abstain_rate", "judge"}
+    assert set(row["ci95"]) >= {"em", "match", "f1", "abstain_rate", "judge"}
     for row in report["results"]:
         assert sum(row["verdicts"].values()) == row["n"]
     pairs = {(c["a"], c["b"]) for c in report["comparisons"]}
