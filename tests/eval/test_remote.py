@@ -262,13 +262,15 @@ def test_killed_ten_times_a_run_repeats_nothing_and_ends_the_same(tmp_path: Path
             assert len(server.asked) - len(known) <= 4
             assert known or moment == moments[0]
         process = _start(tmp_path / "e.jsonl", tmp_path / "cut", server.url)
-        assert process.wait(120) == 0, process.communicate()[1]
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors
         assert len(server.asked) == 60 * len(CONDITIONS)
         repeats = sum(server.asked.values()) - len(server.asked)
         assert repeats <= 10 * 4  # at most what was under way at the ten kills
         print(f"asked again because a kill came before the answer: {repeats}")
         process = _start(tmp_path / "e.jsonl", tmp_path / "whole", server.url)
-        assert process.wait(120) == 0, process.communicate()[1]
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, errors
     assert journal.read_bytes() == (tmp_path / "whole" / "predictions.jsonl").read_bytes()
     cut, uninterrupted = (
         json.loads((tmp_path / name / "report.json").read_text()) for name in ("cut", "whole")
