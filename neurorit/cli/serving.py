@@ -28,8 +28,30 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help="Keys that clients must send, one a line.")
     ] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(help="A running vLLM's address, in place of an own one; repeatable."),
+    ] = None,
+    upstream_key_file: Annotated[
+        Path | None, typer.Option(help="Their key; else NEURORIT_UPSTREAM_KEY.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A second model to compare with: a folder or an address.")
+    ] = None,
+    history: Annotated[
+        int, typer.Option(min=0, max=10, help="Earlier questions that a search sees too.")
+    ] = 0,
+    rate: Annotated[
+        int, typer.Option(min=0, help="Requests of one client in a minute; 0: any number.")
+    ] = 0,
+    drain: Annotated[
+        int, typer.Option(min=1, help="Seconds to finish what has begun when told to end.")
+    ] = 60,
     vllm_arg: Annotated[
         list[str] | None, typer.Option(help="A flag for vLLM itself; repeatable.")
+    ] = None,
+    vllm_flags: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM FLAGS]", help="Passed on to vLLM.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +69,13 @@ def serve(
             max_model_len=max_model_len,
             served_name=name,
             api_key_file=api_key_file,
-            vllm_args=tuple(vllm_arg or ()),
+            vllm_args=(*(vllm_arg or ()), *(vllm_flags or ())),
+            upstream=tuple(upstream or ()),
+            upstream_key_file=upstream_key_file,
+            base=base,
+            history=history,
+            requests_per_minute=rate,
+            drain_seconds=drain,
         ),
         as_json,
     )

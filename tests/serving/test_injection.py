@@ -140,6 +140,6 @@ def test_a_token_that_normalizing_would_make_is_broken_up_too() -> None:
 
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe)
     marker = tokenizer.convert_tokens_to_ids("<think>")
-    wide = "a ＜think＞ b"
+    wide = "a \uff1cthink\uff1e b"
     assert marker in tokenizer.encode(wide, add_special_tokens=False)
     assert marker not in encode_plain(tokenizer, wide)
