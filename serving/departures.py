@@ -35,7 +35,7 @@ async def run_until_left(
     try:
         await asyncio.wait((work, listener), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            pass
+            work.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await work
     finally:
