@@ -110,7 +110,12 @@ def create_app(
     @app.get("/ready", responses={200: {"model": schemas.Ready}, 503: {"model": schemas.Ready}})
     async def ready() -> JSONResponse:
         """200 when questions can be answered, else 503 with the phase."""
-        body = {"ready": gateway.ready, "phase": gateway.phase, "model": gateway.model}
+        body = {
+            "ready": gateway.ready,
+            "phase": gateway.phase,
+            "model": gateway.model,
+            "base": gateway.base_model or None,
+        }
         return JSONResponse(body, 200 if gateway.ready else 503)
 
     @app.get("/v1/models", responses={200: {"model": schemas.ModelList}, **errors(401, 429)})

@@ -34,6 +34,7 @@ class Ready(_Shape):
     ready: bool
     phase: str = Field(description="`ready`, or what is still being done")
     model: str
+    base: str | None = Field(description="the second model, where there is one to compare with")
 
 
 class ModelCard(_Shape):
@@ -137,6 +138,14 @@ class CompareBody(_Shape):
     systems: list[ComparedSystem]
 
 
+_EVENT = {
+    "type": "object",
+    "description": "One event: a chunk as JSON, an error body, or [DONE].",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """FastAPI's description of the refusals a route may give."""
     return {status: {"model": ErrorBody} for status in statuses}
@@ -146,7 +155,7 @@ def stream_or(model: type[BaseModel]) -> dict[str, Any]:
     """FastAPI's description of a 200 that is one JSON object or a stream of server-sent events."""
     return {
         "model": model,
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT}},
         "description": "The answer, or with `stream` its server-sent events.",
     }
 

@@ -182,7 +182,8 @@ def test_before_it_is_ready_the_phase_is_told() -> None:
     assert client.get("/health").json() == {"status": "ok"}
     ready = client.get("/ready")
     assert ready.status_code == 503
-    assert ready.json() == {"ready": False, "phase": "warming up vLLM", "model": "tiny"}
+    told = {"ready": False, "phase": "warming up vLLM", "model": "tiny", "base": None}
+    assert ready.json() == told
     refused = client.post("/v1/chat/completions", json=QUESTION)
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
