@@ -6,6 +6,7 @@ appear in `Gateway` when whoever runs the server has made them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -146,7 +147,8 @@ def create_app(
         """An answer from retrieved passages, whole or streamed as server-sent events."""
         model, pipeline, asked = _asked(gateway, request, "messages")
         if not request.stream:
-            return _json(completion(model, await pipeline.answer(asked)))
+            outcome = await pipeline.answer(asked)
+            return _json(completion(model, outcome), outcome)
         chunks = ChatChunks(model, with_usage=_with_usage(request))
         return await _streamed(pipeline, asked, chunks, with_usage=_with_usage(request))
 
@@ -159,7 +161,8 @@ def create_app(
         """As the chat, for OpenAI's older interface: the prompt is the question."""
         model, pipeline, asked = _asked(gateway, request, "prompt")
         if not request.stream:
-            return _json(text_completion(model, await pipeline.answer(asked)))
+            outcome = await pipeline.answer(asked)
+            return _json(text_completion(model, outcome), outcome)
         chunks = TextChunks(model, with_usage=_with_usage(request))
         return await _streamed(pipeline, asked, chunks, with_usage=_with_usage(request))
 
@@ -189,8 +192,14 @@ def create_app(
     return app
 
 
-def _json(record: dict[str, Any]) -> Response:
-    return Response(orjson.dumps(record), media_type="application/json")
+def _json(record: dict[str, Any], outcome: Outcome | None = None) -> Response:
+    headers = _timing(outcome.retrieval_seconds) if outcome is not None else None
+    return Response(orjson.dumps(record), media_type="application/json", headers=headers)
+
+
+def _timing(retrieval_seconds: float) -> dict[str, str]:
+    """Milliseconds, as browsers' developer tools show them beside a request."""
+    return {"Server-Timing": f"retrieval;dur={1000 * retrieval_seconds:.2f}"}
 
 
 def _card(name: str) -> dict[str, Any]:
@@ -251,12 +260,14 @@ async def _streamed(
 ) -> StreamingResponse:
     # The first two events are awaited here, so that a model that cannot be reached or refuses
     # the prompt is still answered with a proper status instead of a broken stream.
-    events = pipeline.stream(asked)
-    first = [await anext(events), await anext(events)]
+    events, started = pipeline.stream(asked), time.perf_counter()
+    first = [await anext(events)]
+    timing = _timing(time.perf_counter() - started)
+    first.append(await anext(events))
     return StreamingResponse(
         _server_sent(first, events, chunks, with_usage=with_usage),
         media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **timing},
     )
 
 

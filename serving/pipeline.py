@@ -7,6 +7,7 @@ into responses, and the retriever and the language model's client are handed in.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -92,7 +93,8 @@ class Outcome:
 
     abstained: the model ended without a word on all it was shown, and `answer` says so;
     grounded: the answer was written with passages in view; attempts: prompts that were tried;
-    tokens are counted with the model's own tokenizer.
+    tokens are counted by the model's server or its own tokenizer; retrieval_seconds: spent on
+    finding passages, waiting included.
     """
 
     answer: str
@@ -104,6 +106,7 @@ class Outcome:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    retrieval_seconds: float = 0.0
 
 
 Event = Retrieved | Text | Outcome
@@ -179,7 +182,9 @@ class RagPipeline:
         k = self.top_k if request.top_k is None else request.top_k
         hits: tuple[Found, ...] = ()
         prompt_tokens = attempts = 0
+        searched, asked = 0.0, time.perf_counter()
         async for hits in self._attempts(request, k, policy):
+            searched += time.perf_counter() - asked
             yield Retrieved(hits)
             ids, hits = await self._beside(self._rendering(request.question, hits, sampling))
             attempts += 1
@@ -214,8 +219,10 @@ class RagPipeline:
                     finish_reason=reason,
                     prompt_tokens=prompt_tokens,
                     completion_tokens=counted,
+                    retrieval_seconds=searched,
                 )
                 return
+            asked = time.perf_counter()
         yield Text(ABSTAINED)
         yield Outcome(
             answer=ABSTAINED,
@@ -227,6 +234,7 @@ class RagPipeline:
             finish_reason="stop",
             prompt_tokens=prompt_tokens,
             completion_tokens=0,
+            retrieval_seconds=searched,
         )
 
     async def _attempts(

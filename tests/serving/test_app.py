@@ -59,6 +59,12 @@ def test_a_chat_completion_has_openais_shape_and_the_neurorit_field() -> None:
     assert field["abstained"] is False
 
 
+def test_the_time_of_retrieval_is_told() -> None:
+    timing = ask(Upstream([["Karvel"]])).headers["server-timing"]
+    assert timing.startswith("retrieval;dur=")
+    assert float(timing.partition("=")[2]) > 0
+
+
 def test_abstention_is_said_in_words_and_in_the_field() -> None:
     body = ask(Upstream([[""]])).json()
     assert body["choices"][0]["message"]["content"] == ABSTAINED
