@@ -189,6 +189,8 @@ class _Running:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
+            for system in self._systems:
+                await system.aclose()
 
     async def _make_ready(self, server: uvicorn.Server) -> None:
         try:
@@ -213,9 +215,6 @@ class _Running:
             self.failure = error
             self._gateway.phase = "failed"
             server.should_exit = True
-        finally:
-            for system in self._systems:
-                await system.aclose()
 
     async def _start(self) -> None:
         # One after the other: two that start at once take twice the memory and no less time.
