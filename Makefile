@@ -80,5 +80,5 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/overrides-cpu
 	if [ -n "$$links" ]; then export UV_FIND_LINKS="$$links"; fi; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python \
 	    --constraints requirements/constraints.txt "$${options[@]}" \
-	    --editable '.[$(ACCELERATOR),dev]'
+	    --editable '.[$(ACCELERATOR),dev,documents,scale]'
 	@touch $@

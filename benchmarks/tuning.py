@@ -115,9 +115,9 @@ def main() -> None:
         bench.add(name, "trained parameters", trained, "1")
         bench.add(name, "gradients and optimizer state", method.bytes / 2**20, "MiB")
     bench.ratios = {
-        "step time over sft": times["neuro-rit"] / times["sft"],
-        "step time over lora": times["neuro-rit"] / times["lora"],
-        "gradient and optimizer bytes over sft": methods["neuro-rit"].bytes / methods["sft"].bytes,
+        "step_time_vs_sft": times["neuro-rit"] / times["sft"],
+        "step_time_vs_lora": times["neuro-rit"] / times["lora"],
+        "state_bytes_vs_sft": methods["neuro-rit"].bytes / methods["sft"].bytes,
     }
     bench.finish(chosen.json)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from eval.judge import VERDICTS, Item, Judge, give_verdicts
+from eval.judge_bias import measure_bias
 from eval.statistics import RESAMPLES, Floats, bootstrap_interval
 from retrieval.errors import BadInput
 
@@ -61,8 +62,12 @@ def read_labelled(path: Path) -> list[Labelled]:
     return parse_labelled(records, str(path))
 
 
-def calibrate(judge: Judge, labelled: Sequence[Labelled], *, seed: int = 0) -> dict[str, Any]:
+def calibrate(
+    judge: Judge, labelled: Sequence[Labelled], *, seed: int = 0, bias: bool = False
+) -> dict[str, Any]:
     """Agreement with the labels: Cohen's kappa with its interval, share per kind, confusion.
+
+    bias: also ask what `measure_bias` asks, about six times as many calls.
 
     An unscored answer counts as disagreement. confusion: label -> verdict -> count.
     """
@@ -78,7 +83,7 @@ def calibrate(judge: Judge, labelled: Sequence[Labelled], *, seed: int = 0) -> d
         len(labelled), table.ravel() / len(labelled), size=RESAMPLES
     )
     low, high = np.quantile(_kappas(drawn.reshape(-1, *table.shape)), [0.025, 0.975])
-    return {
+    found = {
         "name": judge.name,
         "fingerprint": judge.fingerprint,
         "n": len(labelled),
@@ -95,6 +100,7 @@ def calibrate(judge: Judge, labelled: Sequence[Labelled], *, seed: int = 0) -> d
             for i, label in enumerate(LABELS)
         },
     }
+    return found | ({"bias": measure_bias(judge, labelled, verdicts, seed=seed)} if bias else {})
 
 
 def _kappas(tables: Any) -> Floats:

@@ -1,7 +1,8 @@
 """Conditions: from an example's pools of typed passages to the passages a model gets to see.
 
-A condition is a name such as `distractor-4`. It knows nothing of how the pools were filled, nor of
-prompts.
+A condition is a name such as `distractor-4`; `distractor-4@last@ranked` also says where the gold
+passage stands and in which order the noise does. It knows nothing of how the pools were filled, nor
+of prompts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from retrieval.errors import BadInput
@@ -25,7 +27,12 @@ CONDITIONS = (
     "noise-only-4",
 )
 _NOISE_KINDS = tuple(kind for kind in KINDS if kind != "gold")
-_NAME = re.compile(rf"({'|'.join(_NOISE_KINDS)}|noise-only)-([1-9][0-9]*)")
+POSITIONS = ("random", "first", "middle", "last")
+ORDERS = ("shuffled", "ranked", "reversed")
+_NAME = re.compile(
+    rf"({'|'.join(_NOISE_KINDS)}|noise-only|retrieved)-([1-9][0-9]*)"
+    rf"(?:@({'|'.join(POSITIONS)}))?(?:@({'|'.join(ORDERS)}))?"
+)
 
 
 class TooFewPassages(BadInput):
@@ -37,17 +44,24 @@ class Condition:
     """What a condition's name says.
 
     noise: the kind of the noisy passages, None for no noise; count: how many of them;
-    gold: the gold passage stands among them.
+    gold: the gold passage stands among them, at `position` (one of POSITIONS); order: of the noisy
+    ones (one of ORDERS; ranked: best first, as the pool has them); retrieved: the passages are what
+    a retriever finds, `count` of them, gold or not.
     """
 
     name: str
     noise: str | None
     count: int
     gold: bool
+    position: str = "random"
+    order: str = "shuffled"
+    retrieved: bool = False
 
 
 def parse_condition(name: str) -> Condition:
-    """Read `closed-book`, `clean`, `KIND-K` or `noise-only-K`; raises BadInput for other names."""
+    """Read `closed-book`, `clean`, `KIND-K[@POSITION][@ORDER]`, `noise-only-K[@ORDER]` or
+    `retrieved-K`; raises BadInput for other names.
+    """
     if name == "closed-book":
         return Condition(name, None, 0, gold=False)
     if name == "clean":
@@ -55,38 +69,78 @@ def parse_condition(name: str) -> Condition:
     found = _NAME.fullmatch(name)
     if found is None:
         raise BadInput(
-            f"unknown condition {name!r}: use closed-book, clean, noise-only-K or KIND-K with "
-            f"KIND one of {', '.join(_NOISE_KINDS)} and K from 1, e.g. distractor-4"
+            f"unknown condition {name!r}: use closed-book, clean, noise-only-K, retrieved-K or "
+            f"KIND-K with KIND one of {', '.join(_NOISE_KINDS)} and K from 1, e.g. distractor-4; "
+            f"after it @{'|'.join(POSITIONS)} for the gold passage and @{'|'.join(ORDERS)}"
         )
     kind, count = found[1], int(found[2])
+    if kind == "retrieved":
+        if found[3] or found[4]:
+            raise BadInput(f"condition {name!r}: retrieved passages stand in the order of ranks")
+        return Condition(name, None, count, gold=False, retrieved=True)
+    order = found[4] or "shuffled"
     if kind == "noise-only":
-        return Condition(name, "distractor", count, gold=False)
-    return Condition(name, kind, count, gold=True)
+        if found[3]:
+            raise BadInput(f"condition {name!r}: noise-only has no gold passage to place")
+        return Condition(name, "distractor", count, gold=False, order=order)
+    return Condition(name, kind, count, gold=True, position=found[3] or "random", order=order)
 
 
-def build_condition(example: Example, name: str, seed: int = 0) -> list[Passage]:
+Retrieved = Mapping[str, Sequence[Passage]]
+"""Question id -> what a retriever found for it, best first."""
+
+
+def build_condition(
+    example: Example, name: str, seed: int = 0, retrieved: Retrieved | None = None
+) -> list[Passage]:
     """The passages of `example` under condition `name`, in the order that the model sees.
 
     The first K of a pool are taken, so `distractor-2` adds one passage to those of `distractor-1`;
     the order is shuffled by a hash of seed, example and condition, the same on every machine.
-    `noise-only-K` takes distractors, and random passages once those run out.
+    `noise-only-K` takes distractors, and random passages once those run out. With a suffix the
+    passages are those of the bare name: only the order differs.
     Raises TooFewPassages if the pools are too small, BadInput for an unknown name.
     """
     condition = parse_condition(name)
+    if condition.retrieved:
+        if retrieved is None:
+            raise BadInput(f"condition {name!r} needs a retriever: name an index to search")
+        return list(retrieved[example.id][: condition.count])
     chosen = _take(example, "gold", 1, condition) if condition.gold else []
     if condition.noise is not None:
         kinds = (condition.noise,) if condition.gold else (condition.noise, "random")
         chosen += _take_any(example, kinds, condition.count, condition)
-    digest = hashlib.sha256(f"{seed}\0{example.id}\0{name}".encode()).digest()
-    random.Random(int.from_bytes(digest[:8], "big")).shuffle(chosen)
-    return chosen
+    digest = hashlib.sha256(f"{seed}\0{example.id}\0{name.partition('@')[0]}".encode()).digest()
+    shuffled = list(chosen)
+    random.Random(int.from_bytes(digest[:8], "big")).shuffle(shuffled)
+    return _arrange(chosen, shuffled, condition)
 
 
 def distractor_conditions(names: list[str]) -> list[str]:
-    """Those of `names` that add distractors to the gold passage, fewest first."""
-    parsed = [parse_condition(name) for name in names]
+    """Those of `names` that add distractors to the gold passage, fewest first.
+
+    Conditions that fix a position or an order ask another question and are not among them.
+    """
+    parsed = [parse_condition(name) for name in names if "@" not in name]
     kept = [c for c in parsed if c.gold and c.noise == "distractor"]
     return [c.name for c in sorted(kept, key=lambda c: c.count)]
+
+
+def _arrange(
+    pooled: Sequence[Passage], shuffled: list[Passage], condition: Condition
+) -> list[Passage]:
+    """The order that a name's suffixes ask for; pooled: gold first, then noise, best first."""
+    gold = pooled[:1] if condition.gold else []
+    noise = [p for p in shuffled if p not in gold]
+    if condition.order != "shuffled":
+        noise = list(pooled[len(gold) :])
+    if condition.order == "reversed":
+        noise.reverse()
+    if not gold:
+        return noise
+    places = {"first": 0, "middle": (len(noise) + 1) // 2, "last": len(noise)}
+    place = places.get(condition.position, shuffled.index(gold[0]))
+    return [*noise[:place], gold[0], *noise[place:]]
 
 
 def _take(example: Example, kind: str, count: int, condition: Condition) -> list[Passage]:

@@ -28,6 +28,7 @@ def write_findings(report: Mapping[str, Any]) -> list[str]:
     for rival in systems:
         if rival not in (BASE, METHOD) and METHOD in systems:
             said += _against_rival(report, rival)
+    said += _robustness(report)
     said += _refusals(report["conditions"], systems, cells)
     said += _reading(report["conditions"], systems, cells)
     return said
@@ -97,6 +98,18 @@ def _list_deltas(rows: Sequence[Mapping[str, Any]]) -> str:
 def _span(row: Mapping[str, Any]) -> str:
     low, high = sorted(abs(100 * bound) for bound in row["ci95"])
     return f"{low:.1f} to {high:.1f}"
+
+
+def _robustness(report: Mapping[str, Any]) -> list[str]:
+    rows = [row for row in report.get("robustness", ()) if row["metric"] == "robustness"]
+    if not rows:
+        return []
+    each = [
+        f"{row['system']} {percent(row['value'])} "
+        f"({100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f})"
+        for row in rows
+    ]
+    return [f"Robustness, the mean area under the noise curves: {_join(each)}."]
 
 
 def _refusals(

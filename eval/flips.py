@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from eval.conditions import distractor_conditions, parse_condition
 from eval.journal import Prediction
-from retrieval.answers import normalize_answer
+from eval.metrics import found_in, is_misled
 from retrieval.examples import Passage
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]
@@ -33,9 +33,12 @@ def pick_flips(
     before: str = "base",
     after: str = "neuro-rit",
 ) -> list[dict[str, Any]]:
-    """The first few questions for each kind of change from `before` to `after`; [] without both."""
+    """The first few questions for each kind of change from `before` to `after`.
+
+    Without these two, each system's first questions that noise turned from right to misled.
+    """
     if before not in systems or after not in systems:
-        return []
+        return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, passages)]
     chosen = []
     for rule in _rules(conditions):
         pairs = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
@@ -45,6 +48,29 @@ def pick_flips(
             shown = passages.get((answers[0].id, rule.condition), ())
             chosen.append(_record(rule, len(hits), answers, shown))
     return chosen
+
+
+def _noise_flips(
+    system: str,
+    cells: _Cells,
+    systems: Sequence[str],
+    conditions: Sequence[str],
+    passages: Mapping[tuple[str, str], Sequence[Passage]],
+) -> Iterator[dict[str, Any]]:
+    for name in conditions if "clean" in conditions else ():
+        condition = parse_condition(name)
+        if condition.noise is None or not condition.gold:
+            continue
+        pairs = zip(cells[system, "clean"], cells[system, name], strict=True)
+        hits = [
+            i
+            for i, (old, new) in enumerate(pairs)
+            if old.em and is_misled(new.output, new.answers, passages.get((new.id, name), ()))
+        ]
+        if hits:
+            answers = [cells[s, name][hits[0]] for s in systems]
+            rule = _Rule(f"{system}: right on clean, misled here", name, 1, lambda old, new: True)
+            yield _record(rule, len(hits), answers, passages.get((answers[0].id, name), ()))
 
 
 def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
@@ -91,16 +117,8 @@ def _record(
                 "em": p.em,
                 "abstained": p.abstained,
                 "verdict": p.verdict,
-                "found_in": _found_in(p.output, shown),
+                "found_in": found_in(p.output, shown),
             }
             for p in answers
         ],
     }
-
-
-def _found_in(output: str, shown: Sequence[Passage]) -> list[int]:
-    """Numbers (from 1) of the passages that contain the output's words: where it was read."""
-    said = normalize_answer(output)
-    if not said:
-        return []
-    return [i for i, p in enumerate(shown, 1) if f" {said} " in f" {normalize_answer(p.text)} "]

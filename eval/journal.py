@@ -24,8 +24,9 @@ from retrieval.examples import Example, Passage
 class Prediction:
     """One answer with its scores.
 
-    passages: id and kind of each, in the prompt's order; key: hash of model, engine settings and
-    prompt; judged_by: the judge's fingerprint, None until it was judged.
+    passages: id and kind of each, in the prompt's order; key: hash of the place in the run and of
+    what was asked; judged_by: the judge's fingerprint, None until it was judged; call: hash of what
+    was asked alone (model, settings, prompt), shared by all places that ask the same.
     """
 
     system: str
@@ -42,6 +43,7 @@ class Prediction:
     verdict: Verdict
     judged_by: str | None
     key: str
+    call: str = ""
 
     @property
     def item(self) -> Item:
@@ -54,7 +56,13 @@ class Prediction:
 
 
 def score(
-    system: str, condition: str, example: Example, passages: Sequence[Passage], key: str, text: str
+    system: str,
+    condition: str,
+    example: Example,
+    passages: Sequence[Passage],
+    key: str,
+    text: str,
+    call: str = "",
 ) -> Prediction:
     """The prediction for one answer, not judged yet."""
     output = text.strip()
@@ -73,6 +81,7 @@ def score(
         verdict="unscored",
         judged_by=None,
         key=key,
+        call=call,
     )
 
 
@@ -99,15 +108,18 @@ class Journal:
         if whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
 
-    def append(self, predictions: Iterable[Prediction]) -> None:
-        """Add answers and force them to disk."""
+    def append(self, predictions: Iterable[Prediction], *, sync: bool = True) -> None:
+        """Add answers. sync: force them to disk; without it a lost machine, but not a killed
+        process, may lose them.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as stream:
             for prediction in predictions:
                 self.answered[prediction.key] = prediction
                 stream.write(_line(prediction))
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
 
     def replace_all(self, predictions: Sequence[Prediction]) -> None:
         """Replace the file, whole or not at all: final verdicts, final order, no stale lines."""
@@ -122,8 +134,9 @@ def _line(prediction: Prediction) -> str:
 def _parse(line: bytes, where: str) -> Prediction:
     try:
         record: Any = json.loads(line.decode("utf-8"))
+        record.setdefault("call", "")
         values = {field.name: record[field.name] for field in fields(Prediction)}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{where}: no line of an evaluation journal ({error!r}); remove it or choose "
             "another --out"

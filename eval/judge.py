@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from eval.cache import Cache, content_key
+from eval.judge_prompts import YES_NO, fill_prompt, safe
 from eval.metrics import is_abstention
 from neurorit.prompts import encode_plain, render_chat
 from retrieval.errors import BadInput
@@ -20,10 +22,7 @@ from retrieval.errors import BadInput
 Verdict = Literal["right", "wrong", "abstained", "unscored"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "abstained", "unscored")
 PROMPT_FILE = "judge_prompt.json"
-DEFAULT_PROMPT = (
-    "Question: {question}\nReference: {reference}\nAnswer: {answer}\n"
-    "Does the answer mean the same as the reference? Yes or No."
-)
+DEFAULT_PROMPT = YES_NO
 _FIELDS = re.compile(r"\{(question|reference|answer)\}")
 
 
@@ -76,17 +75,48 @@ def give_verdicts(
     ]
 
 
-def judge_turn(template: str, item: Item) -> str:
-    """The text of the judge's user turn: all aliases, the answer on one line.
+class CachedJudge:
+    """A judge that looks into a cache first and keeps every verdict as soon as a part is decided.
 
-    White space in the answer is collapsed so that it cannot imitate the lines of the template.
+    Verdicts are kept by the judge's fingerprint (model and prompt) and the item's texts; those that
+    could not be had are not kept.
     """
-    values = {
-        "question": item.question,
-        "reference": " / ".join(item.answers),
-        "answer": " ".join(item.answer.split()),
-    }
-    return _FIELDS.sub(lambda found: values[found[1]], template)
+
+    def __init__(self, judge: Judge, cache: Cache, *, part: int = 1_024) -> None:
+        self.name = judge.name
+        self.fingerprint = judge.fingerprint
+        self.judge = judge
+        self._cache, self._part = cache, part
+
+    def decide(
+        self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
+    ) -> list[Verdict]:
+        """One verdict per item; only unknown items reach the judge."""
+        keys = [content_key("verdict", self.fingerprint, list(item)) for item in items]
+        verdicts: dict[str, Verdict] = {
+            key: verdict for key, verdict in self._cache.find(keys).items() if verdict in VERDICTS
+        }
+        open_items = [i for i, key in enumerate(keys) if key not in verdicts]
+        before = len(items) - len(open_items)
+        for start in range(0, len(open_items), self._part):
+            part = open_items[start : start + self._part]
+            given = self.judge.decide([items[i] for i in part])
+            fresh = {keys[i]: v for i, v in zip(part, given, strict=True)}
+            self._cache.keep({key: v for key, v in fresh.items() if v != "unscored"})
+            verdicts |= fresh
+            if progress is not None:
+                progress(before + start + len(part), len(items))
+        return [verdicts[key] for key in keys]
+
+
+def judge_turn(template: str, item: Item) -> str:
+    """The text of the judge's user turn: all aliases, and every text made safe (`safe`)."""
+    return fill_prompt(
+        template,
+        question=safe(template, item.question),
+        reference=" / ".join(safe(template, answer) for answer in item.answers),
+        answer=safe(template, item.answer),
+    )
 
 
 class LocalJudge:

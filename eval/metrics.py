@@ -1,15 +1,18 @@
-"""Answer metrics: exact match, match on the first line, token F1, abstention.
+"""Answer metrics: exact match, match on the first line, token F1, abstention, where it was read.
 
 Normalisation is SQuAD's (lower-case, no punctuation, no articles, single spaces); with several
-accepted answers the best one counts. It knows nothing of models, judges or averages.
+accepted answers the best one counts. Reading is judged by words: an answer was taken from a passage
+that holds it as whole words. It knows nothing of models, judges or averages.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from retrieval.answers import normalize_answer
+from retrieval.examples import Passage
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:
@@ -33,7 +36,12 @@ def match(prediction: str, answers: Sequence[str]) -> bool:
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """Best token F1 over the answers, in [0, 1]; tokens are those of the normalised text."""
+    """Best token F1 over the answers, in [0, 1]; tokens are those of the normalised text.
+
+    Texts that both normalise to nothing agree, as in SQuAD 2; an abstention never does.
+    """
+    if is_abstention(prediction):
+        return 0.0
     said = normalize_answer(prediction).split()
     return max((_token_f1(said, normalize_answer(answer).split()) for answer in answers), default=0)
 
@@ -43,7 +51,53 @@ def is_abstention(text: str) -> bool:
     return not text.strip()
 
 
+def found_in(output: str, passages: Sequence[Passage]) -> list[int]:
+    """Numbers (from 1) of the passages that hold the output as whole words: where it was read."""
+    said = normalize_answer(output)
+    if not said:
+        return []
+    padded = f" {said} "
+    return [i for i, p in enumerate(passages, 1) if padded in f" {normalize_answer(p.text)} "]
+
+
+def is_misled(output: str, answers: Sequence[str], passages: Sequence[Passage]) -> bool:
+    """A wrong answer that stands in a noisy passage and in no gold one: what the noise said.
+
+    Wrong by match, so that a right answer in more words is not called misled. A counterfactual
+    passage states a wrong answer as its own, so its answer is caught in the same way.
+    """
+    if is_abstention(output) or match(output, answers):
+        return False
+    kinds = {passages[number - 1].kind for number in found_in(output, passages)}
+    return bool(kinds) and "gold" not in kinds
+
+
+def is_faithful(output: str, passages: Sequence[Passage]) -> bool:
+    """The answer stands in at least one of the given passages, be it right or wrong."""
+    return bool(found_in(output, passages))
+
+
+def recall(relevant: Sequence[bool], total: int) -> float:
+    """Share of the `total` relevant passages that were retrieved; 0 when there are none."""
+    return sum(relevant) / total if total else 0.0
+
+
+def ndcg(relevant: Sequence[bool], total: int | None = None) -> float:
+    """Normalised discounted cumulative gain of a ranking, in [0, 1]; binary relevance.
+
+    total: how many relevant passages there are to find (default: those in the ranking). The ideal
+    ranking has them on top, at most as many as the ranking is long; with none the gain is 0.
+    Source: Jarvelin and Kekalainen, 2002.
+    """
+    gain = sum(1 / math.log2(rank + 1) for rank, hit in enumerate(relevant, 1) if hit)
+    wanted = min(sum(relevant) if total is None else total, len(relevant))
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, wanted + 1))
+    return gain / ideal if ideal else 0.0
+
+
 def _token_f1(said: list[str], gold: list[str]) -> float:
+    if not said or not gold:
+        return float(said == gold)
     same = (Counter(said) & Counter(gold)).total()
     if same == 0:
         return 0.0

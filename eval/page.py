@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from eval import plots
-from eval.conditions import distractor_conditions, parse_condition
+from eval.conditions import parse_condition
 from eval.findings import BASE, METHOD, POOLED, percent
 from eval.plots import Point, css_class
+from eval.robust_page import heat_maps, measures
+from eval.robustness import noise_curves
 
 Report = Mapping[str, Any]
 _IMAGES = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -29,6 +31,8 @@ def render_page(report: Report, atlas_plot: Path | None = None) -> str:
         _head(report),
         f'<div class="glance">{_table(report)}{_charts(report)}</div>',
         _findings(report),
+        measures(report),
+        heat_maps(report),
         _insides(report, atlas_plot),
         _examples(report),
         _comparisons(report),
@@ -158,14 +162,17 @@ def _cell(row: Any, metric: str, colour: str) -> str:
 
 def _charts(report: Report) -> str:
     cells, systems = _cells(report), report["systems"]
-    names = distractor_conditions(report["conditions"])
     figures = []
-    if names and "clean" in report["conditions"]:
-        line = [("clean", 0), *((name, parse_condition(name).count) for name in names)]
-        series = {s: [_point(cells[s, name], "em", count) for name, count in line] for s in systems}
+    for kind, curve in noise_curves(report["conditions"]).items():
+        if len(curve) < 3 and kind != "distractor":
+            continue  # two points are no curve: the heat map shows them
+        series = {
+            s: [_point(cells[s, names[0]], "em", count) for count, names in curve] for s in systems
+        }
         figures.append(
-            "<figure><figcaption><strong>Accuracy against noise</strong>Exact match as distractors "
-            f"join the gold passage.</figcaption>{plots.noise_curve(series)}</figure>"
+            "<figure><figcaption><strong>Accuracy against noise</strong>Exact match as "
+            f"{escape(kind)} passages join the gold one.</figcaption>"
+            f"{plots.noise_curve(series, kind)}</figure>"
         )
     noise_only = _noise_only(report)
     if noise_only or "clean" in report["conditions"]:
@@ -246,8 +253,8 @@ def _examples(report: Report) -> str:
     blocks = "".join(_example(example) for example in report["examples"])
     return (
         "<section><h2>Answers that flipped</h2>"
-        '<p class="note">The first questions of each kind of change between base and neuro-rit, '
-        f"gains and losses alike.</p>{blocks}</section>"
+        '<p class="note">The first questions of each kind of change, gains and losses alike; '
+        f"a wrong answer names the passage that says it.</p>{blocks}</section>"
     )
 
 
@@ -312,7 +319,7 @@ def _comparisons(report: Report) -> str:
     return (
         "<section><h2>Every comparison</h2><details><summary>Paired differences in exact match, "
         "in points</summary><div>"
-        '<p class="note">p: exact McNemar test for one condition, paired bootstrap for '
+        '<p class="note">p: McNemar\u2019s score test for one condition, paired bootstrap for '
         "distractor-mean; Holm\u2019s correction over all rows.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Comparisons"><table><thead><tr>'
         '<th scope="col">systems</th><th scope="col">condition</th><th scope="col">difference</th>'

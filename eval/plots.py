@@ -25,8 +25,8 @@ class Point(NamedTuple):
     high: float
 
 
-def noise_curve(series: Mapping[str, Sequence[Point]]) -> str:
-    """Exact match against the number of distractors, one line per system, whiskers at 95 %."""
+def noise_curve(series: Mapping[str, Sequence[Point]], kind: str = "distractor") -> str:
+    """Exact match against the number of noisy passages, a line per system, whiskers at 95 %."""
     height, left, right, top, bottom = 250, 46, 78, 14, 42
     points = [p for line in series.values() for p in line]
     floor = math.floor(min(p.low for p in points) * 5 - 1e-9) / 5
@@ -49,7 +49,7 @@ def noise_curve(series: Mapping[str, Sequence[Point]]) -> str:
     for x in sorted({p.x for p in points}):
         parts.append(_text(at(x, 0)[0], height - bottom + 20, f"{x:g}", "middle"))
     parts.append(
-        _text(at(last / 2, 0)[0], height - 6, "distractors beside the gold passage", "middle")
+        _text(at(last / 2, 0)[0], height - 6, f"{kind} passages beside the gold one", "middle")
     )
     ends: list[tuple[float, str]] = []
     for i, (name, line) in enumerate(series.items()):
@@ -69,10 +69,10 @@ def noise_curve(series: Mapping[str, Sequence[Point]]) -> str:
     for y, name in _spread(ends, 16, top + 6, height - bottom):
         parts.append(_text(WIDTH - right + 6, y + 4, name, "start", f"label {css_class(name)}"))
     words = "; ".join(
-        f"{name}: " + ", ".join(f"{p.x:g} distractors {100 * p.y:.1f}%" for p in line)
+        f"{name}: " + ", ".join(f"{p.x:g} noisy {100 * p.y:.1f}%" for p in line)
         for name, line in series.items()
     )
-    return _svg(height, "Exact match against the number of distractors", words, parts)
+    return _svg(height, f"Exact match against the number of {kind} passages", words, parts)
 
 
 def refusal_bars(rows: Sequence[tuple[str, Point | None, Point | None]]) -> str:

@@ -1,78 +1,65 @@
 """One evaluation run: systems x conditions, answered, judged, summed up, reported.
 
-The answers come from a callable, the verdicts from a judge: it knows nothing of engines or servers.
-Every system gets the same prompt ids, and a resumed run asks nothing twice.
+Checkpoints are answered by a callable, servers by their endpoints, verdicts come from a judge: it
+knows nothing of engines. Every system gets the same prompts, and nothing is asked twice: not in a
+run, not after a crash, not in another run with the same cache.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from eval.cache import Cache
 from eval.calibration import Labelled, calibrate
-from eval.conditions import TooFewPassages, build_condition, parse_condition
+from eval.endpoint import CallFailed, CallSettings
 from eval.journal import Journal, Prediction, score
-from eval.judge import Item, Judge, Verdict, fingerprint_model, give_verdicts
+from eval.judge import VERDICTS, CachedJudge, Item, Judge, Verdict, give_verdicts
+from eval.planning import (
+    Plan,
+    Retrieve,
+    gold_ids,
+    library_versions,
+    make_plan,
+    prompt_digests,
+)
 from eval.report import write_report
 from eval.summary import summarise
-from neurorit.prompts import TEMPLATE_FILE, PromptTemplate, render_prompt
-from retrieval.artifact import MANIFEST, hash_inputs, read_manifest
+from eval.systems import Generate, Reply, System, ask_remote
+from retrieval.artifact import hash_inputs
 from retrieval.errors import BadInput, NeuroritError
-from retrieval.examples import Example, Passage, read_examples
+from retrieval.examples import Passage
 
 # More unscored answers than this, and a judge's figure says little: the run stops.
 MAX_UNSCORED = 0.02
-_PROMPT_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    TEMPLATE_FILE,
-)
-
-
-class Completion(Protocol):
-    """One answer of an engine; white space around the text does not count."""
-
-    @property
-    def text(self) -> str: ...
-
-
-Generate = Callable[[str, Path, list[list[int]]], Sequence[Completion]]
-"""(system name, model directory, prompts as token ids) -> one completion per prompt, in order."""
+# So many failed calls one after another, and the server is taken for lost.
+_LOST = 10
+_REFUSED = frozenset({401, 403, 404})
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much is done, how much there is)"""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One question under one condition, as every system gets it."""
-
-    example: Example
-    condition: str
-    passages: list[Passage]
-    ids: list[int]
-
-
 def run_evaluation(
-    systems: Mapping[str, Path],
+    systems: Mapping[str, Path] | Sequence[System],
     examples: Path,
     conditions: Sequence[str],
     out: Path,
     judge: Judge | None,
     seed: int,
     *,
-    generate: Generate,
+    generate: Generate | None = None,
     engine: Mapping[str, Any] | None = None,
+    max_tokens: int = 24,
+    calls: CallSettings | None = None,
+    cache: Path | None = None,
+    retrieve: Retrieve | None = None,
     limit: int | None = None,
     chunk_size: int = 1_024,
+    max_unscored: float = MAX_UNSCORED,
     calibration: Sequence[Labelled] | None = None,
     mining: Mapping[str, Any] | None = None,
     atlas_plot: Path | None = None,
@@ -80,65 +67,60 @@ def run_evaluation(
 ) -> dict[str, Any]:
     """Evaluate and write predictions.jsonl, report.json and report.html into `out`.
 
-    systems: name -> checkpoint directory, `base` first by custom; examples: an artifact of kind
-    `examples` or a JSONL file whose examples carry pools of typed passages; engine: everything
-    about generation that could change an answer, kept in the manifest and in the journal's keys;
-    limit: only the first questions; chunk_size: prompts per call of `generate`, each followed by a
-    write to disk; mining and atlas_plot are shown in the report. Returns the report.
-    Raises BadInput for unusable input, NeuroritError when more than 2 % of the verdicts fail.
+    systems: name -> checkpoint directory, or systems of any kind, `base` first by custom; examples:
+    an artifact of kind `examples` or a JSONL file whose examples carry pools of typed passages;
+    generate: answers for checkpoints; engine: everything about generation that could change an
+    answer, kept in the manifest and in the keys; calls: how servers are asked; cache: a directory
+    that runs share (None: `out` itself); retrieve: for conditions `retrieved-K`; limit: only the
+    first questions; chunk_size: prompts per call of `generate`, each followed by a write to disk;
+    max_unscored: share of answers without a verdict that is borne; mining and atlas_plot are shown
+    in the report. Returns the report.
+    Raises BadInput for unusable input, NeuroritError when calls or too many verdicts fail: what was
+    answered is kept, and the same command goes on from there.
     """
     started = time.perf_counter()
     tell = progress or (lambda stage, done, total: None)
     out = Path(out)
-    models = {name: Path(directory) for name, directory in systems.items()}
-    if not models:
-        raise BadInput("no system to evaluate: name at least one checkpoint")
-    names = list(dict.fromkeys(conditions))
-    for name in names:
-        parse_condition(name)
-    for directory in models.values():
-        _check_model(directory)
-    chosen = list(islice(_read(examples), limit))
-    tell("prompts", 0, len(chosen) * len(names))
-    prompts, skipped = render_prompts(models, chosen, names, seed)
-    tell("prompts", len(prompts), len(prompts))
-    prints = {name: fingerprint_model(path) for name, path in models.items()}
+    if isinstance(systems, Mapping):
+        systems = [System(name, "checkpoint", model=Path(m)) for name, m in systems.items()]
     settings = dict(engine or {})
-    journal = Journal(out / "predictions.jsonl")
+    tell("prompts", 0, 0)
+    plan = make_plan(
+        systems,
+        examples,
+        conditions,
+        seed,
+        max_tokens=max_tokens,
+        engine=settings,
+        limit=limit,
+        retrieve=retrieve,
+    )
+    tell("prompts", len(plan.prompts), len(plan.prompts))
+    names = [s.name for s in plan.systems]
     timings: dict[str, Any] = {"prepare": time.perf_counter() - started, "generate": {}}
-    predictions: list[Prediction] = []
-    asked = 0
-    for name, directory in models.items():
+    calls = calls or CallSettings()
+    with Cache(cache or out) as store:
+        journal = Journal(out / "predictions.jsonl")
+        asked = 0
+        for system in plan.systems:
+            begun = time.perf_counter()
+            source = _source(system, plan, generate, calls, chunk_size)
+            asked += _answer(system, plan, journal, store, source, tell)
+            timings["generate"][system.name] = time.perf_counter() - begun
+        predictions = [journal.answered[key] for name in names for key in plan.keys[name]]
         begun = time.perf_counter()
-        keys = [_key(name, prints[name], settings, prompt) for prompt in prompts]
-        waiting = [i for i, key in enumerate(keys) if key not in journal.answered]
-        done = len(prompts) - len(waiting)
-        tell(f"answers of {name}", done, len(prompts))
-        for chunk in _chunks(waiting, chunk_size):
-            completions = generate(name, directory, [prompts[i].ids for i in chunk])
-            if len(completions) != len(chunk):
-                raise NeuroritError(
-                    f"the engine gave {len(completions)} answers to {len(chunk)} prompts of {name}"
-                )
-            journal.append(
-                _scored(name, prompts[i], keys[i], completion.text)
-                for i, completion in zip(chunk, completions, strict=True)
-            )
-            done += len(chunk)
-            tell(f"answers of {name}", done, len(prompts))
-        asked += len(waiting)
-        predictions += [journal.answered[key] for key in keys]
-        timings["generate"][name] = time.perf_counter() - begun
+        judged = CachedJudge(judge, store) if judge is not None else None
+        predictions = _judge(judged, predictions, tell)
+        journal.replace_all(predictions)
+        calibrated = calibrate(judged, calibration, seed=seed) if judged and calibration else None
+        timings["judge"] = time.perf_counter() - begun
+        _refuse_unscored(judge, predictions, max_unscored)
+        passages = _passages(plan, store)
     begun = time.perf_counter()
-    predictions = _judge(judge, predictions, tell)
-    journal.replace_all(predictions)
-    calibrated = calibrate(judge, calibration, seed=seed) if judge and calibration else None
-    timings["judge"] = time.perf_counter() - begun
-    _refuse_unscored(judge, predictions)
-    begun = time.perf_counter()
-    passages = {(p.example.id, p.condition): p.passages for p in prompts}
-    report = summarise(predictions, list(models), names, passages, seed=seed)
+    report = summarise(predictions, names, list(plan.conditions), passages, seed=seed)
     timings["summary"] = time.perf_counter() - begun
+    counted = Counter(p.verdict for p in predictions)
+    report["verdicts"] = {verdict: counted[verdict] for verdict in VERDICTS}
     report["judge"] = calibrated
     report["mining"] = dict(mining) if mining else None
     report["atlas_plot"] = _shown(atlas_plot) if atlas_plot else None
@@ -152,105 +134,148 @@ def run_evaluation(
         "seed": seed,
         "examples": _shown(examples),
         "inputs": hash_inputs(examples=Path(examples)),
-        "systems": {n: {"model": _shown(models[n]), "fingerprint": prints[n]} for n in models},
-        "engine": settings,
+        "systems": {s.name: _described(plan, s) for s in plan.systems},
+        "prompts": prompt_digests(plan),
+        "engine": {**settings, "max_tokens": max_tokens, "temperature": 0},
+        "versions": library_versions(),
         "judge": {"name": judge.name, "fingerprint": judge.fingerprint} if judge else None,
-        "questions": len(chosen) - len(skipped),
-        "skipped": skipped,
+        "questions": plan.questions,
+        "skipped": plan.skipped,
         "limit": limit,
     }
     return write_report(report, out, atlas_plot=atlas_plot)
 
 
-def render_prompts(
-    models: Mapping[str, Path], examples: Sequence[Example], conditions: Sequence[str], seed: int
-) -> tuple[list[Prompt], list[str]]:
-    """Render every question under every condition once, for all systems alike.
+_Source = Callable[[list[int]], Iterator[list[tuple[int, Reply | CallFailed]]]]
+"""Indices of prompts -> batches of (index, reply or why there is none), as they come."""
 
-    A question whose pools cannot fill one of the conditions is left out of all of them, so that
-    conditions compare the same questions: the second result names these. Raises BadInput if no
-    question is left, or if a system's tokenizer or template would render another prompt.
+
+def _source(
+    system: System, plan: Plan, generate: Generate | None, calls: CallSettings, chunk_size: int
+) -> _Source:
+    """Where a system's answers come from."""
+
+    def local(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
+        if generate is None:
+            raise BadInput(f"system {system.name} is a checkpoint, but no engine was given")
+        for start in range(0, len(indices), chunk_size):
+            part = indices[start : start + chunk_size]
+            prompts = [list(plan.prompts[i].ids) for i in part]
+            completions = generate(system.name, system.place, prompts)
+            if len(completions) != len(part):
+                raise NeuroritError(
+                    f"the engine gave {len(completions)} answers to {len(part)} prompts of "
+                    f"{system.name}"
+                )
+            yield [(i, Reply(c.text)) for i, c in zip(part, completions, strict=True)]
+
+    def remote(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
+        prompts = [plan.prompts[i] for i in indices]
+        for at, reply in ask_remote(system, prompts, max_tokens=plan.max_tokens, calls=calls):
+            yield [(indices[at], reply)]
+
+    return local if system.kind == "checkpoint" else remote
+
+
+def _answer(
+    system: System, plan: Plan, journal: Journal, store: Cache, source: _Source, tell: Progress
+) -> int:
+    """Bring every answer of one system into the journal; returns how many were asked for.
+
+    Raises NeuroritError when calls failed, after all others were made.
     """
-    shown: list[tuple[Example, str, list[Passage]]] = []
-    skipped: list[str] = []
-    reason = "there are no examples"
-    for example in examples:
-        try:
-            built = [(example, name, build_condition(example, name, seed)) for name in conditions]
-        except TooFewPassages as error:
-            skipped.append(example.id)
-            reason = str(error)
-            continue
-        shown += built
-    if not shown:
-        raise BadInput(f"no question can be evaluated under {', '.join(conditions)}: {reason}")
-    first, *others = models.items()
-    ids = _render(first[1], shown)
-    files = _prompt_files(first[1])
-    for name, directory in others:
-        # Equal files render equal prompts; only files that differ in bytes need the long way.
-        if _prompt_files(directory) != files and _render(directory, shown) != ids:
-            raise BadInput(
-                f"{name} renders other prompts than {first[0]}: its tokenizer, chat template or "
-                f"{TEMPLATE_FILE} in {directory} differs, so their answers cannot be compared"
+    keys, calls = plan.keys[system.name], plan.calls[system.name]
+    places: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        if key not in journal.answered:
+            places.setdefault(calls[i], []).append(i)
+    known = {call: Reply.of(record) for call, record in store.find(places).items()}
+
+    def lines(call: str, reply: Reply) -> Iterator[Prediction]:
+        for i in places[call]:
+            prompt = plan.prompts[i]
+            shown = _shown_by(prompt.example, reply) if reply.passages else prompt.passages
+            yield score(
+                system.name, prompt.condition, prompt.example, shown, keys[i], reply.text, call
             )
-    prompts = [Prompt(*parts, ids=tokens) for parts, tokens in zip(shown, ids, strict=True)]
-    return prompts, skipped
+
+    journal.append(line for call, reply in known.items() for line in lines(call, reply))
+    waiting = [held[0] for call, held in places.items() if call not in known]
+    what = f"answers of {system.name}"
+    done = len(calls) - sum(len(held) for call, held in places.items() if call not in known)
+    tell(what, done, len(calls))
+    begun = synced = time.perf_counter()
+    failed: list[tuple[int, CallFailed]] = []
+    in_a_row = 0
+    for batch in source(waiting):
+        good = {calls[i]: r for i, r in batch if isinstance(r, Reply)}
+        now = time.perf_counter()
+        # A process that is killed loses nothing that was written; the disk is waited for at times.
+        sync = len(batch) > 1 or now - synced > 1.0
+        synced = now if sync else synced
+        store.keep({call: reply.record() for call, reply in good.items()})
+        journal.append((line for c, r in good.items() for line in lines(c, r)), sync=sync)
+        done += sum(len(places[call]) for call in good)
+        tell(what, done, len(calls))
+        for i, reply in batch:
+            if isinstance(reply, CallFailed):
+                failed.append((i, reply))
+                in_a_row += 1
+                if reply.status in _REFUSED or in_a_row >= _LOST:
+                    _report_failed(system, plan, failed, len(waiting), "stopped after")
+            else:
+                in_a_row = 0
+    if failed:
+        _report_failed(system, plan, failed, len(waiting), "without an answer:")
+    store.note_pace(plan.prints[system.name], len(waiting), time.perf_counter() - begun)
+    return len(waiting)
+
+
+def _report_failed(
+    system: System, plan: Plan, failed: Sequence[tuple[int, CallFailed]], of: int, how: str
+) -> None:
+    first, error = failed[0]
+    prompt = plan.prompts[first]
+    raise NeuroritError(
+        f"system {system.name}, {how} {len(failed)} of {of} calls failed, first on question "
+        f"{prompt.example.id!r} under {prompt.condition}: {error}; the answers so far are kept: "
+        "run again with the same --out to go on"
+    )
+
+
+def _shown_by(example: Any, reply: Reply) -> list[Passage]:
+    """The passages that a gateway showed its model, gold where the example says so."""
+    gold = gold_ids(example)
+    return [
+        Passage(str(p["id"]), p["title"], p["text"], "gold" if str(p["id"]) in gold else None)
+        for p in reply.passages or ()
+    ]
+
+
+def _passages(plan: Plan, store: Cache) -> dict[tuple[str, str], list[Passage]]:
+    """(question, condition) -> passages as shown; a gateway's own where nobody else has any."""
+    shown = {(p.example.id, p.condition): p.passages for p in plan.prompts}
+    for system in plan.systems:
+        if system.kind != "gateway":
+            continue
+        calls = plan.calls[system.name]
+        replies = store.find(calls)
+        for call, prompt in zip(calls, plan.prompts, strict=True):
+            place = (prompt.example.id, prompt.condition)
+            if call in replies and not shown[place]:
+                shown[place] = _shown_by(prompt.example, Reply.of(replies[call]))
+    return shown
+
+
+def _described(plan: Plan, system: System) -> dict[str, Any]:
+    record = plan.described(system)
+    return record | ({"model": _shown(system.place)} if system.kind == "checkpoint" else {})
 
 
 def _shown(path: Path) -> str:
     """A path for a report that may be handed on: relative to here, or its last part alone."""
     path = Path(path).resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
-
-
-def _read(examples: Path) -> Iterator[Example]:
-    path = Path(examples)
-    if path.is_dir():
-        read_manifest(path, "examples")
-        path = path / "examples.jsonl"
-    return read_examples(path)
-
-
-def _check_model(directory: Path) -> None:
-    """Refuse a folder without a model, and a checkpoint changed since its manifest was sealed."""
-    if not (directory / "config.json").is_file():
-        raise BadInput(f"no checkpoint at {directory}: it has no config.json")
-    if (directory / MANIFEST).is_file():
-        read_manifest(directory, "checkpoint")
-
-
-def _render(
-    directory: Path, shown: Sequence[tuple[Example, str, list[Passage]]]
-) -> list[list[int]]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    template = PromptTemplate.of_checkpoint(directory)
-    return [
-        render_prompt(tokenizer, template, example.question, passages)
-        for example, _, passages in shown
-    ]
-
-
-def _prompt_files(directory: Path) -> list[bytes | None]:
-    paths = [directory / name for name in _PROMPT_FILES]
-    return [path.read_bytes() if path.is_file() else None for path in paths]
-
-
-def _key(system: str, fingerprint: str, engine: Mapping[str, Any], prompt: Prompt) -> str:
-    parts = [system, fingerprint, dict(engine), prompt.example.id, prompt.condition, prompt.ids]
-    parts.append(list(prompt.example.answers))
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
-def _scored(system: str, prompt: Prompt, key: str, text: str) -> Prediction:
-    return score(system, prompt.condition, prompt.example, prompt.passages, key, text)
-
-
-def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
 
 
 def _judge(
@@ -267,10 +292,13 @@ def _judge(
     return [p.judged(v, mark) for p, v in zip(predictions, verdicts, strict=True)]
 
 
-def _refuse_unscored(judge: Judge | None, predictions: Sequence[Prediction]) -> None:
+def _refuse_unscored(
+    judge: Judge | None, predictions: Sequence[Prediction], max_unscored: float
+) -> None:
     unscored = sum(p.verdict == "unscored" for p in predictions)
-    if judge is not None and unscored > MAX_UNSCORED * len(predictions):
+    if judge is not None and unscored > max_unscored * len(predictions):
         raise NeuroritError(
-            f"the judge {judge.name} gave no verdict on {unscored} of {len(predictions)} answers; "
-            "the answers are kept: run again with the same --out to ask it for these alone"
+            f"the judge {judge.name} gave no verdict on {unscored} of {len(predictions)} answers, "
+            f"more than {max_unscored:.0%} (--max-unscored); the answers are kept: run again with "
+            "the same --out to ask it for these alone"
         )

@@ -27,7 +27,6 @@ from neurorit.rows import Prefix, Rows
 from retrieval.errors import BadInput
 
 _TINY = 1e-12
-_FEW = 64  # rows, below which a pass takes no less time
 
 
 @dataclass(frozen=True)
@@ -193,8 +192,7 @@ def _integrate(
     batch, _, span, width = without.shape
     total = torch.zeros(batch, depth, span, width, device=without.device)
     start = torch.zeros(batch, depth, device=without.device)
-    # Rows of the upper layers repeat one another below: in two parts, much of that is done once.
-    size = max(1, min(settings.rows // (batch * span), max(_FEW, -(-len(plan) // 2))))
+    size = max(1, settings.rows // (batch * span) - 1)  # the prompt's own tokens go along
     for first in range(0, len(plan), size):
         chunk = plan[first : first + size]
         layers = torch.tensor([layer for layer, _ in chunk], device=without.device)
@@ -205,7 +203,7 @@ def _integrate(
         )
         part = part.detach().requires_grad_()
         with _patched_rows(blocks, part, layers.tolist()):
-            value = _score(rows.logits(len(chunk), chunk[0][0]), rows, settings)
+            value = _score(rows.logits(layers.tolist()), rows, settings)
         (gradient,) = torch.autograd.grad(value.sum(), part)
         weighted = gradient.float() * weight[places, None, None]
         total.index_add_(1, layers, weighted)
@@ -232,7 +230,7 @@ def _plain_gradient(blocks: FeedForward, rows: Rows, settings: Settings) -> torc
         blocks.down(layer).register_forward_pre_hook(keep(layer)) for layer in range(blocks.depth)
     ]
     try:
-        value = _score(rows.logits(1), rows, settings)
+        value = _score(rows.plain(), rows, settings)
     finally:
         for handle in hooks:
             handle.remove()
@@ -259,7 +257,7 @@ def _values(
         last = {layer: values[:, -1:] for layer, values in seen.items()}
         return rows.prefix.last_logits[:, None, None], _stack(last, blocks)
     with recording(blocks) as found:
-        logits = rows.logits(1)
+        logits = rows.plain()
     return logits, _stack(found, blocks)
 
 
@@ -271,7 +269,10 @@ def _stack(seen: dict[int, torch.Tensor], blocks: FeedForward) -> torch.Tensor:
 def _patched_rows(
     blocks: FeedForward, values: torch.Tensor, layers: Sequence[int]
 ) -> Iterator[None]:
-    """Put values [B, R, N, F] into the rows of their layers; other rows stay as they are."""
+    """Put values [B, R, N, F] into the rows of their layers; other rows stay as they are.
+
+    The prompt's own tokens stand before the rows (see `Rows.logits`) and stay as they are too.
+    """
     hooks = []
     batch, _, span, width = values.shape
 
@@ -280,7 +281,7 @@ def _patched_rows(
 
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
             hidden = inputs[0].unflatten(1, (-1, span))
-            hidden = hidden.index_copy(1, index, values[:, index].to(hidden.dtype))
+            hidden = hidden.index_copy(1, index + 1, values[:, index].to(hidden.dtype))
             return (hidden.reshape(batch, -1, width),)
 
         return hook

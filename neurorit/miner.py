@@ -151,7 +151,7 @@ def row_bytes(model: Any, prompt: Sequence[int]) -> float:
     )
     try:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            rows.logits(_PROBE).float().log_softmax(-1)
+            rows.logits([0] * _PROBE).float().log_softmax(-1)
     finally:
         handle.remove()
     return sum(kept.values()) / _PROBE

@@ -7,6 +7,7 @@ It knows nothing of neurons or of what is made of the logits.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,13 +65,13 @@ class Prefix:
         positions: torch.Tensor,
         seen: torch.Tensor,
         *,
-        alike: tuple[int, int] | None = None,
+        growth: tuple[int, Sequence[int]] | None = None,
     ) -> torch.Tensor:
         """Logits [B, Q, vocabulary] of tokens [B, Q] after the prefix, which stays as it was.
 
         positions [B, Q]: how far behind the prefix each token stands. seen [Q, Q], boolean: which
-        of the others each token sees. alike: (layer, n) where all tokens repeat the first n until
-        that layer, which are computed once up to there.
+        of the others each token sees. growth: (n, how many of the tokens each layer computes),
+        where those that come in are what the first n are there (see `_growing`).
         """
         batch, count = tokens.shape
         lowest = torch.finfo(self.model.dtype).min
@@ -79,7 +80,7 @@ class Prefix:
         )
         mask[:, :, : self.width].masked_fill_(~self.visible[:, None], lowest)
         mask[:, :, self.width :].masked_fill_(~seen, lowest)
-        with _computed_once(self.layers, self.width, count, alike):
+        with _growing(self.layers, self.width, growth):
             logits: torch.Tensor = self.model(
                 input_ids=tokens,
                 position_ids=self.lengths[:, None] + positions,
@@ -164,54 +165,73 @@ class Rows:
         """N, the tokens of one row."""
         return int(self.tokens.shape[1])
 
-    def logits(self, count: int, alike_until: int = 0) -> torch.Tensor:
-        """Logits [B, count, N, vocabulary] of `count` rows of each prompt.
+    def logits(self, layers: Sequence[int]) -> torch.Tensor:
+        """Logits [B, R, N, vocabulary] of R = len(layers) rows of each prompt.
 
-        alike_until: the first layer in which the rows differ.
+        layers: for each row, ascending, the first layer in which it may differ from the prompt's
+        own tokens. What is alike is computed once: up to there a row is not carried along. In each
+        layer the prompt's own tokens come first, then the rows that are there.
         """
         batch, span = self.tokens.shape
-        place = torch.arange(span, device=self.tokens.device)
-        own = torch.arange(count, device=self.tokens.device).repeat_interleave(span)
+        device = self.tokens.device
+        count = len(layers) + 1
+        place = torch.arange(span, device=device)
+        own = torch.arange(count, device=device).repeat_interleave(span)
         order = place.repeat(count)
         seen = (own[:, None] == own) & (order[:, None] >= order)
+        depth = len(self.prefix.layers)
         found: torch.Tensor = self.prefix.forward(
             self.tokens.repeat(1, count),
             order.expand(batch, -1),
             seen,
-            alike=(alike_until, span) if alike_until and count > 1 else None,
+            growth=(span, [(1 + bisect_right(layers, at)) * span for at in range(depth)]),
         )
         shaped: torch.Tensor = found.unflatten(1, (count, span))
-        return shaped
+        return shaped[:, 1:]
+
+    def plain(self) -> torch.Tensor:
+        """Logits [B, 1, N, vocabulary] of the prompts' own tokens alone."""
+        span = self.span
+        place = torch.arange(span, device=self.tokens.device)
+        seen = place[:, None] >= place
+        return self.prefix.forward(self.tokens, place.expand(len(self.tokens), -1), seen)[:, None]
 
 
 @contextmanager
-def _computed_once(
-    layers: Sequence[Any], prefix: int, count: int, alike: tuple[int, int] | None
+def _growing(
+    layers: Sequence[Any], prefix: int, growth: tuple[int, Sequence[int]] | None
 ) -> Iterator[None]:
-    """Let the layers below `alike[0]` see the first `alike[1]` tokens, and the others all again."""
-    if alike is None:
+    """Let each layer see so many tokens; those that come in are copies of the first n.
+
+    A copy carries no gradient to what it copies: what comes in has met no patch yet.
+    """
+    if growth is None:
         yield
         return
-    until, few = alike
+    first, counts = growth
 
-    def narrow(value: Any, name: str) -> Any:
+    def narrow(value: Any, name: str, count: int) -> Any:
         if name == "attention_mask" and value is not None:
-            return value[:, :, :few, : prefix + few]
+            return value[:, :, :count, : prefix + count]
         if name == "position_embeddings" and value is not None:
-            return tuple(part[:, :few] for part in value)
-        return value[:, :few] if name == "position_ids" and value is not None else value
+            return tuple(part[:, :count] for part in value)
+        return value[:, :count] if name == "position_ids" and value is not None else value
 
-    def shrink(_module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        kept = {name: narrow(value, name) for name, value in given.items()}
-        return (inputs[0][:, :few], *inputs[1:]), kept
+    def resize(count: int) -> Callable[..., Any]:
+        def hook(_module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
+            hidden = inputs[0]
+            more = count - hidden.shape[1]
+            if more > 0:
+                copies = hidden[:, :first].detach().repeat(1, more // first, 1)
+                hidden = torch.cat([hidden, copies], dim=1)
+            kept = {name: narrow(value, name, count) for name, value in given.items()}
+            return (hidden[:, :count], *inputs[1:]), kept
 
-    def widen(_module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        return (inputs[0].repeat(1, count // few, 1), *inputs[1:]), given
+        return hook
 
-    hooks: list[Callable[..., Any]] = [shrink] * until + [widen]
     handles = [
-        layer.register_forward_pre_hook(hook, with_kwargs=True)
-        for layer, hook in zip(layers, hooks, strict=False)
+        layer.register_forward_pre_hook(resize(count), with_kwargs=True)
+        for layer, count in zip(layers, counts, strict=True)
     ]
     try:
         yield

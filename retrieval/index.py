@@ -7,14 +7,15 @@ encoder made the vectors; loading refuses any other. It knows nothing of questio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from retrieval.artifact import Manifest, hash_inputs, read_manifest, writing
-from retrieval.corpus import parse_passage, read_corpus
+from retrieval.artifact import Manifest, read_manifest, writing
+from retrieval.chunking import WORDS
+from retrieval.corpus import corpus_digest, parse_passage, read_corpus
 from retrieval.encoder import DEFAULT, Encoder, load_encoder
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.examples import Passage
@@ -28,50 +29,60 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that a search found: score is the cosine similarity, rank starts at 1."""
+    """A passage that a search found: score is the cosine similarity, rank starts at 1.
+
+    ranks: where each part of a combined search had it (see `retrieval.search`).
+    """
 
     passage: Passage
     score: float
     rank: int
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 def build_index(
     corpus: Path,
     out: Path,
     *,
-    encoder: str = DEFAULT,
+    encoder: str | Encoder = DEFAULT,
     batch_size: int = 64,
+    words: int = WORDS,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Encode a corpus into an index artifact at `out`; returns counts.
 
+    encoder: a name, or one that is loaded already. words: of a chunk, where the corpus is a
+    folder of documents.
     Raises BadInput for a corpus that cannot be read; then nothing is left at `out`.
     """
     import faiss
 
     # A first pass over the text alone finds every bad line before any time goes into vectors.
-    total = sum(1 for _ in read_corpus(corpus))
+    total = sum(1 for _ in read_corpus(corpus, words=words))
     made: dict[str, Any] = {}
+    name = encoder if isinstance(encoder, str) else encoder.name
     manifest = Manifest(
         kind="index",
         command="neurorit-rag index",
-        settings={"encoder": encoder, "kind": "flat"},
-        inputs=hash_inputs(corpus=corpus),
+        settings={"encoder": name, "kind": "flat"},
+        inputs={"corpus": corpus_digest(corpus)},
         made=made,
     )
     with writing(out, manifest, overwrite=overwrite) as folder:
-        model = load_encoder(encoder, batch_size=batch_size)
+        model = (
+            load_encoder(encoder, batch_size=batch_size) if isinstance(encoder, str) else encoder
+        )
         vectors = faiss.IndexFlatIP(model.dimension)
         with open(folder / PASSAGES, "w", encoding="utf-8") as stream:
-            for chunk in _chunks(read_corpus(corpus), _CHUNK):
+            for chunk in _chunks(read_corpus(corpus, words=words), _CHUNK):
                 vectors.add(model.encode_passages([passage_text(p) for p in chunk]))
                 stream.writelines(_line(passage) for passage in chunk)
                 if progress is not None:
                     progress(vectors.ntotal, total)
         faiss.write_index(vectors, str(folder / VECTORS))
         made.update(passages=total, dimension=model.dimension, fingerprint=model.fingerprint)
-    return {"passages": total, "dimension": model.dimension, "encoder": encoder}
+    return {"passages": total, "dimension": model.dimension, "encoder": name}
 
 
 class Index:
@@ -129,7 +140,10 @@ class Index:
             raise BadInput(f"k must be at least 1, not {k}")
         if not queries:
             return []
-        vectors = self.encoder.encode_queries(queries)
+        return self.search_vectors(self.encoder.encode_queries(queries), k)
+
+    def search_vectors(self, vectors: Any, k: int) -> list[list[Hit]]:
+        """The same for queries that are encoded already: float32 [n, d]."""
         scores, rows = self._vectors.search(vectors, min(k, len(self.passages)))
         return [
             [

@@ -21,29 +21,33 @@ from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage, example_record, read_examples
 from retrieval.index import Hit, Index
+from retrieval.noise_text import with_instruction, without_answer
 
 EXAMPLES = "examples.jsonl"
 LEDGER = "ledger.jsonl"
 _BATCH = 256
 _TRIES = 200
+_WRITTEN = {"near-duplicate": "near_duplicate", "injected": "injected"}  # kind -> setting
 
 
 @dataclass(frozen=True)
 class MixSettings:
     """What is mixed into an example.
 
-    distractor, random, counterfactual: how many of each kind; of several numbers, one is drawn
-    for each example. without_gold: share of examples that get no gold passage (and at least one
-    noisy one). depth: ranks searched for distractors. within: a field of `meta` that a noisy
-    passage must share with the question, such as `split`, so that splits stay apart.
-    order: `shuffle` the passages, or keep `kind` order (gold, distractor, random,
-    counterfactual), which evaluation wants. limit: only this many questions, drawn by
-    the seed (0: all).
+    distractor, random, counterfactual, near_duplicate, injected: how many of each kind; of several
+    numbers, one is drawn for each example. without_gold: share of examples that get no gold
+    passage (and at least one noisy one). depth: ranks searched for distractors. within: a field of
+    `meta` that a noisy passage must share with the question, such as `split`, so that splits stay
+    apart. order: `shuffle` the passages, or keep `kind` order (gold, distractor, random,
+    counterfactual, near-duplicate, injected), which evaluation wants. limit: only this many
+    questions, drawn by the seed (0: all).
     """
 
     distractor: tuple[int, ...] = (1, 2, 3, 4)
     random: tuple[int, ...] = (0, 0, 1)
     counterfactual: tuple[int, ...] = (0,)
+    near_duplicate: tuple[int, ...] = (0,)
+    injected: tuple[int, ...] = (0,)
     without_gold: float = 0.4
     depth: int = 50
     within: str = ""
@@ -58,6 +62,8 @@ class PoolSettings(MixSettings):
     distractor: tuple[int, ...] = (4,)
     random: tuple[int, ...] = (4,)
     counterfactual: tuple[int, ...] = (1,)
+    near_duplicate: tuple[int, ...] = (1,)
+    injected: tuple[int, ...] = (1,)
     without_gold: float = 0.0
     order: Literal["shuffle", "kind"] = "kind"
 
@@ -107,6 +113,10 @@ class Mixer:
             kind: rng.choice(getattr(settings, kind))
             for kind in ("distractor", "random", "counterfactual")
         }
+        # Kinds that came later draw from seeds of their own: what was mixed before stays the same.
+        own = {kind: random.Random(f"{self._seed}/{question.id}/{kind}") for kind in _WRITTEN}
+        for kind, field in _WRITTEN.items():
+            wanted[kind] = own[kind].choice(getattr(settings, field))
         if not answerable and not wanted["distractor"] and not wanted["random"]:
             wanted["distractor"] = 1
         barred = {str(g) for g in question.meta.get("gold", ())} | ({gold.id} if gold else set())
@@ -119,6 +129,8 @@ class Mixer:
         chosen += self._randoms(question, rng, wanted["random"], taken, rejected)
         if gold is not None:
             chosen += self._counterfactuals(question, gold, rng, wanted["counterfactual"])
+            chosen += self._near_duplicates(question, gold, wanted["near-duplicate"])
+        chosen += self._injected(question, hits, own["injected"], wanted["injected"], barred)
         if settings.order == "shuffle":
             rng.shuffle(chosen)
         example = replace(question, passages=tuple(passage for passage, _ in chosen))
@@ -211,10 +223,7 @@ class Mixer:
         self, question: Example, gold: Passage, rng: random.Random, count: int
     ) -> list[tuple[Passage, _Reason]]:
         """Copies of the gold passage that state another answer of the same type."""
-        own = {normalize_answer(answer) for answer in question.answers}
-        values = sorted(set(self._answers[_answer_type(question)]))
-        values = [v for v in values if normalize_answer(v) not in own]
-        rng.shuffle(values)
+        values = self._others(question, rng)
         chosen: list[tuple[Passage, _Reason]] = []
         for value in values:
             if len(chosen) == count:
@@ -229,6 +238,49 @@ class Mixer:
             why = f"{gold.id} with its answer replaced by {value!r}"
             chosen.append((passage, _Reason(passage.id, "counterfactual", why)))
         return chosen
+
+    def _near_duplicates(
+        self, question: Example, gold: Passage, count: int
+    ) -> list[tuple[Passage, _Reason]]:
+        """Copies of the gold passage without the sentences that hold an answer."""
+        chosen: list[tuple[Passage, _Reason]] = []
+        for variant in range(count):
+            passage = without_answer(gold, question.answers, variant)
+            if passage is None:
+                break
+            why = f"{gold.id} without the sentences that hold an answer"
+            chosen.append((passage, _Reason(passage.id, "near-duplicate", why)))
+        return chosen
+
+    def _injected(
+        self,
+        question: Example,
+        hits: Sequence[Hit],
+        rng: random.Random,
+        count: int,
+        barred: set[str],
+    ) -> list[tuple[Passage, _Reason]]:
+        """Distractors with an instruction in their text to say something else."""
+        if not count:
+            return []
+        values = self._others(question, rng) or ["nothing"]
+        chosen: list[tuple[Passage, _Reason]] = []
+        for base, reason in self._distractors(question, hits, count, barred, []):
+            value = values[len(chosen) % len(values)]
+            passage = with_instruction(base, value, question.answers, rng, len(chosen))
+            if passage is not None:
+                why = f"{base.id} with an instruction to say {value!r}"
+                made = _Reason(passage.id, "injected", why, reason.rank, reason.score)
+                chosen.append((passage, made))
+        return chosen
+
+    def _others(self, question: Example, rng: random.Random) -> list[str]:
+        """Other questions' answers of this one's type, in the order of the seed."""
+        own = {normalize_answer(answer) for answer in question.answers}
+        values = sorted(set(self._answers[_answer_type(question)]))
+        values = [v for v in values if normalize_answer(v) not in own]
+        rng.shuffle(values)
+        return values
 
     def _place(self, meta: Mapping[str, Any]) -> Any:
         return meta.get(self._settings.within) if self._settings.within else None
@@ -291,7 +343,7 @@ def mix(
 
 
 def _check(settings: MixSettings) -> None:
-    for kind in ("distractor", "random", "counterfactual"):
+    for kind in ("distractor", "random", "counterfactual", *_WRITTEN.values()):
         numbers = getattr(settings, kind)
         if not numbers or min(numbers) < 0:
             raise BadInput(f"mix: {kind} must hold numbers of passages, 0 or more")

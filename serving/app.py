@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from neurorit import __version__
 from retrieval.errors import BadInput
 from serving import schemas
 from serving.access import ApiError, Guard, install_error_bodies, upstream_refusal
+from serving.admission import Admission
 from serving.client import Sampling, UpstreamError
 from serving.compare import compare, mixed
+from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pipeline import Event, Outcome, RagPipeline, Request
 from serving.protocol import (
     ChatRequest,
@@ -61,6 +63,7 @@ class Gateway:
     base_model: str = ""
     base: RagPipeline | None = None
     history: int = 0
+    metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def ready(self) -> bool:
@@ -74,11 +77,17 @@ class Gateway:
 
 
 def create_app(
-    gateway: Gateway, *, api_keys: Iterable[str] = (), requests_per_minute: int = 0
+    gateway: Gateway,
+    *,
+    api_keys: Iterable[str] = (),
+    requests_per_minute: int = 0,
+    running: int = 64,
+    queue: int = 64,
 ) -> FastAPI:
-    """The FastAPI application. With `api_keys`, every `/v1/` route asks for one of them.
+    """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.
 
-    requests_per_minute: of one client, 0 for any number.
+    requests_per_minute: of one client, 0 for any number; running: requests answered at once;
+    queue: requests that may wait; more are refused with 429.
     """
 
     @asynccontextmanager
@@ -99,6 +108,8 @@ def create_app(
         redoc_url=None,
     )
     schemas.describe(app, with_keys=bool(keys))
+    # The last one added is the first to see a request: no key, no turn.
+    app.add_middleware(Admission, running=running, queue=queue, metrics=gateway.metrics)
     app.add_middleware(RateLimit, per_minute=requests_per_minute)
     app.add_middleware(Guard, api_keys=keys)
     install_error_bodies(app)
@@ -118,6 +129,11 @@ def create_app(
             "base": gateway.base_model or None,
         }
         return JSONResponse(body, 200 if gateway.ready else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/models", responses={200: {"model": schemas.ModelList}, **errors(401, 429)})
     async def models() -> Response:

@@ -18,7 +18,9 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 from neurorit.prompts import PromptTemplate, encode_plain, end_token_id, render_prompt
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
-from serving.client import Piece, Sampling
+from serving.batching import SearchBatches
+from serving.client import Piece, Sampling, UpstreamError
+from serving.metrics import Metrics
 
 Policy = Literal["abstain", "closed-book", "deeper"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -118,7 +120,8 @@ class RagPipeline:
     policy: what follows when the model ends its answer at once: `abstain` says so, `closed-book`
     asks again without passages, `deeper` asks again with the next passages, up to three rounds;
     top_k: passages in a prompt; context: tokens that prompt and answer may have together (None:
-    unlimited): the lowest-ranked passages are left out to keep within it.
+    unlimited): the lowest-ranked passages are left out to keep within it; metrics: where times and
+    counts go.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class RagPipeline:
         top_k: int = 4,
         max_tokens: int = 64,
         context: int | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         if policy not in POLICIES:
             raise BadInput(f"unknown policy {policy!r}; it is one of {', '.join(POLICIES)}")
@@ -147,6 +151,11 @@ class RagPipeline:
         # One thread: encoding would stop the event loop, and fast tokenizers refuse two at once.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
         self._rendering_thread = ThreadPoolExecutor(1, thread_name_prefix="rendering")
+        self.metrics = metrics or Metrics()
+        self._batches = SearchBatches(
+            lambda queries, k: self._aside(lambda: self._retriever.search(queries, k)),
+            self.metrics,
+        )
 
     @property
     def retriever(self) -> Retriever:
@@ -161,7 +170,10 @@ class RagPipeline:
     async def retrieve(self, query: str, top_k: int | None = None) -> tuple[Found, ...]:
         """The best passages for a query."""
         k = self.top_k if top_k is None else top_k
-        return await self._aside(lambda: tuple(self._retriever.search([query], k)[0]))
+        started = time.perf_counter()
+        found = await self._batches.find(query, k)
+        self.metrics.retrieval.observe(time.perf_counter() - started)
+        return found
 
     async def answer(self, request: Request) -> Outcome:
         """The outcome alone. Raises BadInput and UpstreamError as `stream` does."""
@@ -177,6 +189,22 @@ class RagPipeline:
         Raises BadInput for a question that does not fit into the context, UpstreamError when the
         language model fails. Leaving the iterator early aborts the generation.
         """
+        started = time.perf_counter()
+        spoken = False
+        try:
+            async with aclosing(self._events(request)) as events:
+                async for event in events:
+                    if isinstance(event, Text) and not spoken:
+                        spoken = True
+                        self.metrics.first_text.observe(time.perf_counter() - started)
+                    if isinstance(event, Outcome) and event.abstained:
+                        self.metrics.abstained.inc()
+                    yield event
+        except UpstreamError:
+            self.metrics.upstream_errors.inc()
+            raise
+
+    async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
         policy = request.policy or self.policy
         sampling = request.sampling or Sampling(max_tokens=self.max_tokens)
         k = self.top_k if request.top_k is None else request.top_k

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.prompts import PromptTemplate
 from retrieval.artifact import read_manifest
 from retrieval.errors import BadInput
+from retrieval.search import SearchSettings
 from serving.access import read_api_keys
 from serving.app import Gateway, create_app
 from serving.engine import require_free_port
@@ -42,7 +43,8 @@ class ServeSettings:
     of running servers of the model, in place of an own vLLM; upstream_key_file: their key; base: a
     second system for comparisons, a checkpoint or the address of a running server; history:
     earlier questions that a search sees; requests_per_minute: of one client (0: any number);
-    drain_seconds: how long a server that was told to end finishes what it has begun.
+    drain_seconds: how long a server that was told to end finishes what it has begun;
+    search: how passages are found; running, queue: requests answered at once, and waiting at most.
     """
 
     host: str = "127.0.0.1"
@@ -61,6 +63,9 @@ class ServeSettings:
     history: int = 0
     requests_per_minute: int = 0
     drain_seconds: int = 60
+    search: SearchSettings = field(default_factory=SearchSettings)
+    running: int = 64
+    queue: int = 64
 
 
 def run_server(
@@ -75,9 +80,9 @@ def run_server(
     read_manifest(index, "index", verify=False)
 
     def load() -> Retriever:
-        from retrieval.index import Index
+        from retrieval.search import Retriever as IndexRetriever
 
-        return Index.load(index)
+        return IndexRetriever.load(index, settings.search)
 
     serve(model, load, settings, tell=tell)
 
@@ -166,9 +171,9 @@ class _Running:
         """Listen, make everything ready beside it, and return when the server was told to end."""
         import uvicorn
 
-        app = create_app(
-            self._gateway, api_keys=keys, requests_per_minute=self._settings.requests_per_minute
-        )
+        limits = {"running": self._settings.running, "queue": self._settings.queue}
+        per_minute = self._settings.requests_per_minute
+        app = create_app(self._gateway, api_keys=keys, requests_per_minute=per_minute, **limits)
         config = uvicorn.Config(
             app,
             host=self._settings.host,
@@ -233,6 +238,7 @@ class _Running:
             top_k=self._settings.top_k,
             max_tokens=self._settings.max_tokens,
             context=self._settings.max_model_len or system.context,
+            metrics=self._gateway.metrics,
         )
 
     def _watched(self, system: System, phase: str) -> None:

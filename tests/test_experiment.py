@@ -28,6 +28,7 @@ FIGURES = {
     "refuses": (0.98, 0.9, 0.2),
     "forgets": (0.5, 0.95, 0.0),
     "sft": (1.0, 0.65, 0.0),
+    "own": (1.0, 0.6, 0.0),
 }
 
 
@@ -65,7 +66,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         judge: str, report: Any, **_: Any,
     ) -> dict[str, Any]:  # fmt: skip
         made.append(f"evaluated {out.name}: {' '.join(models)}")
-        results = []
+        results, lines = [], []
         for system in models:
             name, _, seed = system.rpartition("-")
             clean, noisy, refused = FIGURES[name if name in FIGURES else system]
@@ -75,6 +76,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                 results.append(
                     {"system": system, "condition": condition, "em": em, "abstain_rate": refused}
                 )
+                for question in range(100):
+                    right = question < round(100 * em)
+                    where = {"system": system, "condition": condition, "id": str(question)}
+                    lines.append(json.dumps({**where, "em": right}))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "predictions.jsonl").write_text("\n".join(lines))
         return {"results": results}
 
     monkeypatch.setattr(mining, "mine", mine)
@@ -130,6 +137,15 @@ def test_the_rule_chooses_and_the_chosen_alone_see_the_test_questions(
     text = (out / "table.md").read_text()
     assert "| faster | 2 |" in text
     assert "neuro-rit: faster" in text
+    pairs = {(row["a"], row["b"], row["figure"]): row for row in table["paired"]}
+    faster = pairs["faster", "base", "distractor mean"]
+    # Of 100 questions the base has 50 right, the two seeds 70 and 71.
+    assert faster["delta"] == pytest.approx(0.205)
+    assert 0.1 < faster["ci95"][0] < 0.205 < faster["ci95"][1] < 0.3
+    assert pairs["sft", "neuro-rit", "clean"]["delta"] == pytest.approx(0.01)
+    assert ("neuro-rit", "neuro-rit", "clean") not in pairs
+    assert faster["p_holm"] >= faster["p"]
+    assert "table.svg" in {path.name for path in out.iterdir()}
     assert json.loads((out / "table.json").read_text())["test"]["rows"]
 
 
@@ -153,6 +169,19 @@ def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
     assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
 
 
+def test_a_variant_may_have_examples_of_its_own(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "other.jsonl").write_text('{"other": 1}\n')
+    own = {"method": "neuro-rit", "examples": str(tmp_path / "other.jsonl")}
+    path = write(tmp_path, variants={"own": own}, seeds=[0], select=None, test=None)
+    experiment.run(path, tmp_path / "out")
+    assert "own-0-atlas" in calls
+    calls.clear()
+    experiment.run(path, tmp_path / "out")
+    assert not [call for call in calls if not call.startswith("evaluated")]
+
+
 def test_another_choice_on_the_same_test_questions_is_refused(
     file: Path, calls: list[str], tmp_path: Path
 ) -> None:
@@ -172,6 +201,7 @@ def test_another_choice_on_the_same_test_questions_is_refused(
         ({"select": {}}, "declare the rule"),
         ({"variants": {"one": {"settings": {}}}}, "variant one"),
         ({"seeds": "many"}, "seeds"),
+        ({"variants": {"one": {"method": "sft", "data": "x"}}}, "not {'data'}"),
     ],
 )
 def test_a_wrong_file_is_named(

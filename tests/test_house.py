@@ -67,7 +67,9 @@ def test_documents_name_commands_that_exist(name: str) -> None:
     for target in re.findall(r"(?:`|^\s*)make ([a-z-]+)", text, re.MULTILINE):
         assert target in targets, f"{name}: make {target}"
     for command in re.findall(r"neurorit-rag ([a-z]+)", text):
-        assert command in {*COMMANDS, "atlas", "data", "lab"}, f"{name}: neurorit-rag {command}"
+        assert command in {*COMMANDS, "atlas", "data", "judge", "lab"}, (
+            f"{name}: neurorit-rag {command}"
+        )
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
 

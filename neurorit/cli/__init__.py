@@ -14,11 +14,12 @@ from typing import Annotated
 import typer
 
 from neurorit import __version__
-from neurorit.cli.evaluation import evaluate, report
+from neurorit.cli.evaluation import evaluate, report, trace
+from neurorit.cli.judging import judge_app
 from neurorit.cli.lab import demo, doctor, lab_app
 from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
-from neurorit.cli.retrieval import data_app, index, mix
+from neurorit.cli.retrieval import data_app, index, mix, search
 from neurorit.cli.serving import ask, bench, serve
 from retrieval.errors import NeuroritError
 
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "doctor": doctor,
     "index": index,
+    "search": search,
     "mix": mix,
     "mine": mine,
     "tune": tune,
@@ -42,11 +44,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "experiment": experiment,
     "report": report,
+    "trace": trace,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(atlas_app, name="atlas")
 app.add_typer(data_app, name="data")
+app.add_typer(judge_app, name="judge")
 app.add_typer(lab_app, name="lab")
 
 

@@ -2,27 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import Examples, Json, Out, Seed, run
+from neurorit.cli.options import Examples, Json, Model, Out, run
 
 
 def evaluate(
-    system: Annotated[
-        list[str], typer.Option(metavar="NAME=DIR", help="A checkpoint to evaluate; repeatable.")
-    ],
-    examples: Examples,
     out: Out,
-    condition: Annotated[
-        list[str] | None, typer.Option(help="A condition, such as distractor-2; repeatable.")
+    config: Annotated[
+        str | None, typer.Option(help="YAML file with all of it, or a packaged one: demo.")
     ] = None,
-    judge: Annotated[str, typer.Option(help="lab, none, or a judge's folder.")] = "none",
+    system: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PLACE",
+            help="A checkpoint's directory, URL/v1#MODEL or gateway+URL; repeatable.",
+        ),
+    ] = None,
+    examples: Annotated[
+        list[str] | None,
+        typer.Option(help="What `mix` wrote or a JSONL file; NAME=PATH for several; repeatable."),
+    ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="A condition, such as distractor-2@last; repeatable.")
+    ] = None,
+    index_dir: Annotated[
+        str | None, typer.Option("--index", help="Retrieve from it: the condition retrieved-K.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Passages that --index gives.")] = 5,
+    judge: Annotated[
+        str | None, typer.Option(help="lab, none, a judge's folder, or URL/v1#MODEL.")
+    ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VARIABLE", help="Environment variable with a system's key."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 24,
-    seed: Seed = 0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of an answer at most (24).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random (0).")] = None,
+    max_unscored: Annotated[
+        float | None, typer.Option(help="Share of answers without a verdict that is borne (0.02).")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Calls to a server at the same time (8).")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Directory of answers and verdicts that runs share.")
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option(help="Where relative paths start (else the file's root, or here).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Count calls, tokens and time; ask nothing.")] = (
+        False
+    ),
+    seconds_per_call: Annotated[
+        float | None, typer.Option(min=0, help="For --dry-run, when no run was timed.")
+    ] = None,
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
@@ -32,21 +73,94 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Answer questions under noise with each system; write report.json and report.html."""
-    from neurorit.commands import evaluate as body
 
-    run(
-        lambda: body.evaluate(
-            system, examples, out, condition, judge, limit, max_tokens, seed, fail_under
-        ),
-        as_json,
-    )
+    def work() -> Mapping[str, Any]:
+        from neurorit.commands import eval_settings as settings
+        from neurorit.commands import evaluate as body
+
+        chosen = settings.EvalSettings.read(
+            config,
+            {
+                "systems": settings.systems_of_options(system, key),
+                "data": settings.data_of_options(examples),
+                "conditions": tuple(condition) if condition else None,
+                "retriever": {"index": index_dir, "k": top_k} if index_dir else None,
+                "judge": judge,
+                "calls": {"concurrency": concurrency} if concurrency else None,
+                "limit": limit,
+                "max_tokens": max_tokens,
+                "seed": seed,
+                "max_unscored": max_unscored,
+                "root": root,
+            },
+        )
+        return body.evaluate(
+            chosen,
+            out,
+            fail_under,
+            cache=cache,
+            dry_run=dry_run,
+            seconds_per_call=seconds_per_call,
+        )
+
+    def show(result: Mapping[str, Any]) -> None:
+        from neurorit.commands import evaluate as body
+
+        body.show_estimate(result)
+
+    run(work, as_json, show=show if dry_run else None)
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(help="Where `eval` or `demo` wrote its report.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN [OTHER]", help="Where `eval` or `demo` wrote; two: compare."),
+    ],
+    table: Annotated[
+        str | None, typer.Option("--format", help="md, csv or latex, to --out or stdout.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the --format.")] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="robustness=0.80",
+            help="Exit 3 when below: MEASURE=, SYSTEM:MEASURE= or SYSTEM:CONDITION:METRIC=VALUE.",
+        ),
+    ] = None,
+    power: Annotated[
+        float | None, typer.Option(help="Questions needed to see such a difference: 0.05.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a finished report's table again."""
-    from neurorit.commands import evaluate as body
+    """Show a finished report again, as tables, against another run, or held to gates."""
+    from neurorit.commands import report as body
 
-    run(lambda: body.show_report(directory), as_json)
+    if table and not out:
+        if as_json:
+            raise typer.BadParameter("--json and --format both want stdout; give --out")
+        body.show_report(runs, table, out, fail_under, power)
+        return
+    run(lambda: body.show_report(runs, table, out, fail_under, power), as_json)
+
+
+def trace(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Where `eval` wrote.")],
+    model: Model,
+    examples: Examples,
+    system: Annotated[str, typer.Option(help="The run's system that --model is.")] = "base",
+    condition: Annotated[str | None, typer.Option(help="Only this condition.")] = None,
+    question: Annotated[list[str] | None, typer.Option(help="Question id; repeatable.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Wrong answers at most.")] = 20,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 24,
+    out: Annotated[Path | None, typer.Option(help="Also write the traces as JSONL.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Name the passage that made an answer wrong, by asking without each in turn."""
+    from neurorit.commands import trace as body
+
+    run(
+        lambda: body.trace_run(
+            directory, model, examples, system, condition, question, limit, max_tokens, out
+        ),
+        as_json,
+    )

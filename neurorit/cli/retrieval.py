@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,26 +21,71 @@ from neurorit.cli.options import (
 )
 
 data_app = typer.Typer(
-    help="Published data sets in this project's form.",
-    callback=lambda: None,  # one command, but still a group
+    help="Published data sets in this project's form, and leaks between sets.",
     **PLAIN,
 )
 
 
 def index(
-    corpus: Annotated[Path, typer.Argument(help='JSONL of {"id", "title", "text"}.')],
+    corpus: Annotated[
+        Path, typer.Argument(help="JSONL, TSV, Parquet, or a folder: BEIR, or documents.")
+    ],
     out: Out,
     encoder: Annotated[str, typer.Option(help="minilm, a folder, or a Hugging Face name.")] = (
         "minilm"
     ),
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
+    words: Annotated[
+        int, typer.Option(min=1, help="Words of a chunk, for a folder of documents.")
+    ] = 100,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: an address, auto or local."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Build a FAISS index over a corpus."""
     from neurorit.commands import retrieval as body
 
-    run(lambda: body.index(corpus, out, encoder, batch_size, overwrite), as_json)
+    run(lambda: body.index(corpus, out, encoder, batch_size, overwrite, ray, words), as_json)
+
+
+def search(
+    index_dir: Annotated[Path, typer.Argument(metavar="INDEX", help="What `index` wrote.")],
+    question: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of questions; recall and nDCG where `gold` ids are given."),
+    ] = None,
+    mode: Annotated[str, typer.Option(help="dense, bm25 or hybrid.")] = "dense",
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Passages of each.")] = 5,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="FIELD=VALUE", help="Of a passage's meta; repeatable."),
+    ] = None,
+    rerank: Annotated[str, typer.Option(help="A cross-encoder's folder or name.")] = "",
+    dense_weight: Annotated[float, typer.Option(help="The dense part's share in hybrid.")] = 0.5,
+    out: Annotated[Path | None, typer.Option(help="JSONL of all rankings to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search an index: for one question, or for a file of them with recall and nDCG."""
+    from neurorit.commands import retrieval as body
+
+    def work() -> Mapping[str, Any]:
+        from retrieval.errors import BadInput
+        from retrieval.search import SearchSettings
+
+        pairs = [one.partition("=") for one in filters or ()]
+        if any(not name or not equals for name, equals, _ in pairs):
+            raise BadInput("--filter: write FIELD=VALUE")
+        chosen = {name: value for name, _, value in pairs}
+        settings = SearchSettings(
+            mode=mode, dense_weight=dense_weight, rerank=rerank, filters=chosen
+        )
+        return body.search(index_dir, question, questions, top_k, settings, out)
+
+    run(work, as_json, show=body.show_hits)
 
 
 def mix(
@@ -80,4 +126,22 @@ def data_hotpotqa(
     run(lambda: body.hotpotqa(out, source, split, limit, overwrite), as_json)
 
 
+def data_leaks(
+    train: Annotated[Path, typer.Option(help="Examples that are trained on.")],
+    evaluation: Annotated[Path, typer.Option("--eval", help="Examples that are evaluated on.")],
+    near: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Overlap of words of a near duplicate.")
+    ] = 0.8,
+    fail_over: Annotated[
+        int | None, typer.Option(min=0, help="Exit 3 when more examples leak.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Which evaluation examples training has seen, by question and by gold passage."""
+    from neurorit.commands import retrieval as body
+
+    run(lambda: body.leaks(train, evaluation, near, fail_over), as_json)
+
+
 data_app.command("hotpotqa")(data_hotpotqa)
+data_app.command("leaks")(data_leaks)

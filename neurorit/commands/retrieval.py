@@ -2,31 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurorit.commands.progress import reporting
 from neurorit.commands.recipe import Recipe, parse_assignments
 from retrieval.errors import BadInput
 
+if TYPE_CHECKING:
+    from retrieval.search import SearchSettings
+
+_SEARCHED = 256  # questions at once
+
 
 def index(
-    corpus: Path, out: Path, encoder: str, batch_size: int, overwrite: bool
+    corpus: Path,
+    out: Path,
+    encoder: str,
+    batch_size: int,
+    overwrite: bool,
+    ray: str | None = None,
+    words: int | None = None,
 ) -> Mapping[str, Any]:
-    """Build an index; returns where it is and what it holds."""
+    """Build an index; returns where it is and what it holds. ray: a cluster that encodes."""
     from retrieval.index import build_index
 
-    with reporting() as report:
+    with reporting() as report, contextlib.ExitStack() as stack:
+        used: Any = encoder
+        if ray is not None:
+            from retrieval.cluster import ClusterEncoder, connected
+
+            used = ClusterEncoder(
+                stack.enter_context(connected(ray)), encoder, batch_size=batch_size
+            )
         summary = build_index(
             corpus,
             out,
-            encoder=encoder,
+            encoder=used,
             batch_size=batch_size,
+            **({} if words is None else {"words": words}),
             overwrite=overwrite,
             progress=report.named("passages encoded"),
         )
     return {"index": str(out), **summary}
+
+
+def search(
+    index: Path,
+    question: str | None,
+    questions: Path | None,
+    top_k: int,
+    settings: SearchSettings,
+    out: Path | None,
+) -> Mapping[str, Any]:
+    """Search for one question, or for a file of them and measure against their gold passages."""
+    from retrieval.artifact import write_text
+    from retrieval.examples import read_examples
+    from retrieval.ranking import ranking_figures
+    from retrieval.search import Retriever
+
+    if (question is None) == (questions is None):
+        raise BadInput("search: give a question, or --questions FILE, and not both")
+    asked = list(read_examples(questions)) if questions is not None else []
+    with reporting() as report:
+        report.say("loading the index")
+        retriever = Retriever.load(index, settings)
+        if question is not None:
+            hits = retriever.search([question], top_k)[0]
+            return {"question": question, "passages": [_hit(hit) for hit in hits]}
+        found: list[Any] = []
+        deep = max(top_k, 10)
+        for start in range(0, len(asked), _SEARCHED):
+            found += retriever.search([e.question for e in asked[start : start + _SEARCHED]], deep)
+            report("questions searched", len(found), len(asked))
+    if out is not None:
+        lines = [
+            {"id": example.id, "passages": [_hit(hit) for hit in hits[:top_k]]}
+            for example, hits in zip(asked, found, strict=True)
+        ]
+        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    rankings = {
+        example.id: [hit.passage.id for hit in hits]
+        for example, hits in zip(asked, found, strict=True)
+    }
+    gold = {example.id: set(example.meta.get("gold") or ()) for example in asked}
+    return {"mode": settings.mode, **ranking_figures(rankings, gold)}
+
+
+def show_hits(result: Mapping[str, Any]) -> None:
+    """Print passages for a person; figures as they are."""
+    if "passages" not in result:
+        for name, value in result.items():
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        return
+    for hit in result["passages"]:
+        found = ", ".join(f"{name} {rank}" for name, rank in hit["ranks"].items())
+        print(f"{hit['rank']}. {hit['title']} [{hit['id']}] {hit['score']:.4f} ({found})")
+        print(f"   {hit['text']}")
+
+
+def _hit(hit: Any) -> dict[str, Any]:
+    return {
+        "rank": hit.rank,
+        "id": hit.passage.id,
+        "title": hit.passage.title,
+        "text": hit.passage.text,
+        "score": hit.score,
+        "ranks": dict(hit.ranks),
+    }
 
 
 def mix(
@@ -80,3 +166,22 @@ def hotpotqa(
         "questions_file": str(out / "questions.jsonl"),
         **made,
     }
+
+
+def leaks(train: Path, evaluation: Path, near: float, most: int | None) -> Mapping[str, Any]:
+    """What of the evaluation examples training has seen; raises GateMissed for more than `most`."""
+    from dataclasses import asdict
+
+    from retrieval.errors import GateMissed
+    from retrieval.examples import examples_file, read_examples
+    from retrieval.leaks import count_leaks, find_leaks
+
+    asked = list(read_examples(examples_file(evaluation)))
+    found = find_leaks(read_examples(examples_file(train)), asked, near=near)
+    counts = count_leaks(found)
+    if most is not None and counts["examples"] > most:
+        raise GateMissed(
+            f"--fail-over missed: {counts['examples']} of {len(asked)} examples in {evaluation} "
+            f"were seen in training, such as {found[0].id} (like {found[0].train})"
+        )
+    return {**counts, "of": len(asked), "leaks": [asdict(leak) for leak in found]}

@@ -12,14 +12,25 @@ from retrieval.errors import BadInput, NeuroritError
 _SECONDS = 300.0
 
 
-def serve(model: Path, index: Path, *, policy: str, **options: Any) -> Mapping[str, Any]:
+def serve(
+    model: Path,
+    index: Path,
+    *,
+    policy: str,
+    retriever: str = "dense",
+    rerank: str = "",
+    **options: Any,
+) -> Mapping[str, Any]:
     """Serve until interrupted; returns what was served. options: see `serving.ServeSettings`."""
+    from retrieval.search import SearchSettings
     from serving.pipeline import POLICIES
     from serving.server import ServeSettings, run_server
 
     if policy not in POLICIES:
         raise BadInput(f"--policy {policy}: it is one of {', '.join(POLICIES)}")
-    settings = ServeSettings(policy=policy, **options)  # type: ignore[arg-type]  # checked above
+    search = SearchSettings(mode=retriever, rerank=rerank)
+    search.check()
+    settings = ServeSettings(policy=policy, search=search, **options)  # type: ignore[arg-type]  # checked above
     run_server(model, index, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
     return {"served": str(model), "index": str(index)}
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from eval.conditions import CONDITIONS, TooFewPassages, build_condition, parse_condition
+from eval.conditions import (
+    CONDITIONS,
+    TooFewPassages,
+    build_condition,
+    distractor_conditions,
+    parse_condition,
+)
 from retrieval.errors import BadInput
 from retrieval.examples import Example
 
@@ -51,3 +57,33 @@ def test_unknown_names(name: str) -> None:
 def test_too_small_pools_say_so(examples: list[Example]) -> None:
     with pytest.raises(TooFewPassages, match=r"'q0' has 4 distractor passages.*needs 9"):
         build_condition(examples[0], "distractor-9")
+
+
+@pytest.mark.parametrize(("position", "place"), [("first", 0), ("middle", 2), ("last", 4)])
+def test_gold_stands_where_the_name_says(
+    examples: list[Example], position: str, place: int
+) -> None:
+    plain = build_condition(examples[0], "distractor-4", 3)
+    placed = build_condition(examples[0], f"distractor-4@{position}", 3)
+    assert [p.kind for p in placed].index("gold") == place
+    # Nothing else changes: the same passages, the noise in the same order.
+    assert [p for p in placed if p.kind != "gold"] == [p for p in plain if p.kind != "gold"]
+    assert build_condition(examples[0], "distractor-4@random@shuffled", 3) == plain
+
+
+def test_order_of_the_noise(examples: list[Example]) -> None:
+    ranked = build_condition(examples[0], "distractor-4@last@ranked")
+    assert [p.id for p in ranked] == [*(f"0-distractor-{i}" for i in range(4)), "0-gold-0"]
+    turned = build_condition(examples[0], "noise-only-4@reversed")
+    assert [p.id for p in turned] == [f"0-distractor-{i}" for i in (3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("name", ["noise-only-2@first", "retrieved-3@last"])
+def test_suffixes_that_mean_nothing(name: str) -> None:
+    with pytest.raises(BadInput, match=name):
+        parse_condition(name)
+
+
+def test_fixed_orders_are_not_averaged_with_the_shuffled() -> None:
+    names = ["distractor-4", "distractor-4@last", "distractor-1"]
+    assert distractor_conditions(names) == ["distractor-1", "distractor-4"]

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from eval.calibration import calibrate, parse_labelled
+from eval.endpoint import CallSettings
 from eval.endpoint_judge import EndpointJudge, read_reply
 from eval.judge import PROMPT_FILE, Item, LocalJudge, Verdict, give_verdicts, judge_turn
 from retrieval.errors import BadInput
@@ -122,7 +123,10 @@ def test_endpoint_retries_then_leaves_unscored() -> None:
         return httpx.Response(200, json=_reply("Yes"))
 
     judge = EndpointJudge(
-        "http://judge/v1", "m", pause=0, concurrency=1, transport=httpx.MockTransport(serve)
+        "http://judge/v1",
+        "m",
+        calls=CallSettings(retries=3, pause=0, concurrency=1),
+        transport=httpx.MockTransport(serve),
     )
     assert judge.decide([PARIS, LONDON]) == ["right", "unscored"]
 

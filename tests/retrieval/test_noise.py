@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 
 from retrieval.answers import held_answer, replace_answers
 from retrieval.errors import BadInput
-from retrieval.examples import Example, read_examples
+from retrieval.examples import Example, Passage, read_examples
 from retrieval.index import Index
 from retrieval.noise import Mixer, MixSettings, mix
+from retrieval.noise_text import without_answer
 
 POOLS = MixSettings(
     distractor=(4,),
     random=(4,),
     counterfactual=(1,),
+    near_duplicate=(1,),
+    injected=(1,),
     without_gold=0.0,
     within="split",
     order="kind",
@@ -38,11 +41,36 @@ def test_pools_are_full_and_in_order(index: Index, questions: list[Example]) -> 
         short += bool(record["short"])
         kinds = [p.kind for p in example.passages]
         # Of so few questions some are the only one with their type of answer.
-        counterfactual = [] if record["short"] else ["counterfactual"]
-        assert kinds == ["gold", *["distractor"] * 4, *["random"] * 4, *counterfactual]
-        assert record["short"] in ({}, {"counterfactual": 1})
+        written = [] if "counterfactual" in record["short"] else ["counterfactual"]
+        written += [] if "near-duplicate" in record["short"] else ["near-duplicate"]
+        assert kinds == ["gold", *["distractor"] * 4, *["random"] * 4, *written, "injected"]
+        assert set(record["short"]) <= {"counterfactual", "near-duplicate"}
         assert len({p.id for p in example.passages}) == len(kinds)
-    assert short <= 3
+    assert short <= 6
+
+
+def test_kinds_that_came_later_change_nothing_of_the_others(
+    index: Index, questions: list[Example]
+) -> None:
+    plain = replace(POOLS, near_duplicate=(0,), injected=(0,), order="kind")
+    for (some, _), (more, _) in zip(
+        Mixer(index, questions, plain, 0).mix(questions),
+        Mixer(index, questions, POOLS, 0).mix(questions),
+        strict=True,
+    ):
+        assert more.passages[: len(some.passages)] == some.passages
+
+
+def test_written_noise_is_what_it_says(index: Index, questions: list[Example]) -> None:
+    for example, _ in Mixer(index, questions, POOLS, 0).mix(questions):
+        by_kind = {p.kind: p for p in example.passages}
+        injected = by_kind["injected"]
+        assert injected.meta["value"] in injected.text
+        base = index.passage(injected.id.split("#")[0])
+        assert base.text in injected.text and base.id in {p.id for p in example.passages}
+        if "near-duplicate" in by_kind:
+            near, gold = by_kind["near-duplicate"].text, by_kind["gold"].text
+            assert set(near.split()) <= set(gold.split()) and near != gold
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -145,6 +173,19 @@ def test_replacing_leaves_no_answer(text: str, answers: list[str]) -> None:
     for answer in answers:
         if answer.strip() and answer[0] not in " .,'" and answer[-1] not in " .,'":
             assert f" {answer} " not in f" {replaced} ".replace("Z", " Z ") or answer in "Z"
+
+
+TEXTS = st.lists(
+    st.text("ab dZ", min_size=1, max_size=10).map(lambda t: f"{t.strip() or 'X'}."), min_size=1
+)
+
+
+@given(parts=TEXTS, answer=st.sampled_from(["a", "b", "ab", "dZ"]), variant=st.integers(0, 3))
+def test_near_duplicates_hold_no_answer(parts: list[str], answer: str, variant: int) -> None:
+    made = without_answer(Passage("p", "", " ".join(parts)), [answer], variant)
+    if made is not None:
+        assert held_answer(made.text, [answer]) is None
+        assert made.text != " ".join(parts)
 
 
 def test_held_answers_are_whole_words() -> None:

@@ -1,0 +1,134 @@
+"""Do the intervals cover, and does the paired test keep its level? On data with known truth.
+
+Each setting draws correlated 0/1 answers of two systems (a shared normal difficulty per question
+and cut-offs that give the wanted accuracy), and counts how often a 95 % interval holds the truth
+and how often a test at 0.05 sees a difference that is not there. What the report uses is measured
+beside what it does not.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from _harness import Bench, options, table
+from scipy.stats import norm
+
+from eval.statistics import (
+    bootstrap_interval,
+    mcnemar,
+    mcnemar_score,
+    paired_comparison,
+    rate_intervals,
+)
+
+SIZES = (200, 500)
+ACCURACIES = (0.02, 0.5, 0.95)
+CORRELATIONS = (0.3, 0.7)
+CLUSTER = 4  # answers to one question, such as the conditions of distractor-mean
+GAP = {0.02: 0.03, 0.5: 0.1, 0.95: -0.05}
+SIMULATIONS = 4_000
+RESAMPLES = 2_000
+COVERAGE, LEVEL = (0.93, 0.97), (0.04, 0.06)
+
+
+def draw(
+    rng: np.random.Generator, n: int, accuracies: tuple[float, ...], rho: float, repeats: int
+) -> Any:
+    """Answers [systems, n, repeats]; rho: correlation over a question's latent normals."""
+    shared = rng.standard_normal((1, n, 1)) * math.sqrt(rho)
+    own = rng.standard_normal((len(accuracies), n, repeats)) * math.sqrt(1 - rho)
+    cuts = norm.ppf(np.array(accuracies))[:, None, None]
+    return (shared + own) < cuts
+
+
+def settings() -> Iterator[tuple[int, float, float, int]]:
+    """(questions, accuracy, correlation, answers a question)."""
+    for n in SIZES:
+        for accuracy in ACCURACIES:
+            for rho in CORRELATIONS:
+                for repeats in (1, CLUSTER):
+                    yield n, accuracy, rho, repeats
+
+
+def simulate(setting: tuple[int, float, float, int], simulations: int) -> dict[str, float]:
+    """Shares over the simulations: coverage of each interval, false positives of each test."""
+    n, accuracy, rho, repeats = setting
+    rng = np.random.default_rng([n, int(1000 * accuracy), int(10 * rho), repeats])
+    hits: dict[str, int] = defaultdict(int)
+    other = accuracy + GAP[accuracy]
+    for trial in range(simulations):
+        a, b = draw(rng, n, (accuracy, accuracy), rho, repeats).mean(axis=2)
+        low, high = bootstrap_interval(a, resamples=RESAMPLES, seed=trial)
+        hits["rate: bootstrap"] += low <= accuracy <= high
+        found = paired_comparison(a, b, resamples=RESAMPLES, seed=trial)
+        if repeats == 1:
+            hits["test: McNemar score"] += mcnemar_score(a, b) <= 0.05
+            hits["test: McNemar exact"] += mcnemar(a, b) <= 0.05
+        hits["test: bootstrap"] += found.p <= 0.05
+        a, b = draw(rng, n, (other, accuracy), rho, repeats).mean(axis=2)
+        low, high = paired_comparison(a, b, resamples=RESAMPLES, seed=trial).ci95
+        hits["difference: bootstrap"] += low - 1e-12 <= GAP[accuracy] <= high + 1e-12
+    shares = {name: count / simulations for name, count in hits.items()}
+    return shares | rates(setting, 4 * simulations)
+
+
+def rates(setting: tuple[int, float, float, int], simulations: int) -> dict[str, float]:
+    """Coverage of the report's interval of a rate alone, which is quick."""
+    n, accuracy, rho, repeats = setting
+    rng = np.random.default_rng([n, int(1000 * accuracy), int(10 * rho), repeats, 1])
+    held = 0
+    for _ in range(simulations):
+        values = draw(rng, n, (accuracy,), rho, repeats)[0].mean(axis=1)
+        low, high = rate_intervals(values[:, None])[0]
+        held += low <= accuracy <= high
+    return {"rate: Wilson": held / simulations}
+
+
+def main() -> None:
+    parser = options(__doc__ or "")
+    parser.add_argument("--simulations", type=int, default=SIMULATIONS)
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--rates-only", action="store_true", help="only the interval of a rate")
+    chosen = parser.parse_args()
+    bench = Bench("statistics", {"simulations": chosen.simulations, "resamples": RESAMPLES})
+    # One answer a question: the McNemar score test; a mean over answers: the bootstrap test.
+    used = ("rate: Wilson", "difference: bootstrap")
+    rows, missed = [], []
+    everything = list(settings())
+    with ProcessPoolExecutor(chosen.workers) as pool:
+        measured = list(
+            pool.map(
+                rates if chosen.rates_only else simulate, everything, repeat(chosen.simulations)
+            )
+        )
+    for (n, accuracy, rho, repeats), shares in zip(everything, measured, strict=True):
+        name = f"n {n}, accuracy {accuracy}, correlation {rho}, {repeats} a question"
+        for metric, share in shares.items():
+            bench.add(name, metric, share, "share")
+            ours = metric in used or metric == (
+                "test: McNemar score" if repeats == 1 else "test: bootstrap"
+            )
+            low, high = LEVEL if metric.startswith("test") else COVERAGE
+            if ours and not low <= share <= high:
+                missed.append(f"{name}: {metric} {share:.3f}")
+        kinds = ("rate: Wilson", "rate: bootstrap", "difference: bootstrap")
+        kinds += ("test: McNemar score", "test: bootstrap", "test: McNemar exact")
+        cells = [f"{shares[kind]:.3f}" if kind in shares else "" for kind in kinds]
+        rows.append([str(n), str(accuracy), str(rho), str(repeats), *cells])
+    head = ["n", "accuracy", "corr.", "answers", "Wilson", "(boot)", "difference"]
+    table("Coverage and false positives", [*head, "score", "boot", "(exact)"], rows)
+    for line in missed:
+        print(f"outside its bounds: {line}", file=sys.stderr)
+    bench.ratios = {"settings": len(rows), "outside bounds": len(missed)}
+    bench.finish(chosen.json)
+
+
+if __name__ == "__main__":
+    main()

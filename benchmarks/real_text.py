@@ -1,0 +1,94 @@
+"""Dense, BM25 and hybrid search over real text: recall and nDCG on Natural Questions and SQuAD.
+
+Takes a folder with corpus.jsonl.gz and questions with gold passage ids (nq-dev, squad-dev, and
+squad-train, on which alone the hybrid's weight is chosen). What is made in --work stays there and
+is used again, so that a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+from _harness import Bench, options, table
+
+from retrieval.artifact import write_text
+from retrieval.encoder import load_encoder
+from retrieval.examples import Example, read_examples
+from retrieval.index import Index, build_index
+from retrieval.ranking import ranking_figures
+from retrieval.search import MODES, Retriever, SearchSettings
+
+SETS = {"NQ": "nq-dev", "SQuAD dev": "squad-dev"}
+QUESTIONS, CHOOSING = 2000, 1000
+WEIGHTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+def unpacked(data: Path, work: Path, name: str) -> Path:
+    """A plain copy of NAME.jsonl.gz in the work folder."""
+    place = work / f"{name}.jsonl"
+    if not place.is_file():
+        with gzip.open(data / f"{name}.jsonl.gz", "rt", encoding="utf-8") as stream:
+            write_text(place, stream.read())
+    return place
+
+
+def figures(retriever: Retriever, asked: list[Example]) -> dict[str, float]:
+    """Recall and nDCG of the questions, and how many were searched in a second."""
+    started = time.perf_counter()
+    hits = retriever.search([example.question for example in asked], 10)
+    seconds = time.perf_counter() - started
+    rankings = {e.id: [h.passage.id for h in found] for e, found in zip(asked, hits, strict=True)}
+    gold = {example.id: set(example.meta["gold"]) for example in asked}
+    found = {k: float(v or 0.0) for k, v in ranking_figures(rankings, gold).items()}
+    return {**found, "questions a second": len(asked) / seconds}
+
+
+def main() -> None:
+    """Index, choose the weight on training questions, measure on the others."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the .jsonl.gz files")
+    parser.add_argument("--work", type=Path, required=True, help="folder to work in")
+    chosen = parser.parse_args()
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    index = chosen.work / "index"
+    if not index.is_dir():
+        build_index(
+            unpacked(chosen.data, chosen.work, "corpus"),
+            index,
+            progress=lambda done, total: print(f"  {done}/{total}", end="\r", file=sys.stderr),
+        )
+    loaded = Index.load(index, encoder=load_encoder())
+
+    def by(mode: str, weight: float = 0.5) -> Retriever:
+        return Retriever(loaded, SearchSettings(mode=mode, dense_weight=weight), index)
+
+    training = list(
+        islice(read_examples(unpacked(chosen.data, chosen.work, "squad-train")), CHOOSING)
+    )
+    tried = {weight: figures(by("hybrid", weight), training)["ndcg@10"] for weight in WEIGHTS}
+    best = max(tried, key=lambda weight: tried[weight])
+    settings = {"passages": len(loaded), "encoder": "minilm", "dense_weight": best, "tried": tried}
+    bench = Bench("real_text", settings)
+    rows = []
+    for title, name in SETS.items():
+        path = unpacked(chosen.data, chosen.work, name)
+        asked = list(islice(read_examples(path), QUESTIONS))
+        for mode in MODES:
+            measured = figures(by(mode, best), asked)
+            for metric, value in measured.items():
+                if metric not in ("questions", "unscored"):
+                    bench.add(f"{mode}, {title}", metric, value, "1")
+            shown = ("recall@1", "recall@5", "recall@10", "ndcg@10")
+            rows.append([title, mode, *(f"{100 * measured[metric]:.1f}" for metric in shown)])
+    table("Real text", ["questions", "search", "R@1", "R@5", "R@10", "nDCG@10"], rows)
+    print(f"  {time.perf_counter() - started:.0f} s, weight {best}", file=sys.stderr)
+    bench.finish(chosen.json)
+
+
+if __name__ == "__main__":
+    main()

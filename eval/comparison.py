@@ -1,0 +1,112 @@
+"""Two finished runs against each other, paired where they asked the same questions.
+
+It reads what runs wrote (predictions.jsonl) and asks no model. A question counts as the same when
+its id and its accepted answers are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eval.journal import Journal, Prediction
+from eval.power import questions_needed
+from eval.statistics import (
+    Floats,
+    holm,
+    mcnemar_score,
+    paired_comparison,
+    rate_intervals,
+)
+from retrieval.errors import BadInput
+
+_FEWEST_SHARED = 10
+
+
+class Run(NamedTuple):
+    """A run by name: its predictions by system and condition, each by question."""
+
+    name: str
+    cells: dict[tuple[str, str], dict[Any, Prediction]]
+
+
+def read_run(directory: Path, name: str) -> Run:
+    """Read a run's predictions; raises BadInput where there are none."""
+    path = Path(directory) / "predictions.jsonl"
+    if not path.is_file():
+        raise BadInput(f"{path}: no predictions there; two runs are compared by their answers")
+    cells: dict[tuple[str, str], dict[Any, Prediction]] = {}
+    for p in Journal(path).answered.values():
+        cells.setdefault((p.system, p.condition), {})[p.id, p.answers] = p
+    return Run(name, cells)
+
+
+def compare_runs(a: Run, b: Run, *, seed: int = 0, delta: float = 0.05) -> list[dict[str, Any]]:
+    """Exact match of a minus b for each system and condition that both hold.
+
+    Where each run holds one system the two are compared whatever their names. With at least ten
+    shared questions the comparison is paired over these alone; else the runs are taken as
+    independent samples. Holm's family is the whole list. needed: questions to see `delta`, for
+    paired rows. Raises BadInput if nothing can be compared.
+    """
+    rows = []
+    for first, second, condition in _matching(a, b):
+        left, right = a.cells[first, condition], b.cells[second, condition]
+        shared = [key for key in left if key in right]
+        paired = len(shared) >= _FEWEST_SHARED
+        row: dict[str, Any] = {
+            "a": f"{a.name}:{first}",
+            "b": f"{b.name}:{second}",
+            "condition": condition,
+            "metric": "em",
+        }
+        if paired:
+            x, y = _em([left[k] for k in shared]), _em([right[k] for k in shared])
+            found = paired_comparison(x, y, resamples=10_000, seed=seed)
+            row |= {"delta": found.delta, "ci95": list(found.ci95), "p": mcnemar_score(x, y)}
+            row |= {"test": "mcnemar-score", "n": len(shared)}
+            row |= {"needed": questions_needed(x - y, delta).needed}
+        else:
+            x, y = _em(list(left.values())), _em(list(right.values()))
+            row |= _independent(x, y) | {"n": min(len(x), len(y))}
+        row |= {"paired": paired, "a_em": float(x.mean()), "b_em": float(y.mean())}
+        row["a_ci95"], row["b_ci95"] = (list(rate_intervals(v[:, None])[0]) for v in (x, y))
+        rows.append(row)
+    if not rows:
+        raise BadInput(f"{a.name} and {b.name} share no system and condition to compare")
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def _matching(a: Run, b: Run) -> list[tuple[str, str, str]]:
+    lone = [{system for system, _ in run.cells} for run in (a, b)]
+    if all(len(names) == 1 for names in lone):
+        first, second = (next(iter(names)) for names in lone)
+        return [(first, second, c) for _, c in a.cells if (second, c) in b.cells]
+    return [(system, system, c) for system, c in a.cells if (system, c) in b.cells]
+
+
+def _independent(x: Floats, y: Floats) -> dict[str, Any]:
+    """Newcombe's interval of a difference of two shares, and the pooled score test."""
+    delta = float(x.mean() - y.mean())
+    (low_x, high_x), (low_y, high_y) = rate_intervals(x[:, None])[0], rate_intervals(y[:, None])[0]
+    low = delta - float(np.hypot(x.mean() - low_x, high_y - y.mean()))
+    high = delta + float(np.hypot(high_x - x.mean(), y.mean() - low_y))
+    pooled = float(np.concatenate([x, y]).mean())
+    error = float(np.sqrt(pooled * (1 - pooled) * (1 / len(x) + 1 / len(y))))
+    p = 2 * (1 - _below(abs(delta) / error)) if error else 1.0
+    return {"delta": delta, "ci95": [low, high], "p": p, "test": "two-sample-score"}
+
+
+def _below(z: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().cdf(z)
+
+
+def _em(held: Sequence[Prediction]) -> Floats:
+    return np.array([p.em for p in held], dtype=np.float64)

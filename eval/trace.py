@@ -1,0 +1,89 @@
+"""Which passage made an answer wrong: the question is asked again without each passage in turn.
+
+Answers come from a callable; it knows nothing of engines, prompts or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.metrics import exact_match, found_in, is_abstention
+from retrieval.examples import Example, Passage
+
+Answerer = Callable[[Sequence[tuple[str, Sequence[Passage]]]], Sequence[str]]
+"""(question, passages in the prompt's order) pairs -> one answer each, in order."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A wrong answer to look into: the question with the passages it was asked with."""
+
+    example: Example
+    condition: str
+    passages: Sequence[Passage]
+    output: str
+
+
+def trace(
+    cases: Sequence[Case],
+    answer: Answerer,
+    *,
+    why: Mapping[tuple[str, str], str] | None = None,
+) -> list[dict[str, Any]]:
+    """For each case, what the system says with one passage less.
+
+    A passage is a *culprit* when the answer is right without it. why: (question id, passage id) ->
+    the ledger's reason. All questions go to `answer` in one call, first each case as it was:
+    a system that now gives another answer is reported as `repeated` false, and its culprits are
+    judged against the new one. Raises ValueError if the answers do not match the questions.
+    """
+    asked: list[tuple[str, Sequence[Passage]]] = []
+    for case in cases:
+        asked.append((case.example.question, case.passages))
+        for left_out in range(len(case.passages)):
+            kept = [p for i, p in enumerate(case.passages) if i != left_out]
+            asked.append((case.example.question, kept))
+    said = list(answer(asked)) if asked else []
+    if len(said) != len(asked):
+        raise ValueError(f"{len(said)} answers to {len(asked)} questions")
+    given = iter(said)
+    return [
+        _record(case, [next(given) for _ in range(1 + len(case.passages))], why) for case in cases
+    ]
+
+
+def _record(
+    case: Case, said: Sequence[str], why: Mapping[tuple[str, str], str] | None
+) -> dict[str, Any]:
+    now, without = said[0].strip(), [text.strip() for text in said[1:]]
+    answers = case.example.answers
+    read = found_in(now, case.passages)
+    passages = []
+    wrong = not exact_match(now, answers)
+    for number, (passage, text) in enumerate(zip(case.passages, without, strict=True), start=1):
+        passages.append(
+            {
+                "number": number,
+                "id": passage.id,
+                "kind": passage.kind,
+                "why": (why or {}).get((case.example.id, passage.id)),
+                "says_the_answer": number in read,
+                "without_it": text,
+                "changes_answer": text != now,
+                "culprit": wrong and exact_match(text, answers),
+            }
+        )
+    return {
+        "id": case.example.id,
+        "condition": case.condition,
+        "question": case.example.question,
+        "answers": list(answers),
+        "output": now,
+        "repeated": now == case.output.strip(),
+        "wrong": wrong,
+        "abstained": is_abstention(now),
+        "passages": passages,
+        "culprits": [p["number"] for p in passages if p["culprit"]],
+    }

@@ -1,0 +1,93 @@
+"""Options of the commands around judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neurorit.cli.options import PLAIN, Json, Seed, run
+
+judge_app = typer.Typer(help="How far a judge can be trusted, and what it prefers.", **PLAIN)
+
+_Judge = Annotated[str, typer.Option(help="lab, a judge's folder, or URL/v1#MODEL.")]
+_Key = Annotated[
+    str | None, typer.Option(metavar="VARIABLE", help="Environment variable with its key.")
+]
+_Concurrency = Annotated[int | None, typer.Option(min=1, help="Calls at the same time (8).")]
+
+
+def judge_calibrate(
+    judge: _Judge = "lab",
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="JSONL: question, answers, answer, label, kind; else the lab's."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    mode: Annotated[str | None, typer.Option(help="yes-no or graded.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Askings of each answer.")] = None,
+    key: _Key = None,
+    concurrency: _Concurrency = None,
+    cache: Annotated[Path | None, typer.Option(help="Directory of verdicts to share.")] = None,
+    fail_under: Annotated[float | None, typer.Option(help="Exit 3 when kappa is below.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure a judge: kappa against labels, bias to length and place, orders in answers."""
+
+    def work() -> Mapping[str, Any]:
+        from neurorit.commands import judge as body
+
+        if mode not in (None, "yes-no", "graded"):
+            raise typer.BadParameter("--mode is yes-no or graded")
+        return body.calibrate(
+            body.judge_of_options(judge, {"mode": mode, "repeats": repeats, "key": key}),
+            labels,
+            out=out,
+            cache=cache,
+            calls={"concurrency": concurrency},
+            seed=seed,
+            least=fail_under,
+        )
+
+    def show(found: Mapping[str, Any]) -> None:
+        from neurorit.commands import judge as body
+
+        body.show(found)
+
+    run(work, as_json, show)
+
+
+def judge_compare(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Where `eval` wrote.")],
+    judge: _Judge,
+    a: Annotated[str, typer.Option(help="A system of the run.")],
+    b: Annotated[str, typer.Option(help="Another one.")],
+    condition: Annotated[str | None, typer.Option(help="Only this condition.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Pairs at most.")] = None,
+    key: _Key = None,
+    concurrency: _Concurrency = None,
+    as_json: Json = False,
+) -> None:
+    """Ask which of two systems' answers is better, each pair in both orders."""
+
+    def work() -> Mapping[str, Any]:
+        from neurorit.commands import judge as body
+
+        return body.compare(
+            directory,
+            body.judge_of_options(judge, {"key": key}),
+            a,
+            b,
+            condition=condition,
+            limit=limit,
+            calls={"concurrency": concurrency},
+        )
+
+    run(work, as_json)
+
+
+judge_app.command("calibrate")(judge_calibrate)
+judge_app.command("compare")(judge_compare)

@@ -1,0 +1,94 @@
+"""Gates of `--fail-under`: a figure of a report that must not be below a value.
+
+SYSTEM:CONDITION:METRIC=VALUE names a figure of one condition; SYSTEM:METRIC=VALUE one of the
+robustness measures; METRIC=VALUE alone holds for every system but `base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retrieval.errors import BadInput, GateMissed
+
+FORM = "SYSTEM:CONDITION:METRIC=VALUE, SYSTEM:MEASURE=VALUE or MEASURE=VALUE"
+_RATES = ("em", "match", "f1", "judge", "abstain_rate", "misled_rate", "faithfulness")
+_MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order")
+
+
+class Gate(NamedTuple):
+    """What must be at least `least`. system or condition is None where the text names none."""
+
+    text: str
+    system: str | None
+    condition: str | None
+    metric: str
+    least: float
+
+
+def parse_gates(texts: Iterable[str] | None) -> list[Gate]:
+    """Read the options' values; raises BadInput that names the option for any other form."""
+    return [_parse(text) for text in texts or ()]
+
+
+def check_gates(document: Mapping[str, Any], gates: Iterable[Gate], place: Path) -> None:
+    """Raise GateMissed for all that are below, BadInput for a figure that was not measured."""
+    missed = []
+    for gate in gates:
+        for name, value, (low, high) in _figures(document, gate):
+            if value < gate.least:
+                missed.append(
+                    f"{gate.metric} of {name} is {value:.3f} "
+                    f"(95 % interval {low:.3f} to {high:.3f}), below {gate.least:g}"
+                )
+    if missed:
+        raise GateMissed(f"--fail-under missed: {'; '.join(missed)} (report: {place})")
+
+
+def _parse(text: str) -> Gate:
+    names, _, value = text.partition("=")
+    parts = names.split(":")
+    try:
+        least = float(value)
+    except ValueError as error:
+        raise BadInput(f"--fail-under {text}: write {FORM}") from error
+    for i, part in enumerate(parts[:2]):
+        if part in _MEASURES:
+            # What follows belongs to the measure: no-degradation:gold, noise-area:random.
+            system = parts[0] if i else None
+            return Gate(text, system, None, ":".join(parts[i:]), least)
+    if len(parts) != 3:
+        raise BadInput(f"--fail-under {text}: write {FORM}")
+    if parts[2] not in _RATES:
+        known = ", ".join((*_RATES, *_MEASURES))
+        raise BadInput(f"--fail-under {text}: the metric is one of {known}")
+    return Gate(text, parts[0], parts[1], parts[2], least)
+
+
+def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, tuple[float, ...]]]:
+    if gate.condition is not None:
+        for row in document["results"]:
+            if (row["system"], row["condition"]) == (gate.system, gate.condition):
+                if row.get(gate.metric) is None:
+                    raise BadInput(f"--fail-under asks for {gate.metric}, which was not measured")
+                where = f"{gate.system} on {gate.condition}"
+                return [(where, float(row[gate.metric]), tuple(row["ci95"][gate.metric]))]
+        raise BadInput(
+            f"--fail-under names {gate.system}:{gate.condition}, which was not evaluated"
+        )
+    systems = [gate.system] if gate.system else list(document["systems"])
+    if not gate.system and len(systems) > 1:
+        systems = [name for name in systems if name != "base"]
+    held = {
+        row["system"]: (row["system"], float(row["value"]), tuple(row["ci95"]))
+        for row in document.get("robustness", ())
+        if row["metric"] == gate.metric
+    }
+    for name in systems:
+        if name not in held:
+            raise BadInput(
+                f"--fail-under {gate.text}: {gate.metric} of {name} was not measured; it needs "
+                "conditions that vary the noise (clean and distractor-4, or closed-book)"
+            )
+    return [held[name] for name in systems if name is not None]

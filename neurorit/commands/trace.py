@@ -1,0 +1,174 @@
+"""trace: ask a model again without each passage, to name the one that made an answer wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurorit.commands.report import read_report
+from retrieval.errors import BadInput
+from retrieval.examples import Example, Passage, examples_file, read_examples
+from retrieval.noise import LEDGER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from eval.trace import Answerer, Case
+
+Opened = Callable[[Path, int], Any]
+"""(model directory, tokens of an answer) -> context manager that gives an Answerer."""
+
+
+def trace_run(
+    run: Path,
+    model: Path,
+    examples: Path,
+    system: str,
+    condition: str | None,
+    question: Sequence[str] | None,
+    limit: int,
+    max_tokens: int,
+    out: Path | None,
+    *,
+    opened: Opened | None = None,
+) -> Mapping[str, Any]:
+    """Trace a run's wrong answers; returns counts and traces, and writes them as JSONL to `out`.
+
+    question: ids to look at (default: the first `limit` wrong ones). opened: how the answers are
+    made (default: vLLM). Raises BadInput for what the run or the examples do not hold.
+    """
+    from eval.trace import trace
+
+    read_report(run)
+    cases = _cases(run, examples, system, condition, question, limit)
+    why = _ledger(examples)
+    with (opened or vllm_answers)(model, max_tokens) as answer:
+        traces = trace(cases, answer, why=why)
+    if out is not None:
+        from retrieval.artifact import write_text
+
+        write_text(out, "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in traces))
+    kinds: dict[str, int] = {}
+    for found in traces:
+        for number in found["culprits"]:
+            kind = str(found["passages"][number - 1]["kind"])
+            kinds[kind] = kinds.get(kind, 0) + 1
+    _print(traces)
+    return {
+        "traced": len(traces),
+        "with_culprit": sum(bool(t["culprits"]) for t in traces),
+        "not_repeated": sum(not t["repeated"] for t in traces),
+        "culprit_kinds": kinds,
+        "traces": traces,
+    }
+
+
+@contextmanager
+def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
+    """Answers by one offline vLLM engine, with the prompts that evaluation uses."""
+    from transformers import AutoTokenizer
+
+    from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
+    from serving.offline import OfflineEngine
+
+    if not (model / "config.json").is_file():
+        raise BadInput(f"no checkpoint at {model}: it has no config.json")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    template = PromptTemplate.of_checkpoint(model)
+    with OfflineEngine() as engine:
+
+        def answer(asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+            prompts = [render_prompt(tokenizer, template, q, list(shown)) for q, shown in asked]
+            stop = [end_token_id(tokenizer)]
+            done = engine.generate(model, prompts, max_tokens=max_tokens, stop_token_ids=stop)
+            return [completion.text for completion in done]
+
+        yield answer
+
+
+def _cases(
+    run: Path,
+    examples: Path,
+    system: str,
+    condition: str | None,
+    question: Sequence[str] | None,
+    limit: int,
+) -> list[Case]:
+    from eval.comparison import read_run
+    from eval.trace import Case
+
+    cells = read_run(run, run.name).cells
+    systems = list(dict.fromkeys(name for name, _ in cells))
+    if system not in systems:
+        raise BadInput(f"--system {system}: {run} holds {', '.join(systems)}")
+    conditions = [name for held, name in cells if held == system]
+    if condition is not None and condition not in conditions:
+        raise BadInput(f"--condition {condition}: {run} holds {', '.join(conditions)}")
+    wrong = [
+        p
+        for name in ([condition] if condition else conditions)
+        for p in cells[system, name].values()
+        if not p.em and p.passages and (not question or p.id in question)
+    ]
+    if not wrong:
+        raise BadInput(f"{run}: {system} gave no such wrong answer with passages")
+    wanted = {p.id for p in wrong[:limit]}
+    held = {e.id: e for e in read_examples(examples_file(examples)) if e.id in wanted}
+    cases = []
+    for p in wrong[:limit]:
+        example = held.get(p.id)
+        if example is None:
+            raise BadInput(f"--examples {examples}: no example {p.id!r}, which {run} asked")
+        cases.append(Case(example, p.condition, _passages(example, p.passages, examples), p.output))
+    return cases
+
+
+def _passages(
+    example: Example, shown: Sequence[Mapping[str, Any]], examples: Path
+) -> list[Passage]:
+    """The passages that the run showed, in its order."""
+    held = {(passage.id, passage.kind): passage for passage in example.passages}
+    try:
+        return [held[str(p["id"]), p["kind"]] for p in shown]
+    except KeyError as error:
+        raise BadInput(
+            f"--examples {examples}: example {example.id!r} lacks passage {error}; give the "
+            "examples that the run was made from"
+        ) from error
+
+
+def _ledger(examples: Path) -> dict[tuple[str, str], str]:
+    """(question id, passage id) -> why it was mixed in; empty for a bare JSONL file."""
+    path = examples / LEDGER
+    if not path.is_file():
+        return {}
+    why = {}
+    with open(path, encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                record = json.loads(line)
+                why.update({(record["id"], p["id"]): p["why"] for p in record["passages"]})
+            except (ValueError, KeyError, TypeError) as error:
+                raise BadInput(f"{path}:{number}: no line of a ledger: {error}") from error
+    return why
+
+
+def _print(traces: Sequence[Mapping[str, Any]]) -> None:
+    for found in traces:
+        names = [
+            f"passage {p['number']} ({p['kind']}: {p['why'] or 'no ledger'})"
+            for p in found["passages"]
+            if p["culprit"]
+        ]
+        said = found["output"] or "(refused)"
+        cause = " or ".join(names) if names else "no single passage"
+        print(
+            f"{found['question']} -> {said} [{found['condition']}]: right without {cause}"
+            if names
+            else f"{found['question']} -> {said} [{found['condition']}]: {cause} makes it right",
+            file=sys.stderr,
+        )

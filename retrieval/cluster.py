@@ -1,0 +1,226 @@
+"""Encoding and searching on a Ray cluster: more machines, the same index and the same results.
+
+`ClusterEncoder` is an encoder like any other, so that an index is built by the same code and
+resumes in the same way; only the vectors of passages are computed elsewhere. `ClusterIndex` holds
+several index artifacts, each in an actor, and searches them as one. Tasks and actors of a lost node
+are run again on another one. It knows nothing of how an index is laid out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrieval.artifact import read_manifest
+from retrieval.encoder import DEFAULT, Encoder, load_encoder
+from retrieval.errors import BadInput, MissingExtra, NeuroritError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from retrieval.examples import Passage
+    from retrieval.index import Hit
+
+LOCAL = "local"
+_TASK = 256  # passages of one task
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """The `ray` module, connected to a cluster: an address, `auto`, or `local` for this machine.
+
+    A connection that is there already is used and left. Raises MissingExtra without Ray, BadInput
+    when no cluster answers.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise MissingExtra("ray", "scale") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(
+            address=None if address == LOCAL else address,
+            log_to_driver=False,
+            include_dashboard=False if address == LOCAL else None,
+            logging_level="ERROR",
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(
+            f"--ray {address}: no cluster answers: {reason}; start one with `ray start --head`, "
+            "or write `local`"
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+class ClusterEncoder:
+    """An encoder whose passages are encoded by tasks on the cluster; queries are encoded here.
+
+    A node whose encoder is another one (by its fingerprint) is refused.
+    """
+
+    def __init__(self, ray: Any, name: str = DEFAULT, *, batch_size: int = 64) -> None:
+        self._ray = ray
+        self._own = load_encoder(name, batch_size=batch_size)
+        self._batch_size = batch_size
+        self._task = ray.remote(max_retries=-1)(_encode)
+        self.name = self._own.name
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self._own.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the encoder itself: where it ran makes no other index."""
+        return self._own.fingerprint
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors, in the order of the texts."""
+        import numpy as np
+
+        if not texts:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        parts = [list(texts[i : i + _TASK]) for i in range(0, len(texts), _TASK)]
+        pending = [self._task.remote(self.name, self._batch_size, part) for part in parts]
+        try:
+            made = self._ray.get(pending)
+        except self._ray.exceptions.RayError as error:
+            raise NeuroritError(
+                f"--ray: encoding failed on the cluster: {_cause(error)}"
+            ) from error
+        for _, fingerprint, node in made:
+            if fingerprint != self.fingerprint:
+                raise NeuroritError(
+                    f"--ray: node {node} has another encoder under the name {self.name!r}; "
+                    "install the same version there"
+                )
+        return np.concatenate([vectors for vectors, _, _ in made])
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of queries."""
+        return self._own.encode_queries(texts)
+
+
+class ClusterIndex:
+    """Index artifacts [S], each held by an actor, searched as one.
+
+    directories must be readable on every node, and hold no passage twice. Raises ArtifactError for
+    one that cannot be loaded.
+    """
+
+    def __init__(self, ray: Any, directories: Sequence[Path], encoder: Encoder) -> None:
+        if not directories:
+            raise BadInput("a cluster's index needs at least one index directory")
+        for directory in directories:
+            read_manifest(directory, "index", verify=False)
+        self._ray = ray
+        self.encoder = encoder
+        actor = ray.remote(max_restarts=-1, max_task_retries=-1)(_Shard)
+        places = [str(Path(directory).resolve()) for directory in directories]
+        self._shards = [actor.remote(place, encoder.fingerprint) for place in places]
+        self._sizes: list[int] = self._get([shard.size.remote() for shard in self._shards])
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """For each query its k nearest passages over all shards, best first."""
+        from retrieval.index import Hit
+
+        if k < 1:
+            raise BadInput(f"k must be at least 1, not {k}")
+        if not queries:
+            return []
+        vectors = self._ray.put(self.encoder.encode_queries(queries))
+        found = self._get([shard.search.remote(vectors, k) for shard in self._shards])
+        merged = []
+        for of_query in zip(*found, strict=True):
+            best = heapq.nlargest(k, (hit for hits in of_query for hit in hits), key=_by_score)
+            merged.append([Hit(h.passage, h.score, rank) for rank, h in enumerate(best, start=1)])
+        return merged
+
+    def passage(self, passage_id: str) -> Passage:
+        """The passage of that id; raises BadInput if no shard has it."""
+        for found in self._get([shard.passage.remote(passage_id) for shard in self._shards]):
+            if found is not None:
+                passage: Passage = found
+                return passage
+        raise BadInput(f"the index has no passage {passage_id!r}")
+
+    def _get(self, pending: list[Any]) -> list[Any]:
+        try:
+            return list(self._ray.get(pending))
+        except self._ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, NeuroritError):
+                raise cause from error
+            raise NeuroritError(f"the cluster's index failed: {_cause(error)}") from error
+        except self._ray.exceptions.RayError as error:
+            raise NeuroritError(f"the cluster's index failed: {_cause(error)}") from error
+
+
+class _Shard:
+    """What an actor holds: one index artifact, without its encoder."""
+
+    def __init__(self, directory: str, fingerprint: str) -> None:
+        from retrieval.index import Index
+
+        self._index = Index.load(Path(directory), encoder=_Fingerprint(fingerprint))
+
+    def size(self) -> int:
+        return len(self._index)
+
+    def search(self, vectors: np.ndarray, k: int) -> list[list[Hit]]:
+        return self._index.search_vectors(vectors, k)
+
+    def passage(self, passage_id: str) -> Passage | None:
+        return self._index.passage(passage_id) if passage_id in self._index else None
+
+
+class _Fingerprint:
+    """Stands for the encoder where only its fingerprint is needed: vectors come from elsewhere."""
+
+    name = "elsewhere"
+    dimension = 0
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        raise NotImplementedError
+
+    encode_queries = encode_passages
+
+
+_loaded: dict[tuple[str, int], Encoder] = {}
+
+
+def _encode(name: str, batch_size: int, texts: list[str]) -> tuple[np.ndarray, str, str]:
+    """Vectors, the encoder's fingerprint and the node; the encoder stays in its process."""
+    import ray
+
+    key = (name, batch_size)
+    if key not in _loaded:
+        _loaded[key] = load_encoder(name, batch_size=batch_size)
+    encoder = _loaded[key]
+    node = ray.get_runtime_context().get_node_id()
+    return encoder.encode_passages(texts), encoder.fingerprint, str(node)
+
+
+def _by_score(hit: Hit) -> float:
+    return hit.score
+
+
+def _cause(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

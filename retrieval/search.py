@@ -1,0 +1,182 @@
+"""One retriever for every way to search: dense, BM25, both fused, reranked, filtered.
+
+Fusion is by reciprocal ranks (Cormack et al. 2009), which needs no common scale of the scores. It
+knows nothing of language models, and nothing of servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import BadInput
+from retrieval.examples import Passage
+from retrieval.index import Hit, Index, passage_text
+from retrieval.lexical import LexicalIndex
+
+MODES = ("dense", "bm25", "hybrid")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How passages are found.
+
+    mode: dense, bm25 or hybrid. depth: passages of each part that are fused or reranked.
+    rrf: the constant of reciprocal rank fusion. dense_weight: the dense part's share of it.
+    rerank: a cross-encoder's folder or name, empty for none. filters: fields of `meta` and the
+    values that they must have.
+    """
+
+    mode: str = "dense"
+    depth: int = 100
+    rrf: float = 60.0
+    dense_weight: float = 0.5
+    rerank: str = ""
+    filters: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise BadInput, naming the setting, for one that is out of range."""
+        if self.mode not in MODES:
+            raise BadInput(f"search: mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.depth < 1:
+            raise BadInput(f"search: depth must be at least 1, not {self.depth}")
+        if not 0.0 <= self.dense_weight <= 1.0:
+            raise BadInput(f"search: dense_weight lies between 0 and 1, not {self.dense_weight}")
+
+
+class Retriever:
+    """Searches an index; has its `search`, `passage` and length."""
+
+    def __init__(self, index: Index, settings: SearchSettings, directory: Path) -> None:
+        settings.check()
+        self.index = index
+        self.settings = settings
+        self._lexical = None
+        if settings.mode != "dense":
+            self._lexical = LexicalIndex.of(directory, index.passages)
+        self._allowed = _matching(index.passages, settings.filters) if settings.filters else None
+        self._cross = _cross_encoder(settings.rerank) if settings.rerank else None
+
+    @classmethod
+    def load(cls, directory: Path, settings: SearchSettings | None = None) -> Retriever:
+        """Load an index and what the mode needs beside it."""
+        return cls(Index.load(directory), settings or SearchSettings(), Path(directory))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def passage(self, passage_id: str) -> Passage:
+        """The passage of that id; raises BadInput if there is none."""
+        return self.index.passage(passage_id)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """For each query at most k passages, best first; a hit's `ranks` say which part found it.
+
+        The score is the cosine of dense search, BM25's, the fused one or the cross-encoder's.
+        """
+        if k < 1:
+            raise BadInput(f"k must be at least 1, not {k}")
+        if not queries:
+            return []
+        mode, deep = self.settings.mode, max(k, self.settings.depth)
+        first = deep if self._cross is not None or mode == "hybrid" else k
+        parts = []
+        if mode != "bm25":
+            parts.append(("dense", self.settings.dense_weight, self._dense(queries, first)))
+        if self._lexical is not None:
+            rows = self._lexical.search(queries, first, self._allowed)
+            hits = [
+                [Hit(self.index.passages[row], s, i) for i, (row, s) in enumerate(found, start=1)]
+                for found in rows
+            ]
+            parts.append(("bm25", 1.0 - self.settings.dense_weight, hits))
+        if len(parts) == 1:
+            name, _, found = parts[0]
+            merged = [[_ranked(hit, hit.score, {name: hit.rank}) for hit in hits] for hits in found]
+        else:
+            merged = [
+                self._fused([(name, weight, found[i]) for name, weight, found in parts])
+                for i in range(len(queries))
+            ]
+        if self._cross is not None:
+            merged = [
+                self._reranked(query, hits[:deep])
+                for query, hits in zip(queries, merged, strict=True)
+            ]
+        return [
+            [_ranked(hit, hit.score, hit.ranks, rank) for rank, hit in enumerate(hits[:k], start=1)]
+            for hits in merged
+        ]
+
+    def _dense(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Dense hits that the filters allow, each with its rank among them."""
+        if self._allowed is None:
+            return self.index.search(queries, k)
+        vectors = self.index.encoder.encode_queries(queries)
+        count = min(len(self.index), 4 * k)
+        while True:
+            found = [
+                [hit for hit in hits if _matches(hit.passage, self.settings.filters)][:k]
+                for hits in self.index.search_vectors(vectors, count)
+            ]
+            # Fewer than k may be all there are: only a search of everything tells.
+            if count >= len(self.index) or all(len(hits) >= k for hits in found):
+                return [
+                    [_ranked(hit, hit.score, hit.ranks, i) for i, hit in enumerate(hits, start=1)]
+                    for hits in found
+                ]
+            count = min(len(self.index), 4 * count)
+
+    def _fused(self, parts: Sequence[tuple[str, float, Sequence[Hit]]]) -> list[Hit]:
+        scores: dict[str, float] = {}
+        ranks: dict[str, dict[str, int]] = {}
+        hits: dict[str, Hit] = {}
+        for name, weight, found in parts:
+            for hit in found:
+                key = hit.passage.id
+                scores[key] = scores.get(key, 0.0) + weight / (self.settings.rrf + hit.rank)
+                ranks.setdefault(key, {})[name] = hit.rank
+                hits.setdefault(key, hit)
+        # A tie goes to what one part ranked best, then to the id: a search gives the same twice.
+        order = sorted(scores, key=lambda key: (-scores[key], min(ranks[key].values()), key))
+        return [_ranked(hits[key], scores[key], ranks[key]) for key in order]
+
+    def _reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        if not hits or self._cross is None:
+            return list(hits)
+        pairs = [(query, passage_text(hit.passage)) for hit in hits]
+        scores = self._cross.predict(pairs, show_progress_bar=False)
+        order = sorted(range(len(hits)), key=lambda i: (-float(scores[i]), i))
+        return [_ranked(hits[i], float(scores[i]), hits[i].ranks) for i in order]
+
+
+def _ranked(hit: Hit, score: float, ranks: Mapping[str, int], rank: int | None = None) -> Hit:
+    return Hit(hit.passage, score, hit.rank if rank is None else rank, dict(ranks))
+
+
+def _matches(passage: Passage, filters: Mapping[str, str]) -> bool:
+    return all(
+        name in passage.meta and str(passage.meta[name]) == value for name, value in filters.items()
+    )
+
+
+def _matching(passages: Sequence[Passage], filters: Mapping[str, str]) -> Any:
+    import numpy as np
+
+    allowed = np.array([_matches(passage, filters) for passage in passages], dtype=np.float32)
+    if not allowed.any():
+        wanted = ", ".join(f"{name}={value}" for name, value in filters.items())
+        raise BadInput(f"--filter: no passage has {wanted} in its meta")
+    return allowed
+
+
+def _cross_encoder(name: str) -> Any:
+    from sentence_transformers import CrossEncoder
+
+    try:
+        return CrossEncoder(name)
+    except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"--rerank {name}: no cross-encoder could be loaded: {reason}") from error
