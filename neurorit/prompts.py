@@ -8,10 +8,13 @@ nothing of retrieval, models or servers beyond a tokenizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from retrieval.artifact import write_text
 from retrieval.errors import BadInput
@@ -19,6 +22,7 @@ from retrieval.examples import Passage
 
 TEMPLATE_FILE = "neurorit_prompt.json"
 _MARK = "\u2402neurorit\u2403"
+_MARKERS: MutableMapping[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,12 @@ def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
 
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text in which no substring is read as a special token."""
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    return list(ids)
+    """Token ids of text in which no substring is read as a special token or another marker."""
+    ids = _encode(tokenizer, text)
+    markers = _markers(tokenizer)
+    if markers.keys().isdisjoint(ids):
+        return ids
+    return _encode_apart(tokenizer, text, markers)
 
 
 def encode_answer(tokenizer: Any, template: PromptTemplate, answer: str) -> list[int]:
@@ -121,6 +128,47 @@ def end_token_id(tokenizer: Any) -> int:
     if tokenizer.eos_token_id is None:
         raise BadInput("the tokenizer has no end-of-text token; set one before tuning")
     return int(tokenizer.eos_token_id)
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def _markers(tokenizer: Any) -> dict[int, str]:
+    """Every token that was added to the vocabulary as a whole, but runs of white space.
+
+    Not only those called special: Qwen's `<tool_call>` and `<think>` are not, and a tokenizer
+    finds them in plain text all the same.
+    """
+    found = _MARKERS.get(tokenizer)
+    if found is None or found[0] != len(tokenizer):
+        added = tokenizer.added_tokens_decoder.items()
+        markers = {int(i): str(token) for i, token in added if str(token).strip()}
+        found = _MARKERS[tokenizer] = (len(tokenizer), markers)
+    return found[1]
+
+
+def _encode_apart(tokenizer: Any, text: str, markers: Mapping[int, str]) -> list[int]:
+    """Encode text in pieces, cut after the first character of each marker."""
+    pattern = "|".join(re.escape(m) for m in sorted(markers.values(), key=len, reverse=True))
+    cuts = [match.start() + 1 for match in re.finditer(pattern, text)]
+    ids: list[int] = []
+    for start, end in pairwise([0, *cuts, len(text)]):
+        ids += _encode_halved(tokenizer, text[start:end], markers)
+    return ids
+
+
+def _encode_halved(tokenizer: Any, text: str, markers: Mapping[int, str]) -> list[int]:
+    """Halve what still becomes a marker: one that normalizing the text has made."""
+    ids = _encode(tokenizer, text)
+    if markers.keys().isdisjoint(ids):
+        return ids
+    if len(text) < 2:
+        return [i for i in ids if i not in markers]
+    middle = len(text) // 2
+    return _encode_halved(tokenizer, text[:middle], markers) + _encode_halved(
+        tokenizer, text[middle:], markers
+    )
 
 
 def _fill(pattern: str, **values: str) -> str:

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.errors import BadInput
 from serving.client import UpstreamError
+from serving.departures import run_until_left
 from serving.protocol import error_body
 
 KEYS_VARIABLE = "NEURORIT_API_KEYS"
@@ -94,7 +95,7 @@ class Guard:
         if refusal is not None:
             await _response(refusal)(scope, receive, _with_headers(send))
             return
-        await self._app(scope, _replay(body or b"", receive), _with_headers(send))
+        await run_until_left(self._app, scope, body or b"", receive, _with_headers(send))
 
     def _refusal(self, path: str, headers: Mapping[bytes, bytes]) -> ApiError | None:
         if not self._digests or not path.startswith(_GUARDED):
@@ -161,6 +162,8 @@ def _first_problem(error: RequestValidationError) -> ApiError:
     where = ".".join(str(part) for part in problem["loc"] if part != "body")
     if problem["type"] == "json_invalid":
         return ApiError(400, "the request body is not valid JSON", code="invalid_json")
+    if problem["type"] == "extra_forbidden":
+        return ApiError(400, f"{where}: this server has no such option", param=where)
     message = f"{where or 'the request body'}: {problem['msg']}"
     return ApiError(400, message, param=where or None, code=problem["type"])
 
@@ -186,16 +189,6 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | Non
             return None
         if not message.get("more_body"):
             return b"".join(parts)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """Hand the body over once more; afterwards only a disconnect can come."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
-
-    return again
 
 
 def _with_headers(send: Send) -> Send:

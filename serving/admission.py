@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.metrics import Metrics
 from serving.protocol import error_body
 
-ROUTES = frozenset({"/v1/chat/completions", "/v1/retrieve"})
+ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/rag/compare", "/v1/retrieve"})
 
 
 class Admission:

@@ -1,51 +1,68 @@
-"""The gateway's routes: OpenAI-compatible chat over retrieved passages, and the page.
+"""The gateway's routes: OpenAI-compatible answers from retrieved passages, and the page.
 
-It turns requests into pipeline calls and events into responses. It starts nothing: the pipeline
-appears in `Gateway` when whoever runs the server has made it.
+It turns requests into pipeline calls and events into responses. It starts nothing: the pipelines
+appear in `Gateway` when whoever runs the server has made them.
 """
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 from neurorit import __version__
 from retrieval.errors import BadInput
+from serving import schemas
 from serving.access import ApiError, Guard, install_error_bodies, upstream_refusal
 from serving.admission import Admission
-from serving.client import UpstreamError
+from serving.client import Sampling, UpstreamError
+from serving.compare import compare, mixed
 from serving.metrics import CONTENT_TYPE, Metrics
-from serving.pipeline import Event, Outcome, RagPipeline, Request, Retrieved, Text
+from serving.pipeline import Event, Outcome, RagPipeline, Request
 from serving.protocol import (
     ChatRequest,
-    ChunkMaker,
+    CompareRequest,
+    CompletionRequest,
     RetrieveRequest,
-    completion,
     error_body,
-    passages_field,
 )
+from serving.rates import RateLimit
+from serving.responses import (
+    ChatChunks,
+    TextChunks,
+    comparison,
+    completion,
+    passages_field,
+    text_completion,
+)
+from serving.schemas import errors, stream_or
 
 PAGE = Path(__file__).parent / "page"
+_REFUSALS = errors(400, 401, 404, 413, 429, 500, 502, 503)
 
 
 @dataclass
 class Gateway:
     """What the routes serve: a model's name, the pipeline once there is one, and the phase.
 
-    phase: `ready`, or a few words on what is still being done; shown by `/ready`.
+    phase: `ready`, or a few words on what is still being done; shown by `/ready`. base_model, base:
+    a second system for comparisons; history: earlier questions that a search sees too.
     """
 
     model: str
     phase: str = "starting"
     pipeline: RagPipeline | None = None
+    base_model: str = ""
+    base: RagPipeline | None = None
+    history: int = 0
     metrics: Metrics = field(default_factory=Metrics)
 
     @property
@@ -53,44 +70,64 @@ class Gateway:
         """True when questions can be answered."""
         return self.pipeline is not None and self.phase == "ready"
 
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that can be asked."""
+        return [self.model, *([self.base_model] if self.base_model else [])]
+
 
 def create_app(
-    gateway: Gateway, *, api_keys: Iterable[str] = (), running: int = 64, queue: int = 64
+    gateway: Gateway,
+    *,
+    api_keys: Iterable[str] = (),
+    requests_per_minute: int = 0,
+    running: int = 64,
+    queue: int = 64,
 ) -> FastAPI:
     """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.
 
-    running: chats answered at once; queue: chats that may wait; more are refused with 429.
+    requests_per_minute: of one client, 0 for any number; running: requests answered at once;
+    queue: requests that may wait; more are refused with 429.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        if gateway.pipeline is not None:
-            gateway.pipeline.close()
+        for pipeline in (gateway.pipeline, gateway.base):
+            if pipeline is not None:
+                pipeline.close()
 
+    keys = frozenset(api_keys)
     app = FastAPI(
         title="neurorit-rag",
         version=__version__,
-        description="Retrieval-augmented answers behind OpenAI's chat interface.",
+        description="Retrieval-augmented answers behind OpenAI's interface.",
         lifespan=lifespan,
         # The interactive pages load scripts from elsewhere, which the content policy forbids.
         docs_url=None,
         redoc_url=None,
     )
+    schemas.describe(app, with_keys=bool(keys))
     # The last one added is the first to see a request: no key, no turn.
     app.add_middleware(Admission, running=running, queue=queue, metrics=gateway.metrics)
-    app.add_middleware(Guard, api_keys=frozenset(api_keys))
+    app.add_middleware(RateLimit, per_minute=requests_per_minute)
+    app.add_middleware(Guard, api_keys=keys)
     install_error_bodies(app)
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
+    @app.get("/health", responses={200: {"model": schemas.Health}})
+    async def health() -> Response:
         """The gateway itself is up."""
-        return {"status": "ok"}
+        return _json({"status": "ok"})
 
-    @app.get("/ready")
+    @app.get("/ready", responses={200: {"model": schemas.Ready}, 503: {"model": schemas.Ready}})
     async def ready() -> JSONResponse:
         """200 when questions can be answered, else 503 with the phase."""
-        body = {"ready": gateway.ready, "phase": gateway.phase, "model": gateway.model}
+        body = {
+            "ready": gateway.ready,
+            "phase": gateway.phase,
+            "model": gateway.model,
+            "base": gateway.base_model or None,
+        }
         return JSONResponse(body, 200 if gateway.ready else 503)
 
     @app.get("/metrics", response_class=Response)
@@ -98,43 +135,69 @@ def create_app(
         """Figures for Prometheus."""
         return Response(gateway.metrics.text(), media_type=CONTENT_TYPE)
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The one model that is served."""
-        model = {"id": gateway.model, "object": "model", "created": 0, "owned_by": "neurorit-rag"}
-        return {"object": "list", "data": [model]}
+    @app.get("/v1/models", responses={200: {"model": schemas.ModelList}, **errors(401, 429)})
+    async def models() -> Response:
+        """The models that are served: the first one answers where none is named."""
+        return _json({"object": "list", "data": [_card(name) for name in gateway.models]})
 
-    @app.get("/v1/models/{name}")
-    async def model(name: str) -> dict[str, Any]:
+    @app.get(
+        "/v1/models/{name}", responses={200: {"model": schemas.ModelCard}, **errors(401, 404, 429)}
+    )
+    async def model(name: str) -> Response:
         """One model, as OpenAI's `models.retrieve` asks for it."""
         _check_model(gateway, name)
-        return {"id": name, "object": "model", "created": 0, "owned_by": "neurorit-rag"}
+        return _json(_card(name))
 
-    @app.post("/v1/retrieve")
-    async def retrieve(request: RetrieveRequest) -> dict[str, Any]:
+    @app.post("/v1/retrieve", responses={200: {"model": schemas.RetrieveBody}, **_REFUSALS})
+    async def retrieve(request: RetrieveRequest) -> Response:
         """The best passages for a query, with scores, without an answer."""
         hits = await _pipeline(gateway).retrieve(request.query, request.top_k)
-        return {"query": request.query, "passages": passages_field(hits)}
+        return _json({"query": request.query, "passages": passages_field(hits)})
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(request: ChatRequest) -> Response | dict[str, Any]:
+    @app.post(
+        "/v1/chat/completions",
+        response_class=Response,
+        responses={200: stream_or(schemas.ChatCompletion), **_REFUSALS},
+    )
+    async def chat(request: ChatRequest) -> Response:
         """An answer from retrieved passages, whole or streamed as server-sent events."""
-        pipeline = _pipeline(gateway)
-        _check_model(gateway, request.model)
-        asked = _question(request, pipeline)
+        model, pipeline, asked = _asked(gateway, request, "messages")
         if not request.stream:
-            return completion(gateway.model, await pipeline.answer(asked))
-        # The first two events are awaited here, so that a model that cannot be reached or refuses
-        # the prompt is still answered with a proper status instead of a broken stream.
-        events = pipeline.stream(asked)
-        first = [await anext(events), await anext(events)]
-        with_usage = bool(request.stream_options and request.stream_options.include_usage)
-        chunks = ChunkMaker(gateway.model, with_usage=with_usage)
-        return StreamingResponse(
-            _server_sent(first, events, chunks, with_usage=with_usage),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            outcome = await pipeline.answer(asked)
+            return _json(completion(model, outcome), outcome)
+        chunks = ChatChunks(model, with_usage=_with_usage(request))
+        return await _streamed(pipeline, asked, chunks, with_usage=_with_usage(request))
+
+    @app.post(
+        "/v1/completions",
+        response_class=Response,
+        responses={200: stream_or(schemas.TextCompletion), **_REFUSALS},
+    )
+    async def text(request: CompletionRequest) -> Response:
+        """As the chat, for OpenAI's older interface: the prompt is the question."""
+        model, pipeline, asked = _asked(gateway, request, "prompt")
+        if not request.stream:
+            outcome = await pipeline.answer(asked)
+            return _json(text_completion(model, outcome), outcome)
+        chunks = TextChunks(model, with_usage=_with_usage(request))
+        return await _streamed(pipeline, asked, chunks, with_usage=_with_usage(request))
+
+    @app.post("/v1/rag/compare", responses={200: {"model": schemas.CompareBody}, **_REFUSALS})
+    async def compared(request: CompareRequest) -> Response:
+        """Base and tuned model on the same passages, with noise mixed in on request."""
+        pipeline = _pipeline(gateway)
+        if gateway.base is None:
+            text = "there is no second system to compare with; start the server with --base"
+            raise ApiError(404, text, code="no_base_model")
+        k = pipeline.top_k if request.top_k is None else request.top_k
+        hits = await mixed(pipeline, request.question, k, dict(request.noise), request.seed)
+        found = await compare(
+            {"base": (gateway.base_model, gateway.base), "tuned": (gateway.model, pipeline)},
+            request.question,
+            hits,
+            Sampling(max_tokens=request.max_tokens or pipeline.max_tokens),
         )
+        return _json(comparison(request.question, found))
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -145,8 +208,23 @@ def create_app(
     return app
 
 
-def _pipeline(gateway: Gateway) -> RagPipeline:
-    if gateway.pipeline is None or not gateway.ready:
+def _json(record: dict[str, Any], outcome: Outcome | None = None) -> Response:
+    headers = _timing(outcome.retrieval_seconds) if outcome is not None else None
+    return Response(orjson.dumps(record), media_type="application/json", headers=headers)
+
+
+def _timing(retrieval_seconds: float) -> dict[str, str]:
+    """Milliseconds, as browsers' developer tools show them beside a request."""
+    return {"Server-Timing": f"retrieval;dur={1000 * retrieval_seconds:.2f}"}
+
+
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "neurorit-rag"}
+
+
+def _pipeline(gateway: Gateway, model: str | None = None) -> RagPipeline:
+    pipeline = gateway.base if model and model == gateway.base_model else gateway.pipeline
+    if pipeline is None or not gateway.ready:
         raise ApiError(
             503,
             f"the server is not ready: {gateway.phase}",
@@ -154,45 +232,77 @@ def _pipeline(gateway: Gateway) -> RagPipeline:
             code="not_ready",
             headers={"Retry-After": "5"},
         )
-    return gateway.pipeline
+    return pipeline
 
 
 def _check_model(gateway: Gateway, name: str | None) -> None:
-    if name is not None and name != gateway.model:
+    if name is not None and name not in gateway.models:
         raise ApiError(
             404,
-            f"the model {name!r} is not served here; this server has {gateway.model!r}",
+            f"the model {name!r} is not served here; this server has "
+            + " and ".join(repr(known) for known in gateway.models),
             param="model",
             code="model_not_found",
         )
 
 
-def _question(request: ChatRequest, pipeline: RagPipeline) -> Request:
-    if not request.question:
-        raise ApiError(400, "messages: there is no question in a user message", param="messages")
-    return Request(
-        question=request.question,
-        top_k=request.neurorit.top_k,
-        policy=request.neurorit.policy,
+def _asked(
+    gateway: Gateway, request: ChatRequest | CompletionRequest, param: str
+) -> tuple[str, RagPipeline, Request]:
+    """Who is asked what: the model's name, its pipeline, and the question with its settings."""
+    model = request.model or gateway.model
+    pipeline = _pipeline(gateway, model)
+    _check_model(gateway, model)
+    if not request.questions:
+        raise ApiError(400, f"{param}: there is no question in a user message", param=param)
+    options = request.neurorit
+    earlier = gateway.history if options.history is None else options.history
+    asked = Request(
+        question=request.questions[-1],
+        top_k=options.top_k,
+        policy=options.policy,
         sampling=request.sampling(pipeline.max_tokens),
+        query="\n".join(request.questions[-1 - earlier :]),
+    )
+    return model, pipeline, asked
+
+
+def _with_usage(request: ChatRequest | CompletionRequest) -> bool:
+    return bool(request.stream_options and request.stream_options.include_usage)
+
+
+async def _streamed(
+    pipeline: RagPipeline, asked: Request, chunks: ChatChunks | TextChunks, *, with_usage: bool
+) -> StreamingResponse:
+    # The first two events are awaited here, so that a model that cannot be reached or refuses
+    # the prompt is still answered with a proper status instead of a broken stream.
+    events, started = pipeline.stream(asked), time.perf_counter()
+    first = [await anext(events)]
+    timing = _timing(time.perf_counter() - started)
+    first.append(await anext(events))
+    return StreamingResponse(
+        _server_sent(first, events, chunks, with_usage=with_usage),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **timing},
     )
 
 
 async def _server_sent(
     first: list[Event],
     rest: AsyncGenerator[Event, None],
-    chunks: ChunkMaker,
+    chunks: ChatChunks | TextChunks,
     *,
     with_usage: bool,
-) -> AsyncIterator[str]:
+) -> AsyncIterator[bytes]:
     """Chunks as server-sent events; passages come first, the verdict with the last one."""
     try:
         async with aclosing(rest):
-            yield _line(chunks.delta({"role": "assistant", "content": ""}))
+            for record in chunks.opening():
+                yield _line(record)
             for event in first:
-                yield _line(_chunk(chunks, event))
+                yield _line(chunks.of(event))
             async for event in rest:
-                yield _line(_chunk(chunks, event))
+                yield _line(chunks.of(event))
                 if isinstance(event, Outcome) and with_usage:
                     yield _line(chunks.usage(event))
     except UpstreamError as error:
@@ -201,16 +311,8 @@ async def _server_sent(
     except BadInput as error:
         yield _line(error_body(str(error), "invalid_request_error"))
         return
-    yield "data: [DONE]\n\n"
+    yield b"data: [DONE]\n\n"
 
 
-def _chunk(chunks: ChunkMaker, event: Event) -> dict[str, Any]:
-    if isinstance(event, Retrieved):
-        return chunks.delta({}, {"passages": passages_field(event.hits)})
-    if isinstance(event, Text):
-        return chunks.delta({"content": event.text})
-    return chunks.last(event)
-
-
-def _line(record: dict[str, Any]) -> str:
-    return f"data: {json.dumps(record, ensure_ascii=False)}\n\n"
+def _line(record: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(record) + b"\n\n"

@@ -32,6 +32,7 @@ from serving.vllm_process import (
 
 LOOPBACK = "127.0.0.1"
 _STOP_SECONDS = 10.0
+_SLOW_SECONDS = 10.0
 
 
 class VllmServer:
@@ -107,6 +108,18 @@ class VllmServer:
         except BaseException:
             self._end_process()
             raise
+
+    def healthy(self) -> bool:
+        """Whether it answers on `/health`; a server that is only slow counts as healthy."""
+        import httpx
+
+        try:
+            url = f"{self.base_url}/health"
+            return httpx.get(url, timeout=_SLOW_SECONDS, trust_env=False).status_code == 200
+        except httpx.TimeoutException:
+            return True
+        except httpx.HTTPError:
+            return False
 
     def stop(self) -> None:
         """End vLLM with all its children; a server that was stopped cannot be started again."""

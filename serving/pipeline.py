@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
@@ -54,17 +54,25 @@ class Generator(Protocol):
         sampling: Sampling | None = None,
         *,
         stop_token_ids: Sequence[int] = (),
+        whole: bool = False,
     ) -> AsyncGenerator[Piece, None]: ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question with its settings; None means the pipeline's own."""
+    """One question with its settings; None means the pipeline's own.
+
+    query: what is looked for (None: the question); hits: passages to show, in this order, in place
+    of a search; whole: the answer is wanted at once, so its text comes in one piece.
+    """
 
     question: str
     top_k: int | None = None
     policy: Policy | None = None
     sampling: Sampling | None = None
+    query: str | None = None
+    hits: tuple[Found, ...] | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,8 @@ class Outcome:
 
     abstained: the model ended without a word on all it was shown, and `answer` says so;
     grounded: the answer was written with passages in view; attempts: prompts that were tried;
-    tokens are counted with the model's own tokenizer.
+    tokens are counted by the model's server or its own tokenizer; retrieval_seconds: spent on
+    finding passages, waiting included.
     """
 
     answer: str
@@ -99,6 +108,7 @@ class Outcome:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
+    retrieval_seconds: float = 0.0
 
 
 Event = Retrieved | Text | Outcome
@@ -140,15 +150,22 @@ class RagPipeline:
         self._stop = (end_token_id(tokenizer),)
         # One thread: encoding would stop the event loop, and fast tokenizers refuse two at once.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
+        self._rendering_thread = ThreadPoolExecutor(1, thread_name_prefix="rendering")
         self.metrics = metrics or Metrics()
         self._batches = SearchBatches(
             lambda queries, k: self._aside(lambda: self._retriever.search(queries, k)),
             self.metrics,
         )
 
+    @property
+    def retriever(self) -> Retriever:
+        """What it searches with."""
+        return self._retriever
+
     def close(self) -> None:
-        """Let the retrieval thread end."""
+        """Let the threads end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        self._rendering_thread.shutdown(wait=False, cancel_futures=True)
 
     async def retrieve(self, query: str, top_k: int | None = None) -> tuple[Found, ...]:
         """The best passages for a query."""
@@ -160,7 +177,7 @@ class RagPipeline:
 
     async def answer(self, request: Request) -> Outcome:
         """The outcome alone. Raises BadInput and UpstreamError as `stream` does."""
-        async with aclosing(self.stream(request)) as events:
+        async with aclosing(self.stream(replace(request, whole=True))) as events:
             async for event in events:
                 if isinstance(event, Outcome):
                     return event
@@ -193,18 +210,24 @@ class RagPipeline:
         k = self.top_k if request.top_k is None else request.top_k
         hits: tuple[Found, ...] = ()
         prompt_tokens = attempts = 0
-        async for hits in self._attempts(request.question, k, policy):
+        searched, asked = 0.0, time.perf_counter()
+        async for hits in self._attempts(request, k, policy):
+            searched += time.perf_counter() - asked
             yield Retrieved(hits)
-            ids, hits = await self._aside(self._rendering(request.question, hits, sampling))
+            ids, hits = await self._beside(self._rendering(request.question, hits, sampling))
             attempts += 1
             prompt_tokens += len(ids)
             parts: list[str] = []
             reason = "stop"
-            pieces = self._client.stream(ids, sampling, stop_token_ids=self._stop)
+            counted: int | None = None
+            pieces = self._client.stream(
+                ids, sampling, stop_token_ids=self._stop, whole=request.whole
+            )
             # Closed here and not by the garbage collector: vLLM is to stop at once.
             async with aclosing(pieces):
                 async for piece in pieces:
                     reason = piece.finish_reason or reason
+                    counted = piece.tokens or counted
                     # White space before the first word is the template's, not the answer's.
                     text = piece.text if parts else piece.text.lstrip()
                     if text:
@@ -212,7 +235,8 @@ class RagPipeline:
                         yield Text(text)
             if parts:
                 answer = "".join(parts)
-                written = await self._aside(partial(self._count, answer))
+                if counted is None:
+                    counted = await self._beside(partial(self._count, answer))
                 yield Outcome(
                     answer=answer,
                     hits=hits,
@@ -222,9 +246,11 @@ class RagPipeline:
                     policy=policy,
                     finish_reason=reason,
                     prompt_tokens=prompt_tokens,
-                    completion_tokens=written,
+                    completion_tokens=counted,
+                    retrieval_seconds=searched,
                 )
                 return
+            asked = time.perf_counter()
         yield Text(ABSTAINED)
         yield Outcome(
             answer=ABSTAINED,
@@ -236,18 +262,22 @@ class RagPipeline:
             finish_reason="stop",
             prompt_tokens=prompt_tokens,
             completion_tokens=0,
+            retrieval_seconds=searched,
         )
 
     async def _attempts(
-        self, question: str, k: int, policy: Policy
+        self, request: Request, k: int, policy: Policy
     ) -> AsyncIterator[tuple[Found, ...]]:
         """The passages to try, one set after another, while the answers stay empty."""
-        hits = await self.retrieve(question, k) if k > 0 else ()
+        query = request.query or request.question
+        hits = request.hits
+        if hits is None:
+            hits = await self.retrieve(query, k) if k > 0 else ()
         yield hits
         if policy == "closed-book" and hits:
             yield ()
-        if policy == "deeper" and hits:
-            ranked = await self.retrieve(question, k * _DEEPER_ROUNDS)
+        if policy == "deeper" and hits and request.hits is None:
+            ranked = await self.retrieve(query, k * _DEEPER_ROUNDS)
             for start in range(k, len(ranked), k):
                 yield ranked[start : start + k]
 
@@ -270,6 +300,10 @@ class RagPipeline:
 
     def _count(self, text: str) -> int:
         return len(encode_plain(self._tokenizer, text))
+
+    async def _beside(self, work: Callable[[], _T]) -> _T:
+        """Run what needs the tokenizer; it does not wait behind searches."""
+        return await asyncio.get_running_loop().run_in_executor(self._rendering_thread, work)
 
     async def _aside(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

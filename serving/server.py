@@ -8,28 +8,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neurorit.prompts import PromptTemplate
 from retrieval.artifact import read_manifest
-from retrieval.errors import NeuroritError
+from retrieval.errors import BadInput
 from retrieval.search import SearchSettings
 from serving.access import read_api_keys
 from serving.app import Gateway, create_app
-from serving.client import CompletionClient
-from serving.engine import VllmServer, require_free_port
+from serving.engine import require_free_port
 from serving.pipeline import Policy, RagPipeline, Retriever
-from serving.vllm_process import context_length
+from serving.systems import System
+from serving.upstreams import read_upstream_key
 
 if TYPE_CHECKING:
     import uvicorn
 
 Tell = Callable[[str], None]
-_WATCH_SECONDS = 1.0
-_RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,12 @@ class ServeSettings:
     what follows an empty answer; max_tokens: of an answer, where a request names none;
     max_model_len: tokens of prompt and answer (None: the checkpoint's); served_name: the model's
     name for clients (None: the directory's); api_key_file: keys for `/v1/`, one a line; vllm_args:
-    vLLM's own flags; vllm_log: where its output goes (None: a temporary file); search: how passages
-    are found; running, queue: chats answered at once, and waiting at most.
+    vLLM's own flags; vllm_log: where its output goes (None: a temporary file); upstream: addresses
+    of running servers of the model, in place of an own vLLM; upstream_key_file: their key; base: a
+    second system for comparisons, a checkpoint or the address of a running server; history:
+    earlier questions that a search sees; requests_per_minute: of one client (0: any number);
+    drain_seconds: how long a server that was told to end finishes what it has begun;
+    search: how passages are found; running, queue: requests answered at once, and waiting at most.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +57,12 @@ class ServeSettings:
     api_key_file: Path | None = None
     vllm_args: tuple[str, ...] = ()
     vllm_log: Path | None = None
+    upstream: tuple[str, ...] = ()
+    upstream_key_file: Path | None = None
+    base: str | None = None
+    history: int = 0
+    requests_per_minute: int = 0
+    drain_seconds: int = 60
     search: SearchSettings = field(default_factory=SearchSettings)
     running: int = 64
     queue: int = 64
@@ -90,48 +99,81 @@ def serve(
     keys = read_api_keys(settings.api_key_file)
     if settings.port != 0:
         require_free_port(settings.host, settings.port, "--port")
-    engine = VllmServer(
-        model,
-        max_model_len=settings.max_model_len,
-        served_name=settings.served_name,
-        extra_args=settings.vllm_args,
-        log=settings.vllm_log,
-    )
-    gateway = Gateway(model=engine.model)
-    running = _Running(gateway, engine, settings, load_retriever, say)
+    systems = _systems(model, settings)
+    gateway = Gateway(model=systems[0].name, history=settings.history)
+    running = _Running(gateway, systems, settings, load_retriever, say)
     try:
         with _quiet_termination(), contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(running.run(keys))
+            _run(running.run(keys))
     finally:
-        engine.stop()
+        for system in systems:
+            system.stop()
     if running.failure is not None:
         raise running.failure
 
 
+def _systems(model: Path, settings: ServeSettings) -> list[System]:
+    """The model that answers and, where one is named, the one it is compared with."""
+    key = read_upstream_key(settings.upstream_key_file)
+    if settings.upstream and settings.vllm_args:
+        raise BadInput("flags for vLLM go to an own vLLM; leave them out beside --upstream")
+    if settings.vllm_args and not settings.vllm_args[0].startswith("-"):
+        raise BadInput(f"{settings.vllm_args[0]!r} is no flag for vLLM; those stand after ` -- `")
+    first = System(
+        model,
+        name=settings.served_name,
+        urls=settings.upstream,
+        key=key,
+        option="--upstream",
+        max_model_len=settings.max_model_len,
+        vllm_args=settings.vllm_args,
+        log=settings.vllm_log,
+    )
+    if settings.base is None:
+        return [first]
+    at_url = "://" in settings.base
+    log = settings.vllm_log and settings.vllm_log.with_name(f"base-{settings.vllm_log.name}")
+    second = System(
+        model if at_url else Path(settings.base),
+        name="base" if at_url else None,
+        urls=(settings.base,) if at_url else (),
+        key=key,
+        option="--base",
+        max_model_len=settings.max_model_len,
+        vllm_args=settings.vllm_args,
+        log=log,
+    )
+    if second.name == first.name:
+        second.rename(f"{second.name}-base")
+    return [first, second]
+
+
 class _Running:
-    """One run of the gateway with its engine."""
+    """One run of the gateway with its systems."""
 
     def __init__(
         self,
         gateway: Gateway,
-        engine: VllmServer,
+        systems: list[System],
         settings: ServeSettings,
         load_retriever: Callable[[], Retriever],
         say: Tell,
     ) -> None:
         self.failure: Exception | None = None
         self._gateway = gateway
-        self._engine = engine
+        self._systems = systems
         self._settings = settings
         self._load_retriever = load_retriever
         self._say = say
+        self._phases: dict[str, str] = {}
 
     async def run(self, keys: frozenset[str]) -> None:
         """Listen, make everything ready beside it, and return when the server was told to end."""
         import uvicorn
 
         limits = {"running": self._settings.running, "queue": self._settings.queue}
-        app = create_app(self._gateway, api_keys=keys, **limits)
+        per_minute = self._settings.requests_per_minute
+        app = create_app(self._gateway, api_keys=keys, requests_per_minute=per_minute, **limits)
         config = uvicorn.Config(
             app,
             host=self._settings.host,
@@ -139,6 +181,7 @@ class _Running:
             log_level="warning",
             access_log=False,
             server_header=False,
+            timeout_graceful_shutdown=self._settings.drain_seconds,
         )
         server = uvicorn.Server(config)
         work = asyncio.create_task(self._make_ready(server))
@@ -146,63 +189,73 @@ class _Running:
             await server.serve()
         finally:
             # A start that is still waiting for vLLM ends with it.
-            self._engine.stop()
+            for system in self._systems:
+                system.stop()
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
+            for system in self._systems:
+                await system.aclose()
 
     async def _make_ready(self, server: uvicorn.Server) -> None:
-        client = CompletionClient(self._engine.base_url, self._engine.api_key, self._engine.model)
         try:
-            start = asyncio.to_thread(self._engine.start, self._phase)
-            loaded = asyncio.to_thread(self._load_pipeline, client)
-            _, pipeline = await asyncio.gather(start, loaded)
-            self._gateway.pipeline = pipeline
+            loaded = asyncio.to_thread(self._load_retriever)
+            retriever, *_ = await asyncio.gather(loaded, self._start())
+            pipelines = [
+                await asyncio.to_thread(self._pipeline, retriever, system)
+                for system in self._systems
+            ]
+            if len(pipelines) > 1:
+                self._gateway.base, self._gateway.base_model = pipelines[1], self._systems[1].name
+            self._gateway.pipeline = pipelines[0]
             self._gateway.phase = "ready"
             self._say(f"ready: {_address(server, self._settings.host)}")
-            await self._watch()
+            async with asyncio.TaskGroup() as group:
+                for system in self._systems:
+                    group.create_task(system.watch(partial(self._watched, system)))
         except Exception as error:
             # Whatever it is, a gateway that can never be ready ends and says why.
+            while isinstance(error, ExceptionGroup):
+                error = error.exceptions[0]
             self.failure = error
             self._gateway.phase = "failed"
             server.should_exit = True
-        finally:
-            await client.aclose()
 
-    async def _watch(self) -> None:
-        """Start vLLM again when it ends by itself; give up after three times."""
-        for _ in range(_RESTARTS):
-            while self._engine.alive:
-                await asyncio.sleep(_WATCH_SECONDS)
-            self._gateway.phase = "restarting vLLM"
-            self._say("vLLM ended by itself; starting it again")
-            await asyncio.to_thread(self._engine.start)
-            self._gateway.phase = "ready"
-            self._say("ready again")
-        while self._engine.alive:
-            await asyncio.sleep(_WATCH_SECONDS)
-        raise NeuroritError(f"vLLM ended {_RESTARTS + 1} times; see its log: {self._engine.log}")
+    async def _start(self) -> None:
+        # One after the other: two that start at once take twice the memory and no less time.
+        for system in self._systems:
+            await asyncio.to_thread(system.start, self._phase)
 
-    def _load_pipeline(self, client: CompletionClient) -> RagPipeline:
+    def _pipeline(self, retriever: Retriever, system: System) -> RagPipeline:
         from transformers import AutoTokenizer
 
-        directory = self._engine.model_dir
-        retriever = self._load_retriever()
         return RagPipeline(
             retriever,
-            AutoTokenizer.from_pretrained(directory),
-            PromptTemplate.of_checkpoint(directory),
-            client,
+            AutoTokenizer.from_pretrained(system.model_dir),
+            PromptTemplate.of_checkpoint(system.model_dir),
+            system.generator,
             policy=self._settings.policy,
             top_k=self._settings.top_k,
             max_tokens=self._settings.max_tokens,
-            context=self._settings.max_model_len or context_length(directory),
+            context=self._settings.max_model_len or system.context,
             metrics=self._gateway.metrics,
         )
+
+    def _watched(self, system: System, phase: str) -> None:
+        """One system's phase; the gateway is ready when all of them are."""
+        self._phases[system.name] = phase
+        self._phase(next((p for p in self._phases.values() if p != "ready"), "ready"))
 
     def _phase(self, phase: str) -> None:
         self._gateway.phase = phase
         self._say(phase)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
 
 
 def _address(server: uvicorn.Server, host: str) -> str:

@@ -20,7 +20,7 @@ from neurorit.cli.lab import demo, doctor, lab_app
 from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
 from neurorit.cli.retrieval import data_app, index, mix, search
-from neurorit.cli.serving import ask, serve
+from neurorit.cli.serving import ask, bench, serve
 from retrieval.errors import NeuroritError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "merge": merge,
     "serve": serve,
     "ask": ask,
+    "bench": bench,
     "eval": evaluate,
     "experiment": experiment,
     "report": report,

@@ -32,8 +32,30 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help="Keys that clients must send, one a line.")
     ] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(help="A running vLLM's address, in place of an own one; repeatable."),
+    ] = None,
+    upstream_key_file: Annotated[
+        Path | None, typer.Option(help="Their key; else NEURORIT_UPSTREAM_KEY.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="A second model to compare with: a folder or an address.")
+    ] = None,
+    history: Annotated[
+        int, typer.Option(min=0, max=10, help="Earlier questions that a search sees too.")
+    ] = 0,
+    rate: Annotated[
+        int, typer.Option(min=0, help="Requests of one client in a minute; 0: any number.")
+    ] = 0,
+    drain: Annotated[
+        int, typer.Option(min=1, help="Seconds to finish what has begun when told to end.")
+    ] = 60,
     vllm_arg: Annotated[
         list[str] | None, typer.Option(help="A flag for vLLM itself; repeatable.")
+    ] = None,
+    vllm_flags: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- VLLM FLAGS]", help="Passed on to vLLM.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +77,13 @@ def serve(
             max_model_len=max_model_len,
             served_name=name,
             api_key_file=api_key_file,
-            vllm_args=tuple(vllm_arg or ()),
+            vllm_args=(*(vllm_arg or ()), *(vllm_flags or ())),
+            upstream=tuple(upstream or ()),
+            upstream_key_file=upstream_key_file,
+            base=base,
+            history=history,
+            requests_per_minute=rate,
+            drain_seconds=drain,
         ),
         as_json,
     )
@@ -72,3 +100,43 @@ def ask(
     from neurorit.commands import serve as body
 
     run(lambda: body.ask(question, url), as_json)
+
+
+def bench(
+    url: Annotated[str, typer.Option(help="Address of a running gateway.")] = (
+        "http://127.0.0.1:8000"
+    ),
+    questions: Annotated[
+        Path | None, typer.Option(help="JSONL with a `question` each; else one question again.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Clients that each wait for their answer.")
+    ] = 16,
+    requests: Annotated[int, typer.Option(min=1, help="Requests in all.")] = 200,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Requests a second, sent by a clock; 0: by clients.")
+    ] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to send by the clock.")] = 30.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 32,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="The gateway's key; else NEURORIT_API_KEYS.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a running gateway: answers a second, first token, whole answer, retrieval."""
+    from neurorit.commands import bench as body
+
+    run(
+        lambda: body.bench(
+            url,
+            questions,
+            concurrency=concurrency,
+            requests=requests,
+            rate=rate,
+            seconds=seconds,
+            max_tokens=max_tokens,
+            api_key_file=api_key_file,
+        ),
+        as_json,
+        body.show,
+    )

@@ -8,13 +8,24 @@ const page = {
   topK: by("top-k"), policy: by("policy"), key: by("key"), status: by("status"),
   problem: by("problem"), result: by("result"), asked: by("asked"), answer: by("answer"),
   facts: by("facts"), passages: by("passages"), noPassages: by("no-passages"),
+  noise: by("noise"), compare: by("compare"), sides: by("sides"),
 };
+const SLIDERS = ["distractor", "random"];
+const KINDS = { distractor: "near miss", random: "random" };
+const SYSTEMS = { base: "Before tuning", tuned: "Tuned" };
 let running = null;
 
 page.form.addEventListener("submit", (event) => {
   event.preventDefault();
-  if (!running) ask(page.question.value.trim());
+  if (running) return;
+  const question = page.question.value.trim();
+  if (question) run(question, comparing() ? compare : ask);
 });
+page.compare.addEventListener("change", showSliders);
+for (const name of SLIDERS) {
+  by(name).addEventListener("input", () => { by(`${name}-value`).value = by(name).value; });
+}
+showSliders();
 page.stop.addEventListener("click", () => running?.abort());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
@@ -26,25 +37,48 @@ document.addEventListener("keydown", (event) => {
 });
 watchReadiness();
 
-async function ask(question) {
-  if (!question) return;
-  const started = performance.now();
+async function run(question, work) {
   begin(question);
   try {
-    const response = await fetch("/v1/chat/completions", {
-      method: "POST",
-      headers: headers(),
-      body: JSON.stringify(requestFor(question)),
-      signal: running.signal,
-    });
-    if (!response.ok) throw new Error(await refusal(response));
-    for await (const chunk of events(response)) show(chunk, started);
+    await work(question, performance.now());
   } catch (error) {
     if (error.name === "AbortError") addFact("stopped");
     else showProblem(error.message || "The answer could not be read.");
   } finally {
     end();
   }
+}
+
+async function ask(question, started) {
+  const response = await post("/v1/chat/completions", requestFor(question));
+  for await (const chunk of events(response)) show(chunk, started);
+}
+
+async function compare(question) {
+  const noise = Object.fromEntries(SLIDERS.map((name) => [name, Number(by(name).value)]));
+  const request = { question, noise };
+  if (page.topK.value !== "") request.top_k = Number(page.topK.value);
+  const found = await (await post("/v1/rag/compare", request)).json();
+  page.sides.replaceChildren(...found.systems.map(sideItem));
+  page.sides.hidden = false;
+  showPassages(found.passages);
+  for (const side of found.systems) markCited(side.cited, `cited: ${SYSTEMS[side.system].toLowerCase()}`);
+}
+
+async function post(path, body) {
+  const response = await fetch(path, {
+    method: "POST", headers: headers(), body: JSON.stringify(body), signal: running.signal,
+  });
+  if (!response.ok) throw new Error(await refusal(response));
+  return response;
+}
+
+function comparing() {
+  return !page.noise.hidden && page.compare.checked;
+}
+
+function showSliders() {
+  for (const name of SLIDERS) by(name).disabled = !page.compare.checked;
 }
 
 function requestFor(question) {
@@ -105,6 +139,40 @@ function showVerdict(verdict, choice, milliseconds) {
   if (verdict.attempts > 1) addFact(`${verdict.attempts} attempts`);
   if (choice.finish_reason === "length") addFact("cut at the length limit", "warn");
   addFact(`${(milliseconds / 1000).toFixed(1)} s`);
+  markCited(verdict.cited, "cited");
+}
+
+function sideItem(side) {
+  const item = document.createElement("section");
+  const title = document.createElement("h3");
+  const answer = document.createElement("p");
+  const facts = document.createElement("p");
+  item.className = "side";
+  item.dataset.system = side.system;
+  title.textContent = SYSTEMS[side.system];
+  title.title = side.model;
+  answer.className = "text";
+  answer.classList.toggle("abstained", side.abstained);
+  answer.textContent = side.answer;
+  facts.className = "note";
+  facts.textContent = `${side.model} · ${side.seconds.toFixed(1)} s`;
+  item.append(title, answer, facts);
+  return item;
+}
+
+// A passage's badges say in words what colours only repeat.
+function addBadge(item, text, kind) {
+  const badge = document.createElement("span");
+  badge.className = "badge";
+  badge.dataset.kind = kind;
+  badge.textContent = text;
+  item.querySelector(".badges").append(badge);
+}
+
+function markCited(ids, text) {
+  for (const item of page.passages.children) {
+    if (ids.includes(item.dataset.id)) addBadge(item, text, "good");
+  }
 }
 
 function addFact(text, kind = "plain") {
@@ -125,6 +193,7 @@ function passageItem(passage) {
   const title = document.createElement("h3");
   const score = document.createElement("span");
   const bar = document.createElement("meter");
+  const badges = document.createElement("div");
   const text = document.createElement("p");
   head.className = "passage-head";
   title.textContent = passage.title || passage.id;
@@ -136,8 +205,12 @@ function passageItem(passage) {
   bar.value = Math.max(0, Math.min(1, passage.score));
   bar.setAttribute("aria-label", `score ${passage.score.toFixed(3)}`);
   text.textContent = passage.text;
+  badges.className = "badges";
+  item.dataset.id = passage.id;
   head.append(title, bar, score);
-  item.append(head, text);
+  if (passage.kind === "random") head.replaceChildren(title);
+  item.append(head, badges, text);
+  if (KINDS[passage.kind]) addBadge(item, KINDS[passage.kind], "warn");
   return item;
 }
 
@@ -150,6 +223,9 @@ function begin(question) {
   page.answer.replaceChildren();
   page.answer.classList.remove("abstained");
   page.facts.replaceChildren();
+  page.sides.replaceChildren();
+  page.sides.hidden = true;
+  page.answer.hidden = page.facts.hidden = comparing();
   page.passages.replaceChildren();
   page.noPassages.hidden = true;
   page.send.disabled = true;
@@ -166,7 +242,7 @@ function end() {
 function showProblem(message) {
   page.problem.textContent = message;
   page.problem.hidden = false;
-  if (!page.answer.textContent && !page.passages.children.length) page.result.hidden = true;
+  if (!page.passages.children.length) page.result.hidden = true;
 }
 
 // Ask often while the server starts, seldom afterwards.
@@ -175,6 +251,7 @@ async function watchReadiness() {
   try {
     state = await (await fetch("/ready", { cache: "no-store" })).json();
   } catch { /* the server is down or restarting: the status says so */ }
+  page.noise.hidden = !state.base;
   page.status.dataset.state = state.ready ? "ready" : "waiting";
   const text = state.ready ? `${state.model} · ready` : state.phase;
   if (page.status.textContent !== text) page.status.textContent = text;

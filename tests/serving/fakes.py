@@ -29,11 +29,13 @@ class Hit:
 class WordRetriever:
     """Ranks the passages by how many of the query's words they hold."""
 
+    passages = PASSAGES
+
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return [self._one(query, k) for query in queries]
 
     def _one(self, query: str, k: int) -> list[Hit]:
-        words = set(query.lower().strip("?").split())
+        words = set(query.lower().strip("?").split()) or {""}
         scored = [
             (len(words & set(f"{p.title} {p.text}".lower().strip(".").split())) / len(words), p)
             for p in PASSAGES
@@ -46,12 +48,14 @@ class WordRetriever:
 class Upstream:
     """Plays vLLM's `/v1/completions`: one scripted answer (a list of pieces) per request.
 
-    status: answer all requests with that error; cut: break off before `[DONE]`.
+    status: answer all requests with that error; cut: break off in the middle; forever: the
+    last answer is given again and again.
     """
 
     answers: list[list[str]]
     status: int = 200
     cut: bool = False
+    forever: bool = False
     requests: list[dict[str, object]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
@@ -64,7 +68,13 @@ class Upstream:
         self.keys.append(request.headers["authorization"])
         if self.status != 200:
             return httpx.Response(self.status, json={"error": {"message": "no room\nleft"}})
-        lines = list(self._lines(self.answers.pop(0)))
+        pieces = self.answers[-1] if self.forever else self.answers.pop(0)
+        if not self.requests[-1].get("stream"):
+            if self.cut:
+                raise httpx.RemoteProtocolError("the connection was cut")
+            choice = {"text": "".join(pieces), "finish_reason": "stop"}
+            return httpx.Response(200, json={"choices": [choice]})
+        lines = list(self._lines(pieces))
         return httpx.Response(200, text="".join(lines))
 
     def _lines(self, pieces: list[str]) -> Iterator[str]:

@@ -1,4 +1,8 @@
-"""Runs the real server on a checkpoint, with the word-overlap retriever; for the slow tests."""
+"""Runs the real server on a checkpoint, with the word-overlap retriever; for the slow tests.
+
+Arguments: model, port, vLLM's log, and an upstream's address, which answers in place of an own
+vLLM and also plays the second system of comparisons.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,16 @@ from tests.serving.fakes import WordRetriever
 
 if __name__ == "__main__":
     model, port, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    settings = ServeSettings(port=port, top_k=3, vllm_log=log, max_model_len=512, max_tokens=12)
+    upstream = sys.argv[4] if len(sys.argv) > 4 else None
+    settings = ServeSettings(
+        port=port,
+        top_k=3,
+        vllm_log=log,
+        max_model_len=512,
+        max_tokens=12,
+        upstream=(upstream,) if upstream else (),
+        base=upstream,
+    )
     try:
         serve(model, WordRetriever, settings, tell=lambda text: print(text, flush=True))
     except NeuroritError as error:

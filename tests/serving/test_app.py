@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
 from starlette.testclient import TestClient
 
 from neurorit.prompts import PromptTemplate
@@ -58,6 +57,12 @@ def test_a_chat_completion_has_openais_shape_and_the_neurorit_field() -> None:
     assert [p["rank"] for p in field["passages"]] == [1, 2]
     assert field["passages"][0]["score"] >= field["passages"][1]["score"]
     assert field["abstained"] is False
+
+
+def test_the_time_of_retrieval_is_told() -> None:
+    timing = ask(Upstream([["Karvel"]])).headers["server-timing"]
+    assert timing.startswith("retrieval;dur=")
+    assert float(timing.partition("=")[2]) > 0
 
 
 def test_abstention_is_said_in_words_and_in_the_field() -> None:
@@ -183,7 +188,8 @@ def test_before_it_is_ready_the_phase_is_told() -> None:
     assert client.get("/health").json() == {"status": "ok"}
     ready = client.get("/ready")
     assert ready.status_code == 503
-    assert ready.json() == {"ready": False, "phase": "warming up vLLM", "model": "tiny"}
+    told = {"ready": False, "phase": "warming up vLLM", "model": "tiny", "base": None}
+    assert ready.json() == told
     refused = client.post("/v1/chat/completions", json=QUESTION)
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
@@ -191,22 +197,66 @@ def test_before_it_is_ready_the_phase_is_told() -> None:
     assert serve(Upstream([])).get("/ready").json()["ready"] is True
 
 
-def test_every_v1_route_asks_for_the_key() -> None:
+OPEN = {"/health", "/ready", "/", "/static"}
+
+
+def test_every_route_but_health_and_the_page_asks_for_the_key() -> None:
     client = serve(Upstream([["x"]]), api_keys={"right", "other"})
-    routes = [r for r in client.app.routes if isinstance(r, APIRoute)]  # type: ignore[attr-defined]
-    guarded = [r for r in routes if r.path.startswith("/v1/")]
-    assert len(guarded) >= 4
-    for route in guarded:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic right"}):
-            method = next(iter(route.methods))
-            response = client.request(method, route.path, headers=headers)
-            assert response.status_code == 401, (route.path, headers)
-            assert error_of(response)["code"] == "invalid_api_key"
+    routes = {r.path: getattr(r, "methods", None) or {"GET"} for r in client.app.routes}  # type: ignore[attr-defined]
+    guarded = set(routes) - OPEN
+    assert len(guarded) >= 7
+    assert set(routes) >= OPEN, "an open route is gone: take it out of this list too"
+    wrong = ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic right"})
+    for path in guarded:
+        for method in routes[path]:
+            for headers in wrong:
+                response = client.request(method, path, headers=headers)
+                assert response.status_code == 401, (method, path, headers)
+                assert response.headers["www-authenticate"] == "Bearer"
+                if method != "HEAD":
+                    assert error_of(response)["code"] == "invalid_api_key"
     for key in ("right", "other"):
         allowed = client.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
         assert allowed.status_code == 200
-    assert client.get("/health").status_code == 200
-    assert client.get("/").status_code == 200
+    for path in ("/health", "/ready", "/", "/static/app.js"):
+        assert client.get(path).status_code == 200
+
+
+def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hmac
+
+    compared: list[tuple[int, int]] = []
+    real = hmac.compare_digest
+
+    def spy(a: bytes, b: bytes) -> bool:
+        compared.append((len(a), len(b)))
+        return real(a, b)
+
+    monkeypatch.setattr("serving.access.hmac.compare_digest", spy)
+    client = serve(Upstream([]), api_keys={"one", "a-much-longer-key"})
+    client.get("/v1/models", headers={"Authorization": "Bearer one"})
+    # All keys, whichever matched, and always digests of one length.
+    assert compared == [(32, 32)] * 2
+
+
+def test_no_secret_is_ever_logged(caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    import logging
+
+    caplog.set_level(logging.DEBUG)
+    secret, question = "sk-very-secret-1", "What is the private question?"
+    upstream = Upstream([["x"]], forever=True)
+    client = serve(upstream, api_keys={secret})
+    body = {"messages": [{"role": "user", "content": question}]}
+    for headers in ({"Authorization": f"Bearer {secret}"}, {"Authorization": "Bearer sk-guess"}):
+        client.post("/v1/chat/completions", json=body, headers=headers)
+        client.post("/v1/chat/completions", json={**body, "n": 9}, headers=headers)
+        client.post("/v1/retrieve", content="{", headers=headers)
+    upstream.status = 500
+    client.post("/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {secret}"})
+    written = caplog.text + "".join(capfd.readouterr())
+    for text in (secret, "sk-guess", "Bearer", "secret", question):
+        # `secret` alone is also the upstream's own key in the fakes.
+        assert text not in written
 
 
 def test_keys_are_read_from_file_and_environment(

@@ -1,63 +1,39 @@
-"""The real thing on a tiny Llama: vLLM behind the gateway, over HTTP and in a real browser."""
+"""The real thing on a tiny Llama: vLLM behind gateways, over HTTP and OpenAI's own client.
+
+The last tests of this file and those of `test_shutdown.py` end processes: they come last.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import socket
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from serving.engine import free_port
 from serving.offline import OfflineEngine
+from tests.serving.live import (
+    QUESTION,
+    Live,
+    chat,
+    running_in_vllm,
+    vllm_address,
+    vllm_pid,
+    wait_for,
+)
 from tests.serving.tiny import save_tiny_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-QUESTION = "Where was Mira Solden born and what is Glass"
-ROOT = Path(__file__).resolve().parents[2]
 
-
-@dataclass
-class Live:
-    """A running gateway: its address, its process and the phases `/ready` went through."""
-
-    url: str
-    process: subprocess.Popen[bytes]
-    model: Path
-    phases: list[str]
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    directory = tmp_path_factory.mktemp("live")
-    model = save_tiny_llama(directory / "tiny")
-    port = free_port()
-    script = ROOT / "tests" / "serving" / "run_gateway.py"
-    with open(directory / "gateway.log", "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(model), str(port), str(directory / "vllm.log")],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-    server = Live(f"http://127.0.0.1:{port}", process, model, [])
-    try:
-        _wait_ready(server, directory / "gateway.log")
-        yield server
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(60)
+LONG = {"max_tokens": 300, "neurorit": {"top_k": 0}}
 
 
 def test_phases_were_told_while_it_started(live: Live) -> None:
@@ -75,7 +51,7 @@ def test_answers_equal_those_of_the_model_itself(live: Live) -> None:
     hits = WordRetriever().search([QUESTION], 3)[0]
     ids = render_prompt(tokenizer, PromptTemplate(), QUESTION, [hit.passage for hit in hits])
     expected = _greedy(AutoModelForCausalLM.from_pretrained(live.model), ids, 12)
-    body = _chat(live).json()
+    body = chat(live).json()
     text = tokenizer.decode(expected, skip_special_tokens=True).strip()
     assert body["choices"][0]["message"]["content"].strip() == text
     assert body["usage"]["prompt_tokens"] == len(ids)
@@ -83,68 +59,61 @@ def test_answers_equal_those_of_the_model_itself(live: Live) -> None:
 
 
 def test_the_stream_says_the_same_as_the_whole_answer(live: Live) -> None:
-    whole = _chat(live).json()["choices"][0]["message"]["content"]
-    lines = [line[6:] for line in _chat(live, stream=True).text.split("\n\n") if line]
+    whole = chat(live).json()["choices"][0]["message"]["content"]
+    lines = [line[6:] for line in chat(live, stream=True).text.split("\n\n") if line]
     assert lines[-1] == "[DONE]"
     deltas = [json.loads(line)["choices"][0]["delta"] for line in lines[:-1]]
     assert "".join(delta.get("content", "") for delta in deltas) == whole
 
 
 def test_vllm_itself_refuses_those_without_its_key(live: Live) -> None:
-    command = Path(f"/proc/{_vllm_pid(live)}/cmdline").read_bytes().split(b"\0")
-    port = command[command.index(b"--port") + 1].decode()
-    response = httpx.get(f"http://127.0.0.1:{port}/v1/models")
-    assert response.status_code == 401
+    url, key = vllm_address(live)
+    assert httpx.get(f"{url}/v1/models").status_code == 401
+    assert key not in " ".join(Path(f"/proc/{vllm_pid(live)}/cmdline").read_text().split("\0"))
 
 
-def test_a_browser_asks_and_shows_passages_as_text(live: Live, tmp_path: Path) -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium on this machine: apt-get install -y chromium")
-    from playwright.sync_api import expect, sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 820})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.goto(live.url)
-        expect(page.locator("#status")).to_have_attribute("data-state", "ready")
-        page.keyboard.type(QUESTION)
-        page.keyboard.press("Enter")
-        expect(page.locator("#result")).to_have_attribute("aria-busy", "false", timeout=60_000)
-        expect(page.locator("#passages li")).to_have_count(3)
-        assert page.locator("#answer").inner_text().strip()
-        assert "<script>document.title='owned'</script>" in page.locator("#passages").inner_text()
-        assert page.title() == "Ask · neurorit-rag"
-        assert page.locator("#passages script, #passages b").count() == 0
-        light = _look(page, "light")
-        page.emulate_media(color_scheme="dark")
-        assert _look(page, "dark") != light
-        pictures = Path(os.environ.get("NEURORIT_SCREENSHOTS", tmp_path))
-        page.screenshot(path=pictures / "page-dark.png", full_page=True)
-        page.emulate_media(color_scheme="light")
-        page.screenshot(path=pictures / "page-light.png", full_page=True)
-        browser.close()
-    assert problems == []
+def test_a_gateway_before_a_running_server_says_the_same(live: Live, front: Live) -> None:
+    assert "looking for the upstream servers" in front.phases or front.phases == ["ready"]
+    answers = [chat(server).json()["choices"] for server in (live, front)]
+    assert answers[0] == answers[1]
 
 
-def test_a_killed_vllm_is_started_again(live: Live) -> None:
-    killed = _vllm_pid(live)
-    os.killpg(killed, signal.SIGKILL)
-    _wait_for(lambda: httpx.get(f"{live.url}/ready").status_code == 503, 30)
-    assert _chat(live).status_code == 503
-    _wait_for(lambda: httpx.get(f"{live.url}/ready").status_code == 200, 400)
-    assert _chat(live).status_code == 200
-    assert _vllm_pid(live) != killed
+def test_openais_client_talks_to_it(front: Live) -> None:
+    import openai
+
+    with openai.OpenAI(base_url=f"{front.url}/v1", api_key="none", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        whole = client.chat.completions.create(model="tiny", messages=messages)
+        chunks = list(client.chat.completions.create(model="tiny", messages=messages, stream=True))
+        text = "".join(c.choices[0].delta.content or "" for c in chunks)
+        assert text == whole.choices[0].message.content
+        older = client.completions.create(model="tiny", prompt=QUESTION)
+        assert older.choices[0].text == text
+        with pytest.raises(openai.BadRequestError, match="do not fit"):
+            client.chat.completions.create(model="tiny", messages=messages, max_tokens=600)
 
 
-def test_sigterm_ends_the_gateway_and_vllm(live: Live) -> None:
-    child = _vllm_pid(live)
-    live.process.send_signal(signal.SIGTERM)
-    assert live.process.wait(60) == 0
-    _wait_for(lambda: not Path(f"/proc/{child}").exists(), 10)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_cut_connection_leaves_nothing_running_in_vllm(
+    live: Live, front: Live, stream: bool
+) -> None:
+    url, _ = vllm_address(live)
+    body = {**LONG, "messages": [{"role": "user", "content": QUESTION}], "stream": stream}
+    content = json.dumps(body).encode()
+    address = urlsplit(front.url)
+    connections = []
+    for _ in range(4):
+        connection = socket.create_connection((address.hostname, address.port))
+        connection.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+        )
+        connections.append(connection)
+    wait_for(lambda: running_in_vllm(url) == 4, 30)
+    for connection in connections:
+        connection.close()
+    # Far sooner than the answers would have been whole.
+    wait_for(lambda: running_in_vllm(url) == 0, 1.5)
 
 
 def test_offline_completions_equal_the_models_own(tmp_path: Path) -> None:
@@ -182,42 +151,49 @@ def _greedy(model: Any, ids: list[int], count: int) -> list[int]:
     return [int(token) for token in made[0, len(ids) :]]
 
 
-def _chat(live: Live, **fields: Any) -> httpx.Response:
-    body = {"messages": [{"role": "user", "content": QUESTION}], **fields}
-    return httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=120)
+def test_vllm_killed_under_load_gives_clear_503s_and_comes_back(live: Live, front: Live) -> None:
+    killed, seen = vllm_pid(live), Counter[int]()
+    refusals: list[str] = []
+    done = threading.Event()
+
+    def keep_asking(server: Live) -> None:
+        while not done.is_set():
+            response = chat(server)
+            seen[response.status_code] += 1
+            if response.status_code != 200:
+                assert response.headers["retry-after"]
+                refusals.append(response.json()["error"]["message"])
+                done.wait(0.2)
+
+    askers = [threading.Thread(target=keep_asking, args=(s,)) for s in (live, live, live, front)]
+    for asker in askers:
+        asker.start()
+    try:
+        wait_for(lambda: seen[200] >= 8, 60)
+        os.killpg(killed, signal.SIGKILL)
+        wait_for(lambda: httpx.get(f"{live.url}/ready").status_code == 503, 30)
+        assert "restarting vLLM" in httpx.get(f"{live.url}/ready").json()["phase"]
+        wait_for(lambda: httpx.get(f"{live.url}/ready").status_code == 200, 400)
+        before = seen[200]
+        wait_for(lambda: seen[200] >= before + 8, 60)
+    finally:
+        done.set()
+        for asker in askers:
+            asker.join(120)
+    assert set(seen) == {200, 503}, seen
+    assert all("language model" in text or "not ready" in text for text in refusals)
+    assert vllm_pid(live) != killed
+    assert live.process.poll() is None
+    assert chat(front).status_code == 200
 
 
-def _vllm_pid(live: Live) -> int:
-    """The gateway's only child process."""
-    pid = live.process.pid
-    children: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += [int(child) for child in (task / "children").read_text().split()]
-    assert len(children) == 1
-    return children[0]
+def _greedy(model: Any, ids: list[int], count: int) -> list[int]:
+    import torch
 
-
-def _look(page: Any, scheme: str) -> str:
-    page.emulate_media(color_scheme=scheme)
-    return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-
-
-def _wait_ready(server: Live, log: Path) -> None:
-    def is_ready() -> bool:
-        assert server.process.poll() is None, log.read_text()
-        try:
-            state = httpx.get(f"{server.url}/ready").json()
-        except httpx.TransportError:
-            return False
-        if not server.phases or server.phases[-1] != state["phase"]:
-            server.phases.append(state["phase"])
-        return bool(state["ready"])
-
-    _wait_for(is_ready, 600)
-
-
-def _wait_for(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.2)
+    made = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=count,
+        do_sample=False,
+    )
+    return [int(token) for token in made[0, len(ids) :]]

@@ -1,0 +1,109 @@
+"""What the slow tests share: real gateways in processes of their own, and one vLLM for all."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from serving.engine import free_port
+
+QUESTION = "Where was Mira Solden born and what is Glass"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Live:
+    """A running gateway: its address, its process and the phases `/ready` went through."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    model: Path
+    phases: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def gateway(model: Path, folder: Path, *upstream: str, key: str = "") -> Iterator[Live]:
+    """A gateway with an own vLLM, or one before the upstream that is named."""
+    port = free_port()
+    script = ROOT / "tests" / "serving" / "run_gateway.py"
+    command = [sys.executable, str(script), str(model), str(port), str(folder / "vllm.log")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NEURORIT_UPSTREAM_KEY": key}
+    with open(folder / "gateway.log", "wb") as log:
+        process = subprocess.Popen(
+            [*command, *upstream], stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
+    server = Live(f"http://127.0.0.1:{port}", process, model)
+    try:
+        _wait_ready(server, folder / "gateway.log")
+        yield server
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.wait(90)
+
+
+def chat(live: Live, **fields: Any) -> httpx.Response:
+    """One question to a gateway."""
+    body = {"messages": [{"role": "user", "content": QUESTION}], **fields}
+    return httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=120)
+
+
+def vllm_pid(live: Live) -> int:
+    """The gateway's only child process."""
+    pid = live.process.pid
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += [int(child) for child in (task / "children").read_text().split()]
+    assert len(children) == 1
+    return children[0]
+
+
+def vllm_address(live: Live) -> tuple[str, str]:
+    """Where a gateway's own vLLM listens, and its key."""
+    process = Path(f"/proc/{vllm_pid(live)}")
+    command = (process / "cmdline").read_bytes().split(b"\0")
+    port = command[command.index(b"--port") + 1].decode()
+    variables = (process / "environ").read_bytes().split(b"\0")
+    key = next(v for v in variables if v.startswith(b"VLLM_API_KEY=")).partition(b"=")[2]
+    return f"http://127.0.0.1:{port}", key.decode()
+
+
+def running_in_vllm(url: str) -> int:
+    """Requests that vLLM says it runs or has waiting."""
+    text = httpx.get(f"{url}/metrics").text
+    figures = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", text, re.M)
+    assert figures, "vLLM's metrics have other names now"
+    return int(sum(float(figure) for figure in figures))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until a condition holds; fails when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+
+
+def _wait_ready(server: Live, log: Path) -> None:
+    def is_ready() -> bool:
+        assert server.process.poll() is None, log.read_text()
+        try:
+            state = httpx.get(f"{server.url}/ready").json()
+        except httpx.TransportError:
+            return False
+        if not server.phases or server.phases[-1] != state["phase"]:
+            server.phases.append(state["phase"])
+        return bool(state["ready"])
+
+    wait_for(is_ready, 600)

@@ -1,0 +1,57 @@
+"""Requests made from the gateway's own description: never a 5xx, never an undescribed answer.
+
+NEURORIT_OPENAPI_EXAMPLES sets how many cases each operation gets; the fast tests take a few.
+"""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from neurorit.prompts import PromptTemplate
+from serving.app import Gateway, create_app
+from serving.pipeline import RagPipeline
+from tests.serving.fakes import Upstream, WordRetriever
+from tests.serving.tiny import tiny_tokenizer
+
+EXAMPLES = int(os.environ.get("NEURORIT_OPENAPI_EXAMPLES", "15"))
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+class Lasting(RagPipeline):
+    """Every case starts and ends the application; the pipeline stays for the next one."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _pipeline() -> RagPipeline:
+    upstream = Upstream([["Kar", "vel"]], forever=True)
+    return Lasting(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
+
+
+GATEWAY = Gateway("tiny", "ready", _pipeline(), base_model="base", base=_pipeline())
+schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(GATEWAY))
+
+
+@schema.parametrize()
+@hypothesis.settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+def test_no_request_breaks_the_gateway(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=CHECKS)

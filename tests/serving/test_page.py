@@ -1,0 +1,117 @@
+"""The page in a real browser: asked by keyboard, streamed, compared under noise, in two schemes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.live import QUESTION, Live
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+HOSTILE = "<script>document.title='owned'</script>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: apt-get install -y chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Any, front: Live) -> Iterator[Any]:
+    from playwright.sync_api import expect
+
+    opened = browser.new_page(viewport={"width": 1200, "height": 820})
+    problems: list[str] = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+    opened.goto(front.url)
+    expect(opened.locator("#status")).to_have_attribute("data-state", "ready")
+    yield opened
+    opened.close()
+    assert problems == []
+
+
+def test_it_asks_by_keyboard_and_shows_passages_as_text(page: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    page.keyboard.type(QUESTION)
+    page.keyboard.press("Enter")
+    expect(page.locator("#result")).to_have_attribute("aria-busy", "false", timeout=60_000)
+    expect(page.locator("#passages li")).to_have_count(3)
+    assert page.locator("#answer").inner_text().strip()
+    _is_harmless(page)
+    light = _look(page, "light")
+    assert _look(page, "dark") != light
+    _picture(page, tmp_path, "page-dark", "dark")
+    _picture(page, tmp_path, "page-light", "light")
+
+
+def test_it_compares_under_noise_by_keyboard(page: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    assert page.locator("#random").is_disabled()
+    page.keyboard.type(QUESTION)
+    page.focus("#compare")
+    page.keyboard.press("Space")
+    page.focus("#distractor")
+    page.keyboard.press("Home")
+    page.focus("#random")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator("#random-value").inner_text() == "1"
+    page.focus("#question")
+    page.keyboard.press("Enter")
+    expect(page.locator(".side")).to_have_count(2, timeout=60_000)
+    expect(page.locator("#result")).to_have_attribute("aria-busy", "false")
+    answers = page.locator(".side .text").all_inner_texts()
+    assert answers[0].strip()
+    # One model plays both sides here.
+    assert answers[0] == answers[1]
+    expect(page.locator("#passages li")).to_have_count(4)
+    expect(page.locator("#passages .badge", has_text="random")).to_have_count(1)
+    _is_harmless(page)
+    _picture(page, tmp_path, "compare", "light")
+
+
+def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any) -> None:
+    page.check("#compare")
+    controls = page.locator("input, select, button, summary").all()
+    for control in controls:
+        if control.is_visible():
+            assert control.evaluate("e => e.labels?.length || e.textContent.trim().length")
+    page.focus("#question")
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id"))
+    for name in ("send", "compare", "distractor", "random"):
+        assert name in reached
+
+
+def _is_harmless(page: Any) -> None:
+    assert HOSTILE in page.locator("#passages").inner_text()
+    assert page.title() == "Ask · neurorit-rag"
+    assert page.locator("#passages script, #passages b").count() == 0
+
+
+def _look(page: Any, scheme: str) -> str:
+    page.emulate_media(color_scheme=scheme)
+    return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+
+def _picture(page: Any, folder: Path, name: str, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    target = Path(os.environ.get("NEURORIT_SCREENSHOTS", folder))
+    page.screenshot(path=target / f"{name}.png", full_page=True)

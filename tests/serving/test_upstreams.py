@@ -1,0 +1,167 @@
+"""Several upstreams as one: balance, failing over, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from retrieval.errors import BadInput, NeuroritError
+from serving.client import CompletionClient, Piece, UpstreamError
+from serving.server import ServeSettings, serve
+from serving.systems import System
+from serving.upstreams import Upstreams, check_url, read_upstream_key
+from tests.serving.fakes import Upstream, WordRetriever
+
+
+def ask(upstreams: Upstreams, times: int = 1, **options: Any) -> list[str]:
+    async def work() -> list[str]:
+        texts = []
+        for _ in range(times):
+            pieces = [piece.text async for piece in upstreams.stream([1, 2], **options)]
+            texts.append("".join(pieces))
+        return texts
+
+    return asyncio.run(work())
+
+
+def test_a_server_that_fails_is_passed_over_and_left_alone() -> None:
+    broken, sound = Upstream([], status=503), Upstream([["Karvel"]], forever=True)
+    upstreams = Upstreams([broken.client(), sound.client()])
+    assert ask(upstreams, 4) == ["Karvel"] * 4
+    assert len(broken.requests) == 1
+    assert len(sound.requests) == 4
+
+
+def test_a_server_that_has_rested_is_asked_again() -> None:
+    first, second = Upstream([["one"]], status=503, forever=True), Upstream([["two"]], forever=True)
+    upstreams = Upstreams([first.client(), second.client()], rest_seconds=0)
+    assert ask(upstreams) == ["two"]
+    first.status = 200
+    assert ask(upstreams) == ["one"]
+
+
+def test_when_all_fail_the_last_failure_is_told_and_all_were_asked() -> None:
+    servers = [Upstream([], status=503), Upstream([], status=500)]
+    with pytest.raises(UpstreamError, match="answered 500"):
+        ask(Upstreams([server.client() for server in servers]))
+    assert [len(server.requests) for server in servers] == [1, 1]
+
+
+def test_a_refused_request_is_not_tried_elsewhere() -> None:
+    servers = [Upstream([], status=400), Upstream([["x"]])]
+    with pytest.raises(UpstreamError) as caught:
+        ask(Upstreams([server.client() for server in servers]))
+    assert caught.value.status == 400
+    assert servers[1].requests == []
+
+
+def test_after_the_first_word_there_is_no_second_try() -> None:
+    servers = [Upstream([["Kar", "vel"]], cut=True), Upstream([["x"]])]
+    with pytest.raises(UpstreamError, match="broke off"):
+        ask(Upstreams([server.client() for server in servers]))
+    assert servers[1].requests == []
+
+
+class Held:
+    """A client whose answers wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.let = asyncio.Event()
+
+    async def stream(self, *_: object, **__: object) -> AsyncGenerator[Piece, None]:
+        self.asked += 1
+        await self.let.wait()
+        yield Piece("x", "stop")
+
+
+def test_the_least_busy_server_is_asked_and_leaving_gives_the_place_back() -> None:
+    async def one(upstreams: Upstreams) -> None:
+        async with aclosing(upstreams.stream([1])) as pieces:
+            async for _ in pieces:
+                pass
+
+    async def work() -> None:
+        held = [Held(), Held()]
+        upstreams = Upstreams(held)  # type: ignore[arg-type]
+        tasks = [asyncio.create_task(one(upstreams)) for _ in range(6)]
+        await asyncio.sleep(0.01)
+        assert [h.asked for h in held] == [3, 3]
+        for task in tasks[:6:2]:
+            task.cancel()
+        await asyncio.wait(tasks[:6:2])
+        assert [server.running for server in upstreams._servers] == [0, 3]
+        more = asyncio.create_task(one(upstreams))
+        await asyncio.sleep(0.01)
+        assert [h.asked for h in held] == [4, 3]
+        for h in held:
+            h.let.set()
+        await asyncio.gather(more, *tasks[1:6:2])
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "url", ["gpu-1:8000", "ftp://x", "http://", "http://me:pw@x", "http://x/?k=1"]
+)
+def test_addresses_of_another_form_are_refused_and_keys_in_them_too(url: str) -> None:
+    with pytest.raises(BadInput, match="--upstream") as caught:
+        check_url(url, "--upstream")
+    assert "pw" not in str(caught.value)
+
+
+def test_an_address_may_end_with_v1() -> None:
+    assert check_url("http://gpu-1:8000/v1/", "--upstream") == "http://gpu-1:8000"
+
+
+def test_the_upstreams_key_comes_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURORIT_UPSTREAM_KEY", "from-environment")
+    assert read_upstream_key(None) == "from-environment"
+    path = tmp_path / "key"
+    path.write_text("from-file\n")
+    assert read_upstream_key(path) == "from-file"
+    path.write_text("\n")
+    with pytest.raises(BadInput, match="holds no key"):
+        read_upstream_key(path)
+
+
+def test_a_client_sends_its_key_and_none_where_there_is_none() -> None:
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization"))
+        return httpx.Response(200, json={"choices": [{"text": "x", "finish_reason": "stop"}]})
+
+    async def work() -> None:
+        for key in ("k", ""):
+            transport = httpx.MockTransport(answer)
+            async with CompletionClient("http://u", key, "m", transport=transport) as client:
+                await client.complete([1])
+
+    asyncio.run(work())
+    assert seen == ["Bearer k", None]
+
+
+def test_servers_that_do_not_answer_are_an_error_naming_the_option(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    told: list[str] = []
+    system = System(tmp_path, urls=["http://127.0.0.1:9"])
+    with pytest.raises(NeuroritError, match=r"--upstream http://127.0.0.1:9: it does not list"):
+        system.start(told.append)
+
+
+def test_flags_for_vllm_beside_an_upstream_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    settings = ServeSettings(port=0, upstream=("http://x",), vllm_args=("--seed=1",))
+    with pytest.raises(BadInput, match="beside --upstream"):
+        serve(tmp_path, WordRetriever, settings)
+    with pytest.raises(BadInput, match="'junk' is no flag"):
+        serve(tmp_path, WordRetriever, ServeSettings(port=0, vllm_args=("junk",)))
