@@ -7,7 +7,8 @@ knows nothing of language models, and nothing of servers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,26 @@ class Retriever:
         """Load an index and what the mode needs beside it."""
         return cls(Index.load(directory), settings or SearchSettings(), Path(directory))
 
+    def variant(self, mode: str = "", filters: Mapping[str, str] | None = None) -> Retriever:
+        """The same index searched in another way; all that is loaded is shared.
+
+        mode: empty for this one's. filters: beside this one's own, which stay. Raises BadInput for
+        a mode that this retriever has not loaded, and for filters that no passage passes.
+        """
+        made = copy(self)
+        own = self.settings
+        made.settings = replace(
+            own, mode=mode or own.mode, filters={**(filters or {}), **own.filters}
+        )
+        made.settings.check()
+        if made.settings.mode != "dense" and self._lexical is None:
+            raise BadInput(
+                f"search: {mode} is not loaded here; start with `--retriever hybrid` for every way"
+            )
+        if filters:
+            made._allowed = _matching(self.index.passages, made.settings.filters)
+        return made
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -85,7 +106,7 @@ class Retriever:
         parts = []
         if mode != "bm25":
             parts.append(("dense", self.settings.dense_weight, self._dense(queries, first)))
-        if self._lexical is not None:
+        if mode != "dense" and self._lexical is not None:
             rows = self._lexical.search(queries, first, self._allowed)
             hits = [
                 [Hit(self.index.passages[row], s, i) for i, (row, s) in enumerate(found, start=1)]

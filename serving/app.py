@@ -151,7 +151,7 @@ def create_app(
     @app.post("/v1/retrieve", responses={200: {"model": schemas.RetrieveBody}, **_REFUSALS})
     async def retrieve(request: RetrieveRequest) -> Response:
         """The best passages for a query, with scores, without an answer."""
-        hits = await _pipeline(gateway).retrieve(request.query, request.top_k)
+        hits = await _pipeline(gateway).retrieve(request.query, request.top_k, request.search())
         return _json({"query": request.query, "passages": passages_field(hits)})
 
     @app.post(
@@ -261,6 +261,7 @@ def _asked(
         question=request.questions[-1],
         top_k=options.top_k,
         policy=options.policy,
+        search=options.search(),
         sampling=request.sampling(pipeline.max_tokens),
         query="\n".join(request.questions[-1 - earlier :]),
     )

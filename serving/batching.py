@@ -12,31 +12,31 @@ from typing import Any
 
 from serving.metrics import Metrics
 
-Search = Callable[[list[str], int], Awaitable[Sequence[Sequence[Any]]]]
+Search = Callable[[list[str], Any], Awaitable[Sequence[Sequence[Any]]]]
 MOST = 64
 
 
 class SearchBatches:
-    """Gathers queries for `search(queries, k)`; only those of one k go together."""
+    """Gathers queries for `search(queries, how)`; only those of an equal `how` go together."""
 
     def __init__(self, search: Search, metrics: Metrics | None = None) -> None:
         self._search = search
         self._metrics = metrics
-        self._pending: list[tuple[str, int, asyncio.Future[tuple[Any, ...]]]] = []
+        self._pending: list[tuple[str, Any, asyncio.Future[tuple[Any, ...]]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def find(self, query: str, k: int) -> tuple[Any, ...]:
-        """The k best passages for a query; raises what the search raises."""
+    async def find(self, query: str, how: Any) -> tuple[Any, ...]:
+        """What the search finds for a query; raises what the search raises."""
         future: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
-        self._pending.append((query, k, future))
+        self._pending.append((query, how, future))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._drain())
         return await future
 
     async def _drain(self) -> None:
         while self._pending:
-            k = self._pending[0][1]
-            alike = [one for one in self._pending if one[1] == k][:MOST]
+            how = self._pending[0][1]
+            alike = [one for one in self._pending if one[1] == how][:MOST]
             self._pending = [one for one in self._pending if one not in alike]
             # A client that has gone needs no search any more.
             alike = [one for one in alike if not one[2].done()]
@@ -45,7 +45,7 @@ class SearchBatches:
             if self._metrics is not None:
                 self._metrics.retrieved.observe(len(alike))
             try:
-                found = await self._search([query for query, _, _ in alike], k)
+                found = await self._search([query for query, _, _ in alike], how)
             except Exception as error:
                 for _, _, future in alike:
                     if not future.done():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -27,6 +28,7 @@ POLICIES: tuple[str, ...] = get_args(Policy)
 
 ABSTAINED = "I could not find the answer in the passages."
 _DEEPER_ROUNDS = 3
+_WAYS = 32
 _T = TypeVar("_T")
 
 
@@ -59,11 +61,20 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True)
+class Search:
+    """How a request wants passages found: mode (empty: the server's) and fields of `meta`."""
+
+    mode: str = ""
+    filters: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Request:
     """One question with its settings; None means the pipeline's own.
 
-    query: what is looked for (None: the question); hits: passages to show, in this order, in place
-    of a search; whole: the answer is wanted at once, so its text comes in one piece.
+    query: what is looked for (None: the question); search: how; hits: passages to show, in this
+    order, in place of a search; whole: the answer is wanted at once, so its text comes in one
+    piece.
     """
 
     question: str
@@ -71,6 +82,7 @@ class Request:
     policy: Policy | None = None
     sampling: Sampling | None = None
     query: str | None = None
+    search: Search = Search()
     hits: tuple[Found, ...] | None = None
     whole: bool = False
 
@@ -153,9 +165,10 @@ class RagPipeline:
         self._rendering_thread = ThreadPoolExecutor(1, thread_name_prefix="rendering")
         self.metrics = metrics or Metrics()
         self._batches = SearchBatches(
-            lambda queries, k: self._aside(lambda: self._retriever.search(queries, k)),
+            lambda queries, how: self._aside(lambda: self._way(how[1]).search(queries, how[0])),
             self.metrics,
         )
+        self._ways: OrderedDict[Search, Retriever] = OrderedDict()
 
     @property
     def retriever(self) -> Retriever:
@@ -167,11 +180,13 @@ class RagPipeline:
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._rendering_thread.shutdown(wait=False, cancel_futures=True)
 
-    async def retrieve(self, query: str, top_k: int | None = None) -> tuple[Found, ...]:
-        """The best passages for a query."""
+    async def retrieve(
+        self, query: str, top_k: int | None = None, search: Search | None = None
+    ) -> tuple[Found, ...]:
+        """The best passages for a query. Raises BadInput for a way that is not to be had."""
         k = self.top_k if top_k is None else top_k
         started = time.perf_counter()
-        found = await self._batches.find(query, k)
+        found = await self._batches.find(query, (k, search or Search()))
         self.metrics.retrieval.observe(time.perf_counter() - started)
         return found
 
@@ -272,12 +287,12 @@ class RagPipeline:
         query = request.query or request.question
         hits = request.hits
         if hits is None:
-            hits = await self.retrieve(query, k) if k > 0 else ()
+            hits = await self.retrieve(query, k, request.search) if k > 0 else ()
         yield hits
         if policy == "closed-book" and hits:
             yield ()
         if policy == "deeper" and hits and request.hits is None:
-            ranked = await self.retrieve(query, k * _DEEPER_ROUNDS)
+            ranked = await self.retrieve(query, k * _DEEPER_ROUNDS, request.search)
             for start in range(k, len(ranked), k):
                 yield ranked[start : start + k]
 
@@ -297,6 +312,21 @@ class RagPipeline:
             )
 
         return render
+
+    def _way(self, search: Search) -> Retriever:
+        """The retriever that searches so; the latest ways are kept."""
+        if search == Search():
+            return self._retriever
+        found = self._ways.pop(search, None)
+        if found is None:
+            make = getattr(self._retriever, "variant", None)
+            if make is None:
+                raise BadInput("neurorit: this server's retriever searches in one way only")
+            found = make(search.mode, dict(search.filters))
+        self._ways[search] = found
+        if len(self._ways) > _WAYS:
+            self._ways.popitem(last=False)
+        return found
 
     def _count(self, text: str) -> int:
         return len(encode_plain(self._tokenizer, text))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from serving.client import Sampling
-from serving.pipeline import Policy
+from serving.pipeline import Policy, Search
 
 MAX_TOP_K = 50
 MAX_TOKENS = 1024
@@ -24,10 +24,29 @@ Question = Annotated[
 ]
 
 
-class RagOptions(BaseModel):
-    """The `neurorit` field of a request."""
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+_Value = Annotated[str, StringConstraints(max_length=200)]
+
+
+class _SearchOptions(BaseModel):
+    """How passages are found, for one request."""
 
     model_config = ConfigDict(extra="forbid")
+
+    retriever: Literal["dense", "bm25", "hybrid"] | None = Field(
+        default=None, description="a way that the server has loaded"
+    )
+    filters: Annotated[dict[_Name, _Value], Field(max_length=10)] = Field(
+        default={}, description="fields of the passages' meta and their values"
+    )
+
+    def search(self) -> Search:
+        """The same for the pipeline."""
+        return Search(self.retriever or "", tuple(sorted(self.filters.items())))
+
+
+class RagOptions(_SearchOptions):
+    """The `neurorit` field of a request."""
 
     top_k: int | None = Field(
         default=None, ge=0, le=MAX_TOP_K, description="passages; 0: closed book"
@@ -144,10 +163,8 @@ class CompareRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
 
 
-class RetrieveRequest(BaseModel):
+class RetrieveRequest(_SearchOptions):
     """What `/v1/retrieve` reads."""
-
-    model_config = ConfigDict(extra="forbid")
 
     query: Question
     top_k: int | None = Field(default=None, ge=1, le=MAX_TOP_K)

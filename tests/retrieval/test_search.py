@@ -165,3 +165,16 @@ def test_ranking_figures_are_what_their_definitions_say(ranked: list[str], gold:
     best = sorted(ranked, key=lambda one: one not in gold)
     assert ndcg_at(best, gold, 10) == (pytest.approx(1.0) if gold else 0.0)
     assert ranking_figures({"q": ranked}, {"q": gold})["unscored"] == (0 if gold else 1)
+
+
+def test_a_variant_shares_what_is_loaded_and_keeps_the_filters(loaded: Index, place: Path) -> None:
+    both = retriever(loaded, place, mode="hybrid", filters={"lang": "de"})
+    lexical = both.variant("bm25", {"lang": "en", "year": "1"})
+    assert lexical.index is both.index
+    # Its own filter cannot be asked away.
+    assert ids(lexical.search(["XK 4471 pump"], 5)[0]) == ["c"]
+    assert ids(both.variant(filters={"year": "2"}).search(["cold rivers"], 5)[0]) == ["d"]
+    assert both.search(["pump"], 1)[0][0].ranks.keys() == {"dense", "bm25"}
+    assert both.variant("dense").search(["pump"], 1)[0][0].ranks.keys() == {"dense"}
+    with pytest.raises(BadInput, match="--retriever hybrid"):
+        retriever(loaded, place).variant("bm25")

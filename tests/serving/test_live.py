@@ -185,15 +185,3 @@ def test_vllm_killed_under_load_gives_clear_503s_and_comes_back(live: Live, fron
     assert vllm_pid(live) != killed
     assert live.process.poll() is None
     assert chat(front).status_code == 200
-
-
-def _greedy(model: Any, ids: list[int], count: int) -> list[int]:
-    import torch
-
-    made = model.generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        max_new_tokens=count,
-        do_sample=False,
-    )
-    return [int(token) for token in made[0, len(ids) :]]
