@@ -14,13 +14,13 @@ from typing import Annotated
 import typer
 
 from neurorit import __version__
-from neurorit.cli.evaluation import evaluate, report, trace
+from neurorit.cli.evaluation import evaluate, lm_eval, report, trace
 from neurorit.cli.judging import judge_app
 from neurorit.cli.lab import demo, doctor, lab_app
 from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
 from neurorit.cli.retrieval import data_app, index, mix, search
-from neurorit.cli.serving import ask, bench, serve
+from neurorit.cli.serving import ask, bench_app, serve
 from retrieval.errors import NeuroritError
 
 app = typer.Typer(
@@ -40,7 +40,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "merge": merge,
     "serve": serve,
     "ask": ask,
-    "bench": bench,
     "eval": evaluate,
     "experiment": experiment,
     "report": report,
@@ -48,7 +47,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
+data_app.command("lm-eval")(lm_eval)
 app.add_typer(atlas_app, name="atlas")
+app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(judge_app, name="judge")
 app.add_typer(lab_app, name="lab")

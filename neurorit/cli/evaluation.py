@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import Examples, Json, Model, Out, run
+from neurorit.cli.options import Examples, Json, Model, Out, Overwrite, Seed, run
 
 
 def evaluate(
@@ -109,6 +109,37 @@ def evaluate(
         body.show_estimate(result)
 
     run(work, as_json, show=show if dry_run else None)
+
+
+def lm_eval(
+    examples: Examples,
+    out: Out,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="A condition, such as distractor-2; repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 24,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write noisy-QA conditions as tasks for lm-evaluation-harness."""
+
+    def work() -> Mapping[str, Any]:
+        from eval.conditions import CONDITIONS
+        from eval.harness import write_tasks
+
+        return write_tasks(
+            examples,
+            condition or CONDITIONS,
+            out,
+            seed=seed,
+            limit=limit,
+            max_tokens=max_tokens,
+            overwrite=overwrite,
+        ) | {"next": f"lm_eval run --include_path {out} --tasks neurorit_noisy_qa"}
+
+    run(work, as_json)
 
 
 def report(

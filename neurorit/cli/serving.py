@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from neurorit.cli.options import IndexDir, Json, Model, run
+from neurorit.cli.options import PLAIN, IndexDir, Json, Model, run
+
+bench_app = typer.Typer(help="Measure what runs already.", **PLAIN)
 
 
 def serve(
@@ -94,15 +96,18 @@ def ask(
     url: Annotated[str, typer.Option(help="Address of a running gateway.")] = (
         "http://127.0.0.1:8000"
     ),
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="The gateway's key; else NEURORIT_API_KEYS.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a running gateway one question."""
     from neurorit.commands import serve as body
 
-    run(lambda: body.ask(question, url), as_json)
+    run(lambda: body.ask(question, url, api_key_file), as_json)
 
 
-def bench(
+def bench_serve(
     url: Annotated[str, typer.Option(help="Address of a running gateway.")] = (
         "http://127.0.0.1:8000"
     ),
@@ -140,3 +145,11 @@ def bench(
         as_json,
         body.show,
     )
+
+
+bench_app.command("serve")(bench_serve)
+
+
+@bench_app.callback()
+def _group() -> None:
+    """Keeps `serve` a command of its own while it is the only one."""

@@ -35,14 +35,19 @@ def serve(
     return {"served": str(model), "index": str(index)}
 
 
-def ask(question: str, url: str) -> dict[str, Any]:
+def ask(question: str, url: str, api_key_file: Path | None = None) -> dict[str, Any]:
     """The gateway's answer with its passages; raises NeuroritError when it gives none."""
     import httpx
+
+    from serving.access import read_api_keys
+
+    keys = sorted(read_api_keys(api_key_file))
 
     try:
         response = httpx.post(
             f"{url.rstrip('/')}/v1/chat/completions",
             json={"messages": [{"role": "user", "content": question}]},
+            headers={"Authorization": f"Bearer {keys[0]}"} if keys else {},
             timeout=_SECONDS,
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import httpx
 
+from retrieval.errors import BadInput
 from retrieval.examples import Passage
 from serving.client import CompletionClient
 
@@ -27,9 +28,20 @@ class Hit:
 
 
 class WordRetriever:
-    """Ranks the passages by how many of the query's words they hold."""
+    """Ranks the passages by how many of the query's words they hold.
+
+    As a variant, only those whose title is the filter's; it knows the mode `dense` alone.
+    """
 
     passages = PASSAGES
+    title: str | None = None
+
+    def variant(self, mode: str = "", filters: Mapping[str, str] | None = None) -> WordRetriever:
+        if mode not in ("", "dense"):
+            raise BadInput(f"search: {mode} is not loaded here")
+        made = WordRetriever()
+        made.title = (filters or {}).get("title")
+        return made
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return [self._one(query, k) for query in queries]
@@ -39,6 +51,7 @@ class WordRetriever:
         scored = [
             (len(words & set(f"{p.title} {p.text}".lower().strip(".").split())) / len(words), p)
             for p in PASSAGES
+            if self.title in (None, p.title)
         ]
         scored.sort(key=lambda pair: -pair[0])
         return [Hit(p, score, rank) for rank, (score, p) in enumerate(scored[:k], start=1)]

@@ -183,6 +183,20 @@ def test_retrieve_and_models() -> None:
     assert client.get("/v1/models/other").status_code == 404
 
 
+def test_a_request_chooses_its_filters_and_way_to_search() -> None:
+    wanted = {"retriever": "dense", "filters": {"title": "Glass"}, "top_k": 3}
+    body = ask(Upstream([["Karvel"]]), neurorit=wanted).json()
+    assert [p["id"] for p in body["neurorit"]["passages"]] == ["p3"]
+    client = serve(Upstream([]))
+    found = client.post("/v1/retrieve", json={"query": "born", **wanted}).json()
+    assert [p["id"] for p in found["passages"]] == ["p3"]
+    refused = client.post("/v1/retrieve", json={"query": "born", "retriever": "bm25"})
+    assert refused.status_code == 400
+    assert "not loaded" in error_of(refused)["message"]
+    many = {str(i): "x" for i in range(11)}
+    assert client.post("/v1/retrieve", json={"query": "a", "filters": many}).status_code == 400
+
+
 def test_before_it_is_ready_the_phase_is_told() -> None:
     client = TestClient(create_app(Gateway("tiny", "warming up vLLM")))
     assert client.get("/health").json() == {"status": "ok"}

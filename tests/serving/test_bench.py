@@ -115,7 +115,7 @@ def test_the_command_prints_one_object_or_a_table(url: str, tmp_path: Path) -> N
     key.write_text("k\n")
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"id": "1", "question": "Where?", "answers": ["x"]}) + "\n")
-    command = ["bench", "--url", url, "--requests", "4", "--concurrency", "2"]
+    command = ["bench", "serve", "--url", url, "--requests", "4", "--concurrency", "2"]
     command += ["--api-key-file", str(key), "--questions", str(questions)]
     done = CliRunner().invoke(command_line, [*command, "--json"])
     assert done.exit_code == 0, done.output
