@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # vLLM is two packages of one name: the GPU build where there is a GPU, else the CPU build.
 ACCELERATOR ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+# What is installed beside it; an image for serving needs less.
+EXTRAS ?= dev,documents,scale
 ARGS ?=
 
 .PHONY: help
@@ -80,5 +82,5 @@ $(STAMP): pyproject.toml requirements/constraints.txt requirements/overrides-cpu
 	if [ -n "$$links" ]; then export UV_FIND_LINKS="$$links"; fi; \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python \
 	    --constraints requirements/constraints.txt "$${options[@]}" \
-	    --editable '.[$(ACCELERATOR),dev,documents,scale]'
+	    --editable '.[$(ACCELERATOR),$(EXTRAS)]'
 	@touch $@

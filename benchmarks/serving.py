@@ -19,7 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
+import orjson
 from _harness import Bench, options
 
 from neurorit.lab import base_model_dir
@@ -32,26 +34,36 @@ from serving.engine import VllmServer, free_port
 from serving.load import Answered, Asker, Load, by_clients, by_clock, percentile
 
 TOP_K = 5
+# Every prompt is computed: users bring other passages each time, a benchmark the same ones again.
+UNCACHED = "--no-enable-prefix-caching"
 
 
 class Plain:
     """vLLM itself, asked with prompts that were rendered before."""
 
     def __init__(self, server: VllmServer, prompts: Sequence[list[int]], fields: Any) -> None:
-        self._bodies = [{"model": server.model, "prompt": ids, **fields} for ids in prompts]
-        self._http = httpx.AsyncClient(
-            base_url=server.base_url,
-            headers={"Authorization": f"Bearer {server.api_key}"},
-            timeout=300.0,
-            trust_env=False,
+        self._bodies = [
+            orjson.dumps({"model": server.model, "prompt": ids, **fields}) for ids in prompts
+        ]
+        self._url = f"{server.base_url}/v1/completions"
+        self._key = server.api_key
+
+    async def __aenter__(self) -> Plain:
+        self._http = aiohttp.ClientSession(
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
         )
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self._http.close()
 
     async def send(self, number: int) -> Answered:
         """One completion."""
         started = time.perf_counter()
         body = self._bodies[number % len(self._bodies)]
-        response = await self._http.post("/v1/completions", json=body)
-        return Answered(response.status_code, time.perf_counter() - started)
+        async with self._http.post(self._url, data=body) as response:
+            await response.read()
+            return Answered(response.status, time.perf_counter() - started)
 
 
 def main() -> None:
@@ -76,13 +88,15 @@ async def _measure(bench: Bench, given: Any, folder: Path) -> None:
     prompts = _prompts(index, questions, model)
     running = given.concurrency
     with (
-        VllmServer(model, log=folder / "vllm.log") as vllm,
+        VllmServer(model, log=folder / "vllm.log", extra_args=[UNCACHED]) as vllm,
         _gateway(model, index, vllm, folder, running) as (url, process),
     ):
         fields = Sampling(max_tokens=given.max_tokens).as_request()
-        plain = Plain(vllm, prompts, fields | {"stop_token_ids": [_end(model)]})
         tokens = {"max_tokens": given.max_tokens}
-        async with Asker(url, questions, stream=False, options=tokens) as ours:
+        async with (
+            Plain(vllm, prompts, fields | {"stop_token_ids": [_end(model)]}) as plain,
+            Asker(url, questions, stream=False, options=tokens) as ours,
+        ):
             await ours.check()
             await _latency(bench, plain, ours, len(questions))
             await _throughput(bench, plain, ours, given)
@@ -189,7 +203,7 @@ def _gateway(
     command = [sys.executable, "-m", "neurorit.cli", "serve", "--model", str(model)]
     command += ["--index", str(index), "--port", str(port), "--top-k", str(TOP_K)]
     command += ["--upstream", vllm.base_url, "--running", str(running)]
-    command += ["--queue", str(running // 2)]
+    command += ["--queue", str(running // 4)]
     environment = os.environ | {"NEURORIT_UPSTREAM_KEY": vllm.api_key}
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

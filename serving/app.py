@@ -82,7 +82,7 @@ def create_app(
     api_keys: Iterable[str] = (),
     requests_per_minute: int = 0,
     running: int = 64,
-    queue: int = 64,
+    queue: int = 16,
 ) -> FastAPI:
     """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.
 

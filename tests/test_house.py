@@ -20,6 +20,7 @@ HEAVY = ("torch", "transformers", "faiss", "vllm", "sentence_transformers", "mat
 HEAVY += ("datasets", "peft", "scipy", "fastapi", "uvicorn", "httpx", "pandas", "yaml")
 PACKAGES = ("neurorit", "retrieval", "serving", "eval")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/method.md", "docs/using-your-own-data.md")
+DOCUMENTS += ("docs/evaluation.md", "docs/serving.md")
 SECRETIVE = re.compile(r"https?://[^\s)>\"']*(pypi|simple|artifactory|nexus|mirror)", re.IGNORECASE)
 
 
@@ -67,7 +68,7 @@ def test_documents_name_commands_that_exist(name: str) -> None:
     for target in re.findall(r"(?:`|^\s*)make ([a-z-]+)", text, re.MULTILINE):
         assert target in targets, f"{name}: make {target}"
     for command in re.findall(r"neurorit-rag ([a-z]+)", text):
-        assert command in {*COMMANDS, "atlas", "data", "judge", "lab"}, (
+        assert command in {*COMMANDS, "atlas", "bench", "data", "judge", "lab"}, (
             f"{name}: neurorit-rag {command}"
         )
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

@@ -23,7 +23,7 @@ def serve(
     retriever: Annotated[str, typer.Option(help="dense, bm25 or hybrid.")] = "dense",
     rerank: Annotated[str, typer.Option(help="A cross-encoder's folder or name.")] = "",
     running: Annotated[int, typer.Option(min=1, help="Chats answered at once.")] = 64,
-    queue: Annotated[int, typer.Option(min=0, help="Chats that may wait; more get 429.")] = 64,
+    queue: Annotated[int, typer.Option(min=0, help="Chats that may wait; more get 429.")] = 16,
     top_k: Annotated[int, typer.Option(min=1, help="Passages for each question.")] = 5,
     max_model_len: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together.")
