@@ -59,18 +59,28 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
     temporary.mkdir()
     try:
         yield temporary
-        files = {
-            path.relative_to(temporary).as_posix(): hash_file(path)
-            for path in sorted(temporary.rglob("*"))
-            if path.is_file()
-        }
-        document = {**manifest.__dict__, "files": files}
-        write_text(temporary / MANIFEST, json.dumps(document, indent=2, default=str) + "\n")
-        _sync_tree(temporary)
-        _swap_in(temporary, out)
+        seal(temporary, manifest, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def seal(made: Path, manifest: Manifest, out: Path) -> None:
+    """Write the manifest of a directory's files, bring all to disk, and rename it to `out`."""
+    files = {
+        path.relative_to(made).as_posix(): hash_file(path)
+        for path in sorted(made.rglob("*"))
+        if path.is_file()
+    }
+    write_manifest(made, manifest, files)
+    sync(made)
+    _swap_in(made, out)
+
+
+def write_manifest(directory: Path, manifest: Manifest, files: Mapping[str, str]) -> None:
+    """Write `manifest.json` whole, with these files' hashes."""
+    document = {**manifest.__dict__, "files": dict(files)}
+    write_text(directory / MANIFEST, json.dumps(document, indent=2, default=str) + "\n")
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifest:
@@ -169,7 +179,8 @@ def _swap_in(temporary: Path, out: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sync_tree(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """Bring a directory with all its files to disk."""
     for path in [*directory.rglob("*"), directory]:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -8,7 +8,7 @@
 | a folder with `corpus.jsonl` | BEIR |
 | another folder | its txt, Markdown, HTML and PDF files, in chunks |
 
-Nothing is held in memory but the ids. It knows nothing of vectors.
+Nothing is held in memory but eight bytes of every id. It knows nothing of vectors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from retrieval.chunking import WORDS, chunks
 from retrieval.documents import SUFFIXES, find_documents, read_document
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
+from retrieval.ids import SeenIds
 
 _COLUMNS = ("id", "_id", "title", "text", "contents", "meta", "metadata")
 _LONGEST = 64 * 1024 * 1024  # bytes of a line; a longer one is no passage
@@ -36,17 +37,23 @@ def read_corpus(path: Path, *, words: int = WORDS) -> Iterator[Passage]:
 
     words: of a chunk, for documents; records stay whole.
     """
+    for passage, _ in placed_passages(path, words=words):
+        yield passage
+
+
+def placed_passages(path: Path, *, words: int = WORDS) -> Iterator[tuple[Passage, str]]:
+    """As `read_corpus`, with where each passage stands."""
     path = Path(path)
     if not path.exists():
         raise BadInput(f"{path}: no such file or folder")
-    seen: dict[str, str] = {}
+    seen = SeenIds()
     for passage, place in _source(path, words):
-        if passage.id in seen:
-            first = seen[passage.id].removeprefix(f"{path}:")
+        if not seen.add(passage.id):
+            first = next(at for other, at in _source(path, words) if other.id == passage.id)
+            first = first.removeprefix(f"{path}:")
             raise BadInput(f"{place}: the id {passage.id!r} was used in line {first}")
-        seen[passage.id] = place
-        yield passage
-    if not seen:
+        yield passage, place
+    if not len(seen):
         raise BadInput(f"{path}: holds no passage")
 
 

@@ -1,30 +1,29 @@
-"""The index: passages and their vectors in a FAISS index, as one checked artifact.
+"""The index: passages and their vectors in segments, searched as one, as one checked artifact.
 
-`passages.jsonl` and `vectors.faiss` share an order: row i is line i. The manifest records which
-encoder made the vectors; loading refuses any other. It knows nothing of questions or models.
+A segment's `passages.jsonl` and `vectors.faiss` share an order: row i is line i. Both are mapped
+into memory, so that an index may be larger than it. The manifest records which encoder made the
+vectors; loading refuses any other. It knows nothing of questions, or of how an index is built.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from retrieval.artifact import Manifest, read_manifest, writing
-from retrieval.chunking import WORDS
-from retrieval.corpus import corpus_digest, parse_passage, read_corpus
-from retrieval.encoder import DEFAULT, Encoder, load_encoder
+from retrieval.artifact import Manifest, read_manifest
+from retrieval.building import SEGMENTS, VECTORS, build_index, passage_text
+from retrieval.encoder import Encoder, load_encoder
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.examples import Passage
+from retrieval.kinds import find
+from retrieval.passages import PassageParts
 
-PASSAGES = "passages.jsonl"
-VECTORS = "vectors.faiss"
-_CHUNK = 1024
+__all__ = ["Hit", "Index", "build_index", "passage_text"]
 
-Progress = Callable[[int, int], None]
+DELETED = "deleted"
+_CHECKED = 4 * 2**30  # bytes of files up to which every load hashes them all
 
 
 @dataclass(frozen=True)
@@ -40,99 +39,77 @@ class Hit:
     ranks: Mapping[str, int] = field(default_factory=dict)
 
 
-def build_index(
-    corpus: Path,
-    out: Path,
-    *,
-    encoder: str | Encoder = DEFAULT,
-    batch_size: int = 64,
-    words: int = WORDS,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Encode a corpus into an index artifact at `out`; returns counts.
-
-    encoder: a name, or one that is loaded already. words: of a chunk, where the corpus is a
-    folder of documents.
-    Raises BadInput for a corpus that cannot be read; then nothing is left at `out`.
-    """
-    import faiss
-
-    # A first pass over the text alone finds every bad line before any time goes into vectors.
-    total = sum(1 for _ in read_corpus(corpus, words=words))
-    made: dict[str, Any] = {}
-    name = encoder if isinstance(encoder, str) else encoder.name
-    manifest = Manifest(
-        kind="index",
-        command="neurorit-rag index",
-        settings={"encoder": name, "kind": "flat"},
-        inputs={"corpus": corpus_digest(corpus)},
-        made=made,
-    )
-    with writing(out, manifest, overwrite=overwrite) as folder:
-        model = (
-            load_encoder(encoder, batch_size=batch_size) if isinstance(encoder, str) else encoder
-        )
-        vectors = faiss.IndexFlatIP(model.dimension)
-        with open(folder / PASSAGES, "w", encoding="utf-8") as stream:
-            for chunk in _chunks(read_corpus(corpus, words=words), _CHUNK):
-                vectors.add(model.encode_passages([passage_text(p) for p in chunk]))
-                stream.writelines(_line(passage) for passage in chunk)
-                if progress is not None:
-                    progress(vectors.ntotal, total)
-        faiss.write_index(vectors, str(folder / VECTORS))
-        made.update(passages=total, dimension=model.dimension, fingerprint=model.fingerprint)
-    return {"passages": total, "dimension": model.dimension, "encoder": name}
-
-
 class Index:
     """A loaded index. Make one with `Index.load`."""
 
-    def __init__(self, passages: Sequence[Passage], vectors: Any, encoder: Encoder) -> None:
+    def __init__(
+        self,
+        passages: PassageParts,
+        segments: Sequence[_Segment],
+        encoder: Encoder,
+        *,
+        effort: int | None = None,
+    ) -> None:
         self.passages = passages
         self.encoder = encoder
-        self._vectors = vectors
-        self._rows = {passage.id: row for row, passage in enumerate(passages)}
+        self.effort = effort
+        self._segments = segments
 
     @classmethod
-    def load(cls, directory: Path, *, encoder: Encoder | None = None) -> Index:
+    def load(
+        cls,
+        directory: Path,
+        *,
+        encoder: Encoder | None = None,
+        effort: int | None = None,
+        segments: Sequence[str] | None = None,
+        verify: bool | None = None,
+    ) -> Index:
         """Read and check an index artifact.
 
-        encoder: one that is loaded already; None loads the one that the manifest names. Raises
-        ArtifactError if a file is missing or changed, or if the encoder is another one.
+        encoder: one that is loaded already; None loads the one that the manifest names. effort:
+        efSearch of a graph, nprobe of an inverted file (None: as the index was tuned). segments:
+        only these. verify: hash every file; None does so up to 4 GiB, beyond which only sizes of
+        what was written are checked by FAISS itself. Raises ArtifactError if a file is missing or
+        changed, or if the encoder is another one.
         """
-        import faiss
-
         directory = Path(directory)
-        manifest = read_manifest(directory, "index")
-        with open(directory / PASSAGES, encoding="utf-8") as stream:
-            passages = [parse_passage(json.loads(line)) for line in stream]
-        vectors = faiss.read_index(str(directory / VECTORS))
-        if vectors.ntotal != len(passages):
-            raise ArtifactError(
-                f"{directory} holds {len(passages)} passages but {vectors.ntotal} vectors; "
-                "build it again with `neurorit-rag index`"
-            )
+        manifest = read_index_manifest(directory, verify=verify)
         model = encoder or load_encoder(str(manifest.settings["encoder"]))
         if model.fingerprint != manifest.made["fingerprint"]:
             raise ArtifactError(
                 f"{directory} was built with another encoder than {model.name!r} now is; "
                 "build it again with `neurorit-rag index`"
             )
-        return cls(passages, vectors, model)
+        records = [
+            record
+            for record in manifest.made["segments"]
+            if segments is None or record["name"] in segments
+        ]
+        gone = read_deleted(directory, manifest)
+        places = [directory / SEGMENTS / record["name"] for record in records]
+        passages = PassageParts(
+            places,
+            {i: gone[r["name"]] for i, r in enumerate(records) if r["name"] in gone},
+        )
+        loaded = [
+            _Segment(place, record, gone.get(record["name"]))
+            for place, record in zip(places, records, strict=True)
+        ]
+        return cls(passages, loaded, model, effort=effort)
 
     def __len__(self) -> int:
         return len(self.passages)
 
     def passage(self, passage_id: str) -> Passage:
         """The passage of that id; raises BadInput if there is none."""
-        row = self._rows.get(passage_id)
-        if row is None:
+        found = self.passages.find(passage_id)
+        if found is None:
             raise BadInput(f"the index has no passage {passage_id!r}")
-        return self.passages[row]
+        return self.passages[self.passages.row_of(*found)]
 
     def __contains__(self, passage_id: object) -> bool:
-        return passage_id in self._rows
+        return isinstance(passage_id, str) and self.passages.find(passage_id) is not None
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """For each query its k nearest passages, best first (fewer if the index holds fewer)."""
@@ -144,28 +121,71 @@ class Index:
 
     def search_vectors(self, vectors: Any, k: int) -> list[list[Hit]]:
         """The same for queries that are encoded already: float32 [n, d]."""
-        scores, rows = self._vectors.search(vectors, min(k, len(self.passages)))
+        import numpy as np
+
+        scores, rows = [], []
+        for number, segment in enumerate(self._segments):
+            near, inside = segment.search(vectors, k, self.effort)
+            scores.append(near)
+            rows.append(np.where(inside < 0, -1, inside + (number << 40)))
+        near, where = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
+        # A tie goes to the earlier passage, so that a search gives the same twice.
+        order = np.argsort(np.where(where < 0, np.inf, -near), axis=1, kind="stable")
         return [
             [
-                Hit(self.passages[row], float(score), rank)
-                for rank, (row, score) in enumerate(zip(found, close, strict=True), start=1)
+                Hit(self._at(int(row[i])), float(score[i]), rank)
+                for rank, i in enumerate(best[:k], start=1)
+                if row[i] >= 0
             ]
-            for found, close in zip(rows, scores, strict=True)
+            for best, row, score in zip(order, where, near, strict=True)
         ]
 
-
-def passage_text(passage: Passage) -> str:
-    """What is encoded of a passage: its title and its text."""
-    return f"{passage.title}: {passage.text}" if passage.title else passage.text
+    def _at(self, place: int) -> Passage:
+        return self.passages[self.passages.row_of(place >> 40, place & ((1 << 40) - 1))]
 
 
-def _line(passage: Passage) -> str:
-    record: dict[str, Any] = {"id": passage.id, "title": passage.title, "text": passage.text}
-    if passage.meta:
-        record["meta"] = dict(passage.meta)
-    return json.dumps(record, ensure_ascii=False) + "\n"
+class _Segment:
+    """The vectors of one segment, mapped into memory."""
+
+    def __init__(self, place: Path, record: Mapping[str, Any], gone: Any) -> None:
+        import faiss
+
+        # It is not read but mapped: pages come as searches need them, and go when memory is short.
+        self._vectors = faiss.read_index(str(place / VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        if self._vectors.ntotal != record["passages"]:
+            raise ArtifactError(
+                f"{place} holds {record['passages']} passages but {self._vectors.ntotal} vectors; "
+                "build the index again with `neurorit-rag index`"
+            )
+        self._effort = record["effort"]
+        self._gone = gone
+        self._left = record["passages"] - (0 if gone is None else len(gone))
+
+    def search(self, queries: Any, k: int, effort: int | None) -> Any:
+        """(scores, rows) [n, at most k]."""
+        return find(
+            self._vectors, queries, max(1, min(k, self._left)), effort or self._effort, self._gone
+        )
 
 
-def _chunks(passages: Iterator[Passage], size: int) -> Iterator[list[Passage]]:
-    while chunk := list(islice(passages, size)):
-        yield chunk
+def read_index_manifest(directory: Path, *, verify: bool | None = None) -> Manifest:
+    """The manifest of an index, checked; raises ArtifactError as `read_manifest` does."""
+    manifest = read_manifest(directory, "index", verify=False)
+    if "segments" not in manifest.made:
+        raise ArtifactError(
+            f"{directory} was made by an older version; build it again with `neurorit-rag index`"
+        )
+    if verify is None:
+        verify = sum((directory / name).stat().st_size for name in manifest.files) <= _CHECKED
+    return read_manifest(directory, "index") if verify else manifest
+
+
+def read_deleted(directory: Path, manifest: Manifest) -> dict[str, Any]:
+    """Segment's name -> int64 rows that were deleted, ascending."""
+    import numpy as np
+
+    name = manifest.made.get(DELETED)
+    if not name:
+        return {}
+    with np.load(directory / str(name)) as stored:
+        return {segment: stored[segment] for segment in stored.files}

@@ -27,7 +27,8 @@ class SearchSettings:
     mode: dense, bm25 or hybrid. depth: passages of each part that are fused or reranked.
     rrf: the constant of reciprocal rank fusion. dense_weight: the dense part's share of it.
     rerank: a cross-encoder's folder or name, empty for none. filters: fields of `meta` and the
-    values that they must have.
+    values that they must have. effort: nprobe of an inverted file, efSearch of a graph (0: as the
+    index was tuned).
     """
 
     mode: str = "dense"
@@ -36,6 +37,7 @@ class SearchSettings:
     dense_weight: float = 0.5
     rerank: str = ""
     filters: Mapping[str, str] = field(default_factory=dict)
+    effort: int = 0
 
     def check(self) -> None:
         """Raise BadInput, naming the setting, for one that is out of range."""
@@ -63,7 +65,9 @@ class Retriever:
     @classmethod
     def load(cls, directory: Path, settings: SearchSettings | None = None) -> Retriever:
         """Load an index and what the mode needs beside it."""
-        return cls(Index.load(directory), settings or SearchSettings(), Path(directory))
+        settings = settings or SearchSettings()
+        index = Index.load(directory, effort=settings.effort or None)
+        return cls(index, settings, Path(directory))
 
     def variant(self, mode: str = "", filters: Mapping[str, str] | None = None) -> Retriever:
         """The same index searched in another way; all that is loaded is shared.

@@ -19,7 +19,7 @@ from neurorit.cli.judging import judge_app
 from neurorit.cli.lab import demo, doctor, lab_app
 from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
-from neurorit.cli.retrieval import data_app, index, mix, search
+from neurorit.cli.retrieval import data_app, index, mix, search, update
 from neurorit.cli.serving import ask, bench_app, serve
 from retrieval.errors import NeuroritError
 
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "doctor": doctor,
     "index": index,
     "search": search,
+    "update": update,
     "mix": mix,
     "mine": mine,
     "tune": tune,

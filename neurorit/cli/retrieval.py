@@ -38,6 +38,20 @@ def index(
     words: Annotated[
         int, typer.Option(min=1, help="Words of a chunk, for a folder of documents.")
     ] = 100,
+    kind: Annotated[str, typer.Option(help="flat (exact), hnsw, ivf, ivf-pq or sq8.")] = "flat",
+    target_recall: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Tune the search to this recall@10: 0.98."),
+    ] = None,
+    memory: Annotated[str, typer.Option(help="What a build may take: 1GB, 512MB.")] = "4GB",
+    threads: Annotated[int, typer.Option(min=0, help="Of FAISS; 0: its own choice.")] = 0,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(help="A .npy file with a row for each passage, in place of encoding."),
+    ] = None,
+    plan: Annotated[bool, typer.Option(help="Only say what memory, disk and time it takes.")] = (
+        False
+    ),
     ray: Annotated[
         str | None,
         typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: an address, auto or local."),
@@ -48,7 +62,41 @@ def index(
     """Build a FAISS index over a corpus."""
     from neurorit.commands import retrieval as body
 
-    run(lambda: body.index(corpus, out, encoder, batch_size, overwrite, ray, words), as_json)
+    def work() -> Mapping[str, Any]:
+        from retrieval.sizes import parse_bytes
+
+        return body.index(
+            corpus,
+            out,
+            encoder,
+            overwrite=overwrite,
+            plan=plan,
+            ray=ray,
+            kind=kind,
+            memory=parse_bytes(memory, "--memory"),
+            target=target_recall,
+            vectors=vectors,
+            words=words,
+            batch_size=batch_size,
+            threads=threads,
+        )
+
+    run(work, as_json)
+
+
+def update(
+    index_dir: Annotated[Path, typer.Argument(metavar="INDEX", help="What `index` wrote.")],
+    add: Annotated[Path | None, typer.Option(help="A corpus to add.")] = None,
+    delete: Annotated[
+        Path | None, typer.Option(help="File with the ids to delete, one a line.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Add passages to an index and delete some of it, without a rebuild."""
+    from neurorit.commands import retrieval as body
+
+    run(lambda: body.update(index_dir, add, delete, batch_size), as_json)
 
 
 def search(
@@ -66,6 +114,9 @@ def search(
     ] = None,
     rerank: Annotated[str, typer.Option(help="A cross-encoder's folder or name.")] = "",
     dense_weight: Annotated[float, typer.Option(help="The dense part's share in hybrid.")] = 0.5,
+    effort: Annotated[
+        int, typer.Option(min=0, help="nprobe of ivf, efSearch of hnsw; 0: as tuned.")
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="JSONL of all rankings to write.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +132,7 @@ def search(
             raise BadInput("--filter: write FIELD=VALUE")
         chosen = {name: value for name, _, value in pairs}
         settings = SearchSettings(
-            mode=mode, dense_weight=dense_weight, rerank=rerank, filters=chosen
+            mode=mode, dense_weight=dense_weight, rerank=rerank, filters=chosen, effort=effort
         )
         return body.search(index_dir, question, questions, top_k, settings, out)
 

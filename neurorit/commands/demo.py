@@ -66,7 +66,7 @@ def _data(stages: Stages, questions: int, seed: int) -> None:
     corpus, index = world / "corpus.jsonl", out / "index"
     stages.run(
         "index",
-        lambda: retrieval.index(corpus, index, "minilm", 64, True),
+        lambda: retrieval.index(corpus, index, "minilm", overwrite=True),
         inputs=[corpus],
         outputs=[index],
     )

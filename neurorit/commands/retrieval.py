@@ -22,13 +22,26 @@ def index(
     corpus: Path,
     out: Path,
     encoder: str,
-    batch_size: int,
+    *,
     overwrite: bool,
+    plan: bool = False,
     ray: str | None = None,
-    words: int | None = None,
+    **options: Any,
 ) -> Mapping[str, Any]:
-    """Build an index; returns where it is and what it holds. ray: a cluster that encodes."""
+    """Build an index; returns where it is and what it holds.
+
+    plan: only say what it will take; ray: a cluster that encodes; options: see
+    `retrieval.building.BuildSettings`.
+    """
+    from retrieval.building import BuildSettings
     from retrieval.index import build_index
+    from retrieval.planning import plan_index
+
+    settings = BuildSettings(**options)
+    if plan:
+        with reporting() as report:
+            report.say("reading the corpus and timing the encoder")
+            return plan_index(corpus, encoder, settings)
 
     with reporting() as report, contextlib.ExitStack() as stack:
         used: Any = encoder
@@ -36,18 +49,34 @@ def index(
             from retrieval.cluster import ClusterEncoder, connected
 
             used = ClusterEncoder(
-                stack.enter_context(connected(ray)), encoder, batch_size=batch_size
+                stack.enter_context(connected(ray)), encoder, batch_size=settings.batch_size
             )
         summary = build_index(
             corpus,
             out,
             encoder=used,
-            batch_size=batch_size,
-            **({} if words is None else {"words": words}),
+            settings=settings,
             overwrite=overwrite,
             progress=report.named("passages encoded"),
         )
     return {"index": str(out), **summary}
+
+
+def update(
+    directory: Path, add: Path | None, delete: Path | None, batch_size: int
+) -> Mapping[str, Any]:
+    """Add passages to an index and delete some of it; returns what it then holds."""
+    from retrieval.updating import update_index
+
+    with reporting() as report:
+        made = update_index(
+            directory,
+            add=add,
+            delete=delete,
+            batch_size=batch_size,
+            progress=report.named("passages encoded"),
+        )
+    return {"index": str(directory), **made}
 
 
 def search(

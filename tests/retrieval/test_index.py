@@ -101,8 +101,9 @@ def test_building_twice_gives_the_same_bytes(
     tmp_path: Path, index_dir: Path, world: Mapping[str, Path]
 ) -> None:
     build_index(world["corpus"], tmp_path / "again")
-    for name in ("passages.jsonl", "vectors.faiss"):
-        assert (tmp_path / "again" / name).read_bytes() == (index_dir / name).read_bytes()
+    for name in ("passages.jsonl", "vectors.faiss", "offsets.npy", "ids.npy"):
+        inside = f"segments/00000/{name}"
+        assert (tmp_path / "again" / inside).read_bytes() == (index_dir / inside).read_bytes()
 
 
 def test_an_existing_index_is_replaced_only_on_request(tmp_path: Path) -> None:
@@ -117,11 +118,11 @@ def test_an_existing_index_is_replaced_only_on_request(tmp_path: Path) -> None:
 def test_a_changed_index_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "index"
     build_index(lines(tmp_path, GOOD), out)
-    text = (out / "passages.jsonl").read_text()
-    (out / "passages.jsonl").write_text(text.replace("Karvel", "Dornum"))
+    passages = out / "segments" / "00000" / "passages.jsonl"
+    passages.write_text(passages.read_text().replace("Karvel", "Dornum"))
     with pytest.raises(ArtifactError, match="was changed"):
         Index.load(out)
-    (out / "passages.jsonl").unlink()
+    passages.unlink()
     with pytest.raises(ArtifactError, match="lacks its file"):
         Index.load(out)
 

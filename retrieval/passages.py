@@ -1,0 +1,165 @@
+"""Passages of an index on disk: found by row or by id, parsed when they are asked for.
+
+A part is one segment's `passages.jsonl` with the place of every line (`offsets.npy`) and a hash
+of every id (`ids.npy`). Deleted passages are skipped: rows here count those that are left. It
+knows nothing of vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+from retrieval.corpus import parse_passage
+from retrieval.examples import Passage
+from retrieval.ids import id_number
+
+PASSAGES, OFFSETS, IDS = "passages.jsonl", "offsets.npy", "ids.npy"
+_HELD = 64 * 2**20  # bytes of text up to which all passages are held in memory
+
+
+class PassageParts(Sequence[Passage]):
+    """The passages of several parts [S] as one sequence.
+
+    gone: part -> int64 rows that were deleted, ascending.
+    """
+
+    def __init__(self, parts: Sequence[Path], gone: Mapping[int, Any] | None = None) -> None:
+        import numpy as np
+
+        self._parts = [_Part(place) for place in parts]
+        self._left: dict[int, Any] = {}
+        for number, rows in (gone or {}).items():
+            left = np.ones(len(self._parts[number]), dtype=bool)
+            left[rows] = False
+            self._left[number] = np.flatnonzero(left)
+        sizes = [len(self._left.get(i, part)) for i, part in enumerate(self._parts)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._held: list[Passage] | None = None
+        if sum(part.size for part in self._parts) <= _HELD:
+            self._held = list(self._read())
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __iter__(self) -> Iterator[Passage]:
+        return iter(self._held) if self._held is not None else self._read()
+
+    @overload
+    def __getitem__(self, row: int) -> Passage: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Passage]: ...
+    def __getitem__(self, row: int | slice) -> Passage | list[Passage]:
+        if self._held is not None:
+            return self._held[row]
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        import numpy as np
+
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)
+        row = row % len(self)
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        inside = row - int(self._starts[number])
+        left = self._left.get(number)
+        return self._parts[number][inside if left is None else int(left[inside])]
+
+    def row_of(self, number: int, inside: int) -> int:
+        """The row here of a part's own row; it must not be deleted."""
+        left = self._left.get(number)
+        if left is not None:
+            inside = int(left.searchsorted(inside))
+        return int(self._starts[number]) + inside
+
+    def find(self, identity: str) -> tuple[int, int] | None:
+        """(part, its own row) of the passage of that id, None if there is none or it is deleted."""
+        for number, part in enumerate(self._parts):
+            left = self._left.get(number)
+            for row in part.rows_of(identity):
+                place = None if left is None else int(left.searchsorted(row))
+                if left is None or place is None or (place < len(left) and left[place] == row):
+                    return number, row
+        return None
+
+    def _read(self) -> Iterator[Passage]:
+        for number, part in enumerate(self._parts):
+            rows = self._left.get(number)
+            for row in range(len(part)) if rows is None else rows.tolist():
+                yield part[row]
+
+
+class _Part:
+    """One `passages.jsonl`."""
+
+    def __init__(self, place: Path) -> None:
+        import numpy as np
+
+        self._place = place
+        self._offsets = np.load(place / OFFSETS, mmap_mode="r")
+        with open(place / PASSAGES, "rb") as stream:
+            self._text = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+
+    @property
+    def size(self) -> int:
+        """Bytes of text."""
+        return len(self._text)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> Passage:
+        line = self._text[int(self._offsets[row]) : int(self._offsets[row + 1])]
+        return parse_passage(json.loads(line))
+
+    def rows_of(self, identity: str) -> list[int]:
+        """Rows with that id (one, or none)."""
+        import numpy as np
+
+        hashes, order = self._sorted
+        wanted = np.uint64(id_number(identity))
+        at = int(hashes.searchsorted(wanted))
+        found = []
+        while at < len(hashes) and hashes[at] == wanted:
+            # Two ids may share a hash: the passage itself decides.
+            if self[int(order[at])].id == identity:
+                found.append(int(order[at]))
+            at += 1
+        return found
+
+    @cached_property
+    def _sorted(self) -> tuple[Any, Any]:
+        import numpy as np
+
+        hashes = np.load(self._place / IDS)
+        order = np.argsort(hashes, kind="stable")
+        return hashes[order], order
+
+
+def passage_line(passage: Passage) -> bytes:
+    """A passage as it stands in `passages.jsonl`."""
+    record: dict[str, Any] = {"id": passage.id, "title": passage.title, "text": passage.text}
+    if passage.meta:
+        record["meta"] = dict(passage.meta)
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+
+
+def write_places(place: Path) -> int:
+    """Write `offsets.npy` and `ids.npy` of a part's `passages.jsonl`; returns its passages."""
+    import numpy as np
+
+    offsets, hashes = [np.zeros(1, np.uint64)], []
+    where = 0
+    with open(place / PASSAGES, "rb") as stream:
+        while lines := stream.readlines(8 * 2**20):
+            ends = np.cumsum([len(line) for line in lines], dtype=np.uint64) + np.uint64(where)
+            where = int(ends[-1])
+            offsets.append(ends)
+            ids = [id_number(json.loads(line)["id"]) for line in lines]
+            hashes.append(np.array(ids, dtype=np.uint64))
+    np.save(place / OFFSETS, np.concatenate(offsets))
+    np.save(place / IDS, np.concatenate(hashes))
+    return sum(map(len, hashes))
