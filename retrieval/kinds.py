@@ -90,12 +90,13 @@ def make_vectors(kind: str, path: Path, count: int, dimension: int) -> Any:
         made.hnsw.efConstruction = _CONSTRUCTION
     if not made.is_trained:
         size = min(count, max(_SAMPLE * lists, 16 * _CODES))
+        _quiet(made)
         rows = np.sort(np.random.default_rng(_SEED).choice(count, size, replace=False))
         made.train(_rows(path, count, dimension, rows))
     if kind == "flat":
         # Adding block by block would grow by copying, and take twice the memory.
         made.codes.resize(count * made.code_size)
-        codes = faiss.rev_swig_ptr(made.codes.data(), count * made.code_size)
+        codes: Any = faiss.rev_swig_ptr(made.codes.data(), count * made.code_size)
         with open(path, "rb") as stream:
             stream.readinto(memoryview(codes))
         made.ntotal = count
@@ -184,6 +185,18 @@ def tune_effort(
     return high if found >= target else effort, found, len(queries)
 
 
+def _quiet(made: Any) -> None:
+    """FAISS warns on stderr of samples that are smaller than it likes; ours are chosen."""
+    import faiss
+
+    inner: Any = faiss.downcast_index(made)
+    for name in ("cp", "pq"):
+        part = getattr(inner, name, None)
+        part = getattr(part, "cp", part)
+        if part is not None:
+            part.min_points_per_centroid = 1
+
+
 def _rows(path: Path, count: int, dimension: int, rows: Any) -> Any:
     """float32 [n, d]: some rows (ascending) of a file of vectors."""
     import numpy as np
@@ -197,5 +210,5 @@ def _rows(path: Path, count: int, dimension: int, rows: Any) -> Any:
 
 
 def _parts(dimension: int) -> int:
-    """Parts of a product quantizer: a byte for every four dimensions, or for fewer."""
-    return next(m for m in range(max(1, dimension // 4), dimension + 1) if dimension % m == 0)
+    """Parts of a product quantizer: a byte for every eight dimensions, or for fewer."""
+    return next(m for m in range(max(1, dimension // 8), dimension + 1) if dimension % m == 0)
