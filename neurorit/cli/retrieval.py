@@ -31,9 +31,10 @@ def index(
         Path, typer.Argument(help="JSONL, TSV, Parquet, or a folder: BEIR, or documents.")
     ],
     out: Out,
-    encoder: Annotated[str, typer.Option(help="minilm, a folder, or a Hugging Face name.")] = (
-        "minilm"
-    ),
+    encoder: Annotated[
+        str,
+        typer.Option(help="minilm, minilm+int8, a folder, or a hub name."),
+    ] = ("minilm"),
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
     words: Annotated[
         int, typer.Option(min=1, help="Words of a chunk, for a folder of documents.")
