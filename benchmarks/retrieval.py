@@ -29,6 +29,7 @@ def main() -> None:
     """Measure and print."""
     parser = options(__doc__ or "")
     parser.add_argument("--data", type=Path, help="folder of real passages and questions")
+    parser.add_argument("--work", type=Path, help="keep and reuse the indexes of --data here")
     parser.add_argument("--passages", type=int, default=20_000, help="to index")
     parser.add_argument("--questions", type=int, default=1_000)
     parser.add_argument("--ann", type=int, default=1_000_000, help="vectors of the graph; 0: none")
@@ -37,11 +38,11 @@ def main() -> None:
     bench = Bench("retrieval", settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        corpus = _corpus(given.data, folder, given.passages)
+        corpus = _corpus(given.data, folder, given.passages, "part.jsonl")
         _indexing(bench, corpus, folder)
         _int8(bench, corpus)
         if given.data is not None:
-            _loss(bench, given.data, folder, given.questions)
+            _loss(bench, given.data, given.work or folder, given.questions)
     if given.ann:
         rows, ratios = measure(given.ann)
         for row in rows:
@@ -108,16 +109,16 @@ def _int8(bench: Bench, corpus: Path) -> None:
 
 def _loss(bench: Bench, data: Path, folder: Path, questions: int) -> None:
     """nDCG@10 with each encoder, over the whole corpus."""
-    corpus = _corpus(data, folder, 10**9, "whole.jsonl")
-    asked = []
+    corpus = _corpus(data, folder, 10**9, "corpus.jsonl")
     with gzip.open(data / "squad-dev.jsonl.gz", "rt", encoding="utf-8") as stream:
         (folder / "asked.jsonl").write_text("".join(islice(stream, questions)), encoding="utf-8")
     asked = list(read_examples(folder / "asked.jsonl"))
     gold = {e.id: set(e.meta["gold"]) for e in asked}
     found = {}
     for name in ("minilm", "minilm+int8"):
-        place = folder / f"whole-{name}"
-        build_index(corpus, place, encoder=name)
+        place = folder / ("index" if name == "minilm" else "index-int8")
+        if not place.is_dir():
+            build_index(corpus, place, encoder=name)
         retriever = Retriever(Index.load(place), SearchSettings(), place)
         hits = retriever.search([e.question for e in asked], 10)
         rankings = {e.id: [h.passage.id for h in one] for e, one in zip(asked, hits, strict=True)}
