@@ -2,8 +2,8 @@
 
 `ClusterEncoder` is an encoder like any other, so that an index is built by the same code and
 resumes in the same way; only the vectors of passages are computed elsewhere. `ClusterIndex` holds
-several index artifacts, each in an actor, and searches them as one. Tasks and actors of a lost node
-are run again on another one. It knows nothing of how an index is laid out.
+the segments of an index, each in an actor, and searches them as one. Tasks and actors of a lost
+node are run again on another one. It knows nothing of how an index is laid out.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrieval.artifact import read_manifest
 from retrieval.encoder import DEFAULT, Encoder, load_encoder
 from retrieval.errors import BadInput, MissingExtra, NeuroritError
+from retrieval.index import read_index_manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ class ClusterEncoder:
 
 
 class ClusterIndex:
-    """Index artifacts [S], each held by an actor, searched as one.
+    """Index artifacts, each segment of them held by an actor, searched as one.
 
     directories must be readable on every node, and hold no passage twice. Raises ArtifactError for
     one that cannot be loaded.
@@ -121,13 +121,15 @@ class ClusterIndex:
     def __init__(self, ray: Any, directories: Sequence[Path], encoder: Encoder) -> None:
         if not directories:
             raise BadInput("a cluster's index needs at least one index directory")
-        for directory in directories:
-            read_manifest(directory, "index", verify=False)
+        segments = [
+            (str(Path(directory).resolve()), str(record["name"]))
+            for directory in directories
+            for record in read_index_manifest(directory, verify=False).made["segments"]
+        ]
         self._ray = ray
         self.encoder = encoder
         actor = ray.remote(max_restarts=-1, max_task_retries=-1)(_Shard)
-        places = [str(Path(directory).resolve()) for directory in directories]
-        self._shards = [actor.remote(place, encoder.fingerprint) for place in places]
+        self._shards = [actor.remote(*segment, encoder.fingerprint) for segment in segments]
         self._sizes: list[int] = self._get([shard.size.remote() for shard in self._shards])
 
     def __len__(self) -> int:
@@ -135,13 +137,17 @@ class ClusterIndex:
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """For each query its k nearest passages over all shards, best first."""
-        from retrieval.index import Hit
-
         if k < 1:
             raise BadInput(f"k must be at least 1, not {k}")
         if not queries:
             return []
-        vectors = self._ray.put(self.encoder.encode_queries(queries))
+        return self.search_vectors(self.encoder.encode_queries(queries), k)
+
+    def search_vectors(self, queries: Any, k: int) -> list[list[Hit]]:
+        """The same for queries that are encoded already: float32 [n, d]."""
+        from retrieval.index import Hit
+
+        vectors = self._ray.put(queries)
         found = self._get([shard.search.remote(vectors, k) for shard in self._shards])
         merged = []
         for of_query in zip(*found, strict=True):
@@ -170,12 +176,14 @@ class ClusterIndex:
 
 
 class _Shard:
-    """What an actor holds: one index artifact, without its encoder."""
+    """What an actor holds: one segment of an index artifact, without its encoder."""
 
-    def __init__(self, directory: str, fingerprint: str) -> None:
+    def __init__(self, directory: str, segment: str, fingerprint: str) -> None:
         from retrieval.index import Index
 
-        self._index = Index.load(Path(directory), encoder=_Fingerprint(fingerprint))
+        self._index = Index.load(
+            Path(directory), encoder=_Fingerprint(fingerprint), segments=[segment]
+        )
 
     def size(self) -> int:
         return len(self._index)

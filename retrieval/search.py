@@ -69,6 +69,23 @@ class Retriever:
         index = Index.load(directory, effort=settings.effort or None)
         return cls(index, settings, Path(directory))
 
+    @classmethod
+    def on_cluster(cls, ray: Any, directory: Path, settings: SearchSettings) -> Retriever:
+        """The segments of an index in actors of a Ray cluster, for one larger than a machine.
+
+        Raises BadInput for what needs all passages in one place: BM25 and filters.
+        """
+        from retrieval.cluster import ClusterIndex
+        from retrieval.encoder import load_encoder
+        from retrieval.index import read_index_manifest
+
+        if settings.mode != "dense" or settings.filters:
+            raise BadInput("--ray: a cluster searches dense and without filters")
+        manifest = read_index_manifest(directory, verify=False)
+        encoder = load_encoder(str(manifest.settings["encoder"]))
+        index: Any = ClusterIndex(ray, [Path(directory)], encoder)
+        return cls(index, settings, Path(directory))
+
     def variant(self, mode: str = "", filters: Mapping[str, str] | None = None) -> Retriever:
         """The same index searched in another way; all that is loaded is shared.
 
@@ -85,6 +102,8 @@ class Retriever:
             raise BadInput(
                 f"search: {mode} is not loaded here; start with `--retriever hybrid` for every way"
             )
+        if filters and not hasattr(self.index, "passages"):
+            raise BadInput("search: filters are not loaded here")
         if filters:
             made._allowed = _matching(self.index.passages, made.settings.filters)
         return made

@@ -46,7 +46,8 @@ class ServeSettings:
     second system for comparisons, a checkpoint or the address of a running server; history:
     earlier questions that a search sees; requests_per_minute: of one client (0: any number);
     drain_seconds: how long a server that was told to end finishes what it has begun;
-    search: how passages are found; running, queue: requests answered at once, and waiting at most.
+    search: how passages are found; ray: a cluster that holds the index (None: this process);
+    running, queue: requests answered at once, and waiting at most.
     """
 
     host: str = "127.0.0.1"
@@ -66,6 +67,7 @@ class ServeSettings:
     requests_per_minute: int = 0
     drain_seconds: int = 60
     search: SearchSettings = field(default_factory=SearchSettings)
+    ray: str | None = None
     running: int = 64
     queue: int = 16
 
@@ -81,13 +83,20 @@ def run_server(
     settings = settings or ServeSettings()
     read_manifest(index, "index", verify=False)
 
-    def load() -> Retriever:
-        from retrieval.search import Retriever as IndexRetriever
+    with contextlib.ExitStack() as stack:
 
-        _few_threads()
-        return IndexRetriever.load(index, settings.search)
+        def load() -> Retriever:
+            from retrieval.search import Retriever as IndexRetriever
 
-    serve(model, load, settings, tell=tell)
+            _few_threads()
+            if settings.ray is None:
+                return IndexRetriever.load(index, settings.search)
+            from retrieval.cluster import connected
+
+            ray = stack.enter_context(connected(settings.ray))
+            return IndexRetriever.on_cluster(ray, index, settings.search)
+
+        serve(model, load, settings, tell=tell)
 
 
 def serve(

@@ -22,6 +22,10 @@ def serve(
     ] = "abstain",
     retriever: Annotated[str, typer.Option(help="dense, bm25 or hybrid.")] = "dense",
     rerank: Annotated[str, typer.Option(help="A cross-encoder's folder or name.")] = "",
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Search the index in actors of a Ray cluster."),
+    ] = None,
     running: Annotated[int, typer.Option(min=1, help="Chats answered at once.")] = 64,
     queue: Annotated[int, typer.Option(min=0, help="Chats that may wait; more get 429.")] = 16,
     top_k: Annotated[int, typer.Option(min=1, help="Passages for each question.")] = 5,
@@ -73,6 +77,7 @@ def serve(
             policy=policy,
             retriever=retriever,
             rerank=rerank,
+            ray=ray,
             running=running,
             queue=queue,
             top_k=top_k,

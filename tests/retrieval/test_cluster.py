@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from retrieval import cluster
+from retrieval.building import BuildSettings
 from retrieval.encoder import load_encoder
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.index import Index, build_index
+from retrieval.search import Retriever, SearchSettings
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,16 @@ def test_two_nodes_give_what_one_process_gives_though_one_dies(
     assert len(made) == len(index)
     assert _ids(made.search(queries, 10)) == _ids(wanted)
 
-    # The same passages in two shards, each in an actor.
+    # One index of several segments, each in an actor, behind the retriever that serves.
+    monkeypatch.setattr(BuildSettings, "segment", lambda self, dimension: 32)
+    build_index(world["corpus"], tmp_path / "many", encoder=index.encoder)
+    spread = Retriever.on_cluster(ray, tmp_path / "many", SearchSettings())
+    assert len(spread.index._shards) > 1  # type: ignore[attr-defined]
+    assert _ids(spread.search(queries, 10)) == _ids(wanted)
+    with pytest.raises(BadInput, match="without filters"):
+        Retriever.on_cluster(ray, tmp_path / "many", SearchSettings(mode="bm25"))
+
+    # The same passages in two indexes.
     lines = world["corpus"].read_text(encoding="utf-8").splitlines(keepends=True)
     places = []
     for number, part in enumerate((lines[: len(lines) // 3], lines[len(lines) // 3 :])):
