@@ -106,10 +106,15 @@ def build_condition(
         if retrieved is None:
             raise BadInput(f"condition {name!r} needs a retriever: name an index to search")
         return list(retrieved[example.id][: condition.count])
-    chosen = _take(example, "gold", 1, condition) if condition.gold else []
+    golds = [p for p in example.passages if p.kind == "gold"]
+    if condition.gold and not golds:
+        raise TooFewPassages(
+            f"example {example.id!r} has no gold passage, but {condition.name} shows it"
+        )
+    chosen = list(golds) if condition.gold else []
     if condition.noise is not None:
         kinds = (condition.noise,) if condition.gold else (condition.noise, "random")
-        chosen += _take_any(example, kinds, condition.count, condition)
+        chosen += _take(example, kinds, condition.count, condition)
     digest = hashlib.sha256(f"{seed}\0{example.id}\0{name.partition('@')[0]}".encode()).digest()
     shuffled = list(chosen)
     random.Random(int.from_bytes(digest[:8], "big")).shuffle(shuffled)
@@ -130,7 +135,9 @@ def _arrange(
     pooled: Sequence[Passage], shuffled: list[Passage], condition: Condition
 ) -> list[Passage]:
     """The order that a name's suffixes ask for; pooled: gold first, then noise, best first."""
-    gold = pooled[:1] if condition.gold else []
+    if condition.position == "random" and condition.order == "shuffled":
+        return shuffled
+    gold = [p for p in pooled if p.kind == "gold"] if condition.gold else []
     noise = [p for p in shuffled if p not in gold]
     if condition.order != "shuffled":
         noise = list(pooled[len(gold) :])
@@ -138,16 +145,14 @@ def _arrange(
         noise.reverse()
     if not gold:
         return noise
-    places = {"first": 0, "middle": (len(noise) + 1) // 2, "last": len(noise)}
-    place = places.get(condition.position, shuffled.index(gold[0]))
-    return [*noise[:place], gold[0], *noise[place:]]
+    if condition.position == "random":
+        places = iter(noise)
+        return [p if p in gold else next(places) for p in shuffled]
+    place = {"first": 0, "middle": (len(noise) + 1) // 2, "last": len(noise)}[condition.position]
+    return [*noise[:place], *gold, *noise[place:]]
 
 
-def _take(example: Example, kind: str, count: int, condition: Condition) -> list[Passage]:
-    return _take_any(example, (kind,), count, condition)
-
-
-def _take_any(
+def _take(
     example: Example, kinds: tuple[str, ...], count: int, condition: Condition
 ) -> list[Passage]:
     pool = [passage for kind in kinds for passage in example.passages if passage.kind == kind]

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from eval.metrics import exact_match, f1, is_abstention, match
+from eval.metrics import exact_match, f1, is_abstention, match_all
 from eval.rendering import render_prompts
 from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
@@ -76,6 +76,7 @@ def write_tasks(
                     "condition": prompt.condition,
                     "prompt": prompt.turn,
                     "answers": list(prompt.example.answers),
+                    "parts": [list(forms) for forms in prompt.example.parts],
                 }
                 stream.write(json.dumps(record, ensure_ascii=False) + "\n")
         (folder / "noisy_qa.py").write_text(_CODE, encoding="utf-8")
@@ -114,7 +115,7 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     answer, accepted = results[0], list(doc["answers"])
     return {
         "em": float(exact_match(answer, accepted)),
-        "match": float(match(answer, accepted)),
+        "match": float(match_all(answer, doc["parts"])),
         "f1": f1(answer, accepted),
         "abstain_rate": float(is_abstention(answer)),
     }

@@ -75,7 +75,7 @@ def score(
         passages=tuple({"id": p.id, "kind": p.kind} for p in passages),
         output=output,
         em=metrics.exact_match(output, example.answers),
-        match=metrics.match(output, example.answers),
+        match=metrics.match_all(output, example.parts),
         f1=metrics.f1(output, example.answers),
         abstained=metrics.is_abstention(output),
         verdict="unscored",

@@ -35,6 +35,11 @@ def match(prediction: str, answers: Sequence[str]) -> bool:
     return any(gold in line if gold else gold == line for gold in golds)
 
 
+def match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
+    """As `match`, of every part of an answer: see `retrieval.examples.Example.parts`."""
+    return all(match(prediction, forms) for forms in parts)
+
+
 def f1(prediction: str, answers: Sequence[str]) -> float:
     """Best token F1 over the answers, in [0, 1]; tokens are those of the normalised text.
 

@@ -7,7 +7,7 @@ passages were found.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,12 @@ class Example:
     def has_evidence(self) -> bool:
         """True when a gold passage is among the passages."""
         return any(passage.kind == "gold" for passage in self.passages)
+
+    @property
+    def parts(self) -> list[Sequence[str]]:
+        """What a right answer holds: of each part one of its forms. Most answers are one part."""
+        given = self.meta.get("parts")
+        return list(given) if given else [self.answers]
 
 
 def examples_file(place: Path) -> Path:

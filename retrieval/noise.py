@@ -7,24 +7,17 @@ models or prompts.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from retrieval.answers import held_answer, normalize_answer, replace_answers
-from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
-from retrieval.examples import Example, Passage, example_record, read_examples
+from retrieval.examples import Example, Passage
 from retrieval.index import Hit, Index
 from retrieval.noise_text import with_instruction, without_answer
 
-EXAMPLES = "examples.jsonl"
-LEDGER = "ledger.jsonl"
 _BATCH = 256
 _TRIES = 200
 _WRITTEN = {"near-duplicate": "near_duplicate", "injected": "injected"}  # kind -> setting
@@ -34,15 +27,17 @@ _WRITTEN = {"near-duplicate": "near_duplicate", "injected": "injected"}  # kind 
 class MixSettings:
     """What is mixed into an example.
 
-    distractor, random, counterfactual, near_duplicate, injected: how many of each kind; of several
-    numbers, one is drawn for each example. without_gold: share of examples that get no gold
-    passage (and at least one noisy one). depth: ranks searched for distractors. within: a field of
-    `meta` that a noisy passage must share with the question, such as `split`, so that splits stay
-    apart. order: `shuffle` the passages, or keep `kind` order (gold, distractor, random,
-    counterfactual, near-duplicate, injected), which evaluation wants. limit: only this many
-    questions, drawn by the seed (0: all).
+    gold: how many of the gold passages that a question names (0: all of them, for questions
+    whose answer takes several). distractor, random, counterfactual, near_duplicate, injected:
+    how many of each kind; of several numbers, one is drawn for each example. without_gold:
+    share of examples that get no gold passage (and at least one noisy one). depth: ranks
+    searched for distractors. within: a field of `meta` that a noisy passage must share with the
+    question, such as `split`, so that splits stay apart. order: `shuffle` the passages, or keep
+    `kind` order (gold, distractor, random, counterfactual, near-duplicate, injected), which
+    evaluation wants. limit: only this many questions, drawn by the seed (0: all).
     """
 
+    gold: int = 1
     distractor: tuple[int, ...] = (1, 2, 3, 4)
     random: tuple[int, ...] = (0, 0, 1)
     counterfactual: tuple[int, ...] = (0,)
@@ -85,7 +80,7 @@ class Mixer:
     def __init__(
         self, index: Index, questions: Sequence[Example], settings: MixSettings, seed: int
     ) -> None:
-        _check(settings)
+        check_settings(settings)
         self._index = index
         self._settings = settings
         self._seed = seed
@@ -107,8 +102,9 @@ class Mixer:
     def _one(self, question: Example, hits: Sequence[Hit]) -> tuple[Example, dict[str, Any]]:
         settings = self._settings
         rng = random.Random(f"{self._seed}/{question.id}")
-        gold, reason = self._gold(question, hits)
-        answerable = gold is not None and rng.random() >= settings.without_gold
+        golds = self._golds(question, hits)
+        gold = _holder(question, [passage for passage, _ in golds])
+        answerable = bool(golds) and rng.random() >= settings.without_gold
         wanted = {
             kind: rng.choice(getattr(settings, kind))
             for kind in ("distractor", "random", "counterfactual")
@@ -119,11 +115,11 @@ class Mixer:
             wanted[kind] = own[kind].choice(getattr(settings, field))
         if not answerable and not wanted["distractor"] and not wanted["random"]:
             wanted["distractor"] = 1
-        barred = {str(g) for g in question.meta.get("gold", ())} | ({gold.id} if gold else set())
+        barred = {str(g) for g in question.meta.get("gold", ())} | {p.id for p, _ in golds}
         rejected: list[dict[str, Any]] = []
         chosen: list[tuple[Passage, _Reason]] = []
-        if answerable and gold is not None and reason is not None:
-            chosen.append((gold, reason))
+        if answerable:
+            chosen += golds
         chosen += self._distractors(question, hits, wanted["distractor"], barred, rejected)
         taken = barred | {passage.id for passage, _ in chosen}
         chosen += self._randoms(question, rng, wanted["random"], taken, rejected)
@@ -147,23 +143,27 @@ class Mixer:
         }
         return example, record
 
-    def _gold(
-        self, question: Example, hits: Sequence[Hit]
-    ) -> tuple[Passage | None, _Reason | None]:
-        """The passage that the question names, else the best-ranked one that holds an answer."""
+    def _golds(self, question: Example, hits: Sequence[Hit]) -> list[tuple[Passage, _Reason]]:
+        """The passages that the question names, else the best-ranked one that holds an answer."""
         ranks = {hit.passage.id: hit for hit in hits}
-        for identity in question.meta.get("gold", ()):
-            passage = replace(self._index.passage(str(identity)), kind="gold")
+        named = [str(identity) for identity in question.meta.get("gold", ())]
+        found: list[tuple[Passage, _Reason]] = []
+        for identity in named[: self._settings.gold or None]:
+            passage = replace(self._index.passage(identity), kind="gold")
             hit = ranks.get(passage.id)
             rank, score = (hit.rank, hit.score) if hit else (None, None)
-            return passage, _Reason(passage.id, "gold", "named by the question", rank, score)
+            found.append(
+                (passage, _Reason(passage.id, "gold", "named by the question", rank, score))
+            )
+        if named:
+            return found
         for hit in hits:
             held = held_answer(_text(hit.passage), question.answers)
             if held is not None and self._allowed(question, hit.passage):
                 why = f"highest rank that holds {held!r}"
                 reason = _Reason(hit.passage.id, "gold", why, hit.rank, hit.score)
-                return replace(hit.passage, kind="gold"), reason
-        return None, None
+                return [(replace(hit.passage, kind="gold"), reason)]
+        return []
 
     def _distractors(
         self,
@@ -289,68 +289,22 @@ class Mixer:
         return bool(self._place(question.meta) == self._place(passage.meta))
 
 
-def mix(
-    questions: Path,
-    index_dir: Path,
-    out: Path,
-    settings: MixSettings,
-    seed: int = 0,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Write an examples artifact (`examples.jsonl`, `ledger.jsonl`); returns what was mixed in.
-
-    Raises BadInput for unreadable questions or settings, ArtifactError for a bad index. Questions
-    for which no passage at all was found are left out and counted.
-    """
-    asked = list(read_examples(questions))
-    if settings.limit and settings.limit < len(asked):
-        asked = sorted(asked, key=lambda q: _digest(seed, q.id))[: settings.limit]
-    made: dict[str, Any] = {}
-    manifest = Manifest(
-        kind="examples",
-        command="neurorit-rag mix",
-        settings=asdict(settings),
-        seed=seed,
-        inputs=hash_inputs(questions=questions, index=index_dir),
-        made=made,
-    )
-    kinds: Counter[str] = Counter()
-    counts = {"examples": 0, "answerable": 0, "left_out": 0, "false_negatives_rejected": 0}
-    with writing(out, manifest, overwrite=overwrite) as folder:
-        mixer = Mixer(Index.load(index_dir), asked, settings, seed)
-        with (
-            open(folder / EXAMPLES, "w", encoding="utf-8") as examples,
-            open(folder / LEDGER, "w", encoding="utf-8") as ledger,
-        ):
-            for done, (example, record) in enumerate(mixer.mix(asked), start=1):
-                ledger.write(json.dumps(record, ensure_ascii=False) + "\n")
-                counts["false_negatives_rejected"] += len(record["rejected"])
-                if example.passages:
-                    examples.write(json.dumps(example_record(example), ensure_ascii=False) + "\n")
-                    counts["examples"] += 1
-                    counts["answerable"] += example.has_evidence
-                    kinds.update(str(p.kind) for p in example.passages)
-                else:
-                    counts["left_out"] += 1
-                if progress is not None:
-                    progress(done, len(asked))
-        if not counts["examples"]:
-            raise BadInput(f"{questions}: no question found a passage in {index_dir}")
-        made.update(counts, passages=dict(sorted(kinds.items())))
-    return dict(made)
-
-
-def _check(settings: MixSettings) -> None:
+def check_settings(settings: MixSettings) -> None:
+    """Raise BadInput for settings that cannot be."""
     for kind in ("distractor", "random", "counterfactual", *_WRITTEN.values()):
         numbers = getattr(settings, kind)
         if not numbers or min(numbers) < 0:
             raise BadInput(f"mix: {kind} must hold numbers of passages, 0 or more")
     if not 0.0 <= settings.without_gold <= 1.0:
         raise BadInput("mix: without_gold is a share, from 0 to 1")
-    if settings.depth < 1 or settings.limit < 0:
-        raise BadInput("mix: depth must be at least 1 and limit at least 0")
+    if settings.depth < 1 or settings.limit < 0 or settings.gold < 0:
+        raise BadInput("mix: depth must be at least 1, limit and gold at least 0")
+
+
+def _holder(question: Example, golds: Sequence[Passage]) -> Passage | None:
+    """The gold passage that holds the answer: what states another one is made from it."""
+    holding = (p for p in golds if held_answer(_text(p), question.answers) is not None)
+    return next(holding, golds[0] if golds else None)
 
 
 def _rejects(
@@ -388,7 +342,3 @@ def _given(reason: _Reason) -> dict[str, Any]:
         # The last digits of a vector depend on what else was encoded in the same batch.
         record["score"] = round(reason.score, 4)
     return record
-
-
-def _digest(seed: int, identity: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{identity}".encode()).digest()

@@ -162,20 +162,41 @@ def mix(
     )
 
 
-def data_hotpotqa(
+def data_fetch(
+    name: Annotated[
+        str,
+        typer.Argument(help="A data set, such as hotpotqa, squad, nq; or a form, with --source."),
+    ],
     out: Out,
     source: Annotated[
-        str, typer.Option(help="The hub's name, or a folder that `save_to_disk` wrote.")
-    ] = "hotpotqa/hotpot_qa",
-    split: Annotated[str, typer.Option(help="train or validation.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+        str | None,
+        typer.Option(help="A hub name, a folder that `save_to_disk` wrote, or JSON lines."),
+    ] = None,
+    configuration: Annotated[
+        str | None, typer.Option("--config", help="The configuration on the hub.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of the data set: train, validation...")] = (
+        None
+    ),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write HotpotQA's passages and questions, for `index` and `mix`."""
+    """Write a published set's questions and passages, for `index` and `mix`."""
     from neurorit.commands import retrieval as body
 
-    run(lambda: body.hotpotqa(out, source, split, limit, overwrite), as_json)
+    run(
+        lambda: body.fetch(
+            name,
+            out,
+            source=source,
+            configuration=configuration,
+            split=split,
+            limit=limit,
+            overwrite=overwrite,
+        ),
+        as_json,
+    )
 
 
 def data_leaks(
@@ -195,5 +216,5 @@ def data_leaks(
     run(lambda: body.leaks(train, evaluation, near, fail_over), as_json)
 
 
-data_app.command("hotpotqa")(data_hotpotqa)
+data_app.command("fetch")(data_fetch)
 data_app.command("leaks")(data_leaks)

@@ -155,8 +155,8 @@ def mix(
     overwrite: bool,
 ) -> Mapping[str, Any]:
     """Mix examples to train on or to evaluate with; returns where they are and what is in them."""
+    from retrieval.mixing import mix as mix_examples
     from retrieval.noise import MixSettings, PoolSettings
-    from retrieval.noise import mix as mix_examples
 
     if purpose not in ("train", "eval"):
         raise BadInput(f"--for {purpose}: it is train or eval")
@@ -175,26 +175,16 @@ def mix(
     return {"examples": str(out), **summary}
 
 
-def hotpotqa(
-    out: Path, source: str, split: str, limit: int | None, overwrite: bool
-) -> Mapping[str, Any]:
-    """Write HotpotQA as a corpus and questions."""
-    from retrieval.hotpotqa import write_hotpotqa
+def fetch(name: str, out: Path, **options: Any) -> Mapping[str, Any]:
+    """Write a published data set as questions and a corpus; options: see `write_published`."""
+    from retrieval.published import CORPUS, QUESTIONS, write_published
 
     with reporting() as report:
-        made = write_hotpotqa(
-            out,
-            source,
-            split=split,
-            limit=limit,
-            overwrite=overwrite,
-            progress=report.named("rows read"),
-        )
-    return {
-        "corpus": str(out / "corpus.jsonl"),
-        "questions_file": str(out / "questions.jsonl"),
-        **made,
-    }
+        made = write_published(name, out, progress=report.named("rows read"), **options)
+    files = {"questions_file": str(out / QUESTIONS)}
+    if made["passages"]:
+        files["corpus"] = str(out / CORPUS)
+    return {**files, **made}
 
 
 def leaks(train: Path, evaluation: Path, near: float, most: int | None) -> Mapping[str, Any]:

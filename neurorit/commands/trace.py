@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.commands.report import read_report
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage, examples_file, read_examples
-from retrieval.noise import LEDGER
+from retrieval.mixing import LEDGER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

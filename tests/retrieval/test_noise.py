@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.conditions import build_condition
 from retrieval.answers import held_answer, replace_answers
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage, read_examples
 from retrieval.index import Index
-from retrieval.noise import Mixer, MixSettings, mix
+from retrieval.mixing import mix
+from retrieval.noise import Mixer, MixSettings
 from retrieval.noise_text import without_answer
 
 POOLS = MixSettings(
@@ -143,6 +145,27 @@ def test_gold_is_found_by_its_answer_where_none_is_named(index: Index) -> None:
     ((example, record),) = Mixer(index, [question], POOLS, 0).mix([question])
     assert example.passages[0].id == passage.id
     assert "holds" in record["passages"][0]["why"]
+
+
+def test_a_question_of_several_hops_gets_all_its_gold_passages(index: Index) -> None:
+    first, second = (p for p in list(index.passages)[:2])
+    value = next(iter(second.meta["facts"].values()))[0]
+    split = first.meta["split"]
+    meta = {"split": split, "gold": [first.id, second.id]}
+    question = Example("q", second.text, (value,), (), meta)
+    for settings, wanted in ((replace(POOLS, gold=0), [first.id, second.id]), (POOLS, [first.id])):
+        ((example, record),) = Mixer(index, [question], settings, 0).mix([question])
+        golds = [p.id for p in example.passages if p.kind == "gold"]
+        assert golds == wanted
+        assert [entry["id"] for entry in record["passages"]][: len(wanted)] == wanted
+        others = {p.id for p in example.passages if p.kind != "gold"}
+        assert not others & {first.id, second.id}
+        assert {p.id for p in build_condition(example, "clean")} == set(wanted)
+    # What states another answer is made from the passage that holds the true one.
+    made = Mixer(index, [question], replace(POOLS, gold=0), 0).mix([question])
+    ((example, _),) = made
+    false = [p.id for p in example.passages if p.kind == "counterfactual"]
+    assert all(identity.startswith(second.id) for identity in false)
 
 
 def test_an_unknown_gold_passage_is_refused(tmp_path: Path, index_dir: Path) -> None:

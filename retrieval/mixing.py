@@ -1,0 +1,80 @@
+"""Mixing as an artifact: questions and an index in, examples and their ledger out.
+
+It reads and writes; what goes into an example is `retrieval.noise`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from retrieval.artifact import Manifest, hash_inputs, writing
+from retrieval.errors import BadInput
+from retrieval.examples import example_record, read_examples
+from retrieval.index import Index
+from retrieval.noise import Mixer, MixSettings
+
+EXAMPLES = "examples.jsonl"
+LEDGER = "ledger.jsonl"
+
+
+def mix(
+    questions: Path,
+    index_dir: Path,
+    out: Path,
+    settings: MixSettings,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Write an examples artifact (`examples.jsonl`, `ledger.jsonl`); returns what was mixed in.
+
+    Raises BadInput for unreadable questions or settings, ArtifactError for a bad index. Questions
+    for which no passage at all was found are left out and counted.
+    """
+    asked = list(read_examples(questions))
+    if settings.limit and settings.limit < len(asked):
+        asked = sorted(asked, key=lambda q: _digest(seed, q.id))[: settings.limit]
+    made: dict[str, Any] = {}
+    manifest = Manifest(
+        kind="examples",
+        command="neurorit-rag mix",
+        settings=asdict(settings),
+        seed=seed,
+        inputs=hash_inputs(questions=questions, index=index_dir),
+        made=made,
+    )
+    kinds: Counter[str] = Counter()
+    counts = {"examples": 0, "answerable": 0, "left_out": 0, "false_negatives_rejected": 0}
+    with writing(out, manifest, overwrite=overwrite) as folder:
+        mixer = Mixer(Index.load(index_dir), asked, settings, seed)
+        with (
+            open(folder / EXAMPLES, "w", encoding="utf-8") as examples,
+            open(folder / LEDGER, "w", encoding="utf-8") as ledger,
+        ):
+            for done, (example, record) in enumerate(mixer.mix(asked), start=1):
+                ledger.write(json.dumps(record, ensure_ascii=False) + "\n")
+                counts["false_negatives_rejected"] += len(record["rejected"])
+                if example.passages:
+                    examples.write(json.dumps(example_record(example), ensure_ascii=False) + "\n")
+                    counts["examples"] += 1
+                    counts["answerable"] += example.has_evidence
+                    kinds.update(str(p.kind) for p in example.passages)
+                else:
+                    counts["left_out"] += 1
+                if progress is not None:
+                    progress(done, len(asked))
+        if not counts["examples"]:
+            raise BadInput(f"{questions}: no question found a passage in {index_dir}")
+        made.update(counts, passages=dict(sorted(kinds.items())))
+    return dict(made)
+
+
+def _digest(seed: int, identity: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{identity}".encode()).digest()
