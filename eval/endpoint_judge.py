@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import httpx
 
-from eval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
 from eval.judge import Item, Verdict, judge_turn
 from eval.judge_prompts import GRADED, PAIRWISE, RUBRIC, YES_NO, fill_prompt, safe
+from retrieval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
 from retrieval.errors import BadInput
 
 Mode = Literal["yes-no", "graded"]

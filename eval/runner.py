@@ -15,7 +15,6 @@ from typing import Any
 
 from eval.cache import Cache
 from eval.calibration import Labelled, calibrate
-from eval.endpoint import CallFailed, CallSettings
 from eval.journal import Journal, Prediction, score
 from eval.judge import VERDICTS, CachedJudge, Item, Judge, Verdict, give_verdicts
 from eval.planning import (
@@ -30,6 +29,7 @@ from eval.report import write_report
 from eval.summary import summarise
 from eval.systems import Generate, Reply, System, ask_remote
 from retrieval.artifact import hash_inputs
+from retrieval.endpoint import CallFailed, CallSettings
 from retrieval.errors import BadInput, NeuroritError
 from retrieval.examples import Passage
 

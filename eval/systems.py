@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from eval.conditions import parse_condition
-from eval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
 from eval.judge import fingerprint_model
 from eval.rendering import Prompt
 from retrieval.artifact import MANIFEST, read_manifest
+from retrieval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
 from retrieval.errors import BadInput
 
 Kind = Literal["checkpoint", "endpoint", "gateway"]

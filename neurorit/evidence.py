@@ -12,17 +12,17 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from retrieval.answers import held_answer, normalize_answer
+from retrieval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
 from retrieval.errors import BadInput, NeuroritError
 from retrieval.examples import Example
+
+if TYPE_CHECKING:
+    import httpx
 
 TARGETS = ("answer", "evidence")
 KEY_VARIABLE = "NEURORIT_TEACHER_KEY"
@@ -32,7 +32,7 @@ _ASKED = (
     "In one short sentence, state the evidence in the passages for this answer. "
     "Reply with that sentence alone."
 )
-_ATTEMPTS, _PAUSE, _TOGETHER = 4, 1.0, 8
+_CALLS = CallSettings(timeout=120.0, retries=3, pause=1.0)
 
 Progress = Callable[[str, int, int], None]
 
@@ -92,7 +92,7 @@ class Teacher:
         cache: Path,
         *,
         transport: httpx.BaseTransport | None = None,
-        pause: float = _PAUSE,
+        settings: CallSettings = _CALLS,
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise BadInput(
@@ -100,14 +100,9 @@ class Teacher:
             )
         if not model:
             raise BadInput("teacher_model is missing: name the model that the teacher serves")
-        self._model, self._cache, self._pause = model, cache, pause
+        self._model, self._cache = model, cache
         key = os.environ.get(KEY_VARIABLE)
-        self._client = httpx.Client(
-            base_url=base_url.rstrip("/"),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=120.0,
-            transport=transport,
-        )
+        self._endpoint = Endpoint(base_url, api_key=key, settings=settings, transport=transport)
 
     def ask(self, examples: Sequence[Example], progress: Progress | None = None) -> dict[str, str]:
         """Example id -> one line of evidence; raises NeuroritError when the teacher keeps failing.
@@ -119,23 +114,21 @@ class Teacher:
         keys = {name: self._hash(prompt) for name, prompt in prompts.items()}
         waiting = [name for name in prompts if keys[name] not in kept]
         self._cache.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            ThreadPoolExecutor(_TOGETHER) as pool,
-            open(self._cache, "a", encoding="utf-8") as stream,
-        ):
-            running = {pool.submit(self._reply, prompts[name]): name for name in waiting}
-            try:
-                for done, future in enumerate(as_completed(running), start=1):
-                    name = running[future]
-                    kept[keys[name]] = future.result()
-                    line = {"key": keys[name], "evidence": kept[keys[name]]}
-                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    stream.flush()
-                    if progress is not None:
-                        progress("evidence by the teacher", done, len(waiting))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with open(self._cache, "a", encoding="utf-8") as stream:
+            texts = [prompts[name] for name in waiting]
+            calls = in_parallel(self._reply, texts, self._endpoint.settings.concurrency)
+            for done, (place, said) in enumerate(calls, start=1):
+                if isinstance(said, CallFailed):
+                    raise NeuroritError(
+                        f"the teacher {self._model} failed ({said}); what it said so far is in "
+                        f"{self._cache}, so run the same again"
+                    )
+                key = keys[waiting[place]]
+                kept[key] = said
+                stream.write(json.dumps({"key": key, "evidence": said}, ensure_ascii=False) + "\n")
+                stream.flush()
+                if progress is not None:
+                    progress("evidence by the teacher", done, len(waiting))
         return {name: kept[key] for name, key in keys.items()}
 
     def _prompt(self, example: Example) -> str:
@@ -173,22 +166,13 @@ class Teacher:
             "max_tokens": 128,
             "temperature": 0,
         }
-        problem = ""
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                time.sleep(self._pause * 2 ** (attempt - 1))
-            try:
-                reply = self._client.post("/chat/completions", json=request)
-                if reply.is_success:
-                    text = str(reply.json()["choices"][0]["message"]["content"] or "")
-                    if text.strip():
-                        return " ".join(text.split())
-                    problem = "an empty reply"
-                else:
-                    problem = f"status {reply.status_code}"
-            except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-                problem = type(error).__name__
-        raise NeuroritError(
-            f"the teacher {self._model} at {self._client.base_url} failed ({problem}) "
-            f"{_ATTEMPTS} times; what it said so far is in {self._cache}, so run the same again"
-        )
+        return self._endpoint.chat(request, _said)
+
+
+def _said(reply: Any) -> str | None:
+    """The reply's text on one line; None where there is none."""
+    try:
+        text = str(reply["choices"][0]["message"]["content"] or "")
+    except (KeyError, IndexError, TypeError):
+        return None
+    return " ".join(text.split()) or None

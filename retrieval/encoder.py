@@ -1,6 +1,8 @@
 """Encoders: text to unit vectors, with a fingerprint that tells one encoder from another.
 
-sentence-transformers does the work. It knows nothing of indexes.
+sentence-transformers does the work, or a server. An encoder's name holds all that makes it again:
+`NAME`, or `NAME?query=PREFIX&passage=PREFIX` for one that wants words before a text. It knows
+nothing of indexes.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, urlencode
 
+from retrieval.encoder_endpoint import EndpointEncoder, is_address
 from retrieval.encoder_int8 import SUFFIX, Int8Encoder
 from retrieval.errors import BadInput, MissingExtra
 
@@ -56,6 +60,11 @@ class SentenceEncoder:
         """d."""
         return int(self._model.get_embedding_dimension())
 
+    @property
+    def has_prompts(self) -> bool:
+        """True where the model puts words of its own before queries or passages."""
+        return any((self._model.prompts or {}).values())
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the modules' description, prompts, length limit and every weight."""
@@ -88,13 +97,65 @@ class SentenceEncoder:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
-def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
-    """The encoder of that name: `minilm` is packaged; else a folder or a Hugging Face name.
+class PrefixedEncoder:
+    """An encoder that is given words before each text, others for queries than for passages."""
 
-    With `+int8` after it, in 8-bit integers (see `retrieval.encoder_int8`).
+    def __init__(self, name: str, encoder: Encoder, query: str, passage: str) -> None:
+        self.name = name
+        self._encoder = encoder
+        self._query = query
+        self._passage = passage
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self._encoder.dimension
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the encoder's own and the words."""
+        told = repr((self._encoder.fingerprint, self._query, self._passage))
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of passages."""
+        return self._encoder.encode_passages([self._passage + text for text in texts])
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of queries."""
+        return self._encoder.encode_queries([self._query + text for text in texts])
+
+
+def prefixed_name(name: str, query: str = "", passage: str = "") -> str:
+    """The name of an encoder with words before its texts."""
+    given = {key: words for key, words in (("query", query), ("passage", passage)) if words}
+    return f"{name}?{urlencode(given)}" if given else name
+
+
+def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
+    """The encoder of that name.
+
+    `minilm` is packaged; else a folder, a Hugging Face name, or `ADDRESS#MODEL` (see
+    `retrieval.encoder_endpoint`). With `+int8` after it, in 8-bit integers (see
+    `retrieval.encoder_int8`); with `?query=...&passage=...`, those words before each text.
 
     Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
     """
+    place, _, words = name.partition("?")
+    made = _load(place, batch_size)
+    if not words:
+        return made
+    given = dict(parse_qsl(words, keep_blank_values=True))
+    if unknown := given.keys() - {"query", "passage"}:
+        raise BadInput(f"--encoder {name}: {unknown.pop()!r} is neither query nor passage")
+    if isinstance(made, SentenceEncoder) and made.has_prompts:
+        raise BadInput(f"--encoder {name}: {place} brings prompts of its own; leave the words out")
+    return PrefixedEncoder(name, made, given.get("query", ""), given.get("passage", ""))
+
+
+def _load(name: str, batch_size: int) -> Encoder:
+    if is_address(name):
+        return EndpointEncoder(name, batch_size=batch_size)
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging

@@ -33,8 +33,12 @@ def index(
     out: Out,
     encoder: Annotated[
         str,
-        typer.Option(help="minilm, minilm+int8, a folder, or a hub name."),
-    ] = ("minilm"),
+        typer.Option(help="minilm, minilm+int8, a folder, a hub name, or ADDRESS/v1#MODEL."),
+    ] = "minilm",
+    query_prefix: Annotated[
+        str, typer.Option(help="Words before a query, where the encoder wants some.")
+    ] = "",
+    passage_prefix: Annotated[str, typer.Option(help="Words before a passage.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
     words: Annotated[
         int, typer.Option(min=1, help="Words of a chunk, for a folder of documents.")
@@ -64,12 +68,13 @@ def index(
     from neurorit.commands import retrieval as body
 
     def work() -> Mapping[str, Any]:
+        from retrieval.encoder import prefixed_name
         from retrieval.sizes import parse_bytes
 
         return body.index(
             corpus,
             out,
-            encoder,
+            prefixed_name(encoder, query_prefix, passage_prefix),
             overwrite=overwrite,
             plan=plan,
             ray=ray,

@@ -15,8 +15,8 @@ from neurorit.commands.recipe import LAB_RECIPE, fit, read_yaml
 from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
-    from eval.endpoint import CallSettings
     from eval.systems import System
+    from retrieval.endpoint import CallSettings
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class EvalSettings:
 
     def call_settings(self) -> CallSettings:
         """How servers are called."""
-        from eval.endpoint import CallSettings
+        from retrieval.endpoint import CallSettings
 
         made = fit(CallSettings, self.calls, f"{self.source}: calls")
         if made.concurrency < 1 or made.retries < 0 or made.timeout <= 0 or made.pause < 0:

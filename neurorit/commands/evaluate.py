@@ -16,10 +16,10 @@ from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
     from eval.calibration import Labelled
-    from eval.endpoint import CallSettings
     from eval.judge import Judge
     from eval.planning import Retrieve
     from eval.systems import Generate
+    from retrieval.endpoint import CallSettings
     from retrieval.examples import Passage
 
 _LABELLED = 600

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from eval.calibration import calibrate, parse_labelled
-from eval.endpoint import CallSettings
 from eval.endpoint_judge import EndpointJudge, read_reply
 from eval.judge import PROMPT_FILE, Item, LocalJudge, Verdict, give_verdicts, judge_turn
+from retrieval.endpoint import CallSettings
 from retrieval.errors import BadInput
 
 PARIS = Item("Capital?", ("Paris", "City of Light"), "paris")

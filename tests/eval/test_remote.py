@@ -20,10 +20,10 @@ import httpx
 import pytest
 
 from eval.conditions import CONDITIONS
-from eval.endpoint import CallFailed, CallSettings, Endpoint, retry_after
 from eval.endpoint_judge import EndpointJudge
 from eval.runner import run_evaluation
 from eval.systems import System, parse_system
+from retrieval.endpoint import CallFailed, CallSettings, Endpoint, retry_after
 from retrieval.errors import BadInput, NeuroritError
 from retrieval.examples import Example, Passage, write_examples
 from tests.eval.chat_server import Reply, said, serving

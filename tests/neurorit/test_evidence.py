@@ -12,8 +12,11 @@ from neurorit.batches import make_samples
 from neurorit.evidence import Teacher, evidence_sentence, responses
 from neurorit.models import load_model
 from neurorit.prompts import PromptTemplate
+from retrieval.endpoint import CallSettings
 from retrieval.errors import BadInput, NeuroritError
 from retrieval.examples import Example, Passage
+
+AT_ONCE = CallSettings(retries=3, pause=0.0)
 
 TEXT = (
     "Ada Lovelace was born in London. She met Mr. Babbage in 1833 at a party. "
@@ -69,23 +72,26 @@ def test_a_teacher_is_asked_once_and_after_a_failure_again(
     asked: list[dict[str, object]] = []
     cache = tmp_path / "cache.jsonl"
     transport = serve([httpx.Response(503), reply(""), reply("She  published\nit.")], asked)
-    teacher = Teacher("http://t/v1", "big", cache, transport=transport, pause=0.0)
+    teacher = Teacher("http://t/v1", "big", cache, transport=transport, settings=AT_ONCE)
     said = responses([EXAMPLE, BARE], "evidence", teacher)
     assert said == {"e1": "She published it. Answer: 1843"}
     assert len(asked) == 3
-    again = Teacher("http://t/v1", "big", cache, transport=serve([], asked), pause=0.0)
+    again = Teacher("http://t/v1", "big", cache, transport=serve([], asked), settings=AT_ONCE)
     assert responses([EXAMPLE], "evidence", again) == said
     assert len(asked) == 3
     assert "secret" not in cache.read_text()
-    other = Teacher("http://t/v1", "other", cache, transport=serve([], asked), pause=0.0)
-    with pytest.raises(Exception, match="other at http"):
+    broken = serve([httpx.Response(503)] * 4, asked)
+    other = Teacher("http://t/v1", "other", cache, transport=broken, settings=AT_ONCE)
+    with pytest.raises(NeuroritError, match="other failed"):
         responses([EXAMPLE], "evidence", other)
 
 
 def test_a_teacher_that_keeps_failing_is_named(tmp_path: Path) -> None:
     transport = serve([httpx.Response(500)] * 4, [])
-    teacher = Teacher("http://t/v1", "big", tmp_path / "c.jsonl", transport=transport, pause=0.0)
-    with pytest.raises(NeuroritError, match="status 500"):
+    teacher = Teacher(
+        "http://t/v1", "big", tmp_path / "c.jsonl", transport=transport, settings=AT_ONCE
+    )
+    with pytest.raises(NeuroritError, match="HTTP 500"):
         teacher.ask([EXAMPLE])
     with pytest.raises(BadInput, match="no address"):
         Teacher("t/v1", "big", tmp_path / "c.jsonl")

@@ -1,7 +1,7 @@
-"""Calls of an OpenAI-compatible chat endpoint: retried with backoff, jitter and Retry-After.
+"""Calls of an OpenAI-compatible endpoint: retried with backoff, jitter and Retry-After.
 
-Systems under evaluation and judges are both asked through it. It knows nothing of questions,
-prompts or verdicts.
+Systems under evaluation, judges and encoders are asked through it. It knows nothing of questions,
+prompts, verdicts or vectors.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CallSettings:
 
 
 class Endpoint:
-    """`{base_url}/chat/completions` of one server; base_url ends in /v1. Threads may share it."""
+    """The routes below `base_url` (it ends in /v1) of one server. Threads may share it."""
 
     def __init__(
         self,
@@ -89,7 +89,13 @@ class Endpoint:
         request: Mapping[str, Any],
         read: Callable[[Any], _Made | None],
     ) -> _Made:
-        """What `read` finds in the reply's JSON.
+        """`post` to `chat/completions`."""
+        return self.post("chat/completions", request, read)
+
+    def post(
+        self, route: str, request: Mapping[str, Any], read: Callable[[Any], _Made | None]
+    ) -> _Made:
+        """What `read` finds in the JSON that a route replies with.
 
         `read` returns None for a reply that is of no use: it is then asked again, as after a
         timeout, a lost connection, no JSON, 429 or 5xx. Any other 4xx is final. Raises CallFailed.
@@ -100,7 +106,7 @@ class Endpoint:
                 raise CallFailed(f"{self.base_url}: given up")
             asked_to_wait = 0.0
             try:
-                reply = self._http.post(f"{self.base_url}/chat/completions", json=dict(request))
+                reply = self._http.post(f"{self.base_url}/{route}", json=dict(request))
                 status = reply.status_code
                 if reply.is_success:
                     found = read(reply.json())
