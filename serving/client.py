@@ -6,11 +6,11 @@ of retrieval, and works with any server that takes token-id prompts.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import aiohttp
 import orjson
 
 from retrieval.errors import NeuroritError
@@ -70,28 +70,14 @@ class CompletionClient:
     base_url: without `/v1`; timeout: seconds without a byte before a request counts as lost.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        api_key: str,
-        model: str,
-        *,
-        timeout: float = 120.0,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
+    def __init__(self, base_url: str, api_key: str, model: str, *, timeout: float = 120.0) -> None:
         self.model = model
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            headers={
-                "Content-Type": "application/json",
-                **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
-            },
-            timeout=httpx.Timeout(timeout, connect=5.0),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
-            transport=transport,
-            # The upstream is named by the operator: a proxy of the environment is not asked.
-            trust_env=False,
-        )
+        self._url = f"{base_url.rstrip('/')}/v1/completions"
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=timeout)
+        self._opened: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> CompletionClient:
         return self
@@ -101,7 +87,9 @@ class CompletionClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
 
     async def complete(
         self,
@@ -113,12 +101,13 @@ class CompletionClient:
         """The whole completion. Raises UpstreamError."""
         body = self._body(prompt_ids, sampling, stop_token_ids)
         try:
-            response = await self._http.post("/v1/completions", content=orjson.dumps(body))
-        except httpx.HTTPError as error:
+            async with self._post(body) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
-        if response.status_code != 200:
-            raise _refused(response)
-        return _piece(response.content)
+        if response.status != 200:
+            raise _refused(response, content)
+        return _piece(content)
 
     async def stream(
         self,
@@ -138,24 +127,38 @@ class CompletionClient:
         body = self._body(prompt_ids, sampling, stop_token_ids) | {"stream": True}
         ended = False
         try:
-            async with self._http.stream(
-                "POST", "/v1/completions", content=orjson.dumps(body)
-            ) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    raise _refused(response)
-                async for line in response.aiter_lines():
-                    data = line.removeprefix("data:").strip()
-                    if not line.startswith("data:") or not data:
+            async with self._post(body) as response:
+                if response.status != 200:
+                    raise _refused(response, await response.read())
+                async for line in _lines(response):
+                    data = line.removeprefix(b"data:").strip()
+                    if not line.startswith(b"data:") or not data:
                         continue
-                    if data == "[DONE]":
+                    if data == b"[DONE]":
                         ended = True
                         break
                     yield _piece(data)
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
         if not ended:
             raise UpstreamError("the language model broke off in the middle of an answer", 502)
+
+    def _post(self, body: dict[str, Any]) -> Any:
+        return self._session().post(self._url, data=orjson.dumps(body))
+
+    def _session(self) -> aiohttp.ClientSession:
+        """The connections, which belong to the event loop that first asks for them."""
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                # As many connections as there are requests: the gateway itself counts those.
+                connector=aiohttp.TCPConnector(limit=0),
+                headers=self._headers,
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # The upstream is named by the operator: a proxy of the environment is not asked.
+                trust_env=False,
+            )
+        return self._opened
 
     def _body(
         self, prompt_ids: Sequence[int], sampling: Sampling | None, stop_token_ids: Sequence[int]
@@ -168,8 +171,19 @@ class CompletionClient:
         }
 
 
-def _unreachable(error: httpx.HTTPError) -> UpstreamError:
-    if isinstance(error, (httpx.RemoteProtocolError, httpx.ReadError)):
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines of any length as they come; what stands after the last line's end is none."""
+    held = b""
+    async for part in response.content.iter_any():
+        *whole, held = (held + part).split(b"\n")
+        for line in whole:
+            yield line
+
+
+def _unreachable(error: Exception) -> UpstreamError:
+    broken = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)
+    reset = isinstance(error, aiohttp.ClientOSError)
+    if isinstance(error, broken) or (reset and not isinstance(error, aiohttp.ClientConnectorError)):
         return UpstreamError("the language model broke off in the middle of an answer", 503)
     return UpstreamError(f"the language model cannot be reached ({type(error).__name__})", 503)
 
@@ -186,15 +200,15 @@ def _piece(data: str | bytes) -> Piece:
         raise UpstreamError("the language model sent something unreadable", 502) from error
 
 
-def _refused(response: httpx.Response) -> UpstreamError:
+def _refused(response: aiohttp.ClientResponse, content: bytes) -> UpstreamError:
     try:
-        message = _message(response.json())
+        message = _message(orjson.loads(content))
     except ValueError:
-        message = response.reason_phrase
-    if response.status_code in (400, 413, 422):
+        message = response.reason or ""
+    if response.status in (400, 413, 422):
         return UpstreamError(f"the language model refused the request: {message}", 400)
-    status = 503 if response.status_code in (429, 503) else 502
-    return UpstreamError(f"the language model answered {response.status_code}: {message}", status)
+    status = 503 if response.status in (429, 503) else 502
+    return UpstreamError(f"the language model answered {response.status}: {message}", status)
 
 
 def _message(record: Any) -> str:

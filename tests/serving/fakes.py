@@ -1,16 +1,22 @@
-"""A retriever by word overlap and an upstream that answers from a script, for unit tests."""
+"""A retriever by word overlap and an upstream that answers from a script, for unit tests.
+
+The upstream is a real HTTP server on loopback, since that is what the client talks to.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-
-import httpx
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
-from serving.client import CompletionClient
+from serving.client import CompletionClient, Piece
 
 PASSAGES = (
     Passage("p1", "Mira Solden", "Mira Solden was born in Karvel."),
@@ -57,6 +63,22 @@ class WordRetriever:
         return [Hit(p, score, rank) for rank, (score, p) in enumerate(scored[:k], start=1)]
 
 
+class OneAtATime(CompletionClient):
+    """A client with connections for each request, since each of a TestClient has its own loop."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._given = given
+
+    async def stream(self, *asked: Any, **options: Any) -> AsyncGenerator[Piece, None]:
+        async with (
+            CompletionClient(*self._given) as own,
+            aclosing(own.stream(*asked, **options)) as pieces,
+        ):
+            async for piece in pieces:
+                yield piece
+
+
 @dataclass
 class Upstream:
     """Plays vLLM's `/v1/completions`: one scripted answer (a list of pieces) per request.
@@ -70,25 +92,47 @@ class Upstream:
     cut: bool = False
     forever: bool = False
     requests: list[dict[str, object]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
 
-    def client(self) -> CompletionClient:
-        transport = httpx.MockTransport(self._answer)
-        return CompletionClient("http://upstream", "secret", "tiny", transport=transport)
+    def client(self, key: str = "secret") -> CompletionClient:
+        return OneAtATime(self.url, key, "tiny")
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(json.loads(request.content))
-        self.keys.append(request.headers["authorization"])
+    @cached_property
+    def url(self) -> str:
+        """Where it listens, from now on."""
+        upstream = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                upstream.keys.append(self.headers.get("Authorization"))
+                upstream.requests.append(given)
+                upstream._answer(self)
+
+            def log_message(self, *given: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
         if self.status != 200:
-            return httpx.Response(self.status, json={"error": {"message": "no room\nleft"}})
+            self._send(handler, json.dumps({"error": {"message": "no room\nleft"}}))
+            return
         pieces = self.answers[-1] if self.forever else self.answers.pop(0)
-        if not self.requests[-1].get("stream"):
-            if self.cut:
-                raise httpx.RemoteProtocolError("the connection was cut")
+        if self.requests[-1].get("stream"):
+            self._send(handler, "".join(self._lines(pieces)))
+        elif self.cut:
+            handler.close_connection = True
+        else:
             choice = {"text": "".join(pieces), "finish_reason": "stop"}
-            return httpx.Response(200, json={"choices": [choice]})
-        lines = list(self._lines(pieces))
-        return httpx.Response(200, text="".join(lines))
+            self._send(handler, json.dumps({"choices": [choice]}))
+
+    def _send(self, handler: BaseHTTPRequestHandler, body: str) -> None:
+        handler.send_response(self.status)
+        handler.end_headers()
+        handler.wfile.write(body.encode())
 
     def _lines(self, pieces: list[str]) -> Iterator[str]:
         for i, piece in enumerate(pieces):

@@ -8,11 +8,10 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from retrieval.errors import BadInput, NeuroritError
-from serving.client import CompletionClient, Piece, UpstreamError
+from serving.client import Piece, UpstreamError
 from serving.server import ServeSettings, serve
 from serving.systems import System
 from serving.upstreams import Upstreams, check_url, read_upstream_key
@@ -134,20 +133,15 @@ def test_the_upstreams_key_comes_from_a_file_or_the_environment(
 
 
 def test_a_client_sends_its_key_and_none_where_there_is_none() -> None:
-    seen: list[str | None] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(request.headers.get("authorization"))
-        return httpx.Response(200, json={"choices": [{"text": "x", "finish_reason": "stop"}]})
+    upstream = Upstream([["x"]], forever=True)
 
     async def work() -> None:
         for key in ("k", ""):
-            transport = httpx.MockTransport(answer)
-            async with CompletionClient("http://u", key, "m", transport=transport) as client:
+            async with upstream.client(key) as client:
                 await client.complete([1])
 
     asyncio.run(work())
-    assert seen == ["Bearer k", None]
+    assert upstream.keys == ["Bearer k", None]
 
 
 def test_servers_that_do_not_answer_are_an_error_naming_the_option(tmp_path: Path) -> None:
