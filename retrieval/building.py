@@ -15,14 +15,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.artifact import Manifest, seal, sync, write_text
-from retrieval.chunking import WORDS
+from retrieval.chunking import Chunking
 from retrieval.corpus import corpus_digest, read_corpus
+from retrieval.duplicates import Survey, survey, without
 from retrieval.encoder import DEFAULT, Encoder, load_encoder
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 VECTORS = "vectors.faiss"
 SEGMENTS = "segments"
 MEMORY = 4 * 2**30
+REPEATS = "duplicates.jsonl"
 _RAW = "vectors.f32"
 _CHUNK = 1024
 _SYNC_SECONDS = 5.0
@@ -58,15 +61,19 @@ class BuildSettings:
 
     kind: one of `retrieval.kinds.KINDS`; memory: bytes that a build should not exceed; target:
     recall@10 against exact search that a search is tuned to (None: not tuned); vectors: .npy file
-    with a row for each passage, in place of encoding; words: of a chunk, for documents; batch_size:
-    passages encoded at once; threads: of FAISS (0: its own choice).
+    with a row for each passage, in place of encoding; chunking: of documents; near_duplicates: the
+    overlap from which passages are near duplicates (0: only the same ones are told);
+    drop_duplicates: leave the later ones out; batch_size: passages encoded at once; threads: of
+    FAISS (0: its own choice).
     """
 
     kind: str = "flat"
     memory: int = MEMORY
     target: float | None = None
     vectors: Path | None = None
-    words: int = WORDS
+    chunking: Chunking = field(default_factory=Chunking)
+    near_duplicates: float = 0.0
+    drop_duplicates: bool = False
     batch_size: int = 64
     threads: int = 0
 
@@ -106,8 +113,13 @@ def build_index(
     out = Path(out)
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+    if settings.drop_duplicates and settings.vectors:
+        raise BadInput("--drop-duplicates: the rows of --vectors would belong to other passages")
     # A first pass over the text alone finds every bad line before any time goes into vectors.
-    total = sum(1 for _ in read_corpus(corpus, words=settings.words))
+    read = partial(read_corpus, corpus, chunking=settings.chunking)
+    seen = survey(read, settings.near_duplicates)
+    dropped = seen.repeats if settings.drop_duplicates else ()
+    total = seen.passages - len(dropped)
     model = (
         load_encoder(encoder, batch_size=settings.batch_size)
         if isinstance(encoder, str)
@@ -123,7 +135,7 @@ def build_index(
     with workplace(out.with_name(f".{out.name}.building"), key) as place:
         segments: list[Segment] = _journal(place)
         done = sum(segment.passages for segment in segments)
-        passages = islice(read_corpus(corpus, words=settings.words), done, None)
+        passages = islice(without(read(), dropped), done, None)
         while done < total:
             # The rest goes into this segment where a last one would be too small to be trained.
             count = total - done if total - done < size * 3 // 2 else size
@@ -147,7 +159,9 @@ def build_index(
             settings={
                 "encoder": model.name,
                 "kind": settings.kind,
-                "words": settings.words,
+                "chunking": asdict(settings.chunking),
+                "near_duplicates": settings.near_duplicates,
+                "drop_duplicates": settings.drop_duplicates,
                 "memory": settings.memory,
                 "target_recall": settings.target,
             },
@@ -159,6 +173,8 @@ def build_index(
                 "segments": [asdict(segment) for segment in segments],
             },
         )
+        if seen.repeats:
+            _write_repeats(place / REPEATS, seen)
         for name in ("journal.json", "key"):
             (place / name).unlink(missing_ok=True)
         seal(place, manifest, out)
@@ -168,6 +184,9 @@ def build_index(
         "encoder": model.name,
         "kind": settings.kind,
         "segments": len(segments),
+        "duplicates": seen.exact,
+        **({"near_duplicates": len(seen.repeats) - seen.exact} if settings.near_duplicates else {}),
+        **({"dropped": len(dropped)} if settings.drop_duplicates else {}),
         **_tuned(segments, settings),
     }
 
@@ -318,6 +337,11 @@ def _journal(place: Path) -> list[Segment]:
             break
         whole.append(segment)
     return whole
+
+
+def _write_repeats(path: Path, seen: Survey) -> None:
+    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in seen.repeats]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
 
 
 def _key(inputs: Any, described: Any, fingerprint: str) -> str:

@@ -6,6 +6,7 @@
 | `.tsv` (also `.gz`) | DPR's and KILT's columns: id, text, title, under a header |
 | `.parquet` | the same names as columns |
 | a folder with `corpus.jsonl` | BEIR |
+| `hf:NAME[:CONFIGURATION][@SPLIT]`, or a folder of `save_to_disk` | by `datasets`, the same names |
 | another folder | its txt, Markdown, HTML and PDF files, in chunks |
 
 Nothing is held in memory but eight bytes of every id. It knows nothing of vectors.
@@ -18,38 +19,47 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from retrieval.chunking import WORDS, chunks
+from retrieval.chunking import Chunking
 from retrieval.documents import SUFFIXES, find_documents, read_document
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
-from retrieval.ids import SeenIds
+from retrieval.hub import is_named, named_rows, rows_digest
+from retrieval.ids import SeenIds, content_id
 
 _COLUMNS = ("id", "_id", "title", "text", "contents", "meta", "metadata")
+DEFAULT = Chunking()
 _LONGEST = 64 * 1024 * 1024  # bytes of a line; a longer one is no passage
 
 
-def read_corpus(path: Path, *, words: int = WORDS) -> Iterator[Passage]:
+def read_corpus(path: Path, *, chunking: Chunking = DEFAULT) -> Iterator[Passage]:
     """Stream passages; raises BadInput with file:line for a bad line, a used id, or no passage.
 
-    words: of a chunk, for documents; records stay whole.
+    chunking: of documents; records stay whole. A record without an id gets the hash of its content.
     """
-    for passage, _ in placed_passages(path, words=words):
+    for passage, _ in placed_passages(path, chunking=chunking):
         yield passage
 
 
-def placed_passages(path: Path, *, words: int = WORDS) -> Iterator[tuple[Passage, str]]:
+def placed_passages(path: Path, *, chunking: Chunking = DEFAULT) -> Iterator[tuple[Passage, str]]:
     """As `read_corpus`, with where each passage stands."""
     path = Path(path)
-    if not path.exists():
-        raise BadInput(f"{path}: no such file or folder")
+    chunking.check()
+    if not is_named(path) and not path.exists():
+        raise BadInput(f"{path}: no such file or folder; a data set of the hub is hf:NAME")
+    source = partial(_source, path, chunking)
     seen = SeenIds()
-    for passage, place in _source(path, words):
+    for passage, place in source():
+        if not passage.id:
+            yield _named(passage, seen), place
+            continue
         if not seen.add(passage.id):
-            first = next(at for other, at in _source(path, words) if other.id == passage.id)
+            first = next(at for other, at in source() if other.id == passage.id)
             first = first.removeprefix(f"{path}:")
             raise BadInput(f"{place}: the id {passage.id!r} was used in line {first}")
         yield passage, place
@@ -69,6 +79,8 @@ def corpus_files(path: Path) -> list[Path]:
 def corpus_digest(path: Path) -> str:
     """SHA-256 over the names and bytes of a corpus' files."""
     path = Path(path)
+    if is_named(path):
+        return rows_digest(named_rows(path))
     digest = hashlib.sha256()
     for file in corpus_files(path):
         if not file.is_file():
@@ -86,7 +98,9 @@ def parse_passage(record: Any) -> Passage:
     if not isinstance(record, dict):
         raise ValueError("the line is no JSON object")
     identity = record.get("id", record.get("_id"))
-    if isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
+    if identity is None and "id" not in record and "_id" not in record:
+        identity = 0  # named by its content, in `placed_passages`
+    elif isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
         raise ValueError("'id' must be a non-empty string")
     title, text = record.get("title"), record.get("text")
     if text is None and isinstance(record.get("contents"), str):
@@ -99,14 +113,28 @@ def parse_passage(record: Any) -> Passage:
     meta = record.get("meta") or record.get("metadata") or {}
     if not isinstance(meta, dict):
         raise ValueError("'meta' must be an object")
-    return Passage(str(identity), title or "", text, meta=meta)
+    named = "id" in record or "_id" in record
+    return Passage(str(identity) if named else "", title or "", text, meta=meta)
 
 
-def _source(path: Path, words: int) -> Iterator[tuple[Passage, str]]:
+def _named(passage: Passage, seen: SeenIds) -> Passage:
+    """With the hash of its content as id; one that says the same as an earlier one is numbered."""
+    digest = content_id(passage.title, passage.text)
+    turn, identity = 1, digest
+    while not seen.add(identity):
+        turn += 1
+        identity = f"{digest}-{turn}"
+    return replace(passage, id=identity)
+
+
+def _source(path: Path, chunking: Chunking) -> Iterator[tuple[Passage, str]]:
     """Passages with where each stands."""
+    if is_named(path):
+        yield from _rows(path)
+        return
     if path.is_dir():
         beir = path / "corpus.jsonl"
-        yield from _jsonl(beir) if beir.is_file() else _folder(path, words)
+        yield from _jsonl(beir) if beir.is_file() else _folder(path, chunking)
         return
     suffix = Path(path.stem).suffix.lower() if path.suffix == ".gz" else path.suffix.lower()
     if suffix == ".tsv":
@@ -114,7 +142,7 @@ def _source(path: Path, words: int) -> Iterator[tuple[Passage, str]]:
     elif suffix == ".parquet":
         yield from _parquet(path)
     elif suffix in SUFFIXES:
-        yield from _document(path, path.parent, words)
+        yield from _document(path, path.parent, chunking)
     else:
         yield from _jsonl(path)
 
@@ -180,8 +208,7 @@ def _parquet(path: Path) -> Iterator[tuple[Passage, str]]:
             for batch in file.iter_batches(1024, columns=named):
                 for record in batch.to_pylist():
                     number += 1
-                    given = {name: value for name, value in record.items() if value is not None}
-                    yield parse_passage(given), f"{path}:{number}"
+                    yield parse_passage(_given(record)), f"{path}:{number}"
     except (ValueError, TypeError) as error:
         # pyarrow's own errors are ValueErrors too: before the first row they are about the file.
         where = f"{path}:{number}" if number else str(path)
@@ -190,19 +217,34 @@ def _parquet(path: Path) -> Iterator[tuple[Passage, str]]:
         raise BadInput(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _folder(folder: Path, words: int) -> Iterator[tuple[Passage, str]]:
+def _rows(path: Path) -> Iterator[tuple[Passage, str]]:
+    rows = named_rows(path)
+    rows = rows.select_columns([name for name in _COLUMNS if name in rows.column_names])
+    for number, record in enumerate(rows):
+        try:
+            yield parse_passage(_given(record)), f"{path}:{number}"
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{path}, row {number}: not a passage: {error}") from error
+
+
+def _given(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the columns that hold nothing in this row."""
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _folder(folder: Path, chunking: Chunking) -> Iterator[tuple[Passage, str]]:
     files = find_documents(folder)
     if not files:
         raise BadInput(f"{folder}: holds no corpus.jsonl and no {', '.join(SUFFIXES)} file")
     for file in files:
-        yield from _document(file, folder, words)
+        yield from _document(file, folder, chunking)
 
 
-def _document(file: Path, folder: Path, words: int) -> Iterator[tuple[Passage, str]]:
+def _document(file: Path, folder: Path, chunking: Chunking) -> Iterator[tuple[Passage, str]]:
     name = file.relative_to(folder).as_posix()
     number = 0
     for part in read_document(file):
-        for text in chunks(part.text, words):
+        for text in chunking.chunks(part.text):
             meta: dict[str, Any] = {"source": name}
             if part.page:
                 meta["page"] = part.page

@@ -17,6 +17,11 @@ def id_number(identity: str) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
+def content_id(title: str, text: str) -> str:
+    """The id of a passage that has none of its own: 64 bits of its content's SHA-256, in hex."""
+    return hashlib.sha256(f"{title}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 class SeenIds:
     """A set of ids that only grows."""
 

@@ -17,6 +17,7 @@ from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage
 from retrieval.index import Hit, Index
 from retrieval.noise_text import with_instruction, without_answer
+from retrieval.search import load_cross_encoder
 
 _BATCH = 256
 _TRIES = 200
@@ -35,6 +36,8 @@ class MixSettings:
     question, such as `split`, so that splits stay apart. order: `shuffle` the passages, or keep
     `kind` order (gold, distractor, random, counterfactual, near-duplicate, injected), which
     evaluation wants. limit: only this many questions, drawn by the seed (0: all).
+    cross_encoder, margin: a model's folder or name; a distractor that it scores higher than the
+    gold passage less the margin is left out too.
     """
 
     gold: int = 1
@@ -48,6 +51,8 @@ class MixSettings:
     within: str = ""
     order: Literal["shuffle", "kind"] = "shuffle"
     limit: int = 0
+    cross_encoder: str = ""
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Mixer:
         self, index: Index, questions: Sequence[Example], settings: MixSettings, seed: int
     ) -> None:
         check_settings(settings)
+        self._cross = _cross_encoder(settings.cross_encoder)
         self._index = index
         self._settings = settings
         self._seed = seed
@@ -120,13 +126,13 @@ class Mixer:
         chosen: list[tuple[Passage, _Reason]] = []
         if answerable:
             chosen += golds
-        chosen += self._distractors(question, hits, wanted["distractor"], barred, rejected)
+        chosen += self._distractors(question, hits, wanted["distractor"], barred, rejected, gold)
         taken = barred | {passage.id for passage, _ in chosen}
         chosen += self._randoms(question, rng, wanted["random"], taken, rejected)
         if gold is not None:
             chosen += self._counterfactuals(question, gold, rng, wanted["counterfactual"])
             chosen += self._near_duplicates(question, gold, wanted["near-duplicate"])
-        chosen += self._injected(question, hits, own["injected"], wanted["injected"], barred)
+        chosen += self._injected(question, hits, own["injected"], wanted["injected"], barred, gold)
         if settings.order == "shuffle":
             rng.shuffle(chosen)
         example = replace(question, passages=tuple(passage for passage, _ in chosen))
@@ -165,6 +171,31 @@ class Mixer:
                 return [(replace(hit.passage, kind="gold"), reason)]
         return []
 
+    def _no_rivals(
+        self,
+        question: Example,
+        gold: Passage | None,
+        hits: Sequence[Hit],
+        rejected: list[dict[str, Any]],
+    ) -> Sequence[Hit]:
+        """The hits that a cross-encoder finds worse than the gold passage, by the margin at least.
+
+        One that does as well may answer the question in other words than the accepted ones.
+        """
+        if self._cross is None or gold is None or not hits:
+            return hits
+        texts = [_text(gold), *(_text(hit.passage) for hit in hits)]
+        pairs = [(question.question, text) for text in texts]
+        first, *scores = map(float, self._cross.predict(pairs, show_progress_bar=False))
+        kept = []
+        for hit, score in zip(hits, scores, strict=True):
+            if score <= first - self._settings.margin or hit.passage.id == gold.id:
+                kept.append(hit)
+            else:
+                told = {"id": hit.passage.id, "kind": "distractor", "rank": hit.rank}
+                rejected.append(told | {"cross_encoder": round(score, 4), "gold": round(first, 4)})
+        return kept
+
     def _distractors(
         self,
         question: Example,
@@ -172,19 +203,21 @@ class Mixer:
         count: int,
         barred: set[str],
         rejected: list[dict[str, Any]],
+        gold: Passage | None,
     ) -> list[tuple[Passage, _Reason]]:
         """The highest-ranked passages that hold no answer."""
         chosen: list[tuple[Passage, _Reason]] = []
         seen: set[str] = set()
         depth = len(hits)
         while True:
-            for hit in hits:
+            fresh = [hit for hit in hits if hit.passage.id not in seen]
+            seen |= {hit.passage.id for hit in fresh}
+            for hit in self._no_rivals(question, gold, fresh, rejected):
                 passage = hit.passage
                 if len(chosen) == count:
                     return chosen
-                if passage.id in barred | seen or not self._allowed(question, passage):
+                if passage.id in barred or not self._allowed(question, passage):
                     continue
-                seen.add(passage.id)
                 if _rejects(question, passage, "distractor", hit.rank, rejected):
                     continue
                 why = "ranked high, holds no answer"
@@ -259,13 +292,14 @@ class Mixer:
         rng: random.Random,
         count: int,
         barred: set[str],
+        gold: Passage | None,
     ) -> list[tuple[Passage, _Reason]]:
         """Distractors with an instruction in their text to say something else."""
         if not count:
             return []
         values = self._others(question, rng) or ["nothing"]
         chosen: list[tuple[Passage, _Reason]] = []
-        for base, reason in self._distractors(question, hits, count, barred, []):
+        for base, reason in self._distractors(question, hits, count, barred, [], gold):
             value = values[len(chosen) % len(values)]
             passage = with_instruction(base, value, question.answers, rng, len(chosen))
             if passage is not None:
@@ -299,6 +333,10 @@ def check_settings(settings: MixSettings) -> None:
         raise BadInput("mix: without_gold is a share, from 0 to 1")
     if settings.depth < 1 or settings.limit < 0 or settings.gold < 0:
         raise BadInput("mix: depth must be at least 1, limit and gold at least 0")
+
+
+def _cross_encoder(name: str) -> Any:
+    return load_cross_encoder(name, "mix.cross_encoder") if name else None
 
 
 def _holder(question: Example, golds: Sequence[Passage]) -> Passage | None:

@@ -25,7 +25,7 @@ def plan_index(corpus: Path, encoder: str, settings: BuildSettings) -> dict[str,
     passages = text = 0
     sample: list[str] = []
     step = 1
-    for passage in read_corpus(corpus, words=settings.words):
+    for passage in read_corpus(corpus, chunking=settings.chunking):
         if passages % step == 0:
             sample.append(passage_text(passage))
             if len(sample) == 2 * _SAMPLE:

@@ -15,6 +15,7 @@ from typing import Any
 
 from retrieval.artifact import Manifest, writing
 from retrieval.errors import BadInput
+from retrieval.hub import load_rows
 from retrieval.published_formats import FORMATS
 
 CORPUS, QUESTIONS = "corpus.jsonl", "questions.jsonl"
@@ -133,25 +134,8 @@ def _rows(
     path = Path(source)
     if path.is_file():
         return _lines(path), sum(1 for _ in _lines(path))
-    from datasets import DatasetDict, load_dataset, load_from_disk
-
-    try:
-        if path.is_dir() and not (path / "state.json").is_file() and not _is_saved(path):
-            rows = load_dataset(source, configuration, split=split)
-        elif path.is_dir():
-            saved = load_from_disk(source)
-            rows = saved[split] if isinstance(saved, DatasetDict) else saved
-        else:
-            rows = load_dataset(source, configuration, split=split)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"--source {source} (--split {split}): cannot be read: {reason}") from error
+    rows = load_rows(source, configuration, split)
     return ((f"{source}, row {number}", row) for number, row in enumerate(rows)), len(rows)
-
-
-def _is_saved(path: Path) -> bool:
-    """True for a folder that `DatasetDict.save_to_disk` wrote."""
-    return (path / "dataset_dict.json").is_file()
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -5,11 +5,12 @@ Each converter takes one decoded row and says what it holds. It knows nothing of
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import Any
+
+from retrieval.ids import content_id
 
 _MOST_JOINED = 64
 
@@ -129,8 +130,7 @@ FORMATS: dict[str, Convert] = {
 
 def passage(title: str, text: str) -> dict[str, Any]:
     """A passage whose id is the hash of its content."""
-    digest = hashlib.sha256(f"{title}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return {"id": digest, "title": title, "text": text}
+    return {"id": content_id(title, text), "title": title, "text": text}
 
 
 def _question(

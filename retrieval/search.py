@@ -1,7 +1,8 @@
 """One retriever for every way to search: dense, BM25, both fused, reranked, filtered.
 
-Fusion is by reciprocal ranks (Cormack et al. 2009), which needs no common scale of the scores. It
-knows nothing of language models, and nothing of servers.
+Fusion is by scores (a convex combination, as in Bruch et al. 2023: cosine, and BM25's share of the
+query's best), or by reciprocal ranks (Cormack et al. 2009). It knows nothing of language models,
+and nothing of servers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from retrieval.index import Hit, Index, passage_text
 from retrieval.lexical import LexicalIndex
 
 MODES = ("dense", "bm25", "hybrid")
+FUSIONS = ("scores", "ranks")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class SearchSettings:
     """How passages are found.
 
     mode: dense, bm25 or hybrid. depth: passages of each part that are fused or reranked.
-    rrf: the constant of reciprocal rank fusion. dense_weight: the dense part's share of it.
+    fusion: of a hybrid search, by scores or by ranks. dense_weight: the dense part's share of it
+    (docs/results.md says where 0.7 comes from). rrf: the constant of reciprocal ranks.
     rerank: a cross-encoder's folder or name, empty for none. filters: fields of `meta` and the
     values that they must have. effort: nprobe of an inverted file, efSearch of a graph (0: as the
     index was tuned).
@@ -33,8 +36,9 @@ class SearchSettings:
 
     mode: str = "dense"
     depth: int = 100
+    fusion: str = "scores"
+    dense_weight: float = 0.7
     rrf: float = 60.0
-    dense_weight: float = 0.5
     rerank: str = ""
     filters: Mapping[str, str] = field(default_factory=dict)
     effort: int = 0
@@ -43,6 +47,8 @@ class SearchSettings:
         """Raise BadInput, naming the setting, for one that is out of range."""
         if self.mode not in MODES:
             raise BadInput(f"search: mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.fusion not in FUSIONS:
+            raise BadInput(f"search: fusion is one of {', '.join(FUSIONS)}, not {self.fusion!r}")
         if self.depth < 1:
             raise BadInput(f"search: depth must be at least 1, not {self.depth}")
         if not 0.0 <= self.dense_weight <= 1.0:
@@ -60,7 +66,7 @@ class Retriever:
         if settings.mode != "dense":
             self._lexical = LexicalIndex.of(directory, index.passages)
         self._allowed = _matching(index.passages, settings.filters) if settings.filters else None
-        self._cross = _cross_encoder(settings.rerank) if settings.rerank else None
+        self._cross = load_cross_encoder(settings.rerank) if settings.rerank else None
 
     @classmethod
     def load(cls, directory: Path, settings: SearchSettings | None = None) -> Retriever:
@@ -178,14 +184,25 @@ class Retriever:
         ranks: dict[str, dict[str, int]] = {}
         hits: dict[str, Hit] = {}
         for name, weight, found in parts:
-            for hit in found:
+            for hit, gain in zip(found, self._gains(name, found), strict=True):
                 key = hit.passage.id
-                scores[key] = scores.get(key, 0.0) + weight / (self.settings.rrf + hit.rank)
+                scores[key] = scores.get(key, 0.0) + weight * gain
                 ranks.setdefault(key, {})[name] = hit.rank
                 hits.setdefault(key, hit)
         # A tie goes to what one part ranked best, then to the id: a search gives the same twice.
         order = sorted(scores, key=lambda key: (-scores[key], min(ranks[key].values()), key))
         return [_ranked(hits[key], scores[key], ranks[key]) for key in order]
+
+    def _gains(self, part: str, found: Sequence[Hit]) -> list[float]:
+        """What a part gives to each of its hits; to a passage that it did not find it gives 0."""
+        if self.settings.fusion == "ranks":
+            return [1.0 / (self.settings.rrf + hit.rank) for hit in found]
+        # BM25 has no scale of its own: a query's best passage counts 1.
+        unit = max((hit.score for hit in found), default=1.0) if part == "bm25" else 1.0
+        values = [hit.score / unit if unit > 0 else 0.0 for hit in found]
+        # Where a list was cut off, what is not on it is no better than its last one.
+        least = min(values) if len(found) >= self.settings.depth else 0.0
+        return [value - least for value in values]
 
     def _reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
         if not hits or self._cross is None:
@@ -216,11 +233,12 @@ def _matching(passages: Sequence[Passage], filters: Mapping[str, str]) -> Any:
     return allowed
 
 
-def _cross_encoder(name: str) -> Any:
+def load_cross_encoder(name: str, option: str = "--rerank") -> Any:
+    """A sentence-transformers cross-encoder; raises BadInput naming the option for a bad one."""
     from sentence_transformers import CrossEncoder
 
     try:
         return CrossEncoder(name)
     except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"--rerank {name}: no cross-encoder could be loaded: {reason}") from error
+        raise BadInput(f"{option} {name}: no cross-encoder could be loaded: {reason}") from error

@@ -16,6 +16,7 @@ from typing import Any
 
 from retrieval.artifact import hash_file, sync, write_manifest
 from retrieval.building import SEGMENTS, BuildSettings, Progress, make_segment
+from retrieval.chunking import Chunking
 from retrieval.corpus import placed_passages
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
@@ -76,16 +77,16 @@ def _update(
         kind=str(manifest.settings["kind"]),
         memory=int(manifest.settings["memory"]),
         target=manifest.settings.get("target_recall"),
-        words=int(manifest.settings["words"]),
+        chunking=Chunking(**manifest.settings["chunking"]),
         batch_size=batch_size,
     )
     files = dict(manifest.files)
     added = 0
     if add is not None:
-        total = sum(1 for _ in _new(add, settings.words, index, leaving))
+        total = sum(1 for _ in _new(add, settings.chunking, index, leaving))
         check_kind(settings.kind, total, index.encoder.dimension)
         size = settings.segment(index.encoder.dimension)
-        passages = _new(add, settings.words, index, leaving)
+        passages = _new(add, settings.chunking, index, leaving)
         number = 1 + max(int(name) for name in names)
         while added < total:
             count = total - added if total - added < size * 3 // 2 else size
@@ -124,9 +125,11 @@ def _update(
     return {"passages": left, "added": added, "deleted": len(leaving), "segments": len(segments)}
 
 
-def _new(corpus: Path, words: int, index: Index, leaving: dict[str, str]) -> Iterator[Passage]:
+def _new(
+    corpus: Path, chunking: Chunking, index: Index, leaving: dict[str, str]
+) -> Iterator[Passage]:
     """The passages to add; raises BadInput for one that the index will still hold."""
-    for passage, place in placed_passages(corpus, words=words):
+    for passage, place in placed_passages(corpus, chunking=chunking):
         if passage.id in index and passage.id not in leaving:
             raise BadInput(
                 f"{place}: the index has a passage {passage.id!r} already; delete that one too, "

@@ -28,7 +28,7 @@ data_app = typer.Typer(
 
 def index(
     corpus: Annotated[
-        Path, typer.Argument(help="JSONL, TSV, Parquet, or a folder: BEIR, or documents.")
+        Path, typer.Argument(help="JSONL, TSV, Parquet, hf:NAME, or a folder: BEIR, documents.")
     ],
     out: Out,
     encoder: Annotated[
@@ -40,9 +40,23 @@ def index(
     ] = "",
     passage_prefix: Annotated[str, typer.Option(help="Words before a passage.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
-    words: Annotated[
-        int, typer.Option(min=1, help="Words of a chunk, for a folder of documents.")
-    ] = 100,
+    chunk_by: Annotated[
+        str, typer.Option(help="How documents are cut: whole sentences, words or tokens.")
+    ] = "sentences",
+    chunk_size: Annotated[int, typer.Option(help="Words or tokens of a chunk, at most.")] = 100,
+    overlap: Annotated[
+        int, typer.Option(help="Words or tokens that a chunk shares with the one before.")
+    ] = 0,
+    tokenizer: Annotated[
+        str, typer.Option(help="Whose tokens: a folder or hub name; minilm's without.")
+    ] = "",
+    near_duplicates: Annotated[
+        float,
+        typer.Option(help="Find passages that overlap by this share: 0.9. 0: same ones only."),
+    ] = 0.0,
+    drop_duplicates: Annotated[
+        bool, typer.Option(help="Leave out passages that repeat an earlier one.")
+    ] = False,
     kind: Annotated[str, typer.Option(help="flat (exact), hnsw, ivf, ivf-pq or sq8.")] = "flat",
     target_recall: Annotated[
         float | None,
@@ -68,6 +82,7 @@ def index(
     from neurorit.commands import retrieval as body
 
     def work() -> Mapping[str, Any]:
+        from retrieval.chunking import Chunking
         from retrieval.encoder import prefixed_name
         from retrieval.sizes import parse_bytes
 
@@ -82,7 +97,9 @@ def index(
             memory=parse_bytes(memory, "--memory"),
             target=target_recall,
             vectors=vectors,
-            words=words,
+            chunking=Chunking(chunk_by, chunk_size, overlap, tokenizer),  # type: ignore[arg-type]
+            near_duplicates=near_duplicates,
+            drop_duplicates=drop_duplicates,
             batch_size=batch_size,
             threads=threads,
         )
@@ -119,7 +136,10 @@ def search(
         typer.Option("--filter", metavar="FIELD=VALUE", help="Of a passage's meta; repeatable."),
     ] = None,
     rerank: Annotated[str, typer.Option(help="A cross-encoder's folder or name.")] = "",
-    dense_weight: Annotated[float, typer.Option(help="The dense part's share in hybrid.")] = 0.5,
+    fusion: Annotated[str, typer.Option(help="Of hybrid: by scores, or by ranks (RRF).")] = (
+        "scores"
+    ),
+    dense_weight: Annotated[float, typer.Option(help="The dense part's share in hybrid.")] = 0.7,
     effort: Annotated[
         int, typer.Option(min=0, help="nprobe of ivf, efSearch of hnsw; 0: as tuned.")
     ] = 0,
@@ -138,7 +158,12 @@ def search(
             raise BadInput("--filter: write FIELD=VALUE")
         chosen = {name: value for name, _, value in pairs}
         settings = SearchSettings(
-            mode=mode, dense_weight=dense_weight, rerank=rerank, filters=chosen, effort=effort
+            mode=mode,
+            fusion=fusion,
+            dense_weight=dense_weight,
+            rerank=rerank,
+            filters=chosen,
+            effort=effort,
         )
         return body.search(index_dir, question, questions, top_k, settings, out)
 

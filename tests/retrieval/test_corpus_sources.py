@@ -9,17 +9,20 @@ import gzip
 import json
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.chunking import chunks
+from retrieval.chunking import Chunking
 from retrieval.corpus import corpus_digest, read_corpus
 from retrieval.encoder import load_encoder
 from retrieval.errors import BadInput, NeuroritError
 from retrieval.examples import Passage
+from retrieval.ids import content_id
 from retrieval.index import Index, build_index
 from retrieval.sentences import sentences
 
@@ -93,7 +96,7 @@ def test_a_folder_of_documents_is_chunked_with_its_sources(tmp_path: Path) -> No
     (tmp_path / "paper.pdf").write_bytes(pdf("The first page.", "The second page."))
     (tmp_path / ".hidden.txt").write_text("not this")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
-    found = {passage.id: passage for passage in read_corpus(tmp_path, words=4)}
+    found = {passage.id: passage for passage in read_corpus(tmp_path, chunking=Chunking(size=4))}
     assert found["deep/plain_text.txt#0"].text == "One two three."
     assert found["deep/plain_text.txt#1"].text == "Four five six."
     assert found["deep/plain_text.txt#0"].title == "plain text"
@@ -123,15 +126,91 @@ def test_a_folder_becomes_an_index(tmp_path: Path) -> None:
 
 @given(st.text("ab. A!?\n\t'\")", max_size=300), st.integers(1, 12))
 def test_chunks_lose_and_double_no_word(text: str, words: int) -> None:
-    made = list(chunks(text, words))
+    made = list(Chunking(size=words).chunks(text))
     assert " ".join(made).split() == text.split()
     assert all(1 <= len(chunk.split()) <= words for chunk in made)
     assert " ".join(sentences(text)).split() == text.split()
 
 
+@given(
+    st.text("ab. A!?\n\t'\")", max_size=300),
+    st.integers(1, 12),
+    st.integers(0, 11),
+    st.sampled_from(["words", "tokens"]),
+)
+def test_chunks_overlap_as_much_as_they_were_told(
+    text: str, size: int, overlap: int, by: Literal["words", "tokens"]
+) -> None:
+    overlap = min(overlap, size - 1)
+    made = list(Chunking(by, size, overlap).chunks(text))
+    apart = list(Chunking(by, size).chunks(text))
+    assert "".join("".join(apart).split()) == "".join(text.split())
+    if by == "words":
+        again = made[:1] + [" ".join(chunk.split()[overlap:]) for chunk in made[1:]]
+        assert " ".join(again).split() == text.split()
+        assert all(1 <= len(chunk.split()) <= size for chunk in made)
+        for before, after in pairwise(made):
+            assert not overlap or before.split()[-overlap:] == after.split()[:overlap]
+
+
+def test_tokens_are_those_of_the_encoder(tmp_path: Path) -> None:
+    made = list(Chunking("tokens", 4).chunks("Unbelievably, Zirkonium fits pumps."))
+    assert "".join(made).replace(" ", "") == "Unbelievably,Zirkoniumfitspumps."
+    assert len(made) > 2, "long words are several tokens"
+    with pytest.raises(BadInput, match=r"--tokenizer .*: none could be loaded"):
+        list(Chunking("tokens", 4, tokenizer=str(tmp_path)).chunks("text"))
+
+
+@pytest.mark.parametrize(
+    ("chunking", "said"),
+    [
+        (Chunking(size=0), "--chunk-size 0"),
+        (Chunking("words", 5, 5), "--overlap 5"),
+        (Chunking("sentences", 5, 2), "--chunk-by words"),
+        (Chunking("lines"), "--chunk-by lines"),  # type: ignore[arg-type]
+    ],
+)
+def test_chunks_that_cannot_be_are_refused(tmp_path: Path, chunking: Chunking, said: str) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(BadInput, match=said):
+        list(read_corpus(tmp_path, chunking=chunking))
+
+
+def test_a_data_set_is_read_by_name_or_from_where_it_was_saved(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    saved = tmp_path / "saved"
+    DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(saved)
+    assert list(read_corpus(saved)) == WANTED
+    assert corpus_digest(saved) == corpus_digest(saved)
+    files = tmp_path / "files"
+    files.mkdir()
+    for name, rows in (("train", ROWS), ("test", ROWS[:1])):
+        (files / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert list(read_corpus(Path(f"hf:{files}"))) == WANTED
+    assert list(read_corpus(Path(f"hf:{files}@test"))) == WANTED[:1]
+    with pytest.raises(BadInput, match=r"nowhere \(split train\): cannot be read"):
+        list(read_corpus(Path(f"hf:{tmp_path}/nowhere")))
+    with pytest.raises(BadInput, match="write hf:NAME"):
+        list(read_corpus(Path("hf:a@b@c")))
+    Dataset.from_list([{"id": "1", "text": ""}]).save_to_disk(tmp_path / "bad")
+    with pytest.raises(BadInput, match="row 0: not a passage"):
+        list(read_corpus(tmp_path / "bad"))
+
+
+def test_a_record_without_an_id_is_named_by_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    records = [{"text": "One."}, {"text": "Two."}, {"text": "One."}, {"id": "x", "text": "One."}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    ids = [passage.id for passage in read_corpus(path)]
+    assert ids[0] == content_id("", "One.") and ids[2] == f"{ids[0]}-2" and ids[3] == "x"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records[1:]))
+    assert next(read_corpus(path)).id == ids[1]
+
+
 def test_chunks_keep_sentences_whole_where_they_fit() -> None:
     text = "One two. Three four five. Six. " + "Long " * 12 + "end. Last one."
-    assert list(chunks(text, 5)) == [
+    assert list(Chunking(size=5).chunks(text)) == [
         "One two. Three four five.",
         "Six.",
         "Long " * 4 + "Long",

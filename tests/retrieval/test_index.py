@@ -40,7 +40,7 @@ def test_reads_own_and_flashrag_records(tmp_path: Path) -> None:
         ("{", "not a passage"),
         ("[]", "no JSON object"),
         ('{"id": "b"}', "'text'"),
-        ('{"text": "x"}', "'id'"),
+        ('{"id": null, "text": "x"}', "'id'"),
         ('{"id": "b", "text": "  "}', "'text'"),
         ('{"id": "b", "text": "x", "title": 4}', "'title'"),
         ('{"id": true, "text": "x"}', "'id'"),

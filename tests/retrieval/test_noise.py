@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,29 @@ def test_rejected_false_negatives_are_named(index: Index, questions: list[Exampl
             assert held_answer(f"{passage.title} {passage.text}", [entry["held"]])
             assert entry["id"] not in given
     assert found, "this world has no false negatives to reject: the test says nothing"
+
+
+def test_a_cross_encoder_leaves_out_what_rivals_the_gold_passage(
+    index: Index, questions: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ByLength:
+        def predict(self, pairs: list[tuple[str, str]], **_: Any) -> list[float]:
+            return [float(len(text)) for _, text in pairs]
+
+    monkeypatch.setattr("retrieval.noise.load_cross_encoder", lambda name, option: ByLength())
+    settings = replace(POOLS, cross_encoder="x", margin=-3.0)
+    left_out = 0
+    for example, record in Mixer(index, questions[:10], settings, 0).mix(questions[:10]):
+        gold = next(p for p in example.passages if p.kind == "gold")
+        length = len(f"{gold.title} {gold.text}")
+        distractors = [p for p in example.passages if p.kind == "distractor"]
+        assert 1 <= len(distractors) <= 4
+        assert all(len(f"{p.title} {p.text}") <= length + 3 for p in distractors)
+        told = [entry for entry in record["rejected"] if "cross_encoder" in entry]
+        assert all(entry["cross_encoder"] > entry["gold"] + 3 for entry in told)
+        assert len({entry["id"] for entry in told}) == len(told)
+        left_out += len(told)
+    assert left_out
 
 
 def test_splits_stay_apart(index: Index, questions: list[Example]) -> None:

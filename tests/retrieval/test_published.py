@@ -140,7 +140,7 @@ def test_what_cannot_be_read_is_named(source: Path, tmp_path: Path) -> None:
         write_published("trivia", out)
     with pytest.raises(BadInput, match="with --source"):
         write_published("rgb", out)
-    with pytest.raises(BadInput, match="--split validation"):
+    with pytest.raises(BadInput, match="split validation"):
         write_published("hotpotqa", out, source=str(source), split="validation")
     Dataset.from_list([{"id": 1}]).save_to_disk(tmp_path / "other")
     with pytest.raises(BadInput, match="row 0: not in the form hotpotqa"):

@@ -67,7 +67,8 @@ def test_bm25_finds_the_rare_word_and_dense_the_meaning(loaded: Index, place: Pa
 
 
 def test_hybrid_fuses_by_reciprocal_ranks(loaded: Index, place: Path) -> None:
-    both = retriever(loaded, place, mode="hybrid", rrf=10.0, dense_weight=0.25)
+    settings: dict[str, Any] = {"fusion": "ranks", "rrf": 10.0, "dense_weight": 0.25}
+    both = retriever(loaded, place, mode="hybrid", **settings)
     hits = both.search(["cold rivers with trout"], 5)[0]
     assert hits[0].passage.id == "d"
     for hit in hits:
@@ -76,6 +77,20 @@ def test_hybrid_fuses_by_reciprocal_ranks(loaded: Index, place: Path) -> None:
         assert hit.score == pytest.approx(wanted)
     assert [hit.rank for hit in hits] == [1, 2, 3, 4, 5]
     assert "bm25" not in hits[-1].ranks
+
+
+def test_hybrid_fuses_scores_with_bm25_as_shares_of_its_best(loaded: Index, place: Path) -> None:
+    query = "cold rivers with trout"
+    dense = retriever(loaded, place).search([query], 5)[0]
+    lexical = retriever(loaded, place, mode="bm25").search([query], 5)[0]
+    both = retriever(loaded, place, mode="hybrid", dense_weight=0.6).search([query], 5)[0]
+    wanted = {hit.passage.id: 0.6 * hit.score for hit in dense}
+    for hit in lexical:
+        wanted[hit.passage.id] += 0.4 * hit.score / lexical[0].score
+    assert {hit.passage.id: hit.score for hit in both} == pytest.approx(wanted)
+    # Of a list that was cut off, the last one is where all others begin.
+    cut = retriever(loaded, place, mode="hybrid", dense_weight=1.0, depth=2).search([query], 2)[0]
+    assert [hit.score for hit in cut] == pytest.approx([dense[0].score - dense[1].score, 0.0])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -95,7 +110,7 @@ def test_a_cross_encoder_has_the_last_word(
         def predict(self, pairs: list[tuple[str, str]], **_: Any) -> list[float]:
             return [-float(len(text)) for _, text in pairs]
 
-    monkeypatch.setattr("retrieval.search._cross_encoder", lambda name: ByLength())
+    monkeypatch.setattr("retrieval.search.load_cross_encoder", lambda name: ByLength())
     hits = retriever(loaded, place, mode="hybrid", rerank="x").search(["cold rivers"], 5)[0]
     lengths = [len(f"{hit.passage.title}: {hit.passage.text}") for hit in hits]
     assert [h.score for h in hits] == sorted((h.score for h in hits), reverse=True)
@@ -124,7 +139,12 @@ def test_the_bm25_artifact_follows_its_index(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"mode": "sparse"}, "mode"), ({"depth": 0}, "depth"), ({"dense_weight": 2.0}, "weight")],
+    [
+        ({"mode": "sparse"}, "mode"),
+        ({"depth": 0}, "depth"),
+        ({"dense_weight": 2.0}, "weight"),
+        ({"fusion": "sum"}, "fusion"),
+    ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):

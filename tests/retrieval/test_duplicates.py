@@ -1,0 +1,89 @@
+"""Repeats in a corpus: found by the words themselves, told, and left out on request."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from retrieval.building import REPEATS, BuildSettings
+from retrieval.duplicates import _overlap, _shingles, _words, survey
+from retrieval.encoder import load_encoder
+from retrieval.errors import BadInput
+from retrieval.examples import Passage
+from retrieval.index import Index, build_index
+
+
+def text(rng: random.Random, words: int = 80) -> list[str]:
+    return [f"w{rng.randrange(3000)}" for _ in range(words)]
+
+
+def corpus(seed: int, size: int = 400) -> list[Passage]:
+    """Passages, of which some repeat an earlier one with some words changed."""
+    rng = random.Random(seed)
+    made: list[list[str]] = []
+    for number in range(size):
+        if number % 5 or not made:
+            made.append(text(rng))
+            continue
+        copy = list(rng.choice(made))
+        for _ in range(rng.choice((0, 0, 1, 2, 4, 12))):
+            copy[rng.randrange(len(copy))] = "changed"
+        made.append(copy)
+    return [Passage(f"p{i}", "", " ".join(words)) for i, words in enumerate(made)]
+
+
+@pytest.mark.parametrize("near", [0.6, 0.8, 0.9])
+def test_near_duplicates_are_those_that_every_pair_compared_shows(near: float) -> None:
+    passages = corpus(0)
+    shingles = [_shingles(_words(passage)) for passage in passages]
+    gone: set[int] = set()
+    for second in range(len(passages)):
+        pairs = (_overlap(shingles[i], shingles[second]) for i in range(second) if i not in gone)
+        if max(pairs, default=0.0) >= near:
+            gone.add(second)
+    found = survey(lambda: iter(passages), near)
+    rows = {one.row for one in found.repeats}
+    assert found.passages == len(passages) and found.exact
+    assert len(gone) > 30
+    assert len(rows ^ gone) <= 1, "MinHash misses one pair in a hundred at most"
+    for one in found.repeats:
+        first = int(one.of.removeprefix("p"))
+        assert first < one.row and one.similarity >= near
+
+
+def test_the_same_words_are_the_same_whatever_their_case_and_space() -> None:
+    same = [
+        Passage("a", "Otter", "The otter  swims."),
+        Passage("b", "", "otter the\nOTTER swims."),
+        Passage("c", "", "The otter."),
+    ]
+    (one,) = survey(lambda: iter(same)).repeats
+    assert (one.id, one.of, one.similarity, one.row) == ("b", "a", 1.0, 1)
+    with pytest.raises(BadInput, match=r"--near-duplicates 0\.2"):
+        survey(lambda: iter(same), 0.2)
+
+
+def test_an_index_tells_of_repeats_or_leaves_them_out(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "text": "The otter swims in rivers and eats the fish of it."},
+        {"id": "b", "text": "Bread is baked."},
+        {"id": "c", "text": "the otter swims in rivers and eats the fish of it."},
+        {"id": "d", "text": "The otter swims in rivers and eats the fish of it too."},
+    ]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    encoder = load_encoder()
+    made = build_index(path, tmp_path / "told", encoder=encoder)
+    assert (made["passages"], made["duplicates"]) == (4, 1)
+    told = json.loads((tmp_path / "told" / REPEATS).read_text())
+    assert (told["id"], told["of"]) == ("c", "a")
+    settings = BuildSettings(near_duplicates=0.7, drop_duplicates=True)
+    made = build_index(path, tmp_path / "less", encoder=encoder, settings=settings)
+    assert (made["passages"], made["duplicates"], made["near_duplicates"]) == (2, 1, 1)
+    assert [p.id for p in Index.load(tmp_path / "less", encoder=encoder).passages] == ["a", "b"]
+    with pytest.raises(BadInput, match="--drop-duplicates"):
+        given = BuildSettings(drop_duplicates=True, vectors=tmp_path / "v.npy")
+        build_index(path, tmp_path / "none", encoder=encoder, settings=given)
