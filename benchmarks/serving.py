@@ -28,7 +28,7 @@ from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world
 from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
 from retrieval.index import build_index
-from retrieval.search import Retriever
+from retrieval.search import Retriever, SearchSettings
 from serving.client import Sampling
 from serving.engine import VllmServer, free_port
 from serving.load import Answered, Asker, Load, by_clients, by_clock, percentile
@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5, help="of each of the two")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--encoder", default="minilm+int8", help="of the gateway's index")
+    parser.add_argument("--retriever", default="dense", help="dense, bm25 or hybrid")
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     given = parser.parse_args()
     settings = {key: value for key, value in vars(given).items() if key != "json"}
@@ -83,13 +85,13 @@ def main() -> None:
 
 
 async def _measure(bench: Bench, given: Any, folder: Path) -> None:
-    index, questions = _data(folder)
+    index, questions = _data(folder, given.encoder)
     model = base_model_dir()
-    prompts = _prompts(index, questions, model)
+    prompts = _prompts(index, questions, model, given.retriever)
     running = given.concurrency
     with (
         VllmServer(model, log=folder / "vllm.log", extra_args=[UNCACHED]) as vllm,
-        _gateway(model, index, vllm, folder, running) as (url, process),
+        _gateway(model, index, vllm, folder, given) as (url, process),
     ):
         fields = Sampling(max_tokens=given.max_tokens).as_request()
         tokens = {"max_tokens": given.max_tokens}
@@ -170,19 +172,19 @@ async def _overload(
     bench.ratios["throughput_after_vs_before"] = after.per_second / before.per_second
 
 
-def _data(folder: Path) -> tuple[Path, list[str]]:
+def _data(folder: Path, encoder: str) -> tuple[Path, list[str]]:
     write_world(folder / "world", 0, test=120)
-    build_index(folder / "world" / "corpus.jsonl", folder / "index")
+    build_index(folder / "world" / "corpus.jsonl", folder / "index", encoder=encoder)
     lines = (folder / "world" / "questions-test.jsonl").read_text().splitlines()
     return folder / "index", [json.loads(line)["question"] for line in lines]
 
 
-def _prompts(index: Path, questions: Sequence[str], model: Path) -> list[list[int]]:
+def _prompts(index: Path, questions: Sequence[str], model: Path, mode: str) -> list[list[int]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     template = PromptTemplate.of_checkpoint(model)
-    found = Retriever.load(index).search(questions, TOP_K)
+    found = Retriever.load(index, SearchSettings(mode=mode)).search(questions, TOP_K)
     return [
         render_prompt(tokenizer, template, question, [hit.passage for hit in hits])
         for question, hits in zip(questions, found, strict=True)
@@ -197,13 +199,13 @@ def _end(model: Path) -> int:
 
 @contextlib.contextmanager
 def _gateway(
-    model: Path, index: Path, vllm: VllmServer, folder: Path, running: int
+    model: Path, index: Path, vllm: VllmServer, folder: Path, given: Any
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
     command = [sys.executable, "-m", "neurorit.cli", "serve", "--model", str(model)]
     command += ["--index", str(index), "--port", str(port), "--top-k", str(TOP_K)]
-    command += ["--upstream", vllm.base_url, "--running", str(running)]
-    command += ["--queue", str(running // 4)]
+    command += ["--upstream", vllm.base_url, "--retriever", given.retriever]
+    command += ["--running", str(given.concurrency), "--queue", str(given.concurrency // 4)]
     environment = os.environ | {"NEURORIT_UPSTREAM_KEY": vllm.api_key}
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)

@@ -8,10 +8,12 @@ not mix: the fingerprint is another one. It knows nothing of passages or indexes
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -125,7 +127,8 @@ def _quantized(model: Any) -> Any:
     example = dict(_tokens(model, ["One.", "Two of them."], "pt"))
     inputs = {name: example[name] for name in ("input_ids", "attention_mask")}
     shapes = [(name, [-1, -1], openvino.Type.i64) for name in inputs]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        # NNCF draws its progress on stdout, which belongs to the command's result.
         # Tracing warns of Python values that become constants; shapes are free all the same.
         warnings.simplefilter("ignore")
         converted = openvino.convert_model(Pooled().eval(), example_input=inputs, input=shapes)

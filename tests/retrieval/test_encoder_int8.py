@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     pytest.importorskip("nncf")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
-        return load_encoder("minilm+int8")
+        with redirect_stdout(io.StringIO()) as said:
+            made = load_encoder("minilm+int8")
+        assert said.getvalue() == "", "stdout is for a command's result"
+        return made
 
 
 @pytest.mark.slow
