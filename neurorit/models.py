@@ -25,6 +25,7 @@ class _Names:
     """Where a layer keeps its feed-forward block. A fused block holds gate and up in one matrix."""
 
     layers: str = "model.layers"
+    attention: str = "self_attn"
     block: str = "mlp"
     gate: str | None = "gate_proj"
     up: str = "up_proj"
@@ -44,7 +45,11 @@ _ARCHITECTURES = {
     "olmo2": _GATED,
     "phi3": _Names(gate=None, up="gate_up_proj", fused=True),
     "gpt_neox": _Names(
-        layers="gpt_neox.layers", gate=None, up="dense_h_to_4h", down="dense_4h_to_h"
+        layers="gpt_neox.layers",
+        attention="attention",
+        gate=None,
+        up="dense_h_to_4h",
+        down="dense_4h_to_h",
     ),
 }
 
@@ -170,6 +175,12 @@ def decoder_layers(model: Any) -> Sequence[nn.Module]:
     for part in _ARCHITECTURES[str(model.config.model_type)].layers.split("."):
         layers = getattr(layers, part)
     return list(layers)
+
+
+def attention_of(model: Any, layer: nn.Module) -> nn.Module:
+    """The attention of one of the model's layers."""
+    found: nn.Module = getattr(layer, _ARCHITECTURES[str(model.config.model_type)].attention)
+    return found
 
 
 def weights_digest(model: str | Path) -> str:

@@ -8,14 +8,16 @@ It knows nothing of neurons or of what is made of the logits.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from neurorit.models import decoder_layers, feed_forward
+from neurorit.models import attention_of, decoder_layers, feed_forward
 
 
 class Prefix:
@@ -80,7 +82,7 @@ class Prefix:
         )
         mask[:, :, : self.width].masked_fill_(~self.visible[:, None], lowest)
         mask[:, :, self.width :].masked_fill_(~seen, lowest)
-        with _growing(self.layers, self.width, growth):
+        with _growing(self.model, self.width, growth):
             logits: torch.Tensor = self.model(
                 input_ids=tokens,
                 position_ids=self.lengths[:, None] + positions,
@@ -198,43 +200,78 @@ class Rows:
 
 
 @contextmanager
-def _growing(
-    layers: Sequence[Any], prefix: int, growth: tuple[int, Sequence[int]] | None
-) -> Iterator[None]:
+def _growing(model: Any, prefix: int, growth: tuple[int, Sequence[int]] | None) -> Iterator[None]:
     """Let each layer see so many tokens; those that come in are copies of the first n.
 
-    A copy carries no gradient to what it copies: what comes in has met no patch yet.
+    They come in at the layer's down-projection, where they first may differ: its attention, gate
+    and up-projection compute what they are copies of, and no copy. A copy carries no gradient.
     """
     if growth is None:
         yield
         return
     first, counts = growth
-
-    def narrow(value: Any, name: str, count: int) -> Any:
-        if name == "attention_mask" and value is not None:
-            return value[:, :, :count, : prefix + count]
-        if name == "position_embeddings" and value is not None:
-            return tuple(part[:, :count] for part in value)
-        return value[:, :count] if name == "position_ids" and value is not None else value
-
-    def resize(count: int) -> Callable[..., Any]:
-        def hook(_module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
-            hidden = inputs[0]
-            more = count - hidden.shape[1]
-            if more > 0:
-                copies = hidden[:, :first].detach().repeat(1, more // first, 1)
-                hidden = torch.cat([hidden, copies], dim=1)
-            kept = {name: narrow(value, name, count) for name, value in given.items()}
-            return (hidden[:, :count], *inputs[1:]), kept
-
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(resize(count), with_kwargs=True)
-        for layer, count in zip(layers, counts, strict=True)
-    ]
+    blocks = feed_forward(model)
+    handles: list[Any] = []
+    before = first
+    for number, (layer, after) in enumerate(zip(decoder_layers(model), counts, strict=True)):
+        attention = attention_of(model, layer)
+        handles += [
+            layer.register_forward_pre_hook(partial(_enter, first, after), with_kwargs=True),
+            attention.register_forward_pre_hook(partial(_narrow, prefix, before), with_kwargs=True),
+            attention.register_forward_hook(partial(_attended, first, after)),
+            blocks.blocks[number].register_forward_pre_hook(partial(_first, before)),
+            # Before the hooks that put values into the rows, which must be there by then.
+            blocks.down(number).register_forward_pre_hook(partial(_room, after), prepend=True),
+        ]
+        before = after
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _enter(first: int, after: int, _module: Any, inputs: tuple[Any, ...], given: Any) -> Any:
+    """The hidden states of as many tokens as leave the layer."""
+    return (_copied(inputs[0], first, after), *inputs[1:]), given
+
+
+def _narrow(prefix: int, before: int, _module: Any, inputs: tuple[Any, ...], given: Any) -> Any:
+    """Attention among the tokens that were there before."""
+
+    def narrow(value: Any, name: str) -> Any:
+        if value is None:
+            return None
+        if name == "attention_mask":
+            return value[:, :, :before, : prefix + before]
+        if name == "position_embeddings":
+            return tuple(part[:, :before] for part in value)
+        return value[:, :before] if name in ("hidden_states", "position_ids") else value
+
+    kept = {name: narrow(value, name) for name, value in given.items()}
+    return tuple(narrow(value, "hidden_states") for value in inputs[:1]) + inputs[1:], kept
+
+
+def _attended(first: int, after: int, _module: Any, _inputs: Any, output: Any) -> Any:
+    if isinstance(output, tuple):
+        return (_copied(output[0], first, after), *output[1:])
+    return _copied(output, first, after)
+
+
+def _first(before: int, _module: Any, inputs: tuple[Any, ...]) -> Any:
+    return (inputs[0][:, :before], *inputs[1:])
+
+
+def _room(after: int, _module: Any, inputs: tuple[Any, ...]) -> Any:
+    """Room for the values of the rows that come in."""
+    hidden = inputs[0]
+    more = after - hidden.shape[1]
+    return (functional.pad(hidden, (0, 0, 0, more)),) if more else inputs
+
+
+def _copied(hidden: torch.Tensor, first: int, after: int) -> torch.Tensor:
+    """The tokens, first those that are there, then copies of the first n."""
+    more = after - hidden.shape[1]
+    if more <= 0:
+        return hidden[:, :after]
+    return torch.cat([hidden, hidden[:, :first].detach().repeat(1, more // first, 1)], dim=1)
