@@ -49,9 +49,12 @@ def test_the_prompts_are_those_of_eval(examples_file: Path, tmp_path: Path) -> N
 
 
 def test_scores_are_those_of_eval() -> None:
-    doc = {"answers": ["Karvel", "the town of Karvel"]}
+    forms = ["Karvel", "the town of Karvel"]
+    doc = {"answers": forms, "parts": [forms]}
     assert score(doc, ["Karvel."]) == {"em": 1.0, "match": 1.0, "f1": 1.0, "abstain_rate": 0.0}
     assert score(doc, [" "]) == {"em": 0.0, "match": 0.0, "f1": 0.0, "abstain_rate": 1.0}
+    two = {"answers": ["Karvel", "Dorin"], "parts": [["Karvel"], ["Dorin"]]}
+    assert [score(two, [said])["match"] for said in ("Karvel and Dorin", "Karvel")] == [1.0, 0.0]
 
 
 @pytest.mark.slow
