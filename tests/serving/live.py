@@ -92,7 +92,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def _wait_ready(server: Live, log: Path) -> None:

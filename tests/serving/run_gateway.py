@@ -20,7 +20,7 @@ if __name__ == "__main__":
         port=port,
         top_k=3,
         vllm_log=log,
-        max_model_len=512,
+        max_model_len=1024,
         max_tokens=12,
         upstream=(upstream,) if upstream else (),
         base=upstream,

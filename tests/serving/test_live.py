@@ -33,7 +33,7 @@ from tests.serving.tiny import save_tiny_llama
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-LONG = {"max_tokens": 300, "neurorit": {"top_k": 0}}
+LONG = {"max_tokens": 900, "neurorit": {"top_k": 0}}
 
 
 def test_phases_were_told_while_it_started(live: Live) -> None:
@@ -90,7 +90,7 @@ def test_openais_client_talks_to_it(front: Live) -> None:
         older = client.completions.create(model="tiny", prompt=QUESTION)
         assert older.choices[0].text == text
         with pytest.raises(openai.BadRequestError, match="do not fit"):
-            client.chat.completions.create(model="tiny", messages=messages, max_tokens=600)
+            client.chat.completions.create(model="tiny", messages=messages, max_tokens=1020)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -20,7 +20,7 @@ def test_sigterm_under_load_finishes_what_was_begun(live: Live, front: Live) -> 
     contents: list[str] = []
 
     def ask(stream: bool) -> None:
-        response = chat(front, max_tokens=300, neurorit={"top_k": 0}, stream=stream)
+        response = chat(front, max_tokens=900, neurorit={"top_k": 0}, stream=stream)
         statuses.append(response.status_code)
         contents.append(response.text)
 

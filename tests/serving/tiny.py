@@ -42,7 +42,7 @@ def tiny_tokenizer() -> Any:
         pad_token=PAD,
         extra_special_tokens=[USER, ASSISTANT],
         chat_template=CHAT_TEMPLATE,
-        model_max_length=512,
+        model_max_length=1024,
     )
 
 
@@ -69,7 +69,7 @@ def save_tiny_llama(
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=head_dim or hidden // heads,
-        max_position_embeddings=512,
+        max_position_embeddings=1024,
         initializer_range=0.2,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
