@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import plots
+from eval.causal_page import causal_figure
 from eval.conditions import parse_condition
 from eval.findings import BASE, METHOD, POOLED, percent
 from eval.plots import Point, css_class
@@ -216,6 +217,9 @@ def _insides(report: Report, atlas_plot: Path | None) -> str:
             "that matter for relevant context, for irrelevant context, or for both."
             f"</figcaption>{neurons}</figure>"
         )
+    causal = (report.get("mining") or {}).get("causal")
+    if causal:
+        figures.append(causal_figure(causal))
     judge = report.get("judge")
     if judge:
         low, high = judge["kappa_ci95"]
