@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from eval.conditions import distractor_conditions, parse_condition
 from eval.journal import Prediction
-from eval.metrics import found_in, is_misled
+from eval.reading import is_misled, read_in
 from retrieval.examples import Passage
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]
@@ -30,19 +30,19 @@ def pick_flips(
     conditions: Sequence[str],
     passages: Mapping[tuple[str, str], Sequence[Passage]],
     *,
-    before: str = "base",
-    after: str = "neuro-rit",
+    pairs: Sequence[tuple[str, str]],
 ) -> list[dict[str, Any]]:
-    """The first few questions for each kind of change from `before` to `after`.
+    """The first few questions for each kind of change from b to a of the first pair (a, b).
 
-    Without these two, each system's first questions that noise turned from right to misled.
+    Without a pair, each system's first questions that noise turned from right to misled.
     """
-    if before not in systems or after not in systems:
+    after, before = pairs[0] if pairs else ("", "")
+    if not pairs:
         return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, passages)]
     chosen = []
     for rule in _rules(conditions):
-        pairs = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
-        hits = [i for i, (old, new) in enumerate(pairs) if rule.holds(old, new)]
+        sides = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
+        hits = [i for i, (old, new) in enumerate(sides) if rule.holds(old, new)]
         for i in hits[: rule.most]:
             answers = [cells[system, rule.condition][i] for system in systems]
             shown = passages.get((answers[0].id, rule.condition), ())
@@ -117,7 +117,7 @@ def _record(
                 "em": p.em,
                 "abstained": p.abstained,
                 "verdict": p.verdict,
-                "found_in": found_in(p.output, shown),
+                "found_in": read_in(p.output, p.question, shown),
             }
             for p in answers
         ],
