@@ -65,12 +65,17 @@ def _noise_flips(
         hits = [
             i
             for i, (old, new) in enumerate(pairs)
-            if old.em and is_misled(new.output, new.answers, passages.get((new.id, name), ()))
+            if old.em and _misled(new, passages.get((new.id, name), ()))
         ]
         if hits:
             answers = [cells[s, name][hits[0]] for s in systems]
             rule = _Rule(f"{system}: right on clean, misled here", name, 1, lambda old, new: True)
             yield _record(rule, len(hits), answers, passages.get((answers[0].id, name), ()))
+
+
+def _misled(answer: Prediction, shown: Sequence[Passage]) -> bool:
+    read = read_in(answer.output, answer.question, shown)
+    return not answer.abstained and is_misled(answer.output, answer.answers, shown, read)
 
 
 def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:

@@ -24,28 +24,58 @@ believe known called named who which what when where name
 _FRAME = frozenset(_FRAME_TEXT.split())
 
 
+class Reader:
+    """Finds answers in passages, and keeps the normalised text of every passage it has seen."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def read_in(
+        self, output: str, question: str, passages: Sequence[Passage], false: Sequence[str] = ()
+    ) -> list[int]:
+        """Numbers (from 1) of the passages that the first line's answer was read in.
+
+        A line that stands in a passage as a whole is the answer. Else the answer is what is left of
+        it without the question's words and those that frame an answer ("It is ... according to
+        passage 2"): every run of words that is left must stand in a passage. false: wrong answers
+        that are known, such as an injected one; one that stands in the line is the answer.
+        """
+        line = _first_line(output)
+        whole = self._holding([normalize_answer(line)], passages)
+        if whole:
+            return whole
+        said = held_answer(line, false)
+        runs = [normalize_answer(said)] if said is not None else _answer_runs(line, question)
+        return self._holding(runs, passages)
+
+    def found_in(self, output: str, passages: Sequence[Passage]) -> list[int]:
+        """Numbers (from 1) of the passages that hold the whole output as whole words."""
+        return self._holding([normalize_answer(output)], passages)
+
+    def _holding(self, runs: Sequence[str], passages: Sequence[Passage]) -> list[int]:
+        wanted = [f" {run} " for run in runs if run]
+        if not wanted:
+            return []
+        found = []
+        for number, passage in enumerate(passages, 1):
+            text = self._texts.get(passage.text)
+            if text is None:
+                text = self._texts[passage.text] = f" {normalize_answer(passage.text)} "
+            if all(run in text for run in wanted):
+                found.append(number)
+        return found
+
+
 def found_in(output: str, passages: Sequence[Passage]) -> list[int]:
-    """Numbers (from 1) of the passages that hold the whole output as whole words."""
-    return _holding([normalize_answer(output)], passages)
+    """As `Reader.found_in`, for one answer."""
+    return Reader().found_in(output, passages)
 
 
 def read_in(
     output: str, question: str, passages: Sequence[Passage], false: Sequence[str] = ()
 ) -> list[int]:
-    """Numbers (from 1) of the passages that the first line's answer was read in.
-
-    A line that stands in a passage as a whole is the answer. Else the answer is what is left of
-    it without the question's words and those that frame an answer ("It is ... according to passage
-    2"): every run of words that is left must stand in a passage. false: wrong answers that are
-    known, such as a counterfactual passage's own; one that stands in the line is the answer.
-    """
-    line = _first_line(output)
-    whole = _holding([normalize_answer(line)], passages)
-    if whole:
-        return whole
-    said = held_answer(line, false)
-    runs = [normalize_answer(said)] if said is not None else _answer_runs(line, question)
-    return _holding(runs, passages)
+    """As `Reader.read_in`, for one answer."""
+    return Reader().read_in(output, question, passages, false)
 
 
 def cited(output: str, passages: Sequence[Passage]) -> list[int]:
@@ -55,32 +85,24 @@ def cited(output: str, passages: Sequence[Passage]) -> list[int]:
 
 
 def is_misled(
-    output: str,
-    answers: Sequence[str],
-    passages: Sequence[Passage],
-    question: str = "",
-    false: Sequence[str] = (),
+    output: str, answers: Sequence[str], passages: Sequence[Passage], read: Sequence[int]
 ) -> bool:
-    """A wrong answer that stands in a noisy passage and in no gold one: what the noise said.
+    """A wrong answer that was read in a noisy passage and in no gold one: what the noise said.
 
-    Wrong by match, so that a right answer in more words is not called misled.
+    read: numbers of the passages that hold it (`read_in`). Wrong by match, so that a right answer
+    in more words is not called misled.
     """
     if is_abstention(output) or match(output, answers):
         return False
-    kinds = {passages[number - 1].kind for number in read_in(output, question, passages, false)}
+    kinds = {passages[number - 1].kind for number in read}
     return bool(kinds) and "gold" not in kinds
 
 
-def is_faithful(output: str, passages: Sequence[Passage], question: str = "") -> bool:
-    """The answer stands in at least one of the given passages, be it right or wrong."""
-    return bool(read_in(output, question, passages))
-
-
-def is_cited_faithful(output: str, passages: Sequence[Passage], question: str = "") -> bool | None:
-    """The answer stands in a passage that it cites; None for an answer that cites none."""
+def is_cited_faithful(output: str, passages: Sequence[Passage], read: Sequence[int]) -> bool | None:
+    """The answer was read in a passage that it cites; None for an answer that cites none."""
     if not _CITATION.search(output):
         return None
-    return bool(set(cited(output, passages)) & set(read_in(output, question, passages)))
+    return bool(set(cited(output, passages)) & set(read))
 
 
 def _first_line(output: str) -> str:
@@ -98,11 +120,3 @@ def _answer_runs(line: str, question: str) -> list[str]:
         elif runs[-1]:
             runs.append([])
     return [" ".join(run) for run in runs if run]
-
-
-def _holding(runs: Sequence[str], passages: Sequence[Passage]) -> list[int]:
-    wanted = [f" {run} " for run in runs if run]
-    if not wanted:
-        return []
-    texts = (f" {normalize_answer(p.text)} " for p in passages)
-    return [i for i, text in enumerate(texts, 1) if all(run in text for run in wanted)]

@@ -130,17 +130,22 @@ def paired_comparison(
 ) -> Comparison:
     """Mean of a - b, for a and b [n] about the same items in the same order.
 
-    The interval is a paired percentile bootstrap, p that of `sign_flip_score`. Where all items
-    differ alike (or none does) the interval is the exact bound on the share of items that could do
-    otherwise. Raises ValueError if the shapes differ or are empty.
+    p is that of `sign_flip_score`. The interval is a paired percentile bootstrap over items; over
+    clusters it holds every mean that the test does not reject, for a bootstrap of few clusters of
+    unequal size is too narrow. Where all items differ alike (or none does) it is the exact bound on
+    the share of items, or clusters, that could do otherwise. Raises ValueError if the shapes differ
+    or are empty.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired values differ in shape: {first.shape} and {second.shape}")
     difference = first - second
-    interval = bootstrap_interval(
-        difference, clusters, resamples=resamples, seed=seed, level=level, bounds=(-1.0, 1.0)
-    )
+    if clusters is not None and np.ptp(difference):
+        interval = _unrejected(difference, clusters, normal_quantile(0.5 + level / 2))
+    else:
+        interval = bootstrap_interval(
+            difference, clusters, resamples=resamples, seed=seed, level=level, bounds=(-1.0, 1.0)
+        )
     return Comparison(float(difference.mean()), interval, sign_flip_score(difference, clusters))
 
 
@@ -227,6 +232,20 @@ def _by_cluster(table: Floats, clusters: Sequence[str] | None) -> tuple[Floats, 
     sums = np.zeros((len(counts), table.shape[1]))
     np.add.at(sums, index, table)
     return sums, counts
+
+
+def _unrejected(difference: Floats, clusters: Sequence[str], z: float) -> Interval:
+    """The means m for which the clusters' sums of difference - m pass the score test at z."""
+    table, sizes = _by_cluster(difference[:, None], clusters)
+    sums = table[:, 0]
+    # (S - m N)^2 <= z^2 sum (s - m n)^2, a quadratic in m.
+    square = sizes.sum() ** 2 - z * z * (sizes**2).sum()
+    middle = sums.sum() * sizes.sum() - z * z * (sums * sizes).sum()
+    rest = sums.sum() ** 2 - z * z * (sums**2).sum()
+    if square <= 0:
+        return -1.0, 1.0  # so few clusters reject nothing
+    half = math.sqrt(max(0.0, middle**2 - square * rest))
+    return max(-1.0, float(middle - half) / square), min(1.0, float(middle + half) / square)
 
 
 def _of_one_value(value: float, n: int, tail: float, bounds: Interval) -> Interval:

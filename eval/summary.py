@@ -65,8 +65,11 @@ def summarise(
     known = examples or {}
     noisy = distractor_conditions(list(conditions))
     values = _values(cells, systems, noisy, chosen)
+    reader = reading.Reader()
     results = [
-        _result(s, c, cells[s, c], passages, known, clusters) for s in systems for c in conditions
+        _result(s, c, cells[s, c], passages, known, clusters, reader)
+        for s in systems
+        for c in conditions
     ]
     for made in results if "parts" in values else ():
         column = values["parts"][made["system"], made["condition"]][:, None]
@@ -161,6 +164,7 @@ def _result(
     passages: Passages,
     examples: Mapping[str, Example],
     clusters: Sequence[str] | None,
+    reader: reading.Reader,
 ) -> dict[str, Any]:
     table = np.array([[rate(p) for rate in _RATES.values()] for p in held], dtype=np.float64)
     intervals = rate_intervals(table, clusters)
@@ -176,7 +180,7 @@ def _result(
     row["verdicts"] = {verdict: verdicts[verdict] for verdict in VERDICTS}
     row["judge_bounds"] = list(judge_bounds(row["verdicts"])) if judged else None
     row["ci95"] = {name: list(pair) for name, pair in zip(_RATES, intervals, strict=True)}
-    columns = {"judge": judged} | _reading(condition, held, passages, examples)
+    columns = {"judge": judged} | _reading(condition, held, passages, examples, reader)
     for name, found in columns.items():
         figures = [float(value) for value, _ in found]
         labels = [p.cluster or p.id for _, p in found] if clusters else None
@@ -192,6 +196,7 @@ def _reading(
     held: Sequence[Prediction],
     passages: Passages,
     examples: Mapping[str, Example],
+    reader: reading.Reader,
 ) -> dict[str, list[tuple[float, Prediction]]]:
     """What was retrieved and what was read from it; nothing where no passages were shown.
 
@@ -204,13 +209,19 @@ def _reading(
     shown = [(p, passages.get((p.id, condition), ())) for p in held]
     found: dict[str, list[tuple[float, Prediction]]] = {}
     if all(texts for p, texts in shown if p.passages):
-        found["misled_rate"] = [(_misled(p, texts, examples.get(p.id)), p) for p, texts in shown]
-        answered = [(p, texts) for p, texts in shown if not p.abstained]
-        found["faithfulness"] = [
-            (float(reading.is_faithful(p.output, texts, p.question)), p) for p, texts in answered
+        read = [
+            (p, texts, _read(p, texts, examples.get(p.id), reader), p.abstained)
+            for p, texts in shown
         ]
+        found["misled_rate"] = [
+            (float(not refused and reading.is_misled(p.output, p.answers, texts, at)), p)
+            for p, texts, at, refused in read
+        ]
+        found["faithfulness"] = [(float(bool(at)), p) for p, _, at, refused in read if not refused]
         citing = [
-            (reading.is_cited_faithful(p.output, texts, p.question), p) for p, texts in answered
+            (reading.is_cited_faithful(p.output, texts, at), p)
+            for p, texts, at, refused in read
+            if not refused
         ]
         if any(value is not None for value, _ in citing):
             found["cited_faithfulness"] = [(float(v), p) for v, p in citing if v is not None]
@@ -223,13 +234,16 @@ def _reading(
     return found
 
 
-def _misled(p: Prediction, texts: Sequence[Passage], example: Example | None) -> float:
+def _read(
+    p: Prediction, texts: Sequence[Passage], example: Example | None, reader: reading.Reader
+) -> list[int]:
+    """Where its answer was read; wrong answers that the passages or the example name are known."""
     if p.abstained:
-        return 0.0
+        return []
     false = [example.meta.get("false_answer")] if example else []
-    false += [text.meta.get("value") for text in texts]
+    false += [text.meta.get("value") for text in texts if text.meta]
     named = [value for value in false if isinstance(value, str) and value]
-    return float(reading.is_misled(p.output, p.answers, texts, p.question, named))
+    return reader.read_in(p.output, p.question, texts, named)
 
 
 def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import pytest
 
 from eval.journal import score
 from eval.metrics import exact_match_all, ndcg, parts_recalled
-from eval.reading import cited, is_cited_faithful, is_faithful, is_misled, read_in
+from eval.reading import cited, found_in, is_cited_faithful, is_misled, read_in
 from eval.summary import summarise
 from retrieval.examples import Example, Passage
 
@@ -31,22 +31,29 @@ QUESTION = "Where was Ada born?"
     ],
 )
 def test_misled_in_a_sentence(said: str, misled: bool) -> None:
-    assert is_misled(said, ["Oslo"], [GOLD, NOISE], QUESTION) is misled
+    shown = [GOLD, NOISE]
+    assert is_misled(said, ["Oslo"], shown, read_in(said, QUESTION, shown)) is misled
 
 
 def test_a_known_false_answer_is_the_answer() -> None:
     text = "Scholars of every school agree that Rome saw her birth"
-    assert not is_misled(text, ["Oslo"], [GOLD, NOISE], QUESTION)
-    assert is_misled(text, ["Oslo"], [GOLD, NOISE], QUESTION, ["Rome"])
+    shown = [GOLD, NOISE]
+    assert not is_misled(text, ["Oslo"], shown, read_in(text, QUESTION, shown))
+    assert is_misled(text, ["Oslo"], shown, read_in(text, QUESTION, shown, ["Rome"]))
 
 
 def test_citations() -> None:
     assert cited("Rome [2][1, 9].", [GOLD, NOISE]) == [2, 1]
-    assert is_cited_faithful("It is Rome [2].", [GOLD, NOISE], QUESTION) is True
-    assert is_cited_faithful("It is Rome [1].", [GOLD, NOISE], QUESTION) is False
-    assert is_cited_faithful("It is Rome [7].", [GOLD, NOISE], QUESTION) is False
-    assert is_cited_faithful("It is Rome.", [GOLD, NOISE], QUESTION) is None
-    assert is_faithful("It is Rome [1].", [GOLD, NOISE], QUESTION)
+    shown = [GOLD, NOISE]
+    for said, faithful in (
+        ("It is Rome [2].", True),
+        ("It is Rome [1].", False),
+        ("It is Rome [7].", False),
+        ("It is Rome.", None),
+    ):
+        read = read_in(said, QUESTION, shown)
+        assert read == [2] and found_in(said, shown) == []
+        assert is_cited_faithful(said, shown, read) is faithful
     assert read_in("Where was Ada born?", QUESTION, [GOLD]) == []
 
 

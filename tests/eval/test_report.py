@@ -19,7 +19,7 @@ from eval.conditions import build_condition
 from eval.journal import Journal, Prediction, score
 from eval.metrics import ndcg, recall
 from eval.power import questions_needed
-from eval.reading import is_faithful, is_misled
+from eval.reading import is_misled, read_in
 from eval.report import write_report
 from eval.robustness import robustness
 from eval.statistics import rate_intervals, sign_flip_score
@@ -125,11 +125,10 @@ def test_order_is_found_by_the_passages() -> None:
 def test_reading() -> None:
     gold = Passage("g", "", "He lives in Oslo.", "gold")
     noise = Passage("n", "", "She lives in Rome.", "counterfactual")
-    assert is_misled("Rome", ["Oslo"], [gold, noise])
-    assert not is_misled("Oslo", ["Oslo"], [gold, noise])
-    assert not is_misled("Paris", ["Oslo"], [gold, noise])
-    assert not is_misled("", ["Oslo"], [noise])
-    assert is_faithful("rome", [gold, noise]) and not is_faithful("Paris", [gold, noise])
+    both = [gold, noise]
+    for said, misled in (("Rome", True), ("Oslo", False), ("Paris", False), ("", False)):
+        assert is_misled(said, ["Oslo"], both, read_in(said, "", both)) is misled
+    assert read_in("rome", "", both) == [2] and read_in("Paris", "", both) == []
     assert recall([True, False], 2) == 0.5
     assert ndcg([False, True], 1) == pytest.approx(1 / np.log2(3))
     assert ndcg([False], 1) == 0
