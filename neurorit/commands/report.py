@@ -60,6 +60,9 @@ def read_report(directory: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (directory / "macro.json").is_file():
+            sets = ", ".join(sorted(p.parent.name for p in directory.glob("*/report.json")))
+            raise BadInput(f"{directory}: holds several data sets; name one: {sets}") from error
         raise BadInput(f"{path}: no report there; `neurorit-rag eval` writes one") from error
     except (ValueError, OSError) as error:
         raise BadInput(f"{path}: not a report: {error}") from error

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from eval.journal import Journal, score
 from neurorit.commands.eval_settings import EvalSettings
 from neurorit.commands.evaluate import evaluate
+from neurorit.commands.report import show_report
 from retrieval.errors import BadInput
 from retrieval.examples import write_examples
 from tests.eval.chat_server import Reply, said, serving
@@ -63,3 +65,22 @@ def test_two_sets_from_a_file(tmp_path: Path) -> None:
     assert macro == json.loads(json.dumps(again["macro"]))
     assert macro["metric"] == "f1" and macro["datasets"] == {"one": 16, "two": 16}
     assert (out / "macro.md").read_text().startswith("# Means over 2 data sets")
+    with pytest.raises(BadInput, match="several data sets; name one: one, two"):
+        show_report([out])
+    table = show_report([out / "one"], table="md", out=tmp_path / "t.md")
+    assert "## Token F1 in percent" in (tmp_path / "t.md").read_text() and table["metric"] == "f1"
+    power = show_report([out / "two"], power=0.1)["power"]
+    assert all(row["alpha"] == 0.05 / 4 and row["needed"] > row["needed_alone"] for row in power)
+    rows = show_report([out / "one", out / "two"])["comparisons"]
+    assert {row["metric"] for row in rows} == {"f1"}
+
+
+def test_a_journal_of_before_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    Journal(path).append([score("s", "clean", make_example(0), [], "k", "x")])
+    record = json.loads(path.read_text())
+    for name in ("refusal", "parts", "gold", "cluster"):
+        del record[name]
+    path.write_text(json.dumps(record) + "\n")
+    (held,) = Journal(path).answered.values()
+    assert (held.refusal, held.parts, held.gold, held.cluster) == ("", None, 0, "")
