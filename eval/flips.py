@@ -28,7 +28,7 @@ def pick_flips(
     cells: _Cells,
     systems: Sequence[str],
     conditions: Sequence[str],
-    passages: Mapping[tuple[str, str], Sequence[Passage]],
+    passages: Mapping[tuple[str, ...], Sequence[Passage]],
     *,
     pairs: Sequence[tuple[str, str]],
 ) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def _noise_flips(
     cells: _Cells,
     systems: Sequence[str],
     conditions: Sequence[str],
-    passages: Mapping[tuple[str, str], Sequence[Passage]],
+    passages: Mapping[tuple[str, ...], Sequence[Passage]],
 ) -> Iterator[dict[str, Any]]:
     for name in conditions if "clean" in conditions else ():
         condition = parse_condition(name)

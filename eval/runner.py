@@ -277,9 +277,14 @@ def _shown_by(example: Any, reply: Reply) -> list[Passage]:
     ]
 
 
-def _passages(plan: Plan, store: Cache) -> dict[tuple[str, str], list[Passage]]:
-    """(question, condition) -> passages as shown; a gateway's own where nobody else has any."""
-    shown = {(p.example.id, p.condition): p.passages for p in plan.prompts}
+def _passages(plan: Plan, store: Cache) -> dict[tuple[str, ...], list[Passage]]:
+    """(question, condition) -> passages as shown, a gateway's own where nobody else has any.
+
+    What a gateway showed its model also stands under (question, condition, system).
+    """
+    shown: dict[tuple[str, ...], list[Passage]] = {
+        (p.example.id, p.condition): p.passages for p in plan.prompts
+    }
     for system in plan.systems:
         if system.kind != "gateway":
             continue
@@ -287,8 +292,10 @@ def _passages(plan: Plan, store: Cache) -> dict[tuple[str, str], list[Passage]]:
         replies = store.find(calls)
         for call, prompt in zip(calls, plan.prompts, strict=True):
             place = (prompt.example.id, prompt.condition)
-            if call in replies and not shown[place]:
-                shown[place] = _shown_by(prompt.example, Reply.of(replies[call]))
+            if call in replies:
+                own = _shown_by(prompt.example, Reply.of(replies[call]))
+                shown[*place, system.name] = own
+                shown[place] = shown[place] or own
     return shown
 
 

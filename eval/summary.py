@@ -39,7 +39,7 @@ SCORES: dict[str, Callable[[Prediction], float]] = {
     "parts": lambda p: float(p.match) if p.parts is None else p.parts,
 }
 
-Passages = Mapping[tuple[str, str], Sequence[Passage]]
+Passages = Mapping[tuple[str, ...], Sequence[Passage]]
 Cells = Mapping[tuple[str, str], Sequence[Prediction]]
 
 
@@ -55,8 +55,9 @@ def summarise(
 ) -> dict[str, Any]:
     """The report without its manifest.
 
-    passages: (question id, condition) -> passages in the prompt's order; examples: by id, for the
-    wrong answers that their meta names. Every system must have answered the same questions under
+    passages: (question id, condition) -> passages in the prompt's order, or (question id,
+    condition, system) for one that was shown others; examples: by id, for the wrong answers that
+    their meta names. Every system must have answered the same questions under
     every condition, in one order: ValueError if not.
     """
     chosen = analysis or Analysis()
@@ -206,7 +207,11 @@ def _reading(
     """
     if not any(p.passages for p in held):
         return {}
-    shown = [(p, passages.get((p.id, condition), ())) for p in held]
+    shared = [passages.get((p.id, condition), ()) for p in held]
+    shown = [
+        (p, passages.get((p.id, condition, p.system), texts))
+        for p, texts in zip(held, shared, strict=True)
+    ]
     found: dict[str, list[tuple[float, Prediction]]] = {}
     if all(texts for p, texts in shown if p.passages):
         read = [

@@ -60,6 +60,7 @@ def evaluate(
 def _join(documents: Mapping[str, dict[str, Any]], out: Path) -> dict[str, Any]:
     """Correct all sets' tests together, write their reports anew and the means over the sets."""
     import json
+    import sys
 
     from eval.macro import join_families, macro_average, macro_markdown
     from eval.report import write_report
@@ -70,7 +71,9 @@ def _join(documents: Mapping[str, dict[str, Any]], out: Path) -> dict[str, Any]:
         write_report(document, out / name)
     macro = macro_average(documents)
     write_text(out / "macro.json", json.dumps(macro, indent=1, allow_nan=False) + "\n")
-    write_text(out / "macro.md", macro_markdown(macro))
+    text = macro_markdown(macro)
+    write_text(out / "macro.md", text)
+    print(text, file=sys.stderr)
     return macro
 
 

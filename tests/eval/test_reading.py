@@ -71,6 +71,19 @@ def test_recall_counts_all_gold_passages() -> None:
     assert row["recall"] is None and row["n_of"]["recall"] == 0
 
 
+def test_a_gateway_is_read_in_its_own_passages() -> None:
+    """Two gateways that retrieve other passages: each one's answer is looked for in its own."""
+    example = Example("q", QUESTION, ("Oslo",), (), {"gold": ["g"]})
+    held = [
+        score(name, "retrieved-1", example, [passage], name, "It is Rome.")
+        for name, passage in (("a", GOLD), ("b", NOISE))
+    ]
+    shown = {("q", "retrieved-1"): [GOLD], ("q", "retrieved-1", "b"): [NOISE]}
+    rows = summarise(held, ["a", "b"], ["retrieved-1"], shown)["results"]
+    assert [row["faithfulness"] for row in rows] == [0.0, 1.0]
+    assert [row["misled_rate"] for row in rows] == [0.0, 1.0]
+
+
 def test_parts_in_any_order() -> None:
     parts = [["Ann Lee", "A. Lee"], ["Bob"], ["Simon and Garfunkel", "S&G"]]
     for said in (

@@ -140,3 +140,19 @@ def test_the_paired_test_keeps_its_level_also_where_holm_looks() -> None:
     shares = [(np.array(ps) <= level).mean() for level in (0.05, 0.005)]
     assert 0.04 <= shares[0] <= 0.06
     assert shares[1] <= 0.008
+
+
+def test_a_clustered_interval_agrees_with_its_test() -> None:
+    """It holds zero exactly where the test at 0.05 sees no difference."""
+    rng = np.random.default_rng(4)
+    seen = set()
+    for _ in range(200):
+        labels = [str(label) for label in rng.integers(0, 12, 60)]
+        a, b = rng.random(60) < 0.6, rng.random(60) < rng.choice([0.3, 0.6])
+        found = paired_comparison(a.astype(float), b.astype(float), labels)
+        assert found.ci95[0] <= found.delta <= found.ci95[1]
+        assert (found.ci95[0] <= 0 <= found.ci95[1]) == (found.p > 0.05)
+        seen.add(found.p > 0.05)
+    assert seen == {True, False}
+    few = paired_comparison([1.0, 0.0, 1.0], [0.0, 0.0, 0.0], ["x", "x", "y"])
+    assert few.ci95 == (-1.0, 1.0)
