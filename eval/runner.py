@@ -10,17 +10,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.analysis import Analysis
 from eval.cache import Cache
 from eval.calibration import Labelled, calibrate
-from eval.journal import Journal, Prediction, score
+from eval.journal import Journal, Prediction, gold_ids, rescored, score
 from eval.judge import VERDICTS, CachedJudge, Item, Judge, Verdict, give_verdicts
 from eval.planning import (
     Plan,
     Retrieve,
-    gold_ids,
+    Sample,
     library_versions,
     make_plan,
     prompt_digests,
@@ -28,13 +30,12 @@ from eval.planning import (
 from eval.report import write_report
 from eval.summary import summarise
 from eval.systems import Generate, Reply, System, ask_remote
+from eval.unscored import MAX_UNSCORED, refuse_unscored
 from retrieval.artifact import hash_inputs
 from retrieval.endpoint import CallFailed, CallSettings
 from retrieval.errors import BadInput, NeuroritError
 from retrieval.examples import Passage
 
-# More unscored answers than this, and a judge's figure says little: the run stops.
-MAX_UNSCORED = 0.02
 # So many failed calls one after another, and the server is taken for lost.
 _LOST = 10
 _REFUSED = frozenset({401, 403, 404})
@@ -58,6 +59,8 @@ def run_evaluation(
     cache: Path | None = None,
     retrieve: Retrieve | None = None,
     limit: int | None = None,
+    sample: Sample = "random",
+    analysis: Analysis | None = None,
     chunk_size: int = 1_024,
     max_unscored: float = MAX_UNSCORED,
     calibration: Sequence[Labelled] | None = None,
@@ -71,10 +74,11 @@ def run_evaluation(
     an artifact of kind `examples` or a JSONL file whose examples carry pools of typed passages;
     generate: answers for checkpoints; engine: everything about generation that could change an
     answer, kept in the manifest and in the keys; calls: how servers are asked; cache: a directory
-    that runs share (None: `out` itself); retrieve: for conditions `retrieved-K`; limit: only the
-    first questions; chunk_size: prompts per call of `generate`, each followed by a write to disk;
-    max_unscored: share of answers without a verdict that is borne; mining and atlas_plot are shown
-    in the report. Returns the report.
+    that runs share (None: `out` itself); retrieve: for conditions `retrieved-K`; limit: so many
+    questions, a `sample` by the seed or the first; analysis: how answers are scored and compared,
+    which asks nothing again; chunk_size: prompts per call of `generate`, each followed by a write
+    to disk; max_unscored: share of answers without a verdict that is borne, in the run and in each
+    system under each condition; mining and atlas_plot are shown in the report. Returns the report.
     Raises BadInput for unusable input, NeuroritError when calls or too many verdicts fail: what was
     answered is kept, and the same command goes on from there.
     """
@@ -93,8 +97,13 @@ def run_evaluation(
         max_tokens=max_tokens,
         engine=settings,
         limit=limit,
+        sample=sample,
         retrieve=retrieve,
     )
+    analysis = analysis or Analysis()
+    analysis.check([s.name for s in plan.systems])
+    for prompt in plan.prompts:
+        analysis.cluster_of(prompt.example)
     tell("prompts", len(plan.prompts), len(plan.prompts))
     names = [s.name for s in plan.systems]
     timings: dict[str, Any] = {"prepare": time.perf_counter() - started, "generate": {}}
@@ -107,17 +116,31 @@ def run_evaluation(
             source = _source(system, plan, generate, calls, chunk_size)
             asked += _answer(system, plan, journal, store, source, tell)
             timings["generate"][system.name] = time.perf_counter() - begun
-        predictions = [journal.answered[key] for name in names for key in plan.keys[name]]
+        predictions = [
+            rescored(journal.answered[key], prompt.example, analysis)
+            for name in names
+            for key, prompt in zip(plan.keys[name], plan.prompts, strict=True)
+        ]
         begun = time.perf_counter()
         judged = CachedJudge(judge, store) if judge is not None else None
         predictions = _judge(judged, predictions, tell)
         journal.replace_all(predictions)
         calibrated = calibrate(judged, calibration, seed=seed) if judged and calibration else None
         timings["judge"] = time.perf_counter() - begun
-        _refuse_unscored(judge, predictions, max_unscored)
+        if judge is not None:
+            refuse_unscored(judge.name, predictions, max_unscored)
         passages = _passages(plan, store)
     begun = time.perf_counter()
-    report = summarise(predictions, names, list(plan.conditions), passages, seed=seed)
+    examples_by_id = {p.example.id: p.example for p in plan.prompts}
+    report = summarise(
+        predictions,
+        names,
+        list(plan.conditions),
+        passages,
+        seed=seed,
+        analysis=analysis,
+        examples=examples_by_id,
+    )
     timings["summary"] = time.perf_counter() - begun
     counted = Counter(p.verdict for p in predictions)
     report["verdicts"] = {verdict: counted[verdict] for verdict in VERDICTS}
@@ -142,6 +165,8 @@ def run_evaluation(
         "questions": plan.questions,
         "skipped": plan.skipped,
         "limit": limit,
+        "sample": sample if limit else None,
+        "analysis": asdict(analysis),
     }
     return write_report(report, out, atlas_plot=atlas_plot)
 
@@ -252,9 +277,14 @@ def _shown_by(example: Any, reply: Reply) -> list[Passage]:
     ]
 
 
-def _passages(plan: Plan, store: Cache) -> dict[tuple[str, str], list[Passage]]:
-    """(question, condition) -> passages as shown; a gateway's own where nobody else has any."""
-    shown = {(p.example.id, p.condition): p.passages for p in plan.prompts}
+def _passages(plan: Plan, store: Cache) -> dict[tuple[str, ...], list[Passage]]:
+    """(question, condition) -> passages as shown, a gateway's own where nobody else has any.
+
+    What a gateway showed its model also stands under (question, condition, system).
+    """
+    shown: dict[tuple[str, ...], list[Passage]] = {
+        (p.example.id, p.condition): p.passages for p in plan.prompts
+    }
     for system in plan.systems:
         if system.kind != "gateway":
             continue
@@ -262,8 +292,10 @@ def _passages(plan: Plan, store: Cache) -> dict[tuple[str, str], list[Passage]]:
         replies = store.find(calls)
         for call, prompt in zip(calls, plan.prompts, strict=True):
             place = (prompt.example.id, prompt.condition)
-            if call in replies and not shown[place]:
-                shown[place] = _shown_by(prompt.example, Reply.of(replies[call]))
+            if call in replies:
+                own = _shown_by(prompt.example, Reply.of(replies[call]))
+                shown[*place, system.name] = own
+                shown[place] = shown[place] or own
     return shown
 
 
@@ -285,20 +317,9 @@ def _judge(
     known: dict[Item, Verdict] = {
         p.item: p.verdict
         for p in predictions
-        if p.judged_by is not None and p.judged_by == mark and p.verdict != "unscored"
+        if p.judged_by is not None and p.judged_by == mark and p.verdict in ("right", "wrong")
     }
-    items = [p.item for p in predictions]
+    # A refusal in words is one to the judge too: it is asked about answers only.
+    items = [p.item._replace(answer="") if p.abstained else p.item for p in predictions]
     verdicts = give_verdicts(judge, items, known, lambda done, total: tell("judge", done, total))
     return [p.judged(v, mark) for p, v in zip(predictions, verdicts, strict=True)]
-
-
-def _refuse_unscored(
-    judge: Judge | None, predictions: Sequence[Prediction], max_unscored: float
-) -> None:
-    unscored = sum(p.verdict == "unscored" for p in predictions)
-    if judge is not None and unscored > max_unscored * len(predictions):
-        raise NeuroritError(
-            f"the judge {judge.name} gave no verdict on {unscored} of {len(predictions)} answers, "
-            f"more than {max_unscored:.0%} (--max-unscored); the answers are kept: run again with "
-            "the same --out to ask it for these alone"
-        )
