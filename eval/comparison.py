@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.journal import Journal, Prediction
+from eval.journal import Prediction, read_predictions
 from eval.power import questions_needed
 from eval.statistics import (
     Floats,
@@ -39,7 +39,7 @@ def read_run(directory: Path, name: str) -> Run:
     if not path.is_file():
         raise BadInput(f"{path}: no predictions there; two runs are compared by their answers")
     cells: dict[tuple[str, str], dict[Any, Prediction]] = {}
-    for p in Journal(path).answered.values():
+    for p in read_predictions(path).values():
         cells.setdefault((p.system, p.condition), {})[p.id, p.answers] = p
     return Run(name, cells)
 

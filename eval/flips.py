@@ -15,6 +15,7 @@ from eval.metrics import found_in, is_misled
 from retrieval.examples import Passage
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]
+_Passages = Mapping[tuple[str, str], Sequence[Passage]]
 
 
 class _Rule(NamedTuple):
@@ -28,25 +29,26 @@ def pick_flips(
     cells: _Cells,
     systems: Sequence[str],
     conditions: Sequence[str],
-    passages: Mapping[tuple[str, str], Sequence[Passage]],
+    shown: Mapping[str, _Passages],
     *,
     before: str = "base",
     after: str = "neuro-rit",
 ) -> list[dict[str, Any]]:
     """The first few questions for each kind of change from `before` to `after`.
 
+    shown: system -> (question id, condition) -> the passages that it was shown.
+
     Without these two, each system's first questions that noise turned from right to misled.
     """
     if before not in systems or after not in systems:
-        return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, passages)]
+        return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, shown)]
     chosen = []
     for rule in _rules(conditions):
         pairs = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
         hits = [i for i, (old, new) in enumerate(pairs) if rule.holds(old, new)]
         for i in hits[: rule.most]:
             answers = [cells[system, rule.condition][i] for system in systems]
-            shown = passages.get((answers[0].id, rule.condition), ())
-            chosen.append(_record(rule, len(hits), answers, shown))
+            chosen.append(_record(rule, len(hits), answers, after, shown))
     return chosen
 
 
@@ -55,8 +57,9 @@ def _noise_flips(
     cells: _Cells,
     systems: Sequence[str],
     conditions: Sequence[str],
-    passages: Mapping[tuple[str, str], Sequence[Passage]],
+    shown: Mapping[str, _Passages],
 ) -> Iterator[dict[str, Any]]:
+    passages = shown[system]
     for name in conditions if "clean" in conditions else ():
         condition = parse_condition(name)
         if condition.noise is None or not condition.gold:
@@ -70,7 +73,7 @@ def _noise_flips(
         if hits:
             answers = [cells[s, name][hits[0]] for s in systems]
             rule = _Rule(f"{system}: right on clean, misled here", name, 1, lambda old, new: True)
-            yield _record(rule, len(hits), answers, passages.get((answers[0].id, name), ()))
+            yield _record(rule, len(hits), answers, system, shown)
 
 
 def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
@@ -100,8 +103,15 @@ def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
 
 
 def _record(
-    rule: _Rule, total: int, answers: Sequence[Prediction], shown: Sequence[Passage]
+    rule: _Rule,
+    total: int,
+    answers: Sequence[Prediction],
+    of: str,
+    shown: Mapping[str, _Passages],
 ) -> dict[str, Any]:
+    """of: the system whose passages are listed; each answer is looked up in its own."""
+    place = answers[0].id, rule.condition
+    passages = shown[of].get(place, ())
     return {
         "why": rule.title,
         "of": total,
@@ -109,7 +119,9 @@ def _record(
         "id": answers[0].id,
         "question": answers[0].question,
         "answers": list(answers[0].answers),
-        "passages": [{"id": p.id, "title": p.title, "text": p.text, "kind": p.kind} for p in shown],
+        "passages": [
+            {"id": p.id, "title": p.title, "text": p.text, "kind": p.kind} for p in passages
+        ],
         "outputs": [
             {
                 "system": p.system,
@@ -117,7 +129,7 @@ def _record(
                 "em": p.em,
                 "abstained": p.abstained,
                 "verdict": p.verdict,
-                "found_in": found_in(p.output, shown),
+                "found_in": found_in(p.output, shown[p.system].get(place, ())),
             }
             for p in answers
         ],

@@ -6,7 +6,6 @@ not be had is unscored, never wrong. The judge sees texts only: no system, no co
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -17,6 +16,7 @@ from eval.cache import Cache, content_key
 from eval.judge_prompts import YES_NO, fill_prompt, safe
 from eval.metrics import is_abstention
 from neurorit.prompts import encode_plain, render_chat
+from retrieval.artifact import fingerprint_model
 from retrieval.errors import BadInput
 
 Verdict = Literal["right", "wrong", "abstained", "unscored"]
@@ -222,25 +222,6 @@ def answer_tokens(tokenizer: Any, prompt: Mapping[str, str]) -> tuple[list[int],
     if not yes - no or not no - yes:
         raise BadInput("the judge's tokenizer starts Yes and No with the same token")
     return sorted(yes - no), sorted(no - yes)
-
-
-def fingerprint_model(model_dir: Path, *extra: str) -> str:
-    """Hash of a model folder: of its manifest where it has one, else of configuration and weights.
-
-    extra: more file names to include where they exist. Returns 16 hexadecimal digits.
-    """
-    from retrieval.artifact import MANIFEST, hash_file
-
-    model_dir = Path(model_dir)
-    files = [model_dir / MANIFEST, *(model_dir / name for name in extra)]
-    if not files[0].is_file():
-        weights = [p for pattern in ("*.safetensors", "*.bin") for p in model_dir.glob(pattern)]
-        files += [*model_dir.glob("*.json"), *weights]
-    digest = hashlib.sha256()
-    for path in sorted(set(files)):
-        if path.is_file():
-            digest.update(f"{path.name}\0{hash_file(path)}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _batches(order: Sequence[int], prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """What a run will ask, before anything is asked: prompts, keys, and an estimate for a dry run.
 
-It asks no system and writes nothing.
+It asks no system for an answer, and servers only who they are.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 from eval.cache import Cache, content_key
 from eval.conditions import Retrieved, parse_condition
+from eval.identity import Identity, identify, warning
 from eval.journal import Prediction
 from eval.rendering import Prompt, digest_ids, digest_turns, render_prompts
-from eval.systems import System, request_of
+from eval.systems import System, request_of, settings_of
 from neurorit import __version__
 from neurorit.prompts import PromptTemplate
 from retrieval.artifact import read_manifest
@@ -37,7 +38,8 @@ class Plan:
     """A run that is ready to be made.
 
     calls: system -> for each prompt the hash of what is asked; keys: the same with the place in the
-    run; prints: system -> fingerprint; skipped: questions whose pools are too small.
+    run; prints: system -> fingerprint; identities: server -> what it says of its model; skipped:
+    questions whose pools are too small.
     """
 
     systems: tuple[System, ...]
@@ -48,6 +50,8 @@ class Plan:
     calls: dict[str, list[str]]
     keys: dict[str, list[str]]
     max_tokens: int
+    seed: int
+    identities: dict[str, Identity]
 
     @property
     def questions(self) -> int:
@@ -57,11 +61,23 @@ class Plan:
     def described(self, system: System) -> dict[str, Any]:
         """A system for the manifest, with the digests that say what it was asked."""
         record: dict[str, Any] = {"kind": system.kind, "fingerprint": self.prints[system.name]}
-        if system.kind == "gateway":
-            return record | {"model": system.url, "prompts": None}
-        if system.kind == "endpoint":
-            record |= {"model": f"{system.url}#{system.remote}", "request": dict(system.request)}
-        return record | {"prompts": digest_turns(self.prompts)}
+        prompts = None if system.kind == "gateway" else digest_turns(self.prompts)
+        if system.kind == "checkpoint":
+            return record | {"prompts": prompts}
+        named = f"{system.url}#{system.remote}" if system.remote else system.url
+        known = self.identities.get(system.name)
+        return record | {
+            "model": named,
+            "request": settings_of(system, self.max_tokens, self.seed),
+            "known_by": known.known if known else "address",
+            "prompts": prompts,
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of servers whose weights cannot be told."""
+        found = (warning(name, identity) for name, identity in self.identities.items())
+        return [text for text in found if text]
 
 
 def make_plan(
@@ -74,8 +90,12 @@ def make_plan(
     engine: Mapping[str, Any],
     limit: int | None = None,
     retrieve: Retrieve | None = None,
+    identities: Mapping[str, Identity] | None = None,
 ) -> Plan:
-    """Check everything, render the prompts and hash what will be asked. Raises BadInput."""
+    """Check everything, render the prompts and hash what will be asked. Raises BadInput.
+
+    identities: of the servers among the systems, from `identify_all`.
+    """
     names = tuple(dict.fromkeys(conditions))
     if not systems:
         raise BadInput("no system to evaluate: name at least one")
@@ -92,7 +112,11 @@ def make_plan(
     chosen = list(islice(_read(examples), limit))
     retrieved = _retrieve(systems, chosen, names, retrieve)
     prompts, skipped = render_prompts(models, chosen, names, seed, retrieved, PromptTemplate())
-    prints = {s.name: s.fingerprint() for s in systems}
+    known = dict(identities or {})
+    prints = {
+        s.name: " ".join([s.fingerprint(), *([known[s.name].text] if s.name in known else [])])
+        for s in systems
+    }
     calls: dict[str, list[str]] = {}
     for system in systems:
         print_ = prints[system.name]
@@ -103,7 +127,8 @@ def make_plan(
             ]
         else:
             calls[system.name] = [
-                content_key("answer", print_, request_of(system, p, max_tokens)) for p in prompts
+                content_key("answer", print_, request_of(system, p, max_tokens, seed))
+                for p in prompts
             ]
     keys = {
         name: [
@@ -112,7 +137,16 @@ def make_plan(
         ]
         for name, of_system in calls.items()
     }
-    return Plan(tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens)
+    return Plan(
+        tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens, seed, known
+    )
+
+
+def identify_all(systems: Sequence[System], cache: Cache | None) -> dict[str, Identity]:
+    """Server -> what it says of its model now, or what `cache` remembers of it."""
+    return {
+        s.name: identify(s.api, s.remote, s.key, cache) for s in systems if s.kind != "checkpoint"
+    }
 
 
 def estimate(

@@ -42,14 +42,17 @@ def summarise(
     passages: Passages,
     *,
     seed: int = 0,
+    own: Mapping[str, Passages] | None = None,
 ) -> dict[str, Any]:
     """The report without its manifest.
 
-    passages: (question id, condition) -> passages in the prompt's order. Every system must have
+    passages: (question id, condition) -> passages in the prompt's order; own: the same of systems
+    that were shown others. Every system must have
     answered the same questions under every condition, in one order: ValueError if not.
     """
     cells = _by_cell(predictions, systems, conditions)
-    results = [_result(s, c, cells[s, c], passages) for s in systems for c in conditions]
+    shown = {s: (own or {}).get(s, passages) for s in systems}
+    results = [_result(s, c, cells[s, c], shown[s]) for s in systems for c in conditions]
     em: dict[tuple[str, str], Floats] = {
         cell: np.array([p.em for p in held], dtype=np.float64) for cell, held in cells.items()
     }
@@ -80,7 +83,7 @@ def summarise(
         "robustness": robustness(cells, systems, conditions),
         "abstention": [row for s in systems if (row := _abstention(s, cells, conditions))],
         "power": _power(em, systems, compared),
-        "examples": pick_flips(cells, systems, conditions, passages),
+        "examples": pick_flips(cells, systems, conditions, shown),
     }
     report["findings"] = write_findings(report)
     return report
