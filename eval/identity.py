@@ -25,6 +25,7 @@ Known = Literal["weights", "name", "address"]
 _TIMEOUT = 10.0
 _ATTEMPTS = 3
 _PAUSE = 0.5
+_PASSING = frozenset({429, 500, 502, 503, 504})
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 # `created` is left out: most servers put the moment of the question or of their start there.
 _LASTING = ("id", "root", "parent", "revision", "digest", "meta", "neurorit")
@@ -88,7 +89,7 @@ def _card(url: str, model: str, key: str | None) -> Mapping[str, Any] | None:
             time.sleep(_PAUSE)
         try:
             reply = httpx.get(f"{url}/models", headers=headers, timeout=_TIMEOUT)
-            if reply.status_code >= 500 or reply.status_code == 429:
+            if reply.status_code in _PASSING:
                 continue
             cards = reply.json()["data"] if reply.is_success else []
             return next((dict(card) for card in cards if model in ("", card["id"])), None)

@@ -17,6 +17,8 @@ from eval.cache import Cache, content_key
 from eval.conditions import Retrieved, parse_condition
 from eval.identity import Identity, identify, warning
 from eval.journal import Prediction
+from eval.judge import Asking, Item, Judge, judge_turn
+from eval.judge_prompts import YES_NO
 from eval.rendering import Prompt, digest_ids, digest_turns, render_prompts
 from eval.systems import System, request_of, settings_of
 from neurorit import __version__
@@ -154,10 +156,13 @@ def estimate(
     answered: Mapping[str, Prediction],
     cache: Cache,
     *,
-    judged: bool,
+    judge: Judge | None,
     seconds_per_call: float | None = None,
 ) -> dict[str, Any]:
     """What the run would ask now: calls, tokens and seconds for each system, and in all.
+
+    judge: its calls are those of an answer each, less the verdicts that are known; its prompts'
+    tokens are estimated with answers as long as they may be.
 
     Prompt tokens are counted where a checkpoint's tokenizer renders them, else estimated from the
     text; answers count as long as they may be. seconds: from the pace of an earlier run with this
@@ -192,9 +197,33 @@ def estimate(
         "systems": rows,
         "calls": sum(row["calls"] for row in rows),
         "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
-        "judge_calls_at_most": len(plan.prompts) * len(plan.systems) if judged else 0,
+        **_judging(plan, answered, judge),
         "seconds": None if None in known_time else sum(known_time),
     }
+
+
+def _judging(plan: Plan, answered: Mapping[str, Prediction], judge: Judge | None) -> dict[str, int]:
+    """Calls of a judge and its prompts' tokens, at most: equal answers are asked about once."""
+    if judge is None:
+        return {"judge_calls_at_most": 0, "judge_prompt_tokens": 0}
+    repeats, turn = (judge.repeats, judge.turn) if isinstance(judge, Asking) else (1, _plain_turn)
+    items = characters = 0
+    for keys in plan.keys.values():
+        for key, prompt in zip(keys, plan.prompts, strict=True):
+            held = answered.get(key)
+            if held is not None and (held.abstained or held.verdict != "unscored"):
+                continue
+            said = held.output if held else "x" * round(plan.max_tokens * _CHARACTERS_A_TOKEN)
+            items += 1
+            characters += len(turn(Item(prompt.example.question, prompt.example.answers, said)))
+    return {
+        "judge_calls_at_most": items * repeats,
+        "judge_prompt_tokens": round(repeats * characters / _CHARACTERS_A_TOKEN),
+    }
+
+
+def _plain_turn(item: Item) -> str:
+    return judge_turn(YES_NO, item)
 
 
 def prompt_digests(plan: Plan) -> dict[str, Any]:
@@ -220,7 +249,7 @@ def library_versions() -> dict[str, str]:
 
 def _read(examples: Path) -> Iterator[Example]:
     path = Path(examples)
-    if path.is_dir():
+    if path.is_dir() and examples_file(path) != path:
         read_manifest(path, "examples")
     return read_examples(examples_file(path))
 
