@@ -29,6 +29,9 @@ def judge_calibrate(
         typer.Option(help="JSONL: question, answers, answer, label, kind; else the lab's."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    answers: Annotated[
+        int | None, typer.Option(min=20, help="How many of the lab's answers (600).")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="yes-no or graded.")] = None,
     repeats: _Repeats = None,
     key: _Key = None,
@@ -53,6 +56,7 @@ def judge_calibrate(
             calls={"concurrency": concurrency},
             seed=seed,
             least=fail_under,
+            answers=answers,
         )
 
     def show(found: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from eval.judge import Judge
     from retrieval.endpoint import CallSettings
 
-_LABELLED = 600
+LABELLED = 600
 
 
 def make_judge(
@@ -65,15 +65,22 @@ def _judge_alone(settings: JudgeSettings, calls: CallSettings | None) -> Judge:
 
 
 def _labels(settings: JudgeSettings, seed: int) -> list[Labelled] | None:
-    from eval.calibration import Labelled, read_labelled
-    from eval.judge import Item
-    from neurorit.lab.judge import labelled_verdicts
+    from eval.calibration import read_labelled
 
     if settings.labels not in ("", "lab"):
         return read_labelled(Path(settings.labels))
     if settings.labels == "" and (settings.url or settings.model != "lab"):
         return None
+    return lab_labels(seed, LABELLED)
+
+
+def lab_labels(seed: int, n: int) -> list[Labelled]:
+    """n labelled answers of the embedded world, of every kind."""
+    from eval.calibration import Labelled
+    from eval.judge import Item
+    from neurorit.lab.judge import labelled_verdicts
+
     return [
         Labelled(Item(a.question, a.answers, a.answer), a.label, a.kind)
-        for a in labelled_verdicts(seed, _LABELLED)
+        for a in labelled_verdicts(seed, n)
     ]

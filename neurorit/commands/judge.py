@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neurorit.commands.eval_judge import make_judge
+from neurorit.commands.eval_judge import LABELLED, lab_labels, make_judge
 from neurorit.commands.eval_settings import EvalSettings, JudgeSettings
 from neurorit.commands.progress import reporting
 from retrieval.artifact import write_text
@@ -27,10 +27,12 @@ def calibrate(
     calls: Mapping[str, Any],
     seed: int,
     least: float | None,
+    answers: int | None = None,
 ) -> Mapping[str, Any]:
     """Kappa against labels and the judge's biases; raises GateMissed when kappa is below `least`.
 
-    labels: JSONL of {question, answers, answer, label, kind}; None: the lab's labelled set.
+    labels: JSONL of {question, answers, answer, label, kind}; None: the lab's labelled set, of so
+    many `answers`.
     """
     import json
     import tempfile
@@ -43,11 +45,11 @@ def calibrate(
     judge, _ = make_judge(settings, seed, _calls(calls))
     if judge is None:
         raise BadInput("no judge to calibrate: --judge lab, a folder, or URL/v1#MODEL")
-    labelled = read_labelled(labels) if labels else make_judge(JudgeSettings("lab"), seed)[1]
+    labelled = read_labelled(labels) if labels else lab_labels(seed, answers or LABELLED)
     with reporting() as report, tempfile.TemporaryDirectory() as nowhere:
-        report.say(f"asking {judge.name} about {len(labelled or ())} labelled answers")
+        report.say(f"asking {judge.name} about {len(labelled)} labelled answers")
         with Cache(cache or Path(nowhere)) as store:
-            found = measure(CachedJudge(judge, store), labelled or (), seed=seed, bias=True)
+            found = measure(CachedJudge(judge, store), labelled, seed=seed, bias=True)
     found["labels"] = labels.name if labels else "lab"
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
