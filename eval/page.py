@@ -340,6 +340,9 @@ def _made(report: Report) -> str:
         facts.append(("engine", ", ".join(f"{k} {v}" for k, v in made["engine"].items())))
     if made.get("skipped"):
         facts.append(("left out", f"{len(made['skipped'])} questions with too small pools"))
+    if made.get("left_out"):
+        failed = len(report.get("unanswered") or ())
+        facts.append(("left out", f"{len(made['left_out'])} questions, as {failed} calls failed"))
     unscored = sum(row["unscored"] for row in report["results"])
     facts.append(("unscored answers", f"{unscored} of {sum(r['n'] for r in report['results'])}"))
     for name, value in (report.get("mining") or {}).items():

@@ -115,10 +115,7 @@ def make_plan(
     retrieved = _retrieve(systems, chosen, names, retrieve)
     prompts, skipped = render_prompts(models, chosen, names, seed, retrieved, PromptTemplate())
     known = dict(identities or {})
-    prints = {
-        s.name: " ".join([s.fingerprint(), *([known[s.name].text] if s.name in known else [])])
-        for s in systems
-    }
+    prints = {s.name: _print(s, known.get(s.name)) for s in systems}
     calls: dict[str, list[str]] = {}
     for system in systems:
         print_ = prints[system.name]
@@ -142,6 +139,12 @@ def make_plan(
     return Plan(
         tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens, seed, known
     )
+
+
+def _print(system: System, identity: Identity | None) -> str:
+    # A server may name folders of its machine, which a report that is handed on should not.
+    told = content_key(identity.text)[:16] if identity and identity.text else ""
+    return f"{system.fingerprint()} {told}".strip()
 
 
 def identify_all(systems: Sequence[System], cache: Cache | None) -> dict[str, Identity]:
