@@ -165,6 +165,16 @@ def _systems(model: Path, settings: ServeSettings) -> list[System]:
     return [first, second]
 
 
+def answers_digest(model_dir: Path, searched: str, settings: ServeSettings) -> str:
+    """Digest of all that an answer depends on beside the request: model, index, how both are used.
+
+    searched: the index's digest. Returns 16 hexadecimal digits.
+    """
+    used = [settings.search, settings.vllm_args, settings.max_model_len, searched]
+    text = repr([fingerprint_model(model_dir), *used])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class _Running:
     """One run of the gateway with its systems."""
 
@@ -263,13 +273,9 @@ class _Running:
         )
 
     def _digests(self) -> dict[str, str]:
-        """Of all that a model's answers depend on; for an own vLLM, whose weights are at hand."""
-        chosen = self._settings
-        how = [self._searched, chosen.search, chosen.vllm_args, chosen.max_model_len]
+        """For an own vLLM, whose weights are at hand."""
         return {
-            system.name: hashlib.sha256(
-                repr([fingerprint_model(system.model_dir), *how]).encode()
-            ).hexdigest()[:16]
+            system.name: answers_digest(system.model_dir, self._searched, self._settings)
             for system in self._systems
             if system.own
         }
