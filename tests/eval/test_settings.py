@@ -214,3 +214,34 @@ def test_gates_are_floors_and_ceilings_of_figures_or_intervals() -> None:
 def test_gates_that_could_never_be_missed_are_refused(text: str) -> None:
     with pytest.raises(BadInput, match="--fail-under"):
         parse_gates([text])
+
+
+def test_retrieval_is_as_the_file_says_and_stands_in_the_manifest(tmp_path: Path) -> None:
+    """BM25 finds the rare name first; what was searched, and how, is in the manifest."""
+    from retrieval.index import build_index
+
+    rows = [
+        {"id": f"p{i}", "title": f"Machine {name}", "text": f"Machine {name} stands in {town}."}
+        for i, (name, town) in enumerate(
+            [("alpha", "Rome"), ("beta", "Oslo"), ("zx81", "Bath"), ("gamma", "Lima")]
+        )
+    ]
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_index(corpus, tmp_path / "index")
+    asked = {"id": "q", "question": "Where is zx81?", "answers": ["Bath"], "gold": ["p2"]}
+    (tmp_path / "e.jsonl").write_text(json.dumps(asked) + "\n")
+    with serving(lambda body: said("Bath")) as server:
+        settings = EvalSettings(
+            systems={"a": {"url": server.url}},
+            data=str(tmp_path / "e.jsonl"),
+            conditions=("retrieved-2",),
+            retriever={"index": str(tmp_path / "index"), "mode": "bm25"},
+        )
+        document = evaluate(settings, tmp_path / "out", None)
+    (line,) = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
+    assert json.loads(line)["passages"][0] == {"id": "p2", "kind": "gold"}
+    made = document["manifest"]
+    assert (made["retriever"]["mode"], made["retriever"]["k"]) == ("bm25", 5)
+    assert len(made["inputs"]["index"]) == 64
+    assert document["results"][0]["recall"] == 1.0
