@@ -1,8 +1,9 @@
 """Gates of `--fail-under`: a figure of a report that must not be below a value, or above it.
 
-SYSTEM:CONDITION:METRIC=VALUE names a figure of one condition; SYSTEM:METRIC=VALUE one of the
-robustness measures; METRIC=VALUE alone holds for every system but `base`. `<=` in place of `=` is a
-ceiling, for what should be low, such as misled answers.
+SYSTEM:CONDITION:METRIC=VALUE names a figure of one condition; SYSTEM:MEASURE=VALUE one of the
+robustness measures; either name alone holds for every system but `base`, a metric under every
+condition that has it. `<=` in place of `=` is a ceiling, for what should be low, such as misled
+answers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from retrieval.errors import BadInput, GateMissed
 
-FORM = "SYSTEM:CONDITION:METRIC=VALUE, SYSTEM:MEASURE=VALUE or MEASURE=VALUE (<= for a ceiling)"
+FORM = "[SYSTEM:CONDITION:]METRIC=VALUE or [SYSTEM:]MEASURE=VALUE (<= for a ceiling)"
 _TEXT = re.compile(r"([^<>=]+)(<=|>=|=)([^<>=]+)")
 _RATES = ("em", "match", "f1", "judge", "abstain_rate", "misled_rate", "faithfulness")
 _MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order")
@@ -76,12 +77,13 @@ def _parse(text: str) -> Gate:
             # What follows belongs to the measure: no-degradation:gold, noise-area:random.
             system = parts[0] if i else None
             return Gate(text, system, None, ":".join(parts[i:]), bound, ceiling)
-    if len(parts) != 3:
+    if len(parts) not in (1, 3):
         raise BadInput(f"--fail-under {text}: write {FORM}")
-    if parts[2] not in _RATES:
+    if parts[-1] not in _RATES:
         known = ", ".join((*_RATES, *_MEASURES))
         raise BadInput(f"--fail-under {text}: the metric is one of {known}")
-    return Gate(text, parts[0], parts[1], parts[2], bound, ceiling)
+    system, condition = (parts[0], parts[1]) if len(parts) == 3 else (None, None)
+    return Gate(text, system, condition, parts[-1], bound, ceiling)
 
 
 def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, tuple[float, ...]]]:
@@ -98,6 +100,15 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
     systems = [gate.system] if gate.system else list(document["systems"])
     if not gate.system and len(systems) > 1:
         systems = [name for name in systems if name != "base"]
+    if gate.metric in _RATES:
+        rows = [
+            (f"{row['system']} on {row['condition']}", float(row[gate.metric]), row["ci95"])
+            for row in document["results"]
+            if row["system"] in systems and row.get(gate.metric) is not None
+        ]
+        if not rows:
+            raise BadInput(f"--fail-under asks for {gate.metric}, which was not measured")
+        return [(name, value, tuple(ci95[gate.metric])) for name, value, ci95 in rows]
     held = {
         row["system"]: (row["system"], float(row["value"]), tuple(row["ci95"]))
         for row in document.get("robustness", ())

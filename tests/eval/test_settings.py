@@ -201,6 +201,11 @@ def test_gates_are_floors_and_ceilings_of_figures_or_intervals() -> None:
         check("tuned:clean:abstain_rate<=0.04")
     with pytest.raises(GateMissed, match=r"em of tuned on clean .* below 0.9"):
         check("tuned:clean:em>=0.9")
+    check("em=0.8", "abstain_rate<=0.05")
+    with pytest.raises(GateMissed, match="abstain_rate of tuned on clean"):
+        check("abstain_rate<=0.01")
+    with pytest.raises(BadInput, match="misled_rate, which was not measured"):
+        check("misled_rate<=0.1")
     check("tuned:clean:em=0.69", "tuned:clean:abstain_rate<=0.16", by_interval=True)
     with pytest.raises(GateMissed, match=r"below 0.75 at its worse end"):
         check("tuned:clean:em=0.75", by_interval=True)
