@@ -70,6 +70,14 @@ class Cache:
         with self._database:
             self._database.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", rows)
 
+    def replace(self, key: str, reply: Any) -> None:
+        """Keep one reply in place of an older one."""
+        with self._database:
+            self._database.execute(
+                "INSERT OR REPLACE INTO replies VALUES (?, ?)",
+                (key, json.dumps(reply, ensure_ascii=False)),
+            )
+
     def note_pace(self, source: str, calls: int, seconds: float) -> None:
         """Remember how long calls of a source took, for the estimate of a later run."""
         if calls:

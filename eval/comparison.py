@@ -15,7 +15,7 @@ import numpy as np
 
 from eval.analysis import Metric
 from eval.differences import adjust, power_of
-from eval.journal import Journal, Prediction
+from eval.journal import Prediction, read_predictions
 from eval.statistics import Floats, paired_comparison, rate_intervals, sign_flip_exact
 from eval.summary import SCORES, clusters_of
 from retrieval.errors import BadInput
@@ -36,7 +36,7 @@ def read_run(directory: Path, name: str) -> Run:
     if not path.is_file():
         raise BadInput(f"{path}: no predictions there; two runs are compared by their answers")
     cells: dict[tuple[str, str], dict[Any, Prediction]] = {}
-    for p in Journal(path).answered.values():
+    for p in read_predictions(path).values():
         cells.setdefault((p.system, p.condition), {})[p.id, p.answers] = p
     return Run(name, cells)
 

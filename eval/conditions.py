@@ -30,7 +30,7 @@ _NOISE_KINDS = tuple(kind for kind in KINDS if kind != "gold")
 POSITIONS = ("random", "first", "middle", "last")
 ORDERS = ("shuffled", "ranked", "reversed")
 _NAME = re.compile(
-    rf"({'|'.join(_NOISE_KINDS)}|noise-only|retrieved)-([1-9][0-9]*)"
+    rf"((?:{'|'.join(_NOISE_KINDS)}|noise)-only|{'|'.join(_NOISE_KINDS)}|retrieved)-([1-9][0-9]*)"
     rf"(?:@({'|'.join(POSITIONS)}))?(?:@({'|'.join(ORDERS)}))?"
 )
 
@@ -46,7 +46,8 @@ class Condition:
     noise: the kind of the noisy passages, None for no noise; count: how many of them;
     gold: the gold passage stands among them, at `position` (one of POSITIONS); order: of the noisy
     ones (one of ORDERS; ranked: best first, as the pool has them); retrieved: the passages are what
-    a retriever finds, `count` of them, gold or not.
+    a retriever finds, `count` of them, gold or not; filled: random passages stand in once those of
+    `noise` run out.
     """
 
     name: str
@@ -56,11 +57,12 @@ class Condition:
     position: str = "random"
     order: str = "shuffled"
     retrieved: bool = False
+    filled: bool = False
 
 
 def parse_condition(name: str) -> Condition:
-    """Read `closed-book`, `clean`, `KIND-K[@POSITION][@ORDER]`, `noise-only-K[@ORDER]` or
-    `retrieved-K`; raises BadInput for other names.
+    """Read `closed-book`, `clean`, `KIND-K[@POSITION][@ORDER]`, `noise-only-K[@ORDER]`,
+    `KIND-only-K[@ORDER]` or `retrieved-K`; raises BadInput for other names.
     """
     if name == "closed-book":
         return Condition(name, None, 0, gold=False)
@@ -69,9 +71,10 @@ def parse_condition(name: str) -> Condition:
     found = _NAME.fullmatch(name)
     if found is None:
         raise BadInput(
-            f"unknown condition {name!r}: use closed-book, clean, noise-only-K, retrieved-K or "
-            f"KIND-K with KIND one of {', '.join(_NOISE_KINDS)} and K from 1, e.g. distractor-4; "
-            f"after it @{'|'.join(POSITIONS)} for the gold passage and @{'|'.join(ORDERS)}"
+            f"unknown condition {name!r}: use closed-book, clean, noise-only-K, retrieved-K, "
+            f"KIND-only-K or KIND-K with KIND one of {', '.join(_NOISE_KINDS)} and K from 1, "
+            f"e.g. distractor-4; after it @{'|'.join(POSITIONS)} for the gold passage and "
+            f"@{'|'.join(ORDERS)}"
         )
     kind, count = found[1], int(found[2])
     if kind == "retrieved":
@@ -79,10 +82,12 @@ def parse_condition(name: str) -> Condition:
             raise BadInput(f"condition {name!r}: retrieved passages stand in the order of ranks")
         return Condition(name, None, count, gold=False, retrieved=True)
     order = found[4] or "shuffled"
-    if kind == "noise-only":
+    if kind.endswith("-only"):
         if found[3]:
-            raise BadInput(f"condition {name!r}: noise-only has no gold passage to place")
-        return Condition(name, "distractor", count, gold=False, order=order)
+            raise BadInput(f"condition {name!r}: {kind} has no gold passage to place")
+        filled = kind == "noise-only"
+        noise = "distractor" if filled else kind.removesuffix("-only")
+        return Condition(name, noise, count, gold=False, order=order, filled=filled)
     return Condition(name, kind, count, gold=True, position=found[3] or "random", order=order)
 
 
@@ -97,8 +102,9 @@ def build_condition(
 
     The first K of a pool are taken, so `distractor-2` adds one passage to those of `distractor-1`;
     the order is shuffled by a hash of seed, example and condition, the same on every machine.
-    `noise-only-K` takes distractors, and random passages once those run out. With a suffix the
-    passages are those of the bare name: only the order differs.
+    `noise-only-K` takes distractors, and random passages once those run out; `KIND-only-K` takes
+    one kind: with counterfactual ones it shows whether errors are followed, refused or corrected.
+    With a suffix the passages are those of the bare name: only the order differs.
     Raises TooFewPassages if the pools are too small, BadInput for an unknown name.
     """
     condition = parse_condition(name)
@@ -113,7 +119,7 @@ def build_condition(
         )
     chosen = list(golds) if condition.gold else []
     if condition.noise is not None:
-        kinds = (condition.noise,) if condition.gold else (condition.noise, "random")
+        kinds = (condition.noise, "random") if condition.filled else (condition.noise,)
         chosen += _take(example, kinds, condition.count, condition)
     digest = hashlib.sha256(f"{seed}\0{example.id}\0{name.partition('@')[0]}".encode()).digest()
     shuffled = list(chosen)

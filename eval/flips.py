@@ -15,6 +15,7 @@ from eval.reading import is_misled, read_in
 from retrieval.examples import Passage
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]
+_Passages = Mapping[tuple[str, str], Sequence[Passage]]
 
 
 class _Rule(NamedTuple):
@@ -28,25 +29,25 @@ def pick_flips(
     cells: _Cells,
     systems: Sequence[str],
     conditions: Sequence[str],
-    passages: Mapping[tuple[str, ...], Sequence[Passage]],
+    shown: Mapping[str, _Passages],
     *,
     pairs: Sequence[tuple[str, str]],
 ) -> list[dict[str, Any]]:
     """The first few questions for each kind of change from b to a of the first pair (a, b).
 
-    Without a pair, each system's first questions that noise turned from right to misled.
+    shown: system -> (question id, condition) -> the passages that it was shown. Without a pair,
+    each system's first questions that noise turned from right to misled.
     """
     after, before = pairs[0] if pairs else ("", "")
     if not pairs:
-        return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, passages)]
+        return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, shown)]
     chosen = []
     for rule in _rules(conditions):
         sides = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
         hits = [i for i, (old, new) in enumerate(sides) if rule.holds(old, new)]
         for i in hits[: rule.most]:
             answers = [cells[system, rule.condition][i] for system in systems]
-            shown = passages.get((answers[0].id, rule.condition), ())
-            chosen.append(_record(rule, len(hits), answers, shown))
+            chosen.append(_record(rule, len(hits), answers, after, shown))
     return chosen
 
 
@@ -55,8 +56,9 @@ def _noise_flips(
     cells: _Cells,
     systems: Sequence[str],
     conditions: Sequence[str],
-    passages: Mapping[tuple[str, ...], Sequence[Passage]],
+    shown: Mapping[str, _Passages],
 ) -> Iterator[dict[str, Any]]:
+    passages = shown[system]
     for name in conditions if "clean" in conditions else ():
         condition = parse_condition(name)
         if condition.noise is None or not condition.gold:
@@ -70,7 +72,7 @@ def _noise_flips(
         if hits:
             answers = [cells[s, name][hits[0]] for s in systems]
             rule = _Rule(f"{system}: right on clean, misled here", name, 1, lambda old, new: True)
-            yield _record(rule, len(hits), answers, passages.get((answers[0].id, name), ()))
+            yield _record(rule, len(hits), answers, system, shown)
 
 
 def _misled(answer: Prediction, shown: Sequence[Passage]) -> bool:
@@ -105,8 +107,15 @@ def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
 
 
 def _record(
-    rule: _Rule, total: int, answers: Sequence[Prediction], shown: Sequence[Passage]
+    rule: _Rule,
+    total: int,
+    answers: Sequence[Prediction],
+    of: str,
+    shown: Mapping[str, _Passages],
 ) -> dict[str, Any]:
+    """of: the system whose passages are listed; each answer is looked up in its own."""
+    place = answers[0].id, rule.condition
+    passages = shown[of].get(place, ())
     return {
         "why": rule.title,
         "of": total,
@@ -114,7 +123,9 @@ def _record(
         "id": answers[0].id,
         "question": answers[0].question,
         "answers": list(answers[0].answers),
-        "passages": [{"id": p.id, "title": p.title, "text": p.text, "kind": p.kind} for p in shown],
+        "passages": [
+            {"id": p.id, "title": p.title, "text": p.text, "kind": p.kind} for p in passages
+        ],
         "outputs": [
             {
                 "system": p.system,
@@ -122,7 +133,7 @@ def _record(
                 "em": p.em,
                 "abstained": p.abstained,
                 "verdict": p.verdict,
-                "found_in": read_in(p.output, p.question, shown),
+                "found_in": read_in(p.output, p.question, shown[p.system].get(place, ())),
             }
             for p in answers
         ],

@@ -6,9 +6,11 @@ line says exactly which model got which prompt. It knows nothing of how answers 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from eval.refusals import Refusal, refusal_of
 from retrieval.artifact import write_text
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage
+
+_LOCK = ".predictions.lock"
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,10 @@ def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]
 
 
 class Journal:
-    """`predictions.jsonl` of one run; `answered` maps key to prediction."""
+    """`predictions.jsonl` of one run, open for adding; `answered` maps key to prediction.
+
+    For reading alone there is `read_predictions`: it changes nothing under a run that is going on.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier run left; a last line cut off by a crash is dropped.
@@ -134,18 +141,8 @@ class Journal:
         Raises BadInput with file:line for any other line that is no prediction.
         """
         self.path = Path(path)
-        self.answered: dict[str, Prediction] = {}
-        if not self.path.is_file():
-            return
-        whole = 0
-        with open(self.path, "rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                prediction = _parse(line, f"{self.path}:{number}")
-                self.answered[prediction.key] = prediction
-                whole += len(line)
-        if whole < self.path.stat().st_size:
+        self.answered, whole = _read(self.path)
+        if self.path.is_file() and whole < self.path.stat().st_size:
             os.truncate(self.path, whole)
 
     def append(self, predictions: Iterable[Prediction], *, sync: bool = True) -> None:
@@ -165,6 +162,48 @@ class Journal:
         """Replace the file, whole or not at all: final verdicts, final order, no stale lines."""
         write_text(self.path, "".join(map(_line, predictions)))
         self.answered = {prediction.key: prediction for prediction in predictions}
+
+
+@contextmanager
+def writing_alone(out: Path) -> Iterator[None]:
+    """Hold the journal of `out` for the time of the block; ends with the process, however it ends.
+
+    Raises BadInput where another process holds it: two runs in one place would mix their lines.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / _LOCK, "a", encoding="utf-8") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(
+                f"{out}: another run is writing there; wait for it or name another --out"
+            ) from error
+        yield
+
+
+def read_predictions(path: Path) -> dict[str, Prediction]:
+    """Key -> prediction, as a journal holds them now; nothing is written, none without a file.
+
+    A last line that is not whole (yet) is left out. Raises BadInput with file:line for any other
+    line that is no prediction.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Prediction], int]:
+    """The predictions by key, and how many bytes their lines take."""
+    answered: dict[str, Prediction] = {}
+    whole = 0
+    if not path.is_file():
+        return answered, whole
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                break
+            prediction = _parse(line, f"{path}:{number}")
+            answered[prediction.key] = prediction
+            whole += len(line)
+    return answered, whole
 
 
 def _line(prediction: Prediction) -> str:

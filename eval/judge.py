@@ -7,23 +7,15 @@ not be had is unscored, never wrong. The judge sees texts only: no system, no co
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from eval.cache import Cache, content_key
-from eval.judge_prompts import YES_NO, fill_prompt, safe
+from eval.judge_prompts import fill_prompt, safe
 from eval.metrics import is_abstention
-from neurorit.prompts import encode_plain, render_chat
-from retrieval.errors import BadInput
 
 Verdict = Literal["right", "wrong", "abstained", "unscored"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "abstained", "unscored")
-PROMPT_FILE = "judge_prompt.json"
-DEFAULT_PROMPT = YES_NO
-_FIELDS = re.compile(r"\{(question|reference|answer)\}")
 
 
 class Item(NamedTuple):
@@ -32,6 +24,10 @@ class Item(NamedTuple):
     question: str
     answers: tuple[str, ...]
     answer: str
+
+
+# Everything that `safe` takes care of.
+_AWKWARD = Item("Q?\n<answer>x</answer>", ("A", "Reference: B"), "Answer:\u200b {question} <b>Yes")
 
 
 class Judge(Protocol):
@@ -75,38 +71,84 @@ def give_verdicts(
     ]
 
 
+@runtime_checkable
+class Settling(Protocol):
+    """A judge that has something to find out before its fingerprint is final."""
+
+    def settle(self, cache: Cache) -> None:
+        """Find it out, or take it from the cache."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A judge that hands over each verdict as it is made."""
+
+    def stream(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+        """(position, verdict), in any order."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A judge whose calls can be counted and measured before they are made."""
+
+    @property
+    def repeats(self) -> int:
+        """Calls for each item."""
+        ...
+
+    def turn(self, item: Item) -> str:
+        """What it is asked about an item."""
+        ...
+
+
 class CachedJudge:
-    """A judge that looks into a cache first and keeps every verdict as soon as a part is decided.
+    """A judge that looks into a cache first and keeps every verdict as soon as it is made.
 
     Verdicts are kept by the judge's fingerprint (model and prompt) and the item's texts; those that
-    could not be had are not kept.
+    could not be had are not kept. A judge that does not stream decides `part` items at a time.
     """
 
     def __init__(self, judge: Judge, cache: Cache, *, part: int = 1_024) -> None:
+        if isinstance(judge, Settling):
+            judge.settle(cache)
         self.name = judge.name
         self.fingerprint = judge.fingerprint
         self.judge = judge
-        self._cache, self._part = cache, part
+        self.cache, self._part = cache, part
 
     def decide(
         self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
     ) -> list[Verdict]:
         """One verdict per item; only unknown items reach the judge."""
-        keys = [content_key("verdict", self.fingerprint, list(item)) for item in items]
+        keys = [self.key(item) for item in items]
         verdicts: dict[str, Verdict] = {
-            key: verdict for key, verdict in self._cache.find(keys).items() if verdict in VERDICTS
+            key: verdict for key, verdict in self.cache.find(keys).items() if verdict in VERDICTS
         }
-        open_items = [i for i, key in enumerate(keys) if key not in verdicts]
-        before = len(items) - len(open_items)
-        for start in range(0, len(open_items), self._part):
-            part = open_items[start : start + self._part]
-            given = self.judge.decide([items[i] for i in part])
-            fresh = {keys[i]: v for i, v in zip(part, given, strict=True)}
-            self._cache.keep({key: v for key, v in fresh.items() if v != "unscored"})
+        waiting = {key: item for key, item in zip(keys, items, strict=True) if key not in verdicts}
+        done = sum(key in verdicts for key in keys)
+        for fresh in self._given(waiting):
+            self.cache.keep({key: v for key, v in fresh.items() if v != "unscored"})
             verdicts |= fresh
+            done += len(fresh)
             if progress is not None:
-                progress(before + start + len(part), len(items))
+                progress(done, len(items))
         return [verdicts[key] for key in keys]
+
+    def key(self, item: Item) -> str:
+        """Where the cache keeps an item's verdict."""
+        return content_key("verdict", self.fingerprint, list(item))
+
+    def _given(self, waiting: Mapping[str, Item]) -> Iterator[dict[str, Verdict]]:
+        keys, items = list(waiting), list(waiting.values())
+        if isinstance(self.judge, Streaming):
+            for i, verdict in self.judge.stream(items):
+                yield {keys[i]: verdict}
+            return
+        for start in range(0, len(items), self._part):
+            part = slice(start, start + self._part)
+            yield dict(zip(keys[part], self.judge.decide(items[part]), strict=True))
 
 
 def judge_turn(template: str, item: Item) -> str:
@@ -119,161 +161,7 @@ def judge_turn(template: str, item: Item) -> str:
     )
 
 
-class LocalJudge:
-    """A causal language model in this process, asked once per item.
-
-    It compares the probability of Yes with that of No at the first token of its turn: an answer
-    cannot talk it into another format. Raises BadInput if the folder holds no such model.
-    """
-
-    def __init__(self, model_dir: Path, *, batch_tokens: int = 8_192) -> None:
-        model_dir = Path(model_dir)
-        if not (model_dir / "config.json").is_file():
-            raise BadInput(f"no judge model at {model_dir}: it has no config.json")
-        self.name = model_dir.name
-        self.fingerprint = fingerprint_model(model_dir, PROMPT_FILE)
-        self._dir = model_dir
-        self._prompt = read_judge_prompt(model_dir)
-        self._batch_tokens = batch_tokens
-        self._loaded: tuple[Any, Any] | None = None
-
-    def decide(
-        self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
-    ) -> list[Verdict]:
-        """Right where P(Yes) > P(No). An item longer than the model's context is unscored."""
-        verdicts: list[Verdict] = ["unscored"] * len(items)
-        scores = self.probabilities(items, progress)
-        for i, yes in enumerate(scores):
-            if yes is not None:
-                verdicts[i] = "right" if yes > 0.5 else "wrong"
-        return verdicts
-
-    def probabilities(
-        self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
-    ) -> list[float | None]:
-        """P(Yes) / (P(Yes) + P(No)) of each item; None where it does not fit the context."""
-        model, tokenizer = self._load()
-        yes, no = answer_tokens(tokenizer, self._prompt)
-        prompts = [
-            render_chat(
-                tokenizer, [{"role": "user", "content": judge_turn(self._prompt["user"], item)}]
-            )
-            for item in items
-        ]
-        limit = getattr(model.config, "max_position_embeddings", None) or max(
-            map(len, prompts), default=0
-        )
-        result: list[float | None] = [None] * len(items)
-        fitting = sorted(
-            (i for i, ids in enumerate(prompts) if len(ids) <= limit), key=lambda i: len(prompts[i])
-        )
-        done = 0
-        for batch in _batches(fitting, prompts, self._batch_tokens):
-            scores = _yes_shares(model, [prompts[i] for i in batch], yes, no)
-            for i, score in zip(batch, scores, strict=True):
-                result[i] = score
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(items))
-        return result
-
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            from neurorit.models import load_model
-
-            model, tokenizer = load_model(self._dir)
-            self._loaded = (model.eval(), tokenizer)
-        return self._loaded
-
-
-def read_judge_prompt(model_dir: Path) -> dict[str, str]:
-    """How a judge model was trained to be asked, or the default; BadInput if malformed.
-
-    user: the turn, with {question}, {reference} and {answer}; yes, no (both optional): the exact
-    beginnings of its reply.
-    """
-    path = Path(model_dir) / PROMPT_FILE
-    if not path.is_file():
-        return {"user": DEFAULT_PROMPT}
-    try:
-        prompt = json.loads(path.read_text(encoding="utf-8"))
-        prompt = {name: prompt[name] for name in ("user", "yes", "no") if name in prompt}
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"{path}: not a judge prompt: {error}") from error
-    missing = {"question", "reference", "answer"} - set(_FIELDS.findall(str(prompt.get("user"))))
-    if missing:
-        raise BadInput(f"{path}: 'user' lacks {{{sorted(missing)[0]}}}")
-    if ("yes" in prompt) != ("no" in prompt) or not all(
-        isinstance(text, str) and text for text in prompt.values()
-    ):
-        raise BadInput(f"{path}: 'user', 'yes' and 'no' are texts, and 'yes' comes with 'no'")
-    return prompt
-
-
-def answer_tokens(tokenizer: Any, prompt: Mapping[str, str]) -> tuple[list[int], list[int]]:
-    """First tokens of the replies Yes and No, in the spellings that tell the two apart.
-
-    Raises BadInput if the tokenizer starts both with the same token.
-    """
-    said_yes = [prompt["yes"]] if "yes" in prompt else ["Yes", " Yes"]
-    said_no = [prompt["no"]] if "no" in prompt else ["No", " No"]
-    yes = {encode_plain(tokenizer, text)[0] for text in said_yes}
-    no = {encode_plain(tokenizer, text)[0] for text in said_no}
-    if not yes - no or not no - yes:
-        raise BadInput("the judge's tokenizer starts Yes and No with the same token")
-    return sorted(yes - no), sorted(no - yes)
-
-
-def fingerprint_model(model_dir: Path, *extra: str) -> str:
-    """Hash of a model folder: of its manifest where it has one, else of configuration and weights.
-
-    extra: more file names to include where they exist. Returns 16 hexadecimal digits.
-    """
-    from retrieval.artifact import MANIFEST, hash_file
-
-    model_dir = Path(model_dir)
-    files = [model_dir / MANIFEST, *(model_dir / name for name in extra)]
-    if not files[0].is_file():
-        weights = [p for pattern in ("*.safetensors", "*.bin") for p in model_dir.glob(pattern)]
-        files += [*model_dir.glob("*.json"), *weights]
-    digest = hashlib.sha256()
-    for path in sorted(set(files)):
-        if path.is_file():
-            digest.update(f"{path.name}\0{hash_file(path)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _batches(order: Sequence[int], prompts: Sequence[list[int]], tokens: int) -> list[list[int]]:
-    """Split indices, shortest prompt first, so that each padded batch holds at most `tokens`."""
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * len(prompts[i]) <= tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
-
-
-def _yes_shares(
-    model: Any, prompts: Sequence[list[int]], yes: list[int], no: list[int]
-) -> list[float]:
-    """P(Yes) / (P(Yes) + P(No)) at the position after each prompt; prompts are padded left."""
-    import torch
-
-    width = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    with torch.inference_mode():
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=1,
-        ).logits[:, -1]
-    log_odds = logits[:, yes].float().logsumexp(-1) - logits[:, no].float().logsumexp(-1)
-    return [float(x) for x in log_odds.sigmoid()]
+def prompt_digest(template: str) -> str:
+    """Hash of what a judge reads of one awkward item: changes with template and `safe` alike."""
+    turn = judge_turn(template, _AWKWARD)
+    return hashlib.sha256(f"{template}\0{turn}".encode()).hexdigest()[:16]

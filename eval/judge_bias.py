@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.stats import binomtest
 
+from eval.cache import Cache
 from eval.endpoint_judge import EndpointJudge
 from eval.judge import CachedJudge, Item, Judge, Verdict, give_verdicts
 from eval.statistics import RESAMPLES, bootstrap_interval
@@ -40,12 +41,11 @@ def measure_bias(
     verdicts: the judge's, on the labelled answers as they are. `place` of pairs is measured for
     judges that compare two answers, else None.
     """
-    # A cache knows verdicts only: preferences come from the judge itself.
-    asked = judge.judge if isinstance(judge, CachedJudge) else judge
+    asked, cache = (judge.judge, judge.cache) if isinstance(judge, CachedJudge) else (judge, None)
     return {
         "length": _length(labelled, verdicts, seed),
         "alias_order": _alias_order(judge, labelled, verdicts, seed),
-        "place": _place(asked, labelled, seed) if isinstance(asked, EndpointJudge) else None,
+        "place": _place(asked, cache, labelled, seed) if isinstance(asked, EndpointJudge) else None,
         "orders": _orders(judge, labelled, verdicts),
     }
 
@@ -109,13 +109,15 @@ def _alias_order(
     }
 
 
-def _place(judge: EndpointJudge, labelled: Sequence[Labelled], seed: int) -> dict[str, Any] | None:
+def _place(
+    judge: EndpointJudge, cache: Cache | None, labelled: Sequence[Labelled], seed: int
+) -> dict[str, Any] | None:
     """How often the answer shown first is chosen, over both orders; 0.5 is no preference.
 
     Each wrong answer stands against the reference, once before and once after it.
     """
     wrong = [record.item for record in labelled if record.label == "wrong"]
-    found = [pair for pair in judge.prefer([(i, i.answers[0]) for i in wrong])]
+    found = judge.prefer([(i, i.answers[0]) for i in wrong], cache)
     whole = [pair for pair in found if "unscored" not in pair]
     if not whole:
         return None

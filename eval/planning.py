@@ -1,6 +1,6 @@
 """What a run will ask, before anything is asked: prompts, keys, and an estimate for a dry run.
 
-It asks no system and writes nothing.
+It asks no system for an answer, and servers only who they are.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from typing import Any, Literal
 
 from eval.cache import Cache, content_key
 from eval.conditions import Retrieved, parse_condition
+from eval.identity import Identity, identify, warning
 from eval.journal import Prediction, gold_ids
+from eval.judge import Asking, Item, Judge, judge_turn
+from eval.judge_prompts import YES_NO
 from eval.rendering import Prompt, digest_ids, digest_turns, render_prompts
-from eval.systems import System, request_of
+from eval.systems import System, request_of, settings_of
 from neurorit import __version__
 from neurorit.prompts import PromptTemplate
 from retrieval.artifact import read_manifest
@@ -41,7 +44,8 @@ class Plan:
     """A run that is ready to be made.
 
     calls: system -> for each prompt the hash of what is asked; keys: the same with the place in the
-    run; prints: system -> fingerprint; skipped: questions whose pools are too small.
+    run; prints: system -> fingerprint; identities: server -> what it says of its model; skipped:
+    questions whose pools are too small.
     """
 
     systems: tuple[System, ...]
@@ -52,6 +56,8 @@ class Plan:
     calls: dict[str, list[str]]
     keys: dict[str, list[str]]
     max_tokens: int
+    seed: int
+    identities: dict[str, Identity]
 
     @property
     def questions(self) -> int:
@@ -61,11 +67,23 @@ class Plan:
     def described(self, system: System) -> dict[str, Any]:
         """A system for the manifest, with the digests that say what it was asked."""
         record: dict[str, Any] = {"kind": system.kind, "fingerprint": self.prints[system.name]}
-        if system.kind == "gateway":
-            return record | {"model": system.url, "prompts": None}
-        if system.kind == "endpoint":
-            record |= {"model": f"{system.url}#{system.remote}", "request": dict(system.request)}
-        return record | {"prompts": digest_turns(self.prompts)}
+        prompts = None if system.kind == "gateway" else digest_turns(self.prompts)
+        if system.kind == "checkpoint":
+            return record | {"prompts": prompts}
+        named = f"{system.url}#{system.remote}" if system.remote else system.url
+        known = self.identities.get(system.name)
+        return record | {
+            "model": named,
+            "request": settings_of(system, self.max_tokens, self.seed),
+            "known_by": known.known if known else "address",
+            "prompts": prompts,
+        }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know of servers whose weights cannot be told."""
+        found = (warning(name, identity) for name, identity in self.identities.items())
+        return [text for text in found if text]
 
 
 def make_plan(
@@ -79,10 +97,12 @@ def make_plan(
     limit: int | None = None,
     sample: Sample = "random",
     retrieve: Retrieve | None = None,
+    identities: Mapping[str, Identity] | None = None,
 ) -> Plan:
     """Check everything, render the prompts and hash what will be asked. Raises BadInput.
 
-    limit: so many questions; sample: drawn by the seed, or the first ones.
+    limit: so many questions; sample: drawn by the seed, or the first ones. identities: of the
+    servers among the systems, from `identify_all`.
     """
     names = tuple(dict.fromkeys(conditions))
     if not systems:
@@ -100,7 +120,8 @@ def make_plan(
     chosen = _sample(_read(examples), limit, sample, seed)
     retrieved = _retrieve(systems, chosen, names, retrieve)
     prompts, skipped = render_prompts(models, chosen, names, seed, retrieved, PromptTemplate())
-    prints = {s.name: s.fingerprint() for s in systems}
+    known = dict(identities or {})
+    prints = {s.name: _print(s, known.get(s.name)) for s in systems}
     calls: dict[str, list[str]] = {}
     for system in systems:
         print_ = prints[system.name]
@@ -111,7 +132,8 @@ def make_plan(
             ]
         else:
             calls[system.name] = [
-                content_key("answer", print_, request_of(system, p, max_tokens)) for p in prompts
+                content_key("answer", print_, request_of(system, p, max_tokens, seed))
+                for p in prompts
             ]
     keys = {
         name: [
@@ -120,7 +142,22 @@ def make_plan(
         ]
         for name, of_system in calls.items()
     }
-    return Plan(tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens)
+    return Plan(
+        tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens, seed, known
+    )
+
+
+def _print(system: System, identity: Identity | None) -> str:
+    # A server may name folders of its machine, which a report that is handed on should not.
+    told = content_key(identity.text)[:16] if identity and identity.text else ""
+    return f"{system.fingerprint()} {told}".strip()
+
+
+def identify_all(systems: Sequence[System], cache: Cache | None) -> dict[str, Identity]:
+    """Server -> what it says of its model now, or what `cache` remembers of it."""
+    return {
+        s.name: identify(s.api, s.remote, s.key, cache) for s in systems if s.kind != "checkpoint"
+    }
 
 
 def estimate(
@@ -128,10 +165,13 @@ def estimate(
     answered: Mapping[str, Prediction],
     cache: Cache,
     *,
-    judged: bool,
+    judge: Judge | None,
     seconds_per_call: float | None = None,
 ) -> dict[str, Any]:
     """What the run would ask now: calls, tokens and seconds for each system, and in all.
+
+    judge: its calls are those of an answer each, less the verdicts that are known; its prompts'
+    tokens are estimated with answers as long as they may be.
 
     Prompt tokens are counted where a checkpoint's tokenizer renders them, else estimated from the
     text; answers count as long as they may be. seconds: from the pace of an earlier run with this
@@ -166,9 +206,33 @@ def estimate(
         "systems": rows,
         "calls": sum(row["calls"] for row in rows),
         "prompt_tokens": sum(row["prompt_tokens"] for row in rows),
-        "judge_calls_at_most": len(plan.prompts) * len(plan.systems) if judged else 0,
+        **_judging(plan, answered, judge),
         "seconds": None if None in known_time else sum(known_time),
     }
+
+
+def _judging(plan: Plan, answered: Mapping[str, Prediction], judge: Judge | None) -> dict[str, int]:
+    """Calls of a judge and its prompts' tokens, at most: equal answers are asked about once."""
+    if judge is None:
+        return {"judge_calls_at_most": 0, "judge_prompt_tokens": 0}
+    repeats, turn = (judge.repeats, judge.turn) if isinstance(judge, Asking) else (1, _plain_turn)
+    items = characters = 0
+    for keys in plan.keys.values():
+        for key, prompt in zip(keys, plan.prompts, strict=True):
+            held = answered.get(key)
+            if held is not None and (held.abstained or held.verdict != "unscored"):
+                continue
+            said = held.output if held else "x" * round(plan.max_tokens * _CHARACTERS_A_TOKEN)
+            items += 1
+            characters += len(turn(Item(prompt.example.question, prompt.example.answers, said)))
+    return {
+        "judge_calls_at_most": items * repeats,
+        "judge_prompt_tokens": round(repeats * characters / _CHARACTERS_A_TOKEN),
+    }
+
+
+def _plain_turn(item: Item) -> str:
+    return judge_turn(YES_NO, item)
 
 
 def prompt_digests(plan: Plan) -> dict[str, Any]:
@@ -194,7 +258,7 @@ def library_versions() -> dict[str, str]:
 
 def _read(examples: Path) -> Iterator[Example]:
     path = Path(examples)
-    if path.is_dir():
+    if path.is_dir() and examples_file(path) != path:
         read_manifest(path, "examples")
     return read_examples(examples_file(path))
 

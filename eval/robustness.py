@@ -161,8 +161,13 @@ def _steps(
     steps = [
         (less[0], more[0]) for curve in curves.values() for (_, less), (_, more) in pairwise(curve)
     ]
-    without = sorted((c.count, c.name) for c in parsed if c.noise and not c.gold)
-    return steps + [(less, more) for (_, less), (_, more) in pairwise(without)]
+    alone: dict[tuple[str, bool], list[tuple[int, str]]] = defaultdict(list)
+    for c in parsed:
+        if c.noise and not c.gold:
+            alone[c.noise, c.filled].append((c.count, c.name))
+    for held in alone.values():
+        steps += [(less, more) for (_, less), (_, more) in pairwise(sorted(held))]
+    return steps
 
 
 def _order(

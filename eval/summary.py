@@ -39,7 +39,7 @@ SCORES: dict[str, Callable[[Prediction], float]] = {
     "parts": lambda p: float(p.match) if p.parts is None else p.parts,
 }
 
-Passages = Mapping[tuple[str, ...], Sequence[Passage]]
+Passages = Mapping[tuple[str, str], Sequence[Passage]]
 Cells = Mapping[tuple[str, str], Sequence[Prediction]]
 
 
@@ -50,25 +50,27 @@ def summarise(
     passages: Passages,
     *,
     seed: int = 0,
+    own: Mapping[str, Passages] | None = None,
     analysis: Analysis | None = None,
     examples: Mapping[str, Example] | None = None,
 ) -> dict[str, Any]:
     """The report without its manifest.
 
-    passages: (question id, condition) -> passages in the prompt's order, or (question id,
-    condition, system) for one that was shown others; examples: by id, for the wrong answers that
-    their meta names. Every system must have answered the same questions under
-    every condition, in one order: ValueError if not.
+    passages: (question id, condition) -> passages in the prompt's order; own: the same of systems
+    that were shown others; examples: by id, for the wrong answers that their meta names. Every
+    system must have answered the same questions under every condition, in one order: ValueError if
+    not.
     """
     chosen = analysis or Analysis()
     cells = _by_cell(predictions, systems, conditions)
     clusters = clusters_of(next(iter(cells.values())))
     known = examples or {}
+    shown = {s: (own or {}).get(s, passages) for s in systems}
     noisy = distractor_conditions(list(conditions))
     values = _values(cells, systems, noisy, chosen)
     reader = reading.Reader()
     results = [
-        _result(s, c, cells[s, c], passages, known, clusters, reader)
+        _result(s, c, cells[s, c], shown[s], known, clusters, reader)
         for s in systems
         for c in conditions
     ]
@@ -97,7 +99,7 @@ def summarise(
         ),
         "abstention": [row for s in systems if (row := _abstention(s, cells, conditions))],
         "power": power_rows(values[chosen.metric], chosen.metric, pairs, compared, clusters),
-        "examples": pick_flips(cells, systems, conditions, passages, pairs=pairs),
+        "examples": pick_flips(cells, systems, conditions, shown, pairs=pairs),
     }
     report["findings"] = write_findings(report)
     return report
@@ -207,11 +209,7 @@ def _reading(
     """
     if not any(p.passages for p in held):
         return {}
-    shared = [passages.get((p.id, condition), ()) for p in held]
-    shown = [
-        (p, passages.get((p.id, condition, p.system), texts))
-        for p, texts in zip(held, shared, strict=True)
-    ]
+    shown = [(p, passages.get((p.id, condition), ())) for p in held]
     found: dict[str, list[tuple[float, Prediction]]] = {}
     if all(texts for p, texts in shown if p.passages):
         read = [

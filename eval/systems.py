@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from eval.conditions import parse_condition
-from eval.judge import fingerprint_model
 from eval.rendering import Prompt
-from retrieval.artifact import MANIFEST, read_manifest
+from retrieval.artifact import MANIFEST, fingerprint_model, read_manifest
 from retrieval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
 from retrieval.errors import BadInput
 
@@ -96,13 +95,21 @@ class System:
                 )
 
     def fingerprint(self) -> str:
-        """Who answers: a digest of a checkpoint's files, the address and model name of a server.
-
-        A server that changes its weights behind one name is not noticed: start a new cache.
-        """
+        """Who answers, without asking: a checkpoint's digest, a server's address and model name."""
         if self.kind == "checkpoint":
             return fingerprint_model(self.place)
         return f"{self.kind} {self.url.rstrip('/')}#{self.remote}"
+
+    @property
+    def api(self) -> str:
+        """The address of a server's routes; it ends in /v1."""
+        url = self.url.rstrip("/")
+        return f"{url}/v1" if self.kind == "gateway" and not url.endswith("/v1") else url
+
+    @property
+    def key(self) -> str | None:
+        """The key that a server wants, from its environment variable."""
+        return os.environ.get(self.key_variable) if self.key_variable else None
 
 
 def parse_system(text: str, key_variable: str = "") -> System:
@@ -124,33 +131,38 @@ def ask_remote(
     prompts: Sequence[Prompt],
     *,
     max_tokens: int,
+    seed: int,
     calls: CallSettings,
 ) -> Iterator[tuple[int, Reply | CallFailed]]:
     """(position, reply or why there is none) as answers arrive, for an endpoint or a gateway."""
-    url = system.url.rstrip("/")
-    if system.kind == "gateway" and not url.endswith("/v1"):
-        url += "/v1"
-    key = os.environ.get(system.key_variable) if system.key_variable else None
-    with Endpoint(url, api_key=key, settings=calls) as endpoint:
+    with Endpoint(system.api, api_key=system.key, settings=calls) as endpoint:
 
         def ask(prompt: Prompt) -> Reply:
-            return endpoint.chat(request_of(system, prompt, max_tokens), _read)
+            return endpoint.chat(request_of(system, prompt, max_tokens, seed), _read)
 
         yield from in_parallel(ask, prompts, calls.concurrency)
 
 
-def request_of(system: System, prompt: Prompt, max_tokens: int) -> dict[str, Any]:
-    """The chat request for one prompt: greedy, unless the system's own fields say otherwise."""
-    request: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0}
+def request_of(system: System, prompt: Prompt, max_tokens: int, seed: int) -> dict[str, Any]:
+    """The chat request for one prompt."""
+    request = {**settings_of(system, max_tokens, seed)}
     if system.remote:
         request["model"] = system.remote
+    content = prompt.turn
     if system.kind == "gateway":
         top_k = parse_condition(prompt.condition).count
-        request["neurorit"] = {"top_k": top_k, "policy": "abstain"}
+        request["neurorit"] = {"top_k": top_k, "policy": "abstain"} | request.get("neurorit", {})
         content = prompt.example.question
-    else:
-        content = prompt.turn
-    return request | {"messages": [{"role": "user", "content": content}]} | dict(system.request)
+    return request | {"messages": [{"role": "user", "content": content}]}
+
+
+def settings_of(system: System, max_tokens: int, seed: int) -> dict[str, Any]:
+    """What a server is asked with beside the prompt: greedy, unless the system's own fields differ.
+
+    A field that the system sets to nothing (null) is left out, for servers that refuse it.
+    """
+    asked = {"max_tokens": max_tokens, "temperature": 0, "seed": seed} | dict(system.request)
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _read(body: Any) -> Reply | None:

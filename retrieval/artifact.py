@@ -134,6 +134,23 @@ def hash_inputs(**paths: Path) -> dict[str, str]:
     return digests
 
 
+def fingerprint_model(model_dir: Path, *extra: str) -> str:
+    """Hash of a model folder: of its manifest where it has one, else of configuration and weights.
+
+    extra: more file names to include where they exist. Returns 16 hexadecimal digits.
+    """
+    model_dir = Path(model_dir)
+    files = [model_dir / MANIFEST, *(model_dir / name for name in extra)]
+    if not files[0].is_file():
+        weights = [p for pattern in ("*.safetensors", "*.bin") for p in model_dir.glob(pattern)]
+        files += [*model_dir.glob("*.json"), *weights]
+    digest = hashlib.sha256()
+    for path in sorted(set(files)):
+        if path.is_file():
+            digest.update(f"{path.name}\0{hash_file(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: temporary name, sync, rename."""
     path = Path(path)

@@ -1,7 +1,7 @@
 """Questions and examples: the JSONL records that mixing writes and every later stage reads.
 
-One reader takes this project's JSONL and FlashRAG's (`golden_answers`). It knows nothing of how
-passages were found.
+One reader takes this project's JSONL, FlashRAG's (`golden_answers`), SQuAD's JSON document and
+BEIR's folder. It knows nothing of how passages were found.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import BadInput
+from retrieval.example_formats import QUERIES, beir_records, squad_document, squad_records
 
 KINDS = ("gold", "distractor", "random", "counterfactual", "near-duplicate", "injected")
 
@@ -51,31 +52,50 @@ class Example:
 
 
 def examples_file(place: Path) -> Path:
-    """The JSONL of what `mix` wrote, or the file itself."""
+    """The JSONL of what `mix` wrote, or the file (or BEIR's folder) itself."""
     place = Path(place)
-    return place / "examples.jsonl" if place.is_dir() else place
+    beir = (place / QUERIES).is_file() and not (place / "examples.jsonl").is_file()
+    return place / "examples.jsonl" if place.is_dir() and not beir else place
 
 
 def read_examples(path: Path) -> Iterator[Example]:
-    """Stream examples (or bare questions) from JSONL; raises BadInput with file:line."""
+    """Stream examples (or bare questions); raises BadInput with file:line."""
     path = Path(path)
     seen: set[str] = set()
+    for where, record in _records(path):
+        try:
+            example = parse_example(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{where}: not an example: {_reason(error)}") from error
+        if example.id in seen:
+            raise BadInput(f"{where}: the id {example.id!r} was used before")
+        seen.add(example.id)
+        yield example
+    if not seen:
+        raise BadInput(f"{path}: holds no example")
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(file:line, decoded record) of a file or folder in any of the forms."""
+    if (path / QUERIES).is_file():
+        yield from beir_records(path)
+        return
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
+    document = squad_document(path)
+    if document is not None:
+        yield from squad_records(document, path)
+        return
     with open(path, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
+            where = f"{path}:{number}"
             try:
-                example = parse_example(json.loads(line.decode("utf-8")))
-            except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(f"{path}:{number}: not an example: {_reason(error)}") from error
-            if example.id in seen:
-                raise BadInput(f"{path}:{number}: the id {example.id!r} was used before")
-            seen.add(example.id)
-            yield example
-    if not seen:
-        raise BadInput(f"{path}: holds no example")
+                record = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                raise BadInput(f"{where}: not an example: {error}") from error
+            yield where, record
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:

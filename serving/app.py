@@ -54,7 +54,8 @@ class Gateway:
     """What the routes serve: a model's name, the pipeline once there is one, and the phase.
 
     phase: `ready`, or a few words on what is still being done; shown by `/ready`. base_model, base:
-    a second system for comparisons; history: earlier questions that a search sees too.
+    a second system for comparisons; history: earlier questions that a search sees too; digests:
+    name of a model -> digest of all that its answers depend on, where that is known.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Gateway:
     base_model: str = ""
     base: RagPipeline | None = None
     history: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
 
     @property
@@ -138,7 +140,8 @@ def create_app(
     @app.get("/v1/models", responses={200: {"model": schemas.ModelList}, **errors(401, 429)})
     async def models() -> Response:
         """The models that are served: the first one answers where none is named."""
-        return _json({"object": "list", "data": [_card(name) for name in gateway.models]})
+        cards = [_card(gateway, name) for name in gateway.models]
+        return _json({"object": "list", "data": cards})
 
     @app.get(
         "/v1/models/{name}", responses={200: {"model": schemas.ModelCard}, **errors(401, 404, 429)}
@@ -146,7 +149,7 @@ def create_app(
     async def model(name: str) -> Response:
         """One model, as OpenAI's `models.retrieve` asks for it."""
         _check_model(gateway, name)
-        return _json(_card(name))
+        return _json(_card(gateway, name))
 
     @app.post("/v1/retrieve", responses={200: {"model": schemas.RetrieveBody}, **_REFUSALS})
     async def retrieve(request: RetrieveRequest) -> Response:
@@ -218,8 +221,10 @@ def _timing(retrieval_seconds: float) -> dict[str, str]:
     return {"Server-Timing": f"retrieval;dur={1000 * retrieval_seconds:.2f}"}
 
 
-def _card(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "neurorit-rag"}
+def _card(gateway: Gateway, name: str) -> dict[str, Any]:
+    card = {"id": name, "object": "model", "created": 0, "owned_by": "neurorit-rag"}
+    digest = gateway.digests.get(name)
+    return card | ({"neurorit": {"digest": digest}} if digest else {})
 
 
 def _pipeline(gateway: Gateway, model: str | None = None) -> RagPipeline:

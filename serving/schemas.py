@@ -37,11 +37,16 @@ class Ready(_Shape):
     base: str | None = Field(description="the second model, where there is one to compare with")
 
 
+class ModelFacts(_Shape):
+    digest: str = Field(description="of checkpoint, index and search; answers depend on it alone")
+
+
 class ModelCard(_Shape):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    neurorit: ModelFacts | None = None
 
 
 class ModelList(_Shape):

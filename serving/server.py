@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.prompts import PromptTemplate
-from retrieval.artifact import read_manifest
+from retrieval.artifact import fingerprint_model, hash_inputs, read_manifest
 from retrieval.errors import BadInput
 from retrieval.search import SearchSettings
 from serving.access import read_api_keys
@@ -96,7 +97,7 @@ def run_server(
             ray = stack.enter_context(connected(settings.ray))
             return IndexRetriever.on_cluster(ray, index, settings.search)
 
-        serve(model, load, settings, tell=tell)
+        serve(model, load, settings, tell=tell, searched=hash_inputs(index=index)["index"])
 
 
 def serve(
@@ -105,15 +106,19 @@ def serve(
     settings: ServeSettings,
     *,
     tell: Tell | None = None,
+    searched: str = "",
 ) -> None:
-    """As `run_server`, with any retriever; it is loaded while vLLM starts."""
+    """As `run_server`, with any retriever; it is loaded while vLLM starts.
+
+    searched: digest of what the retriever searches; without one `/v1/models` shows no digests.
+    """
     say = tell or (lambda message: None)
     keys = read_api_keys(settings.api_key_file)
     if settings.port != 0:
         require_free_port(settings.host, settings.port, "--port")
     systems = _systems(model, settings)
     gateway = Gateway(model=systems[0].name, history=settings.history)
-    running = _Running(gateway, systems, settings, load_retriever, say)
+    running = _Running(gateway, systems, settings, load_retriever, say, searched)
     try:
         with _quiet_termination(), contextlib.suppress(KeyboardInterrupt):
             _run(running.run(keys))
@@ -160,6 +165,16 @@ def _systems(model: Path, settings: ServeSettings) -> list[System]:
     return [first, second]
 
 
+def answers_digest(model_dir: Path, searched: str, settings: ServeSettings) -> str:
+    """Digest of all that an answer depends on beside the request: model, index, how both are used.
+
+    searched: the index's digest. Returns 16 hexadecimal digits.
+    """
+    used = [settings.search, settings.vllm_args, settings.max_model_len, searched]
+    text = repr([fingerprint_model(model_dir), *used])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class _Running:
     """One run of the gateway with its systems."""
 
@@ -170,7 +185,9 @@ class _Running:
         settings: ServeSettings,
         load_retriever: Callable[[], Retriever],
         say: Tell,
+        searched: str,
     ) -> None:
+        self._searched = searched
         self.failure: Exception | None = None
         self._gateway = gateway
         self._systems = systems
@@ -219,6 +236,8 @@ class _Running:
             ]
             if len(pipelines) > 1:
                 self._gateway.base, self._gateway.base_model = pipelines[1], self._systems[1].name
+            if self._searched:
+                self._gateway.digests = await asyncio.to_thread(self._digests)
             self._gateway.pipeline = pipelines[0]
             self._gateway.phase = "ready"
             self._say(f"ready: {_address(server, self._settings.host)}")
@@ -252,6 +271,14 @@ class _Running:
             context=self._settings.max_model_len or system.context,
             metrics=self._gateway.metrics,
         )
+
+    def _digests(self) -> dict[str, str]:
+        """For an own vLLM, whose weights are at hand."""
+        return {
+            system.name: answers_digest(system.model_dir, self._searched, self._settings)
+            for system in self._systems
+            if system.own
+        }
 
     def _watched(self, system: System, phase: str) -> None:
         """One system's phase; the gateway is ready when all of them are."""

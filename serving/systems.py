@@ -69,6 +69,11 @@ class System:
         return generator
 
     @property
+    def own(self) -> bool:
+        """True where vLLM is started here, with the weights of `model_dir`."""
+        return self._engine is not None
+
+    @property
     def context(self) -> int:
         """Tokens of prompt and answer that the checkpoint was made for."""
         return context_length(self.model_dir)

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import Examples, Json, Model, Out, Overwrite, Seed, run
+from neurorit.cli.options import Examples, Json, Out, Overwrite, Seed, run
+
+_GateInterval = Annotated[
+    bool,
+    typer.Option(
+        "--gate-interval", help="Hold the worse end of the 95 % interval to --fail-under."
+    ),
+]
 
 
 def evaluate(
@@ -33,9 +40,18 @@ def evaluate(
     index_dir: Annotated[
         str | None, typer.Option("--index", help="Retrieve from it: the condition retrieved-K.")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Passages that --index gives.")] = 5,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Passages that the index gives (5).")
+    ] = None,
+    retriever: Annotated[
+        str | None, typer.Option(help="How the index is searched: dense, bm25 or hybrid.")
+    ] = None,
+    rerank: Annotated[str | None, typer.Option(help="A cross-encoder's folder or name.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="lab, none, a judge's folder, or URL/v1#MODEL.")
+    ] = None,
+    judge_labels: Annotated[
+        str | None, typer.Option(help="Labelled answers (JSONL) that say how far to trust it.")
     ] = None,
     key: Annotated[
         list[str] | None,
@@ -80,9 +96,11 @@ def evaluate(
     fail_under: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SYSTEM:CONDITION:METRIC=VALUE", help="Exit 3 when below; repeatable."
+            metavar="SYSTEM:CONDITION:METRIC=VALUE",
+            help="Exit 3 when below, or above for METRIC<=VALUE; repeatable.",
         ),
     ] = None,
+    gate_interval: _GateInterval = False,
     as_json: Json = False,
 ) -> None:
     """Answer questions under noise with each system; write report.json and report.html."""
@@ -97,8 +115,9 @@ def evaluate(
                 "systems": settings.systems_of_options(system, key),
                 "data": settings.data_of_options(examples),
                 "conditions": tuple(condition) if condition else None,
-                "retriever": {"index": index_dir, "k": top_k} if index_dir else None,
+                "retriever": settings.retriever_of_options(index_dir, top_k, retriever, rerank),
                 "judge": judge,
+                "judge_labels": judge_labels,
                 "calls": {"concurrency": concurrency} if concurrency else None,
                 "limit": limit,
                 "metric": metric,
@@ -117,6 +136,7 @@ def evaluate(
             cache=cache,
             dry_run=dry_run,
             seconds_per_call=seconds_per_call,
+            by_interval=gate_interval,
         )
 
     def show(result: Mapping[str, Any]) -> None:
@@ -171,9 +191,11 @@ def report(
         list[str] | None,
         typer.Option(
             metavar="robustness=0.80",
-            help="Exit 3 when below: MEASURE=, SYSTEM:MEASURE= or SYSTEM:CONDITION:METRIC=VALUE.",
+            help="Exit 3 when below (or above, with <=): MEASURE=, SYSTEM:MEASURE= or "
+            "SYSTEM:CONDITION:METRIC=VALUE.",
         ),
     ] = None,
+    gate_interval: _GateInterval = False,
     power: Annotated[
         float | None, typer.Option(help="Questions needed to see such a difference: 0.05.")
     ] = None,
@@ -185,20 +207,33 @@ def report(
     if table and not out:
         if as_json:
             raise typer.BadParameter("--json and --format both want stdout; give --out")
-        body.show_report(runs, table, out, fail_under, power)
+        body.show_report(runs, table, out, fail_under, power, by_interval=gate_interval)
         return
-    run(lambda: body.show_report(runs, table, out, fail_under, power), as_json)
+    run(
+        lambda: body.show_report(runs, table, out, fail_under, power, by_interval=gate_interval),
+        as_json,
+    )
 
 
 def trace(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Where `eval` wrote.")],
-    model: Model,
+    model: Annotated[
+        str, typer.Option(metavar="PLACE", help="A checkpoint's directory or URL/v1#MODEL.")
+    ],
     examples: Examples,
     system: Annotated[str, typer.Option(help="The run's system that --model is.")] = "base",
     condition: Annotated[str | None, typer.Option(help="Only this condition.")] = None,
     question: Annotated[list[str] | None, typer.Option(help="Question id; repeatable.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Wrong answers at most.")] = 20,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 24,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of an answer at most (the run's).")
+    ] = None,
+    index_dir: Annotated[
+        Path | None, typer.Option("--index", help="Where passages were retrieved from.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="Environment variable with a key.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the traces as JSONL.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -207,7 +242,17 @@ def trace(
 
     run(
         lambda: body.trace_run(
-            directory, model, examples, system, condition, question, limit, max_tokens, out
+            directory,
+            model,
+            examples,
+            system,
+            condition,
+            question,
+            limit,
+            max_tokens,
+            out,
+            index=index_dir,
+            key=key or "",
         ),
         as_json,
     )

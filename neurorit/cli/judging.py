@@ -16,6 +16,9 @@ _Judge = Annotated[str, typer.Option(help="lab, a judge's folder, or URL/v1#MODE
 _Key = Annotated[
     str | None, typer.Option(metavar="VARIABLE", help="Environment variable with its key.")
 ]
+_Repeats = Annotated[
+    int | None, typer.Option(min=1, help="Askings of each, an odd number; several are sampled.")
+]
 _Concurrency = Annotated[int | None, typer.Option(min=1, help="Calls at the same time (8).")]
 
 
@@ -26,8 +29,11 @@ def judge_calibrate(
         typer.Option(help="JSONL: question, answers, answer, label, kind; else the lab's."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    answers: Annotated[
+        int | None, typer.Option(min=20, help="How many of the lab's answers (600).")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="yes-no or graded.")] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Askings of each answer.")] = None,
+    repeats: _Repeats = None,
     key: _Key = None,
     concurrency: _Concurrency = None,
     cache: Annotated[Path | None, typer.Option(help="Directory of verdicts to share.")] = None,
@@ -50,6 +56,7 @@ def judge_calibrate(
             calls={"concurrency": concurrency},
             seed=seed,
             least=fail_under,
+            answers=answers,
         )
 
     def show(found: Mapping[str, Any]) -> None:
@@ -69,6 +76,10 @@ def judge_compare(
     limit: Annotated[int | None, typer.Option(min=1, help="Pairs at most.")] = None,
     key: _Key = None,
     concurrency: _Concurrency = None,
+    repeats: _Repeats = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Directory of choices to share (the run's own).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask which of two systems' answers is better, each pair in both orders."""
@@ -78,12 +89,13 @@ def judge_compare(
 
         return body.compare(
             directory,
-            body.judge_of_options(judge, {"key": key}),
+            body.judge_of_options(judge, {"key": key, "repeats": repeats}),
             a,
             b,
             condition=condition,
             limit=limit,
             calls={"concurrency": concurrency},
+            cache=cache,
         )
 
     run(work, as_json)

@@ -6,7 +6,7 @@ Unknown names are refused with the file and the key. It starts nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eval.analysis import Analysis
     from eval.systems import System
     from retrieval.endpoint import CallSettings
+    from retrieval.search import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class JudgeSettings:
     """model: lab, none, a judge's directory, or the name of the model at `url`.
 
     mode: yes-no, or graded by `rubric`, right from the grade `passing` on; repeats: askings of each
-    answer; key: environment variable with the key.
+    answer, an odd number; key: environment variable with the key; labels: JSONL of labelled answers
+    (or lab), on which the report says how far to trust the judge.
     """
 
     model: str = "none"
@@ -51,14 +53,35 @@ class JudgeSettings:
     rubric: str = ""
     passing: float = 4.0
     repeats: int = 1
+    labels: str = ""
 
 
 @dataclass(frozen=True)
 class RetrieverSettings:
-    """index: what `index` wrote; k: passages for a question, as the condition `retrieved-K`."""
+    """index: what `index` wrote; k: passages for a question, as the condition `retrieved-K`; the
+    rest as `search` and `serve` know it (`retrieval.search.SearchSettings`).
+    """
 
     index: Path
     k: int = 5
+    mode: str = "dense"
+    rerank: str = ""
+    depth: int = 100
+    fusion: str = "scores"
+    dense_weight: float = 0.7
+
+    @property
+    def search(self) -> SearchSettings:
+        """How passages are found."""
+        from retrieval.search import SearchSettings
+
+        return SearchSettings(
+            mode=self.mode,
+            depth=self.depth,
+            fusion=self.fusion,
+            dense_weight=self.dense_weight,
+            rerank=self.rerank,
+        )
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,15 @@ class EvalSettings:
                 raise BadInput(f"{path}: source is no setting of {path}")
         given = {key: value for key, value in options.items() if value is not None}
         made = replace(fit(cls, document, where), source=where)
+        for part in ("calls", "retriever"):
+            # An option changes what it names; the rest stays as the file says.
+            held = getattr(made, part)
+            if part in given and held:
+                given[part] = {**held, **given[part]}
+        labels = given.pop("judge_labels", None)
         made = replace(made, **given)
+        if labels is not None:
+            made = replace(made, judge=asdict(made.judge_settings()) | {"labels": labels})
         if not made.systems:
             raise BadInput("no system to evaluate: give --system, or `systems` in --config")
         if not made.data:
@@ -124,6 +155,7 @@ class EvalSettings:
         made.analysis().check([s.name for s in made.all_systems()])
         made.call_settings()
         made.judge_settings()
+        made.all_conditions()
         return made
 
     def path(self, text: str | Path) -> Path:
@@ -158,6 +190,7 @@ class EvalSettings:
         made = fit(RetrieverSettings, self.retriever, where)
         if made.k < 1:
             raise BadInput(f"{where}: k must be at least 1")
+        made.search.check()
         return replace(made, index=self.path(made.index))
 
     def judge_settings(self) -> JudgeSettings:
@@ -249,6 +282,14 @@ def systems_of_options(
     if variables:
         raise BadInput(f"--key names {next(iter(variables))}, which is no --system")
     return made
+
+
+def retriever_of_options(
+    index: str | None, k: int | None, mode: str | None, rerank: str | None
+) -> dict[str, Any] | None:
+    """--index and what goes with it as `retriever` of a file; None when nothing is given."""
+    given = {"index": index, "k": k, "mode": mode, "rerank": rerank}
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def data_of_options(texts: Sequence[str] | None) -> dict[str, Any] | str | None:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.commands.eval_settings import EvalSettings, JudgeSettings
+from neurorit.commands.eval_judge import judge_of_run, make_judge
+from neurorit.commands.eval_settings import EvalSettings, JudgeSettings, RetrieverSettings
 from neurorit.commands.gates import check_gates, parse_gates
 from neurorit.commands.progress import Reporter, reporting
-from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
-    from eval.calibration import Labelled
-    from eval.judge import Judge
     from eval.planning import Retrieve
     from eval.systems import Generate
-    from retrieval.endpoint import CallSettings
     from retrieval.examples import Passage
-
-_LABELLED = 600
 
 
 def evaluate(
@@ -33,12 +27,14 @@ def evaluate(
     cache: Path | None = None,
     dry_run: bool = False,
     seconds_per_call: float | None = None,
+    by_interval: bool = False,
 ) -> Mapping[str, Any]:
     """Evaluate every data set and return the report, or `datasets` with one for each.
 
     With several data sets each has its report in `out`/NAME, the tests of all are one family, and
     means over the sets stand in `out`/macro.json and macro.md. dry_run: return what would be asked,
-    and ask nothing. Raises GateMissed when a gate is missed on any of them.
+    and ask nothing. Raises GateMissed when a gate is missed on any of them; by_interval: as soon as
+    the interval does not exclude it.
     """
     wanted = parse_gates(gates)
     documents: dict[str, dict[str, Any]] = {}
@@ -51,7 +47,7 @@ def evaluate(
     several = {} if dry_run or len(documents) < 2 else {"macro": _join(documents, out)}
     for name, document in documents.items() if not dry_run else ():
         _print_table(document)
-        check_gates(document, wanted, out / name / "report.html")
+        check_gates(document, wanted, out / name / "report.html", by_interval=by_interval)
     if "" in documents:
         return documents[""]
     return {"datasets": documents, **several}
@@ -90,7 +86,10 @@ def show_estimate(document: Mapping[str, Any]) -> None:
                 f"{row['answer_tokens_at_most']} of answers, time {time}"
             )
         if found["judge_calls_at_most"]:
-            print(f"  judge: at most {found['judge_calls_at_most']}")
+            print(
+                f"  judge: at most {found['judge_calls_at_most']} calls, "
+                f"about {found['judge_prompt_tokens']} prompt tokens"
+            )
         if found["seconds"] is None:
             print("  time: no run with this cache was timed; give --seconds-per-call")
 
@@ -133,44 +132,6 @@ def run_systems(
         )
 
 
-def make_judge(
-    settings: JudgeSettings, seed: int, calls: CallSettings | None = None
-) -> tuple[Judge | None, list[Labelled] | None]:
-    """The judge by its settings, with the labelled answers that say how far to trust it."""
-    if settings.url:
-        from eval.endpoint_judge import EndpointJudge
-        from eval.judge_prompts import RUBRIC
-
-        if settings.key and settings.key not in os.environ:
-            raise BadInput(f"the judge's key: the variable {settings.key} is not set")
-        key = os.environ.get(settings.key) if settings.key else None
-        return EndpointJudge(
-            settings.url,
-            settings.model,
-            api_key=key,
-            mode=settings.mode,
-            rubric=settings.rubric or RUBRIC,
-            passing=settings.passing,
-            repeats=settings.repeats,
-            calls=calls,
-        ), None
-    if settings.model == "none":
-        return None, None
-    from eval.calibration import Labelled
-    from eval.judge import Item, LocalJudge
-
-    if settings.model != "lab":
-        return LocalJudge(Path(settings.model)), None
-    from neurorit.lab import judge_model_dir
-    from neurorit.lab.judge import labelled_verdicts
-
-    labelled = [
-        Labelled(Item(a.question, a.answers, a.answer), a.label, a.kind)
-        for a in labelled_verdicts(seed, _LABELLED)
-    ]
-    return LocalJudge(judge_model_dir()), labelled
-
-
 def engine_settings(max_tokens: int) -> dict[str, Any]:
     """Everything about our vLLM engine that could change an answer."""
     from eval.planning import library_versions
@@ -199,13 +160,11 @@ def _one(
 
     systems, conditions = settings.all_systems(), settings.all_conditions()
     engine = engine_settings(settings.max_tokens)
-    retrieve = _retriever(settings)
+    chosen = settings.retriever_settings()
+    retrieve = _retriever(chosen)
     if dry_run:
         return _estimate(settings, examples, out, cache, engine, retrieve, seconds_per_call)
-    given = settings.judge_settings()
-    if given.model not in ("lab", "none") and not given.url:
-        given = replace(given, model=str(settings.path(given.model)))
-    judge, calibration = make_judge(given, settings.seed, settings.call_settings())
+    judge, calibration = judge_of_run(settings)
     with _engine(out, settings.max_tokens) as generate:
         return run_evaluation(
             systems,
@@ -220,12 +179,14 @@ def _one(
             calls=settings.call_settings(),
             cache=cache,
             retrieve=retrieve,
+            retriever=asdict(chosen) if chosen else None,
             limit=settings.limit,
             sample=settings.sample,
             analysis=settings.analysis(),
             max_unscored=settings.max_unscored,
             calibration=calibration,
             progress=report,
+            say=report.say,
         )
 
 
@@ -241,45 +202,45 @@ def _estimate(
     import tempfile
 
     from eval.cache import FILE, Cache
-    from eval.journal import Journal
-    from eval.planning import estimate, make_plan
+    from eval.journal import read_predictions
+    from eval.planning import estimate, identify_all, make_plan
 
-    plan = make_plan(
-        settings.all_systems(),
-        examples,
-        settings.all_conditions(),
-        settings.seed,
-        max_tokens=settings.max_tokens,
-        engine=engine,
-        limit=settings.limit,
-        sample=settings.sample,
-        retrieve=retrieve,
-    )
     place = cache or out
     # A dry run leaves nothing behind: without a cache, an empty one elsewhere is looked into.
     with (
         tempfile.TemporaryDirectory() as nowhere,
         Cache(place if (place / FILE).is_file() else Path(nowhere)) as store,
     ):
+        plan = make_plan(
+            settings.all_systems(),
+            examples,
+            settings.all_conditions(),
+            settings.seed,
+            max_tokens=settings.max_tokens,
+            engine=engine,
+            limit=settings.limit,
+            sample=settings.sample,
+            retrieve=retrieve,
+            identities=identify_all(settings.all_systems(), store),
+        )
         return estimate(
             plan,
-            Journal(out / "predictions.jsonl").answered,
+            read_predictions(out / "predictions.jsonl"),
             store,
-            judged=settings.judge_settings() != JudgeSettings(),
+            judge=judge_of_run(settings)[0],
             seconds_per_call=seconds_per_call,
         )
 
 
-def _retriever(settings: EvalSettings) -> Retrieve | None:
-    chosen = settings.retriever_settings()
+def _retriever(chosen: RetrieverSettings | None) -> Retrieve | None:
     if chosen is None:
         return None
-    from retrieval.index import Index
+    from retrieval.search import Retriever
 
-    index = Index.load(chosen.index)
+    retriever = Retriever.load(chosen.index, chosen.search)
 
     def retrieve(questions: Sequence[str], k: int) -> list[list[Passage]]:
-        return [[hit.passage for hit in hits] for hits in index.search(questions, k)]
+        return [[hit.passage for hit in hits] for hits in retriever.search(questions, k)]
 
     return retrieve
 

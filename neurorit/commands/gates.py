@@ -1,30 +1,39 @@
-"""Gates of `--fail-under`: a figure of a report that must not be below a value.
+"""Gates of `--fail-under`: a figure of a report that must not be below a value, or above it.
 
-SYSTEM:CONDITION:METRIC=VALUE names a figure of one condition; SYSTEM:METRIC=VALUE one of the
-robustness measures; METRIC=VALUE alone holds for every system but `base`.
+SYSTEM:CONDITION:METRIC=VALUE names a figure of one condition; SYSTEM:MEASURE=VALUE one of the
+robustness measures; either name alone holds for every system but `base`, a metric under every
+condition that has it. `<=` in place of `=` is a ceiling, for what should be low, such as misled
+answers.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from retrieval.errors import BadInput, GateMissed
 
-FORM = "SYSTEM:CONDITION:METRIC=VALUE, SYSTEM:MEASURE=VALUE or MEASURE=VALUE"
+FORM = "[SYSTEM:CONDITION:]METRIC=VALUE or [SYSTEM:]MEASURE=VALUE (<= for a ceiling)"
+_TEXT = re.compile(r"([^<>=]+)(<=|>=|=)([^<>=]+)")
 _RATES = ("em", "match", "f1", "parts", "judge", "abstain_rate", "misled_rate", "faithfulness")
 _MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order")
 
 
 class Gate(NamedTuple):
-    """What must be at least `least`. system or condition is None where the text names none."""
+    """What must be at least `bound`, or at most where it is a ceiling.
+
+    system or condition is None where the text names none.
+    """
 
     text: str
     system: str | None
     condition: str | None
     metric: str
-    least: float
+    bound: float
+    ceiling: bool
 
 
 def parse_gates(texts: Iterable[str] | None) -> list[Gate]:
@@ -32,38 +41,49 @@ def parse_gates(texts: Iterable[str] | None) -> list[Gate]:
     return [_parse(text) for text in texts or ()]
 
 
-def check_gates(document: Mapping[str, Any], gates: Iterable[Gate], place: Path) -> None:
-    """Raise GateMissed for all that are below, BadInput for a figure that was not measured."""
+def check_gates(
+    document: Mapping[str, Any], gates: Iterable[Gate], place: Path, *, by_interval: bool = False
+) -> None:
+    """Raise GateMissed for all that are missed, BadInput for a figure that was not measured.
+
+    by_interval: the worse end of the 95 % interval is held to the bound, not the figure.
+    """
     missed = []
     for gate in gates:
         for name, value, (low, high) in _figures(document, gate):
-            if value < gate.least:
+            held = (high if gate.ceiling else low) if by_interval else value
+            if (held > gate.bound) if gate.ceiling else (held < gate.bound):
                 missed.append(
                     f"{gate.metric} of {name} is {value:.3f} "
-                    f"(95 % interval {low:.3f} to {high:.3f}), below {gate.least:g}"
+                    f"(95 % interval {low:.3f} to {high:.3f}), "
+                    f"{'above' if gate.ceiling else 'below'} {gate.bound:g}"
+                    + (" at its worse end" if by_interval else "")
                 )
     if missed:
         raise GateMissed(f"--fail-under missed: {'; '.join(missed)} (report: {place})")
 
 
 def _parse(text: str) -> Gate:
-    names, _, value = text.partition("=")
-    parts = names.split(":")
+    found = _TEXT.fullmatch(text.strip())
     try:
-        least = float(value)
-    except ValueError as error:
-        raise BadInput(f"--fail-under {text}: write {FORM}") from error
+        bound = float(found[3]) if found else math.nan
+    except ValueError:
+        bound = math.nan
+    if found is None or not math.isfinite(bound):
+        raise BadInput(f"--fail-under {text}: write {FORM}")
+    parts, ceiling = found[1].strip().split(":"), found[2] == "<="
     for i, part in enumerate(parts[:2]):
         if part in _MEASURES:
             # What follows belongs to the measure: no-degradation:gold, noise-area:random.
             system = parts[0] if i else None
-            return Gate(text, system, None, ":".join(parts[i:]), least)
-    if len(parts) != 3:
+            return Gate(text, system, None, ":".join(parts[i:]), bound, ceiling)
+    if len(parts) not in (1, 3):
         raise BadInput(f"--fail-under {text}: write {FORM}")
-    if parts[2] not in _RATES:
+    if parts[-1] not in _RATES:
         known = ", ".join((*_RATES, *_MEASURES))
         raise BadInput(f"--fail-under {text}: the metric is one of {known}")
-    return Gate(text, parts[0], parts[1], parts[2], least)
+    system, condition = (parts[0], parts[1]) if len(parts) == 3 else (None, None)
+    return Gate(text, system, condition, parts[-1], bound, ceiling)
 
 
 def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, tuple[float, ...]]]:
@@ -80,6 +100,15 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
     systems = [gate.system] if gate.system else list(document["systems"])
     if not gate.system and len(systems) > 1:
         systems = [name for name in systems if name != "base"]
+    if gate.metric in _RATES:
+        rows = [
+            (f"{row['system']} on {row['condition']}", float(row[gate.metric]), row["ci95"])
+            for row in document["results"]
+            if row["system"] in systems and row.get(gate.metric) is not None
+        ]
+        if not rows:
+            raise BadInput(f"--fail-under asks for {gate.metric}, which was not measured")
+        return [(name, value, tuple(ci95[gate.metric])) for name, value, ci95 in rows]
     held = {
         row["system"]: (row["system"], float(row["value"]), tuple(row["ci95"]))
         for row in document.get("robustness", ())

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neurorit.commands.eval_judge import LABELLED, lab_labels, make_judge
 from neurorit.commands.eval_settings import EvalSettings, JudgeSettings
-from neurorit.commands.evaluate import make_judge
 from neurorit.commands.progress import reporting
 from retrieval.artifact import write_text
 from retrieval.errors import BadInput, GateMissed
@@ -27,10 +27,12 @@ def calibrate(
     calls: Mapping[str, Any],
     seed: int,
     least: float | None,
+    answers: int | None = None,
 ) -> Mapping[str, Any]:
     """Kappa against labels and the judge's biases; raises GateMissed when kappa is below `least`.
 
-    labels: JSONL of {question, answers, answer, label, kind}; None: the lab's labelled set.
+    labels: JSONL of {question, answers, answer, label, kind}; None: the lab's labelled set, of so
+    many `answers`.
     """
     import json
     import tempfile
@@ -43,11 +45,11 @@ def calibrate(
     judge, _ = make_judge(settings, seed, _calls(calls))
     if judge is None:
         raise BadInput("no judge to calibrate: --judge lab, a folder, or URL/v1#MODEL")
-    labelled = read_labelled(labels) if labels else make_judge(JudgeSettings("lab"), seed)[1]
+    labelled = read_labelled(labels) if labels else lab_labels(seed, answers or LABELLED)
     with reporting() as report, tempfile.TemporaryDirectory() as nowhere:
-        report.say(f"asking {judge.name} about {len(labelled or ())} labelled answers")
+        report.say(f"asking {judge.name} about {len(labelled)} labelled answers")
         with Cache(cache or Path(nowhere)) as store:
-            found = measure(CachedJudge(judge, store), labelled or (), seed=seed, bias=True)
+            found = measure(CachedJudge(judge, store), labelled, seed=seed, bias=True)
     found["labels"] = labels.name if labels else "lab"
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
@@ -65,13 +67,16 @@ def compare(
     condition: str | None,
     limit: int | None,
     calls: Mapping[str, Any],
+    cache: Path | None = None,
 ) -> Mapping[str, Any]:
     """Which of two systems' answers a judge prefers, each pair shown in both orders.
 
-    A pair on which the two orders disagree is a tie; equal answers are ties and not asked.
+    A pair on which the two orders disagree is a tie; equal answers are ties and not asked. Choices
+    are kept in `cache` (default: the run's own), so that none is asked for twice.
     """
+    from eval.cache import Cache
     from eval.endpoint_judge import EndpointJudge, combine
-    from eval.journal import Journal
+    from eval.journal import read_predictions
     from eval.statistics import bootstrap_interval
 
     judge, _ = make_judge(settings, 0, _calls(calls))
@@ -82,7 +87,7 @@ def compare(
         raise BadInput(f"{path}: no such file; `neurorit-rag eval` writes one")
     held = {
         (p.system, p.condition, p.id): p
-        for p in Journal(path).answered.values()
+        for p in read_predictions(path).values()
         if condition is None or p.condition == condition
     }
     names = {system for system, _, _ in held}
@@ -92,9 +97,10 @@ def compare(
     places = [place[1:] for place in held if place[0] == first and (second, *place[1:]) in held]
     pairs = [(held[first, *place], held[second, *place]) for place in places[:limit]]
     differ = [(a, b) for a, b in pairs if a.output != b.output]
-    with reporting() as report:
+    with reporting() as report, Cache(cache or run) as store:
         report.say(f"{len(differ)} of {len(pairs)} pairs differ, each is asked in both orders")
-        found = judge.prefer([(a.item, b.output) for a, b in differ])
+        judge.settle(store)
+        found = judge.prefer([(a.item, b.output) for a, b in differ], store)
     counts = Counter(combine(pair) for pair in found)
     counts["tie"] += len(pairs) - len(differ)
     said = {"first": 1.0, "second": -1.0, "tie": 0.0}

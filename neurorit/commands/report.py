@@ -23,6 +23,8 @@ def show_report(
     out: Path | None = None,
     fail_under: Sequence[str] | None = None,
     power: float | None = None,
+    *,
+    by_interval: bool = False,
 ) -> Mapping[str, Any]:
     """Print the table of one run, or of two the differences; returns report or comparison.
 
@@ -50,7 +52,7 @@ def show_report(
     else:
         _print(document)
         _print_power(document, power)
-    check_gates(document, gates, directories[0])
+    check_gates(document, gates, directories[0], by_interval=by_interval)
     return document
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,36 +18,57 @@ from retrieval.mixing import LEDGER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from eval.systems import System
     from eval.trace import Answerer, Case
 
 Opened = Callable[[Path, int], Any]
 """(model directory, tokens of an answer) -> context manager that gives an Answerer."""
+_MAX_TOKENS = 24
 
 
 def trace_run(
     run: Path,
-    model: Path,
+    model: str | Path,
     examples: Path,
     system: str,
     condition: str | None,
     question: Sequence[str] | None,
     limit: int,
-    max_tokens: int,
+    max_tokens: int | None,
     out: Path | None,
     *,
+    index: Path | None = None,
+    key: str = "",
     opened: Opened | None = None,
 ) -> Mapping[str, Any]:
     """Trace a run's wrong answers; returns counts and traces, and writes them as JSONL to `out`.
 
-    question: ids to look at (default: the first `limit` wrong ones). opened: how the answers are
-    made (default: vLLM). Raises BadInput for what the run or the examples do not hold.
+    model: a checkpoint's directory or URL/v1#MODEL, whose key stands in the environment variable
+    `key`. question: ids to look at (default: the first `limit` wrong ones). max_tokens: None for
+    the run's own. index: where passages that were retrieved are found. opened: how a checkpoint's
+    answers are made (default: vLLM). Raises BadInput for what the run or the examples do not hold.
     """
+    from eval.systems import parse_system
     from eval.trace import trace
 
-    read_report(run)
-    cases = _cases(run, examples, system, condition, question, limit)
+    made = read_report(run).get("manifest") or {}
+    asked = parse_system(f"{system}={model}", key)
+    if asked.kind == "gateway":
+        raise BadInput(
+            f"--model {model}: a gateway retrieves by itself, so no passage can be left out; name "
+            "the server or the checkpoint behind it"
+        )
+    if asked.kind == "endpoint":
+        asked.check([])
+    limit_tokens = max_tokens or made.get("engine", {}).get("max_tokens") or _MAX_TOKENS
+    cases = _cases(run, examples, system, condition, question, limit, index)
     why = _ledger(examples)
-    with (opened or vllm_answers)(model, max_tokens) as answer:
+    answers = (
+        endpoint_answers(asked, limit_tokens, int(made.get("seed") or 0))
+        if asked.kind == "endpoint"
+        else (opened or vllm_answers)(asked.place, limit_tokens)
+    )
+    with answers as answer:
         traces = trace(cases, answer, why=why)
     if out is not None:
         from retrieval.artifact import write_text
@@ -90,6 +112,40 @@ def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
         yield answer
 
 
+@contextmanager
+def endpoint_answers(system: System, max_tokens: int, seed: int) -> Iterator[Answerer]:
+    """Answers by a server, with the prompts that evaluation sends where no checkpoint is by."""
+    from eval.rendering import Prompt
+    from eval.systems import Reply, ask_remote
+    from neurorit.prompts import PromptTemplate
+    from retrieval.endpoint import CallSettings
+
+    template = PromptTemplate()
+
+    def answer(asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+        prompts = [
+            Prompt(
+                Example(str(i), question, ()),
+                "trace",
+                list(shown),
+                template.user_turn(question, list(shown)),
+                [],
+            )
+            for i, (question, shown) in enumerate(asked)
+        ]
+        found = [""] * len(prompts)
+        replies = ask_remote(
+            system, prompts, max_tokens=max_tokens, seed=seed, calls=CallSettings()
+        )
+        for i, reply in replies:
+            if not isinstance(reply, Reply):
+                raise reply
+            found[i] = reply.text
+        return found
+
+    yield answer
+
+
 def _cases(
     run: Path,
     examples: Path,
@@ -97,6 +153,7 @@ def _cases(
     condition: str | None,
     question: Sequence[str] | None,
     limit: int,
+    index: Path | None,
 ) -> list[Case]:
     from eval.comparison import read_run
     from eval.trace import Case
@@ -119,26 +176,52 @@ def _cases(
     wanted = {p.id for p in wrong[:limit]}
     held = {e.id: e for e in read_examples(examples_file(examples)) if e.id in wanted}
     cases = []
+    searched = _Searched(index)
     for p in wrong[:limit]:
         example = held.get(p.id)
         if example is None:
             raise BadInput(f"--examples {examples}: no example {p.id!r}, which {run} asked")
-        cases.append(Case(example, p.condition, _passages(example, p.passages, examples), p.output))
+        cases.append(
+            Case(example, p.condition, _passages(example, p.passages, examples, searched), p.output)
+        )
     return cases
 
 
+class _Searched:
+    """The passages of an index, loaded when the first one is asked for."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._index: Any = None
+
+    def passage(self, identity: str, kind: str | None) -> Passage | None:
+        """The passage of that id as the run showed it; None without an index."""
+        if self._directory is None:
+            return None
+        if self._index is None:
+            from retrieval.index import Index
+
+            self._index = Index.load(self._directory)
+        found: Passage = self._index.passage(identity)
+        return replace(found, kind=kind)
+
+
 def _passages(
-    example: Example, shown: Sequence[Mapping[str, Any]], examples: Path
+    example: Example, shown: Sequence[Mapping[str, Any]], examples: Path, searched: _Searched
 ) -> list[Passage]:
-    """The passages that the run showed, in its order."""
+    """The passages that the run showed, in its order: from the example's pools, else the index."""
     held = {(passage.id, passage.kind): passage for passage in example.passages}
-    try:
-        return [held[str(p["id"]), p["kind"]] for p in shown]
-    except KeyError as error:
-        raise BadInput(
-            f"--examples {examples}: example {example.id!r} lacks passage {error}; give the "
-            "examples that the run was made from"
-        ) from error
+    found = []
+    for p in shown:
+        identity, kind = str(p["id"]), p["kind"]
+        passage = held.get((identity, kind)) or searched.passage(identity, kind)
+        if passage is None:
+            raise BadInput(
+                f"--examples {examples}: example {example.id!r} lacks passage {identity!r}; give "
+                "the examples that the run was made from, or the --index it was retrieved from"
+            )
+        found.append(passage)
+    return found
 
 
 def _ledger(examples: Path) -> dict[tuple[str, str], str]:

@@ -16,11 +16,15 @@ Reply = tuple[int, Any]
 
 
 class ChatServer:
-    """`asked` counts requests by the text of their user turn; `requests` holds all of them."""
+    """`asked` counts requests by the text of their user turn; `requests` holds all of them.
+
+    `cards` is what `/v1/models` lists; without any the route does not exist.
+    """
 
     def __init__(self, answer: Callable[[dict[str, Any]], Reply], seconds: float) -> None:
         self.asked: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
+        self.cards: list[dict[str, Any]] = []
         self.lock = threading.Lock()
         outer = self
 
@@ -33,7 +37,12 @@ class ChatServer:
                     outer.asked[body["messages"][-1]["content"]] += 1
                     outer.requests.append(body)
                 time.sleep(seconds)
-                status, reply = answer(body)
+                self.send(*answer(body))
+
+            def do_GET(self) -> None:
+                self.send(200 if outer.cards else 404, {"object": "list", "data": outer.cards})
+
+            def send(self, status: int, reply: Any) -> None:
                 raw = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
                 try:
                     self.send_response(status)

@@ -25,6 +25,8 @@ from retrieval.examples import Example
         ("counterfactual-1", ["counterfactual", "gold"]),
         ("noise-only-4", ["distractor"] * 4),
         ("noise-only-6", ["distractor"] * 4 + ["random"] * 2),
+        ("counterfactual-only-1", ["counterfactual"]),
+        ("random-only-3", ["random"] * 3),
     ],
 )
 def test_passages_of_a_condition(examples: list[Example], name: str, kinds: list[str]) -> None:
@@ -57,6 +59,9 @@ def test_unknown_names(name: str) -> None:
 def test_too_small_pools_say_so(examples: list[Example]) -> None:
     with pytest.raises(TooFewPassages, match=r"'q0' has 4 distractor passages.*needs 9"):
         build_condition(examples[0], "distractor-9")
+    # Only noise-only is filled up with random passages.
+    with pytest.raises(TooFewPassages, match=r"'q0' has 4 distractor passages.*needs 5"):
+        build_condition(examples[0], "distractor-only-5")
 
 
 @pytest.mark.parametrize(("position", "place"), [("first", 0), ("middle", 2), ("last", 4)])
@@ -78,7 +83,9 @@ def test_order_of_the_noise(examples: list[Example]) -> None:
     assert [p.id for p in turned] == [f"0-distractor-{i}" for i in (3, 2, 1, 0)]
 
 
-@pytest.mark.parametrize("name", ["noise-only-2@first", "retrieved-3@last"])
+@pytest.mark.parametrize(
+    "name", ["noise-only-2@first", "counterfactual-only-1@last", "retrieved-3@last"]
+)
 def test_suffixes_that_mean_nothing(name: str) -> None:
     with pytest.raises(BadInput, match=name):
         parse_condition(name)

@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from eval.calibration import calibrate, parse_labelled
-from eval.endpoint_judge import EndpointJudge, read_reply
-from eval.judge import PROMPT_FILE, Item, LocalJudge, Verdict, give_verdicts, judge_turn
+from eval.endpoint_judge import EndpointJudge
+from eval.first_token import read_verdict
+from eval.judge import Item, Verdict, give_verdicts, judge_turn
+from eval.local_judge import PROMPT_FILE, LocalJudge
 from retrieval.endpoint import CallSettings
 from retrieval.errors import BadInput
 
@@ -71,7 +73,9 @@ def test_local_judge_equals_one_by_one_and_reads_its_own_prompt(
     together = judge.probabilities(items)
     alone = [LocalJudge(folder, batch_tokens=1).probabilities([item])[0] for item in items]
     assert together == pytest.approx(alone, abs=1e-5)
-    assert set(judge.decide(items)) <= {"right", "wrong"}
+    # A random model spreads its probability over all tokens and has no verdict to give.
+    assert all(found is not None and found.mass < 0.5 for found in judge.readings(items))
+    assert judge.decide(items) == ["unscored"] * 3
     assert judge.decide([PARIS._replace(answer="long " * 2000)]) == ["unscored"]
     assert judge.fingerprint != LocalJudge(tiny_model).fingerprint
 
@@ -98,13 +102,19 @@ def _reply(text: str, **probabilities: float) -> dict[str, object]:
         (_reply("No", Yes=0.3, yes=0.3, No=0.4), "right"),
         (_reply("Yes", No=0.9, Yes=0.1), "wrong"),
         (_reply("Yes, it does"), "right"),
+        (_reply("**No**"), "wrong"),
         (_reply("I cannot say"), None),
+        # What is about to be said is neither: a trace of probability decides nothing.
+        (_reply("I", I=0.99, Yes=1e-7), None),
+        (_reply("Not", Not=0.6, No=0.1, Yes=0.2), None),
+        (_reply("Not sure"), None),
+        (_reply("Yes", Yes=0.4, Sure=0.3, No=0.05), "right"),
         ({"error": "busy"}, None),
         ([], None),
     ],
 )
 def test_replies(reply: object, verdict: str | None) -> None:
-    assert read_reply(reply) == verdict
+    assert read_verdict(reply) == verdict
 
 
 def test_endpoint_retries_then_leaves_unscored() -> None:

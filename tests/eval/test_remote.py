@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -228,52 +223,3 @@ def test_a_failing_judge_leaves_unscored_and_totals_add_up(tmp_path: Path) -> No
         assert row["unscored"] == row["verdicts"]["unscored"]
     lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["verdict"] == "unscored" for line in lines) == counts["unscored"]
-
-
-def _start(examples: Path, out: Path, url: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "neurorit.cli", "eval", "--system", f"a={url}#m"]
-    command += ["--examples", str(examples), "--out", str(out), "--concurrency", "4"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def _until(holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not holds() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-
-@pytest.mark.slow
-def test_killed_ten_times_a_run_repeats_nothing_and_ends_the_same(tmp_path: Path) -> None:
-    write_examples(tmp_path / "e.jsonl", [make_example(i) for i in range(60)])
-    rng = random.Random(7)
-    moments = sorted(rng.sample(range(5, 440), 10))
-    journal = tmp_path / "cut" / "predictions.jsonl"
-    known: set[str] = set()
-    with serving(answer_by_prompt, seconds=0.01) as server:
-        for moment in moments:
-            process = _start(tmp_path / "e.jsonl", tmp_path / "cut", server.url)
-            _until(lambda least=moment: len(server.requests) >= least, process)  # type: ignore[misc]
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            assert process.returncode == -signal.SIGKILL
-            whole = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
-            known = {json.loads(line)["key"] for line in whole}
-            # Of all that was asked, only what was under way at the kill is not in the journal.
-            assert len(server.asked) - len(known) <= 4
-            assert known or moment == moments[0]
-        process = _start(tmp_path / "e.jsonl", tmp_path / "cut", server.url)
-        errors = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, errors
-        assert len(server.asked) == 60 * len(CONDITIONS)
-        repeats = sum(server.asked.values()) - len(server.asked)
-        assert repeats <= 10 * 4  # at most what was under way at the ten kills
-        print(f"asked again because a kill came before the answer: {repeats}")
-        process = _start(tmp_path / "e.jsonl", tmp_path / "whole", server.url)
-        errors = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, errors
-    assert journal.read_bytes() == (tmp_path / "whole" / "predictions.jsonl").read_bytes()
-    cut, uninterrupted = (
-        json.loads((tmp_path / name / "report.json").read_text()) for name in ("cut", "whole")
-    )
-    for name in ("results", "comparisons", "pooled", "verdicts"):
-        assert cut[name] == uninterrupted[name]

@@ -103,7 +103,8 @@ def test_the_packaged_base_reads_one_passage_and_guesses_without() -> None:
 
 
 def test_the_packaged_judge_agrees_with_the_truth() -> None:
-    from eval.judge import Item, LocalJudge, give_verdicts
+    from eval.judge import Item, give_verdicts
+    from eval.local_judge import LocalJudge
 
     labelled = labelled_verdicts(5, 300)
     items = [Item(a.question, a.answers, a.answer) for a in labelled]

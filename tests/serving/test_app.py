@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from neurorit.prompts import PromptTemplate
+from retrieval.search import SearchSettings
 from serving.access import MAX_BODY, read_api_keys
 from serving.app import Gateway, create_app
 from serving.pipeline import ABSTAINED, RagPipeline
+from serving.server import ServeSettings, answers_digest
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny import tiny_tokenizer
 
@@ -181,6 +185,23 @@ def test_retrieve_and_models() -> None:
     assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["tiny"]
     assert client.get("/v1/models/tiny").json()["id"] == "tiny"
     assert client.get("/v1/models/other").status_code == 404
+
+
+def test_models_say_what_their_answers_depend_on(tmp_path: Path) -> None:
+    """Another checkpoint, index or way to search is another digest, so evaluation asks anew."""
+    client = TestClient(create_app(Gateway("tiny", "ready", digests={"tiny": "abc"})))
+    assert client.get("/v1/models").json()["data"][0]["neurorit"] == {"digest": "abc"}
+    (tmp_path / "config.json").write_text("{}")
+    settings = ServeSettings()
+    first = answers_digest(tmp_path, "index", settings)
+    assert first == answers_digest(tmp_path, "index", replace(settings, port=1, top_k=9))
+    others = {
+        answers_digest(tmp_path, "other index", settings),
+        answers_digest(tmp_path, "index", replace(settings, search=SearchSettings(mode="bm25"))),
+    }
+    (tmp_path / "config.json").write_text('{"trained": true}')
+    others.add(answers_digest(tmp_path, "index", settings))
+    assert len(others | {first}) == 4
 
 
 def test_a_request_chooses_its_filters_and_way_to_search() -> None:

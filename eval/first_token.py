@@ -1,0 +1,72 @@
+"""What a judge's reply says: by the alternatives of its first token, else by its text.
+
+Alternatives count only where the words asked for hold half of the probability: below that, the
+judge was about to say something else. It knows nothing of calls, prompts or judges.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+GRADES = ("1", "2", "3", "4", "5")
+LEAST_MASS = 0.5
+_WORD = re.compile(r"[^\W_]+")
+
+
+def read_verdict(reply: Any) -> Literal["right", "wrong"] | None:
+    """Yes or No in a chat completion; None where it says neither."""
+    said = _said(reply, ("yes", "no"))
+    return None if said is None else ("right" if said == "yes" else "wrong")
+
+
+def read_choice(reply: Any) -> str | None:
+    """`a` or `b` in a chat completion; None where it says neither."""
+    return _said(reply, ("a", "b"))
+
+
+def read_grade(reply: Any, *, passing: float) -> Literal["right", "wrong"] | None:
+    """Right where the expected grade, 1 to 5, is at least `passing`; None where there is none."""
+    masses, word = _first(reply, GRADES)
+    total = sum(masses.values())
+    if total >= LEAST_MASS:
+        grade = sum(int(digit) * mass for digit, mass in masses.items()) / total
+    elif word in GRADES:
+        grade = float(word)
+    else:
+        return None
+    return "right" if grade >= passing else "wrong"
+
+
+def _said(reply: Any, words: tuple[str, str]) -> str | None:
+    masses, word = _first(reply, words)
+    one, other = (masses[w] for w in words)
+    if one + other >= LEAST_MASS and one != other:
+        return words[0] if one > other else words[1]
+    return word if word in words else None
+
+
+def _first(reply: Any, words: Sequence[str]) -> tuple[Mapping[str, float], str]:
+    """Probability of each word as the first token, and the text's first word.
+
+    Nothing for a broken reply.
+    """
+    masses = dict.fromkeys(words, 0.0)
+    try:
+        choice = reply["choices"][0]
+        content = (choice.get("logprobs") or {}).get("content") or []
+        for alternative in content[0]["top_logprobs"] if content else []:
+            word = _word(str(alternative["token"]))
+            if word in masses:
+                masses[word] += math.exp(min(0.0, float(alternative["logprob"])))
+        return masses, _word(str(choice["message"]["content"] or ""))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return dict.fromkeys(words, 0.0), ""
+
+
+def _word(text: str) -> str:
+    """The first word, in small letters: Yes of `**Yes**, it does`, Not of `Not sure`."""
+    found = _WORD.search(text)
+    return found[0].lower() if found else ""

@@ -1,0 +1,72 @@
+"""The demo's table from its YAML file, twice: every figure and every line the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.conditions import CONDITIONS
+from neurorit.commands.eval_settings import EvalSettings
+from neurorit.commands.evaluate import evaluate, run_systems
+from neurorit.commands.progress import reporting
+from neurorit.lab import base_model_dir
+from neurorit.lab.world import write_world
+from retrieval.index import build_index
+from retrieval.mixing import mix
+from retrieval.noise import PoolSettings
+
+QUESTIONS = 16
+
+
+def stand_in(out: Path, strength: float) -> None:
+    """A checkpoint that answers otherwise than the base: its weights with noise, no training."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base_model_dir(), out)
+    weights = load_file(out / "model.safetensors")
+    torch.manual_seed(0)
+    for tensor in weights.values():
+        tensor += strength * tensor.std() * torch.randn_like(tensor)
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
+    """What `demo` leaves is laid out without its training; the evaluation is the demo's own."""
+    run, world = tmp_path / "demo", tmp_path / "demo" / "world"
+    write_world(world, 0, train=20, test=QUESTIONS + 16)
+    build_index(world / "corpus.jsonl", run / "index")
+    mix(
+        world / "questions-test.jsonl",
+        run / "index",
+        run / "examples-test",
+        PoolSettings(within="split"),
+    )
+    for name, strength in (("neuro-rit", 0.02), ("sft", 0.04), ("lora", 0.06)):
+        stand_in(run / name, strength)
+    systems = {"base": base_model_dir()} | {n: run / n for n in ("neuro-rit", "sft", "lora")}
+    with reporting() as report:
+        demo = run_systems(
+            systems, run / "examples-test", run / "report", CONDITIONS, "lab", report,
+            limit=QUESTIONS, max_tokens=16, seed=0,
+        )  # fmt: skip
+    lines = (run / "report" / "predictions.jsonl").read_bytes()
+    for name in ("once", "twice"):
+        settings = EvalSettings.read("demo", {"root": str(run), "limit": QUESTIONS})
+        again: dict[str, Any] = dict(evaluate(settings, tmp_path / name, None))
+        assert again["timings"]["answers_asked"] == QUESTIONS * 4 * len(CONDITIONS)
+        for part in demo.keys() - {"timings", "manifest"}:
+            assert again[part] == demo[part], part
+        assert again["manifest"]["prompts"] == demo["manifest"]["prompts"]
+        assert (tmp_path / name / "predictions.jsonl").read_bytes() == lines
+        saved = json.loads((tmp_path / name / "report.json").read_text())
+        assert saved["results"] == demo["results"]
+    # The systems differ, so that equal figures say something.
+    em = {row["system"]: row["em"] for row in demo["pooled"]}
+    assert len(set(em.values())) > 1

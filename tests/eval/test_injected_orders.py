@@ -1,0 +1,31 @@
+"""Orders to the judge inside wrong answers gain nothing: the lab's judge, on enough of them.
+
+NEURORIT_WRONG_ANSWERS sets how many; below 2,000 the rate's own error is too large to say much.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from eval.judge import give_verdicts
+from eval.judge_bias import ORDERS, measure_bias
+from eval.local_judge import LocalJudge
+from neurorit.commands.eval_judge import lab_labels
+from neurorit.lab import judge_model_dir
+
+WRONG = int(os.environ.get("NEURORIT_WRONG_ANSWERS", "2000"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_an_order_in_a_wrong_answer_flips_at_most_one_in_a_hundred() -> None:
+    labelled = [one for one in lab_labels(1, 3 * WRONG) if one.label == "wrong"][: WRONG * 51 // 50]
+    judge = LocalJudge(judge_model_dir())
+    verdicts = give_verdicts(judge, [one.item for one in labelled])
+    rows = measure_bias(judge, labelled, verdicts)["orders"]
+    assert [row["order"] for row in rows] == list(ORDERS)
+    for row in rows:
+        assert row["n"] >= 0.97 * WRONG
+        assert row["flip_rate"] <= 0.01, row
