@@ -123,7 +123,11 @@ def answer(
                     raise _too_many(system, plan, failed, len(waiting), "stopped after")
             else:
                 in_a_row, answered = 0, True
-    missing = [(i, error) for first, error in failed for i in places[calls[first]]]
+    # In the order of the prompts, not in that of the answers.
+    missing = sorted(
+        ((i, error) for first, error in failed for i in places[calls[first]]),
+        key=lambda missed: missed[0],
+    )
     if len(missing) > bearable * len(calls):
         raise _too_many(system, plan, failed, len(waiting), "without an answer:")
     store.note_pace(plan.prints[system.name], len(waiting), time.perf_counter() - begun)

@@ -78,8 +78,9 @@ def test_a_gateway_is_read_in_its_own_passages() -> None:
         score(name, "retrieved-1", example, [passage], name, "It is Rome.")
         for name, passage in (("a", GOLD), ("b", NOISE))
     ]
-    shown = {("q", "retrieved-1"): [GOLD], ("q", "retrieved-1", "b"): [NOISE]}
-    rows = summarise(held, ["a", "b"], ["retrieved-1"], shown)["results"]
+    place = ("q", "retrieved-1")
+    own = {"b": {place: [NOISE]}}
+    rows = summarise(held, ["a", "b"], ["retrieved-1"], {place: [GOLD]}, own=own)["results"]
     assert [row["faithfulness"] for row in rows] == [0.0, 1.0]
     assert [row["misled_rate"] for row in rows] == [0.0, 1.0]
 
