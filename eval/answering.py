@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from eval.cache import Cache
-from eval.journal import Journal, Prediction, score
-from eval.planning import Plan, gold_ids
+from eval.journal import Journal, Prediction, gold_ids, score
+from eval.planning import Plan
 from eval.systems import Generate, Reply, System, ask_remote
 from retrieval.endpoint import CallFailed, CallSettings
 from retrieval.errors import BadInput, NeuroritError

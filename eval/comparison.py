@@ -6,21 +6,18 @@ its id and its accepted answers are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from eval.analysis import Metric
+from eval.differences import adjust, power_of
 from eval.journal import Prediction, read_predictions
-from eval.power import questions_needed
-from eval.statistics import (
-    Floats,
-    holm,
-    mcnemar_score,
-    paired_comparison,
-    rate_intervals,
-)
+from eval.statistics import Floats, paired_comparison, rate_intervals, sign_flip_exact
+from eval.summary import SCORES, clusters_of
 from retrieval.errors import BadInput
 
 _FEWEST_SHARED = 10
@@ -44,16 +41,19 @@ def read_run(directory: Path, name: str) -> Run:
     return Run(name, cells)
 
 
-def compare_runs(a: Run, b: Run, *, seed: int = 0, delta: float = 0.05) -> list[dict[str, Any]]:
-    """Exact match of a minus b for each system and condition that both hold.
+def compare_runs(
+    a: Run, b: Run, *, metric: Metric = "em", seed: int = 0, delta: float = 0.05
+) -> list[dict[str, Any]]:
+    """a minus b by `metric` for each system and condition that both hold.
 
     Where each run holds one system the two are compared whatever their names. With at least ten
     shared questions the comparison is paired over these alone; else the runs are taken as
-    independent samples. Holm's family is the whole list. needed: questions to see `delta`, for
-    paired rows. Raises BadInput if nothing can be compared.
+    independent samples. Holm's family is the whole list. needed: questions to see `delta` at Holm's
+    first step, for paired rows. Raises BadInput if nothing can be compared.
     """
     rows = []
-    for first, second, condition in _matching(a, b):
+    matching = _matching(a, b)
+    for first, second, condition in matching:
         left, right = a.cells[first, condition], b.cells[second, condition]
         shared = [key for key in left if key in right]
         paired = len(shared) >= _FEWEST_SHARED
@@ -61,24 +61,32 @@ def compare_runs(a: Run, b: Run, *, seed: int = 0, delta: float = 0.05) -> list[
             "a": f"{a.name}:{first}",
             "b": f"{b.name}:{second}",
             "condition": condition,
-            "metric": "em",
+            "metric": metric,
         }
         if paired:
-            x, y = _em([left[k] for k in shared]), _em([right[k] for k in shared])
-            found = paired_comparison(x, y, resamples=10_000, seed=seed)
-            row |= {"delta": found.delta, "ci95": list(found.ci95), "p": mcnemar_score(x, y)}
-            row |= {"test": "mcnemar-score", "n": len(shared)}
-            row |= {"needed": questions_needed(x - y, delta).needed}
+            held = [left[k] for k in shared]
+            x, y = _scores(held, metric), _scores([right[k] for k in shared], metric)
+            clusters = clusters_of(held)
+            found = paired_comparison(x, y, clusters, resamples=10_000, seed=seed)
+            row |= {"delta": found.delta, "ci95": list(found.ci95), "p": found.p}
+            counts = metric in ("em", "match")
+            row["p_exact"] = sign_flip_exact(x - y, clusters) if counts else None
+            row["test"] = "mcnemar-score" if counts and not clusters else "sign-flip-score"
+            row["n"] = len(shared)
+            row |= {
+                name: value
+                for name, value in power_of(x - y, delta, len(matching), clusters).items()
+                if name in ("needed", "needed_alone", "alpha")
+            }
         else:
-            x, y = _em(list(left.values())), _em(list(right.values()))
+            x, y = _scores(list(left.values()), metric), _scores(list(right.values()), metric)
             row |= _independent(x, y) | {"n": min(len(x), len(y))}
-        row |= {"paired": paired, "a_em": float(x.mean()), "b_em": float(y.mean())}
+        row |= {"paired": paired, f"a_{metric}": float(x.mean()), f"b_{metric}": float(y.mean())}
         row["a_ci95"], row["b_ci95"] = (list(rate_intervals(v[:, None])[0]) for v in (x, y))
         rows.append(row)
     if not rows:
         raise BadInput(f"{a.name} and {b.name} share no system and condition to compare")
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
+    adjust(rows)
     return rows
 
 
@@ -91,22 +99,15 @@ def _matching(a: Run, b: Run) -> list[tuple[str, str, str]]:
 
 
 def _independent(x: Floats, y: Floats) -> dict[str, Any]:
-    """Newcombe's interval of a difference of two shares, and the pooled score test."""
+    """Newcombe's interval of a difference of two shares, and the two-sample score test."""
     delta = float(x.mean() - y.mean())
     (low_x, high_x), (low_y, high_y) = rate_intervals(x[:, None])[0], rate_intervals(y[:, None])[0]
     low = delta - float(np.hypot(x.mean() - low_x, high_y - y.mean()))
     high = delta + float(np.hypot(high_x - x.mean(), y.mean() - low_y))
-    pooled = float(np.concatenate([x, y]).mean())
-    error = float(np.sqrt(pooled * (1 - pooled) * (1 / len(x) + 1 / len(y))))
-    p = 2 * (1 - _below(abs(delta) / error)) if error else 1.0
+    error = float(np.concatenate([x, y]).std() * np.sqrt(1 / len(x) + 1 / len(y)))
+    p = math.erfc(abs(delta) / error / math.sqrt(2)) if error else 1.0
     return {"delta": delta, "ci95": [low, high], "p": p, "test": "two-sample-score"}
 
 
-def _below(z: float) -> float:
-    from statistics import NormalDist
-
-    return NormalDist().cdf(z)
-
-
-def _em(held: Sequence[Prediction]) -> Floats:
-    return np.array([p.em for p in held], dtype=np.float64)
+def _scores(held: Sequence[Prediction], metric: Metric) -> Floats:
+    return np.array([SCORES[metric](p) for p in held], dtype=np.float64)

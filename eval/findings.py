@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.analysis import BASE, METHOD, NAMES
 from eval.conditions import parse_condition
 
-BASE, METHOD, POOLED = "base", "neuro-rit", "distractor-mean"
+POOLED = "distractor-mean"
 
 
 def write_findings(report: Mapping[str, Any]) -> list[str]:
@@ -20,17 +21,19 @@ def write_findings(report: Mapping[str, Any]) -> list[str]:
     cells |= {(row["system"], row["condition"]): row for row in report["pooled"]}
     systems: Sequence[str] = report["systems"]
     said: list[str] = []
-    if METHOD in systems and BASE in systems:
+    pairs = [(a, b) for a, b in report["pairs"]]
+    lead = [(METHOD, BASE)] if (METHOD, BASE) in pairs else pairs
+    for a, b in lead:
         for condition in (POOLED, "clean"):
-            row = _comparison(report, METHOD, BASE, condition)
+            row = _comparison(report, a, b, condition)
             if row is not None:
-                said.append(_against_base(row, cells))
-    for rival in systems:
-        if rival not in (BASE, METHOD) and METHOD in systems:
-            said += _against_rival(report, rival)
+                said.append(_against(row, cells))
+    for a, b in pairs:
+        if a == METHOD and (a, b) not in lead:
+            said += _against_rival(report, b)
     said += _robustness(report)
     said += _refusals(report["conditions"], systems, cells)
-    said += _reading(report["conditions"], systems, cells)
+    said += _reading(report["conditions"], systems, cells, report["metric"])
     return said
 
 
@@ -47,18 +50,21 @@ def shown(row: Mapping[str, Any]) -> bool:
 
 def _comparison(report: Mapping[str, Any], a: str, b: str, condition: str) -> Any:
     for row in report["comparisons"]:
-        if (row["a"], row["b"], row["condition"], row["metric"]) == (a, b, condition, "em"):
+        place = (row["a"], row["b"], row["condition"], row["metric"])
+        if place == (a, b, condition, report["metric"]):
             return row
     return None
 
 
-def _against_base(row: Mapping[str, Any], cells: Mapping[tuple[str, str], Any]) -> str:
+def _against(row: Mapping[str, Any], cells: Mapping[tuple[str, str], Any]) -> str:
     condition = row["condition"]
     place = "with distractors among the passages" if condition == POOLED else f"on {condition}"
-    after, before = cells[row["a"], condition]["em"], cells[row["b"], condition]["em"]
+    metric = row["metric"]
+    after, before = cells[row["a"], condition][metric], cells[row["b"], condition][metric]
     low, high = row["ci95"]
+    what = "exact answers" if metric == "em" else NAMES[metric]
     numbers = (
-        f"{percent(after)} against {percent(before)} exact answers "
+        f"{percent(after)} against {percent(before)} {what} "
         f"(95 % interval of the difference {_points(low)} to {_points(high)})"
     )
     if shown(row):
@@ -72,7 +78,7 @@ def _against_rival(report: Mapping[str, Any], rival: str) -> list[str]:
     rows = [
         row
         for row in report["comparisons"]
-        if (row["a"], row["b"], row["metric"]) == (METHOD, rival, "em")
+        if (row["a"], row["b"], row["metric"]) == (METHOD, rival, report["metric"])
     ]
     lost = [row for row in rows if shown(row) and row["delta"] < 0]
     won = [row for row in rows if shown(row) and row["delta"] > 0]
@@ -101,7 +107,11 @@ def _span(row: Mapping[str, Any]) -> str:
 
 
 def _robustness(report: Mapping[str, Any]) -> list[str]:
-    rows = [row for row in report.get("robustness", ()) if row["metric"] == "robustness"]
+    rows = [
+        row
+        for row in report.get("robustness", ())
+        if row["metric"] == "robustness" and row["value"] is not None
+    ]
     if not rows:
         return []
     each = [
@@ -129,14 +139,17 @@ def _refusals(
 
 
 def _reading(
-    conditions: Sequence[str], systems: Sequence[str], cells: Mapping[tuple[str, str], Any]
+    conditions: Sequence[str],
+    systems: Sequence[str],
+    cells: Mapping[tuple[str, str], Any],
+    metric: str,
 ) -> list[str]:
     said = []
     if "closed-book" in conditions:
-        best = max(systems, key=lambda s: cells[s, "closed-book"]["em"])
+        best = max(systems, key=lambda s: cells[s, "closed-book"][metric])
         said.append(
             f"Without passages the best system ({best}) gets "
-            f"{percent(cells[best, 'closed-book']['em'])}: what lies above that was read."
+            f"{percent(cells[best, 'closed-book'][metric])}: what lies above that was read."
         )
     return said
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from eval.conditions import distractor_conditions, parse_condition
 from eval.journal import Prediction
-from eval.metrics import found_in, is_misled
+from eval.reading import is_misled, read_in
 from retrieval.examples import Passage
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]
@@ -31,21 +31,20 @@ def pick_flips(
     conditions: Sequence[str],
     shown: Mapping[str, _Passages],
     *,
-    before: str = "base",
-    after: str = "neuro-rit",
+    pairs: Sequence[tuple[str, str]],
 ) -> list[dict[str, Any]]:
-    """The first few questions for each kind of change from `before` to `after`.
+    """The first few questions for each kind of change from b to a of the first pair (a, b).
 
-    shown: system -> (question id, condition) -> the passages that it was shown.
-
-    Without these two, each system's first questions that noise turned from right to misled.
+    shown: system -> (question id, condition) -> the passages that it was shown. Without a pair,
+    each system's first questions that noise turned from right to misled.
     """
-    if before not in systems or after not in systems:
+    after, before = pairs[0] if pairs else ("", "")
+    if not pairs:
         return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, shown)]
     chosen = []
     for rule in _rules(conditions):
-        pairs = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
-        hits = [i for i, (old, new) in enumerate(pairs) if rule.holds(old, new)]
+        sides = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
+        hits = [i for i, (old, new) in enumerate(sides) if rule.holds(old, new)]
         for i in hits[: rule.most]:
             answers = [cells[system, rule.condition][i] for system in systems]
             chosen.append(_record(rule, len(hits), answers, after, shown))
@@ -68,12 +67,17 @@ def _noise_flips(
         hits = [
             i
             for i, (old, new) in enumerate(pairs)
-            if old.em and is_misled(new.output, new.answers, passages.get((new.id, name), ()))
+            if old.em and _misled(new, passages.get((new.id, name), ()))
         ]
         if hits:
             answers = [cells[s, name][hits[0]] for s in systems]
             rule = _Rule(f"{system}: right on clean, misled here", name, 1, lambda old, new: True)
             yield _record(rule, len(hits), answers, system, shown)
+
+
+def _misled(answer: Prediction, shown: Sequence[Passage]) -> bool:
+    read = read_in(answer.output, answer.question, shown)
+    return not answer.abstained and is_misled(answer.output, answer.answers, shown, read)
 
 
 def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
@@ -129,7 +133,7 @@ def _record(
                 "em": p.em,
                 "abstained": p.abstained,
                 "verdict": p.verdict,
-                "found_in": found_in(p.output, shown[p.system].get(place, ())),
+                "found_in": read_in(p.output, p.question, shown[p.system].get(place, ())),
             }
             for p in answers
         ],

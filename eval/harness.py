@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from eval.metrics import exact_match, f1, is_abstention, match_all
+from eval.metrics import exact_match, exact_match_all, f1, match_all
+from eval.refusals import refusal_of
 from eval.rendering import render_prompts
 from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
@@ -112,12 +113,14 @@ def load_prompts(directory: Path, condition: str) -> Any:
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """The metrics of one answer, each in [0, 1]."""
-    answer, accepted = results[0], list(doc["answers"])
+    answer, accepted, parts = results[0], list(doc["answers"]), list(doc["parts"])
+    exact = exact_match(answer, accepted) or (len(parts) > 1 and exact_match_all(answer, parts))
+    matched = match_all(answer, parts)
     return {
-        "em": float(exact_match(answer, accepted)),
-        "match": float(match_all(answer, doc["parts"])),
+        "em": float(exact),
+        "match": float(matched),
         "f1": f1(answer, accepted),
-        "abstain_rate": float(is_abstention(answer)),
+        "abstain_rate": float(not matched and not exact and bool(refusal_of(answer))),
     }
 
 

@@ -11,12 +11,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from eval import metrics
+from eval.analysis import Analysis
 from eval.judge import Item, Verdict
+from eval.refusals import Refusal, refusal_of
 from retrieval.artifact import write_text
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage
@@ -31,6 +33,9 @@ class Prediction:
     passages: id and kind of each, in the prompt's order; key: hash of the place in the run and of
     what was asked; judged_by: the judge's fingerprint, None until it was judged; call: hash of what
     was asked alone (model, settings, prompt), shared by all places that ask the same.
+    refusal: how it refuses (`eval.refusals`); parts: share of the answer's parts that it holds,
+    None where there are no parts; gold: how many gold passages the question has, 0 where none is
+    known; cluster: what the question is resampled with.
     """
 
     system: str
@@ -48,6 +53,10 @@ class Prediction:
     judged_by: str | None
     key: str
     call: str = ""
+    refusal: Refusal = ""
+    parts: float | None = None
+    gold: int = 0
+    cluster: str = ""
 
     @property
     def item(self) -> Item:
@@ -67,6 +76,7 @@ def score(
     key: str,
     text: str,
     call: str = "",
+    analysis: Analysis | None = None,
 ) -> Prediction:
     """The prediction for one answer, not judged yet."""
     output = text.strip()
@@ -78,15 +88,45 @@ def score(
         answers=example.answers,
         passages=tuple({"id": p.id, "kind": p.kind} for p in passages),
         output=output,
-        em=metrics.exact_match(output, example.answers),
-        match=metrics.match_all(output, example.parts),
-        f1=metrics.f1(output, example.answers),
-        abstained=metrics.is_abstention(output),
         verdict="unscored",
         judged_by=None,
         key=key,
         call=call,
+        **_scores(output, example, analysis or Analysis()),
     )
+
+
+def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Prediction:
+    """The prediction scored as `analysis` says, whatever an earlier run made of its answer."""
+    return replace(prediction, **_scores(prediction.output, example, analysis))
+
+
+def gold_ids(example: Example) -> set[str]:
+    """Ids of the passages that hold the answer, as far as the example names them."""
+    named = example.meta.get("gold", ())
+    listed = [named] if isinstance(named, str) else named
+    return {str(g) for g in listed} | {p.id for p in example.passages if p.kind == "gold"}
+
+
+def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]:
+    parts = example.meta.get("parts") or ()
+    matched = metrics.match_all(output, example.parts)
+    exact = metrics.exact_match(output, example.answers)
+    if len(parts) > 1 and not exact:
+        exact = metrics.exact_match_all(output, parts)
+    readings = parts or example.meta.get("readings") or ()
+    # Who says "unknown" where that is the answer does not refuse.
+    refusal = "" if matched or exact else refusal_of(output, analysis.refusals)
+    return {
+        "em": exact,
+        "match": matched,
+        "f1": metrics.f1(output, example.answers),
+        "abstained": bool(refusal),
+        "refusal": refusal,
+        "parts": metrics.parts_recalled(output, readings) if readings else None,
+        "gold": len(gold_ids(example)),
+        "cluster": analysis.cluster_of(example),
+    }
 
 
 class Journal:
@@ -173,8 +213,13 @@ def _line(prediction: Prediction) -> str:
 def _parse(line: bytes, where: str) -> Prediction:
     try:
         record: Any = json.loads(line.decode("utf-8"))
-        record.setdefault("call", "")
-        values = {field.name: record[field.name] for field in fields(Prediction)}
+        # Journals of before lack the later fields.
+        values = {
+            field.name: record.get(field.name, field.default)
+            if field.default is not MISSING
+            else record[field.name]
+            for field in fields(Prediction)
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{where}: no line of an evaluation journal ({error!r}); remove it or choose "

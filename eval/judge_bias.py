@@ -104,7 +104,7 @@ def _alias_order(
         "changed": float(np.mean(changed)),
         "changed_ci95": list(_share(int(sum(changed)), len(changed))),
         "right_backwards_minus_forwards": float(np.mean(signed)),
-        "ci95": list(bootstrap_interval(signed, seed=seed)) if any(signed) else [0.0, 0.0],
+        "ci95": list(bootstrap_interval(signed, seed=seed, bounds=(-1.0, 1.0))),
         "n": len(pairs),
     }
 

@@ -1,8 +1,7 @@
-"""Answer metrics: exact match, match on the first line, token F1, abstention, where it was read.
+"""Answer metrics: exact match, match on the first line, token F1, parts recalled; and retrieval's.
 
 Normalisation is SQuAD's (lower-case, no punctuation, no articles, single spaces); with several
-accepted answers the best one counts. Reading is judged by words: an answer was taken from a passage
-that holds it as whole words. It knows nothing of models, judges or averages.
+accepted answers the best one counts. It knows nothing of models, judges or averages.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from retrieval.answers import normalize_answer
-from retrieval.examples import Passage
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:
@@ -33,6 +31,25 @@ def match(prediction: str, answers: Sequence[str]) -> bool:
     line = normalize_answer(prediction.strip().splitlines()[0])
     golds = [normalize_answer(answer) for answer in answers]
     return any(gold in line if gold else gold == line for gold in golds)
+
+
+def exact_match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
+    """The prediction is one form of each part, in any order, with commas or "and" between them."""
+    if is_abstention(prediction):
+        return False
+    forms = [[normalize_answer(form).split() for form in part] for part in parts]
+    return _made_of(normalize_answer(prediction).split(), forms)
+
+
+def parts_recalled(prediction: str, parts: Sequence[Sequence[str]]) -> float:
+    """Share of an answer's parts of which a form stands in the prediction, in [0, 1].
+
+    The whole prediction counts, not only its first line, and forms are substrings of its
+    normalised text: ASQA's STR-EM. Source: Stelmakh et al., 2022.
+    """
+    said = normalize_answer(prediction)
+    golds = [[normalize_answer(form) for form in part] for part in parts]
+    return sum(any(g and g in said for g in forms) for forms in golds) / len(golds)
 
 
 def match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
@@ -56,32 +73,6 @@ def is_abstention(text: str) -> bool:
     return not text.strip()
 
 
-def found_in(output: str, passages: Sequence[Passage]) -> list[int]:
-    """Numbers (from 1) of the passages that hold the output as whole words: where it was read."""
-    said = normalize_answer(output)
-    if not said:
-        return []
-    padded = f" {said} "
-    return [i for i, p in enumerate(passages, 1) if padded in f" {normalize_answer(p.text)} "]
-
-
-def is_misled(output: str, answers: Sequence[str], passages: Sequence[Passage]) -> bool:
-    """A wrong answer that stands in a noisy passage and in no gold one: what the noise said.
-
-    Wrong by match, so that a right answer in more words is not called misled. A counterfactual
-    passage states a wrong answer as its own, so its answer is caught in the same way.
-    """
-    if is_abstention(output) or match(output, answers):
-        return False
-    kinds = {passages[number - 1].kind for number in found_in(output, passages)}
-    return bool(kinds) and "gold" not in kinds
-
-
-def is_faithful(output: str, passages: Sequence[Passage]) -> bool:
-    """The answer stands in at least one of the given passages, be it right or wrong."""
-    return bool(found_in(output, passages))
-
-
 def recall(relevant: Sequence[bool], total: int) -> float:
     """Share of the `total` relevant passages that were retrieved; 0 when there are none."""
     return sum(relevant) / total if total else 0.0
@@ -98,6 +89,19 @@ def ndcg(relevant: Sequence[bool], total: int | None = None) -> float:
     wanted = min(sum(relevant) if total is None else total, len(relevant))
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, wanted + 1))
     return gain / ideal if ideal else 0.0
+
+
+def _made_of(words: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> bool:
+    if not parts:
+        return not words
+    for i, forms in enumerate(parts):
+        others = [*parts[:i], *parts[i + 1 :]]
+        for form in forms:
+            if form and list(words[: len(form)]) == list(form):
+                rest = words[len(form) :]
+                if _made_of(rest, others) or (rest[:1] == ["and"] and _made_of(rest[1:], others)):
+                    return True
+    return False
 
 
 def _token_f1(said: list[str], gold: list[str]) -> float:

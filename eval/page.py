@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from eval import plots
+from eval.analysis import BASE, METHOD, title_of
+from eval.causal_page import causal_figure
 from eval.conditions import parse_condition
-from eval.findings import BASE, METHOD, POOLED, percent
+from eval.detail_page import comparisons, every_figure, made, points
+from eval.findings import POOLED, percent
 from eval.plots import Point, css_class
 from eval.robust_page import heat_maps, measures
 from eval.robustness import noise_curves
@@ -35,8 +38,9 @@ def render_page(report: Report, atlas_plot: Path | None = None) -> str:
         heat_maps(report),
         _insides(report, atlas_plot),
         _examples(report),
-        _comparisons(report),
-        _made(report),
+        every_figure(report),
+        comparisons(report),
+        made(report),
     )
     style = files("eval").joinpath("report.css").read_text(encoding="utf-8")
     return (
@@ -72,68 +76,94 @@ def _noise_only(report: Report) -> str | None:
     return max(found, key=lambda c: c.count).name if found else None
 
 
+def _metric(report: Report) -> str:
+    return str(report.get("metric", "em"))
+
+
 def _head(report: Report) -> str:
     n = report["results"][0]["n"]
     findings = report["findings"]
     title = findings[0].split(": ")[0].rstrip(".") if findings else "Noisy-retrieval evaluation"
-    cells, facts = _cells(report), []
-    for row in report["comparisons"]:
-        if (row["a"], row["b"], row["condition"]) == (METHOD, BASE, POOLED):
-            low, high = row["ci95"]
-            facts.append(
-                (
-                    "Distractors, against base",
-                    f"{_points(row['delta'])} points",
-                    f"95 % interval {_points(low)} to {_points(high)}",
-                )
-            )
-    noise_only = _noise_only(report)
-    if METHOD in report["systems"]:
-        wanted = [("clean", "em", "Exact on clean"), ("clean", "abstain_rate", "Refused on clean")]
-        if noise_only:
-            wanted.insert(1, (noise_only, "abstain_rate", f"Refused on {noise_only}"))
-        for condition, metric, label in wanted:
-            if (METHOD, condition) in cells:
-                before = cells.get((BASE, condition))
-                note = f"base {percent(before[metric])}" if before else ""
-                facts.append((label, percent(cells[METHOD, condition][metric]), note))
-    if report.get("judge"):
-        judge = report["judge"]
-        facts.append(
-            (
-                "Judge against labels",
-                f"\u03ba {judge['kappa']:.3f}",
-                f"{judge['n']} labelled answers",
-            )
-        )
     tiles = "".join(
         f'<div class="fact"><dt>{escape(label)}</dt><dd>{escape(value)}'
         f"<small>{escape(note)}</small></dd></div>"
-        for label, value, note in facts
+        for label, value, note in _facts(report)
     )
     return (
         '<header><p class="eyebrow">neurorit-rag \u00b7 answers under noisy retrieval</p>'
         f"<h1>{escape(title)}</h1>"
         f'<p class="lede">{n:,} questions, {len(report["conditions"])} conditions, '
-        f"{len(report['systems'])} systems. Every system gets the same prompts. Intervals are "
-        "95 %, resampled by question.</p>"
-        f'<dl class="facts">{tiles}</dl></header>'
+        f"{len(report['systems'])} systems. {escape(_alike(report))} {escape(_intervals(report))}"
+        f'</p><dl class="facts">{tiles}</dl></header>'
     )
 
 
+def _alike(report: Report) -> str:
+    """Whether all systems were asked the same, which those that retrieve by themselves are not."""
+    held = (report.get("manifest") or {}).get("systems") or {}
+    alone = [name for name, system in held.items() if system.get("kind") == "gateway"]
+    if not alone:
+        return "Every system gets the same prompts."
+    return (
+        f"{', '.join(alone)} {'is' if len(alone) == 1 else 'are'} asked the question alone and "
+        "retrieves and prompts by itself; all others get the same prompts."
+    )
+
+
+def _intervals(report: Report) -> str:
+    if report.get("cluster"):
+        clustered = f"clustered by {report['cluster']} ({report['clusters']:,} clusters)"
+    else:
+        clustered = "with the question as the cluster"
+    return (
+        "Intervals are 95 %: Wilson\u2019s for rates, a paired bootstrap for differences, "
+        f"{clustered}."
+    )
+
+
+def _facts(report: Report) -> list[tuple[str, str, str]]:
+    metric, cells, facts = _metric(report), _cells(report), []
+    pairs = report.get("pairs") or [[METHOD, BASE]]
+    after, before = pairs[0]
+    for row in report["comparisons"]:
+        place = (row["a"], row["b"], row["condition"], row["metric"])
+        if place == (after, before, POOLED, metric):
+            low, high = row["ci95"]
+            note = f"95 % interval {points(low)} to {points(high)}"
+            facts.append(
+                (f"Distractors, {after} against {before}", f"{points(row['delta'])} points", note)
+            )
+    noise_only = _noise_only(report)
+    wanted = [
+        ("clean", metric, f"{title_of(metric)} on clean"),
+        ("clean", "abstain_rate", "Refused on clean"),
+    ]
+    if noise_only:
+        wanted.insert(1, (noise_only, "abstain_rate", f"Refused on {noise_only}"))
+    for condition, name, label in wanted:
+        if (after, condition) in cells and (before, condition) in cells:
+            note = f"{before} {percent(cells[before, condition][name])}"
+            facts.append((label, percent(cells[after, condition][name]), note))
+    judge = report.get("judge")
+    if judge:
+        note = f"{judge['n']} labelled answers"
+        facts.append(("Judge against labels", f"\u03ba {judge['kappa']:.3f}", note))
+    return facts
+
+
 def _table(report: Report) -> str:
-    cells, systems = _cells(report), report["systems"]
+    cells, systems, scored = _cells(report), report["systems"], _metric(report)
     head = "".join(
         f'<th scope="col"><span class="name {css_class(s)}">{escape(s)}</span></th>'
         for s in systems
     )
-    lines = [(c, "em", c, "heat", "") for c in report["conditions"]]
+    lines = [(c, scored, c, "heat", "") for c in report["conditions"]]
     noise_only = _noise_only(report)
     lines = [line for line in lines if line[0] != noise_only]
     if report["pooled"]:
-        lines.append((POOLED, "em", POOLED, "heat", "pooled"))
+        lines.append((POOLED, scored, POOLED, "heat", "pooled"))
     if noise_only:
-        lines.append((noise_only, "em", noise_only, "heat", ""))
+        lines.append((noise_only, scored, noise_only, "heat", ""))
         lines.append((noise_only, "abstain_rate", f"{noise_only}: refused", "heat", "rule"))
     if "clean" in report["conditions"]:
         lines.append(("clean", "abstain_rate", "clean: refused", "alarm", ""))
@@ -144,7 +174,7 @@ def _table(report: Report) -> str:
     return (
         '<section><div class="scroll" tabindex="0" role="region" aria-label="Results">'
         '<table class="results"><caption>'
-        "Exact match in percent with its 95 % interval; "
+        f"{title_of(scored)} in percent with its 95 % interval; "
         "the last rows are refusals, wanted on noise-only and unwanted on clean.</caption>"
         f'<thead><tr><th scope="col">condition</th>{head}</tr></thead><tbody>{body}</tbody>'
         "</table></div></section>"
@@ -161,18 +191,20 @@ def _cell(row: Any, metric: str, colour: str) -> str:
 
 
 def _charts(report: Report) -> str:
-    cells, systems = _cells(report), report["systems"]
+    cells, systems, scored = _cells(report), report["systems"], _metric(report)
+    name = title_of(scored)
     figures = []
     for kind, curve in noise_curves(report["conditions"]).items():
         if len(curve) < 3 and kind != "distractor":
             continue  # two points are no curve: the heat map shows them
         series = {
-            s: [_point(cells[s, names[0]], "em", count) for count, names in curve] for s in systems
+            s: [_point(cells[s, names[0]], scored, count) for count, names in curve]
+            for s in systems
         }
         figures.append(
-            "<figure><figcaption><strong>Accuracy against noise</strong>Exact match as "
+            f"<figure><figcaption><strong>Accuracy against noise</strong>{name} as "
             f"{escape(kind)} passages join the gold one.</figcaption>"
-            f"{plots.noise_curve(series, kind)}</figure>"
+            f"{plots.noise_curve(series, kind, name)}</figure>"
         )
     noise_only = _noise_only(report)
     if noise_only or "clean" in report["conditions"]:
@@ -216,6 +248,9 @@ def _insides(report: Report, atlas_plot: Path | None) -> str:
             "that matter for relevant context, for irrelevant context, or for both."
             f"</figcaption>{neurons}</figure>"
         )
+    causal = (report.get("mining") or {}).get("causal")
+    if causal:
+        figures.append(causal_figure(causal))
     judge = report.get("judge")
     if judge:
         low, high = judge["kappa_ci95"]
@@ -303,64 +338,3 @@ def _marked(text: str, answers: Sequence[str]) -> str:
         f"<mark>{escape(piece)}</mark>" if i % 2 else escape(piece)
         for i, piece in enumerate(pieces)
     )
-
-
-def _comparisons(report: Report) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(row["a"])} \u2212 {escape(row["b"])}</th>'
-        f'<td class="plain">{escape(row["condition"])}</td>'
-        f'<td class="plain">{_points(row["delta"])}</td>'
-        f'<td class="plain">{_points(row["ci95"][0])} to {_points(row["ci95"][1])}</td>'
-        f'<td class="plain">{_p(row["p"])}</td><td class="plain">{_p(row["p_holm"])}</td></tr>'
-        for row in report["comparisons"]
-    )
-    if not rows:
-        return ""
-    return (
-        "<section><h2>Every comparison</h2><details><summary>Paired differences in exact match, "
-        "in points</summary><div>"
-        '<p class="note">p: McNemar\u2019s score test for one condition, paired bootstrap for '
-        "distractor-mean; Holm\u2019s correction over all rows.</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Comparisons"><table><thead><tr>'
-        '<th scope="col">systems</th><th scope="col">condition</th><th scope="col">difference</th>'
-        '<th scope="col">95 %</th><th scope="col">p</th><th scope="col">p (Holm)</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></div></details></section>"
-    )
-
-
-def _made(report: Report) -> str:
-    made = report.get("manifest") or {}
-    timings = report.get("timings") or {}
-    facts: list[tuple[str, str]] = [
-        (f"Model of {name}", f"{held['model']} ({held['fingerprint']})")
-        for name, held in (made.get("systems") or {}).items()
-    ]
-    facts += [(name, str(made[name])) for name in ("examples", "seed") if name in made]
-    if made.get("engine"):
-        facts.append(("engine", ", ".join(f"{k} {v}" for k, v in made["engine"].items())))
-    if made.get("skipped"):
-        facts.append(("left out", f"{len(made['skipped'])} questions with too small pools"))
-    if made.get("left_out"):
-        failed = len(report.get("unanswered") or ())
-        facts.append(("left out", f"{len(made['left_out'])} questions, as {failed} calls failed"))
-    unscored = sum(row["unscored"] for row in report["results"])
-    facts.append(("unscored answers", f"{unscored} of {sum(r['n'] for r in report['results'])}"))
-    for name, value in (report.get("mining") or {}).items():
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            facts.append((f"mining: {name.replace('_', ' ')}", text))
-    for name, value in timings.items():
-        if isinstance(value, float):
-            facts.append((f"time: {name.replace('_', ' ')}", f"{value:.1f} s"))
-    for name, value in (timings.get("generate") or {}).items():
-        facts.append((f"time: answers of {name}", f"{value:.1f} s"))
-    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
-    return f'<section><h2>How it was made</h2><dl class="made">{rows}</dl></section>'
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "\u2212")
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

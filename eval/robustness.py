@@ -1,7 +1,9 @@
 """Robustness to retrieval: what a system keeps as passages get more, noisier or reordered.
 
 Every figure is a mean over questions of a number in [0, 1], made from that question's answers under
-several conditions, so its interval has the question as the cluster. Which conditions vary what is
+several conditions, so its interval has the question as the cluster. What is kept can only be lost
+where it was there: no-degradation, size and order count the questions that the system has right to
+begin with, else one that is always wrong would be perfectly robust. Which conditions vary what is
 read from their names and from the passages shown. It knows nothing of files or pages.
 """
 
@@ -13,52 +15,73 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eval.conditions import Condition, parse_condition
 from eval.journal import Prediction
 from eval.statistics import Floats, rate_intervals
 
+Bools = NDArray[np.bool_]
 Cells = Mapping[tuple[str, str], Sequence[Prediction]]
 
 METRICS = {
     "robustness": "area under the noise curves, mean over the kinds of noise",
-    "noise-area": "area under the curve of exact match against the number of noisy passages",
-    "no-degradation": "an answer with passages is never worse than the one without",
+    "noise-area": "area under the curve of accuracy against the number of noisy passages",
+    "no-degradation": "what is right without passages stays right with them",
     "no-degradation:gold": "the same, where the gold passage is among them",
     "no-degradation:no-gold": "the same, where it is not",
-    "size": "one more step of noise loses no right answer",
-    "order": "the same passages in another order give the same verdict",
+    "size": "what is right stays right with one more step of noise",
+    "order": "what is right stays right with the same passages in another order",
 }
+# From here on a graded score counts as a right answer.
+_RIGHT = 0.5
 
 
 def robustness(
-    cells: Cells, systems: Sequence[str], conditions: Sequence[str]
+    cells: Cells,
+    systems: Sequence[str],
+    conditions: Sequence[str],
+    values: Mapping[tuple[str, str], Floats] | None = None,
+    score: str = "em",
+    clusters: Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows {system, metric, over, n, value, ci95} for every figure that the conditions allow.
+    """Rows {system, metric, over, n, value, ci95, score} for every figure the conditions allow.
 
-    metric: a name of METRICS, `noise-area:KIND` for one kind of noise; over: the conditions it is
-    made from; n: questions. Exact match decides what is right.
+    values: (system, condition) -> the score of each question, by which `score` is named; exact
+    match without them. metric: a name of METRICS, `noise-area:KIND` for one kind of noise; over:
+    the conditions it is made from; n: questions that count; where none does (nothing was right to
+    begin with) value and ci95 are None. no-degradation also has `published`: the share over all
+    questions that passages did not make worse (Cao et al., 2025), which wrong answers raise.
     """
     rows = []
     for system in systems:
-        em = {c: np.array([p.em for p in cells[system, c]], dtype=np.float64) for c in conditions}
+        held = {
+            c: np.array([p.em for p in cells[system, c]], dtype=np.float64)
+            if values is None
+            else values[system, c]
+            for c in conditions
+        }
         shown = {c: [_shown(p) for p in cells[system, c]] for c in conditions}
-        for metric, over, values in _figures(em, shown):
-            # A question in which the comparison never arises has no value.
-            held = values[~np.isnan(values)]
-            if not len(held):
-                continue
-            rows.append(
-                {
-                    "system": system,
-                    "metric": metric,
-                    "over": over,
-                    "n": len(held),
-                    "value": float(held.mean()),
-                    "ci95": list(rate_intervals(held[:, None])[0]),
-                }
-            )
+        for metric, over, figures in _figures(held, shown):
+            row: dict[str, Any] = {"system": system, "metric": metric, "over": over}
+            row |= {"score": score} | _mean(figures, clusters)
+            if metric.startswith("no-degradation"):
+                alone = held["closed-book"]
+                never = np.mean([held[c] >= alone for c in over], axis=0)
+                row["published"] = _mean(never, clusters)
+            rows.append(row)
     return rows
+
+
+def _mean(figures: Floats, clusters: Sequence[str] | None) -> dict[str, Any]:
+    """n, value and ci95 over the questions that have a figure."""
+    counted = ~np.isnan(figures)
+    kept = figures[counted]
+    if not len(kept):
+        return {"n": 0, "value": None, "ci95": None}
+    labels = [c for c, k in zip(clusters, counted, strict=True) if k] if clusters else None
+    interval = list(rate_intervals(kept[:, None], labels)[0])
+    return {"n": len(kept), "value": float(kept.mean()), "ci95": interval}
 
 
 def noise_curves(conditions: Sequence[str]) -> dict[str, list[tuple[int, list[str]]]]:
@@ -77,41 +100,52 @@ def noise_curves(conditions: Sequence[str]) -> dict[str, list[tuple[int, list[st
 
 
 def _figures(
-    em: Mapping[str, Floats], shown: Mapping[str, Sequence[tuple[str, ...]]]
+    score: Mapping[str, Floats], shown: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> list[tuple[str, list[str], Floats]]:
     """(metric, conditions, one value per question; not a number where a question has none)."""
+    right = {name: column >= _RIGHT for name, column in score.items()}
     found: list[tuple[str, list[str], Floats]] = []
-    curves = noise_curves(list(em))
-    areas = {kind: _area(curve, em) for kind, curve in curves.items()}
+    curves = noise_curves(list(score))
+    areas = {kind: _area(curve, score) for kind, curve in curves.items()}
     names = {kind: [name for _, held in curve for name in held] for kind, curve in curves.items()}
     if areas:
         over = list(dict.fromkeys(name for held in names.values() for name in held))
         found.append(("robustness", over, np.mean(list(areas.values()), axis=0)))
     found += [(f"noise-area:{kind}", names[kind], area) for kind, area in areas.items()]
-    if "closed-book" in em:
-        alone = em["closed-book"]
-        parsed = [c for c in map(parse_condition, em) if c.name != "closed-book"]
+    parsed = list(map(parse_condition, score))
+    if "closed-book" in score:
+        others = [c for c in parsed if c.name != "closed-book"]
         for metric, held in (
-            ("no-degradation", parsed),
-            ("no-degradation:gold", [c for c in parsed if c.gold]),
-            ("no-degradation:no-gold", [c for c in parsed if not c.gold]),
+            ("no-degradation", others),
+            ("no-degradation:gold", [c for c in others if c.gold]),
+            ("no-degradation:no-gold", [c for c in others if not c.gold]),
         ):
             if held:
-                kept = np.mean([em[c.name] >= alone for c in held], axis=0)
+                kept = _kept(right, [("closed-book", c.name) for c in held])
                 found.append((metric, [c.name for c in held], kept))
-    steps = _steps(list(map(parse_condition, em)), curves)
+    steps = _steps(parsed, curves)
     if steps:
-        kept = np.mean([em[more] >= em[less] for less, more in steps], axis=0)
-        found.append(("size", list(dict.fromkeys(n for step in steps for n in step)), kept))
-    over, same = _order(em, shown)
+        over = list(dict.fromkeys(n for step in steps for n in step))
+        found.append(("size", over, _kept(right, steps)))
+    over, same = _order(right, shown)
     if over:
         found.append(("order", over, same))
     return found
 
 
-def _area(curve: Sequence[tuple[int, Sequence[str]]], em: Mapping[str, Floats]) -> Floats:
+def _kept(right: Mapping[str, Bools], steps: Sequence[tuple[str, str]]) -> Floats:
+    """Per question, of the steps (from, to) that start from a right answer the share that ends so.
+
+    Not a number where none starts from one.
+    """
+    started = np.sum([right[a] for a, _ in steps], axis=0)
+    ended = np.sum([right[a] & right[b] for a, b in steps], axis=0)
+    return np.where(started > 0, ended / np.maximum(started, 1), np.nan)
+
+
+def _area(curve: Sequence[tuple[int, Sequence[str]]], score: Mapping[str, Floats]) -> Floats:
     """Area under one kind's curve by the trapezoidal rule, over its greatest count."""
-    heights = [np.mean([em[name] for name in names], axis=0) for _, names in curve]
+    heights = [np.mean([score[name] for name in names], axis=0) for _, names in curve]
     counts = [count for count, _ in curve]
     total = np.zeros_like(heights[0])
     for i, (less, more) in enumerate(pairwise(counts)):
@@ -137,29 +171,26 @@ def _steps(
 
 
 def _order(
-    em: Mapping[str, Floats], shown: Mapping[str, Sequence[tuple[str, ...]]]
+    right: Mapping[str, Bools], shown: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> tuple[list[str], Floats]:
-    """Per question, share of pairs of conditions of equal passages, otherwise ordered, that agree.
+    """Of pairs of conditions of equal passages, otherwise ordered: the share that is right in both.
 
-    The share is over neighbours within a group of equal passages.
+    Per question, over neighbours within a group of equal passages of which one is right at least.
     """
-    questions = len(next(iter(em.values())))
+    questions = len(next(iter(right.values())))
     values = np.full(questions, np.nan)
     used: dict[str, None] = {}
     for i in range(questions):
         groups: dict[tuple[str, ...], dict[tuple[str, ...], str]] = defaultdict(dict)
-        for name in em:
+        for name in right:
             passages = shown[name][i]
             if len(passages) > 1:
                 groups[tuple(sorted(passages))].setdefault(passages, name)
-        agreed = [
-            float(em[a][i] == em[b][i])
-            for orders in groups.values()
-            for a, b in pairwise(orders.values())
-        ]
-        if agreed:
-            values[i] = np.mean(agreed)
-            used |= dict.fromkeys(n for o in groups.values() if len(o) > 1 for n in o.values())
+        pairs = [pair for orders in groups.values() for pair in pairwise(orders.values())]
+        used |= dict.fromkeys(name for pair in pairs for name in pair)
+        kept = [bool(right[a][i] and right[b][i]) for a, b in pairs if right[a][i] or right[b][i]]
+        if kept:
+            values[i] = np.mean(kept)
     return list(used), values
 
 

@@ -10,17 +10,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eval.analysis import Analysis
 from eval.answering import Progress, Unanswered, answer, shown_by, source_of
 from eval.cache import Cache
 from eval.calibration import Labelled, calibrate
-from eval.journal import Journal, Prediction, writing_alone
+from eval.journal import Journal, Prediction, rescored, writing_alone
 from eval.judge import VERDICTS, CachedJudge, Item, Judge, Verdict, give_verdicts
 from eval.planning import (
     Plan,
     Retrieve,
+    Sample,
     identify_all,
     library_versions,
     make_plan,
@@ -29,12 +32,10 @@ from eval.planning import (
 from eval.report import write_report
 from eval.summary import Passages, summarise
 from eval.systems import Generate, Reply, System
+from eval.unscored import MAX_UNSCORED, refuse_unscored
 from retrieval.artifact import hash_inputs
 from retrieval.endpoint import CallSettings
 from retrieval.errors import NeuroritError
-
-# More unscored answers than this, and a judge's figure says little: the run stops.
-MAX_UNSCORED = 0.02
 
 
 def run_evaluation(
@@ -53,6 +54,8 @@ def run_evaluation(
     retrieve: Retrieve | None = None,
     retriever: Mapping[str, Any] | None = None,
     limit: int | None = None,
+    sample: Sample = "random",
+    analysis: Analysis | None = None,
     chunk_size: int = 1_024,
     max_unscored: float = MAX_UNSCORED,
     calibration: Sequence[Labelled] | None = None,
@@ -68,10 +71,12 @@ def run_evaluation(
     generate: answers for checkpoints; engine: everything about generation that could change an
     answer, kept in the manifest and in the keys; calls: how servers are asked; cache: a directory
     that runs share (None: `out` itself); retrieve: for conditions `retrieved-K`, and retriever what
-    the manifest says of it; limit: only the first questions; chunk_size: prompts per call of
-    `generate`, each followed by a write to disk; max_unscored: share of calls without an answer,
-    and of answers without a verdict, that is borne; mining and atlas_plot are shown in the report;
-    say: is told what a person should know. Returns the report.
+    the manifest says of it; limit: so many questions, a `sample` by the seed or the first;
+    analysis: how answers are scored and compared, which asks nothing again; chunk_size: prompts per
+    call of `generate`, each followed by a write to disk; max_unscored: share of calls without an
+    answer, and of answers without a verdict, that is borne, in the run and in each system under
+    each condition; mining and atlas_plot are shown in the report; say: is told what a person should
+    know. Returns the report.
 
     A question with a call that failed for good is left out for all systems, so that all are
     compared on the same ones; `unanswered` of the report names them.
@@ -85,6 +90,8 @@ def run_evaluation(
         systems = [System(name, "checkpoint", model=Path(m)) for name, m in systems.items()]
     settings = dict(engine or {})
     tell("prompts", 0, 0)
+    analysis = analysis or Analysis()
+    analysis.check([s.name for s in systems])
     calls = calls or CallSettings()
     unanswered: list[Unanswered] = []
     with writing_alone(out), Cache(cache or out) as store:
@@ -96,9 +103,12 @@ def run_evaluation(
             max_tokens=max_tokens,
             engine=settings,
             limit=limit,
+            sample=sample,
             retrieve=retrieve,
             identities=identify_all(systems, store),
         )
+        for prompt in plan.prompts:
+            analysis.cluster_of(prompt.example)
         tell("prompts", len(plan.prompts), len(plan.prompts))
         if say is not None:
             for text in plan.warnings:
@@ -115,9 +125,9 @@ def run_evaluation(
             unanswered += missing
             timings["generate"][system.name] = time.perf_counter() - begun
         predictions = [
-            journal.answered[key]
+            rescored(journal.answered[key], prompt.example, analysis)
             for name in names
-            for key in plan.keys[name]
+            for key, prompt in zip(plan.keys[name], plan.prompts, strict=True)
             if key in journal.answered
         ]
         begun = time.perf_counter()
@@ -126,14 +136,24 @@ def run_evaluation(
         journal.replace_all(predictions)
         calibrated = calibrate(judged, calibration, seed=seed) if judged and calibration else None
         timings["judge"] = time.perf_counter() - begun
-        _refuse_unscored(judged, predictions, len(unanswered), max_unscored)
+        if judged is not None:
+            refuse_unscored(judged.name, predictions, max_unscored, unanswered)
         passages, own = _passages(plan, store)
     begun = time.perf_counter()
     left_out = {missing.id for missing in unanswered}
     whole = [p for p in predictions if p.id not in left_out]
     if not whole:
         raise NeuroritError(f"no question was answered by all of {', '.join(names)}")
-    report = summarise(whole, names, list(plan.conditions), passages, seed=seed, own=own)
+    report = summarise(
+        whole,
+        names,
+        list(plan.conditions),
+        passages,
+        seed=seed,
+        own=own,
+        analysis=analysis,
+        examples={p.example.id: p.example for p in plan.prompts},
+    )
     timings["summary"] = time.perf_counter() - begun
     counted = Counter(p.verdict for p in predictions)
     counted["unscored"] += len(unanswered)
@@ -168,6 +188,8 @@ def run_evaluation(
         "warnings": plan.warnings,
         "skipped": plan.skipped,
         "limit": limit,
+        "sample": sample if limit else None,
+        "analysis": asdict(analysis),
     }
     return write_report(report, out, atlas_plot=atlas_plot)
 
@@ -211,22 +233,9 @@ def _judge(
     known: dict[Item, Verdict] = {
         p.item: p.verdict
         for p in predictions
-        if p.judged_by is not None and p.judged_by == mark and p.verdict != "unscored"
+        if p.judged_by is not None and p.judged_by == mark and p.verdict in ("right", "wrong")
     }
-    items = [p.item for p in predictions]
+    # A refusal in words is one to the judge too: it is asked about answers only.
+    items = [p.item._replace(answer="") if p.abstained else p.item for p in predictions]
     verdicts = give_verdicts(judge, items, known, lambda done, total: tell("judge", done, total))
     return [p.judged(v, mark) for p, v in zip(predictions, verdicts, strict=True)]
-
-
-def _refuse_unscored(
-    judge: Judge | None, predictions: Sequence[Prediction], unanswered: int, max_unscored: float
-) -> None:
-    unscored = sum(p.verdict == "unscored" for p in predictions)
-    of = len(predictions) + unanswered
-    if judge is not None and unscored + unanswered > max_unscored * of:
-        raise NeuroritError(
-            f"the judge {judge.name} gave no verdict on {unscored} of {len(predictions)} answers"
-            + (f", and {unanswered} calls gave no answer: " if unanswered else ", ")
-            + f"more than {max_unscored:.0%} (--max-unscored); the answers are kept: run again "
-            "with the same --out to ask it for these alone"
-        )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import gammaln, stdtrit
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -23,8 +23,6 @@ Interval = tuple[float, float]
 RESAMPLES = 2_000
 # One block of resampling weights holds at most this many numbers (64 MB).
 _BLOCK = 8_000_000
-# Up to so many different clusters are drawn by kind, which takes no time however many there are.
-_FEW_KINDS = 256
 
 
 class Comparison(NamedTuple):
@@ -42,10 +40,13 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
+    bounds: Interval = (0.0, 1.0),
 ) -> Interval:
     """Percentile bootstrap interval of the mean of `values` [n]; see bootstrap_intervals."""
     column = np.asarray(values, dtype=np.float64)[:, None]
-    return bootstrap_intervals(column, clusters, resamples=resamples, seed=seed, level=level)[0]
+    return bootstrap_intervals(
+        column, clusters, resamples=resamples, seed=seed, level=level, bounds=bounds
+    )[0]
 
 
 def bootstrap_intervals(
@@ -55,12 +56,14 @@ def bootstrap_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
+    bounds: Interval = (0.0, 1.0),
 ) -> list[Interval]:
     """Intervals of the means of `values` [n, m], one per column, from the same resamples.
 
-    clusters: n labels; rows with one label are drawn together. A column that is all 0 or all 1 has
-    a bootstrap interval of no width, which would claim certainty: it gets the exact binomial one.
-    Raises ValueError if there are no values.
+    clusters: n labels; rows with one label are drawn together; bounds: what a value can be. A
+    column of one value within them has a bootstrap interval of no width, which would claim
+    certainty: it gets the exact binomial bound on the share of rows that could be otherwise, taken
+    to lie at the bounds. Raises ValueError if there are no values.
     """
     table = np.asarray(values, dtype=np.float64)
     sums, counts = _by_cluster(table, clusters)
@@ -68,16 +71,12 @@ def bootstrap_intervals(
     low, high = np.quantile(
         _resampled_means(sums, counts, resamples, seed), [tail, 1 - tail], axis=0
     )
-    margin = 1 - tail ** (1 / len(sums))
-    intervals: list[Interval] = []
-    for column, lo, hi in zip(table.T, low, high, strict=True):
-        if np.all(column == 0):
-            intervals.append((0.0, margin))
-        elif np.all(column == 1):
-            intervals.append((1 - margin, 1.0))
-        else:
-            intervals.append((float(lo), float(hi)))
-    return intervals
+    return [
+        _of_one_value(float(column[0]), len(sums), tail, bounds)
+        if np.all(column == column[0]) and bounds[0] <= column[0] <= bounds[1]
+        else (float(lo), float(hi))
+        for column, lo, hi in zip(table.T, low, high, strict=True)
+    ]
 
 
 def rate_intervals(
@@ -87,22 +86,25 @@ def rate_intervals(
 
     A column of shares or of clustered answers counts as so many answers as its variance between
     clusters is worth (the effective sample size), so for plain 0 and 1 it is Wilson's own interval.
-    It draws nothing, and near 0 and 1 it covers where a bootstrap falls short: see
-    benchmarks/intervals.py. A column of 0 or 1 alone gets the exact binomial interval.
+    A column's interval is its own, whatever stands beside it. It draws nothing, and near 0 and 1 it
+    covers where a bootstrap falls short: see benchmarks/intervals.py. A column of 0 or 1 alone gets
+    the exact binomial interval.
     Raises ValueError if there are no values or one lies outside [0, 1].
     """
     table = np.asarray(values, dtype=np.float64)
     sums, counts = _by_cluster(table, clusters)
     if table.min() < 0 or table.max() > 1:
         raise ValueError("a rate lies between 0 and 1")
-    plain = clusters is None and bool(np.isin(table, (0.0, 1.0)).all())
-    z = normal_quantile(0.5 + level / 2)
-    if not plain and len(sums) > 1:
-        # The variance is estimated, not implied by the mean: Student's quantile, c - 1 degrees.
-        z = float(stdtrit(len(sums) - 1, 0.5 + level / 2)) * math.sqrt(len(sums) / (len(sums) - 1))
+    normal = student = normal_quantile(0.5 + level / 2)
+    if len(sums) > 1:
+        # A variance that is estimated, not implied by the mean: Student's quantile, c - 1 degrees.
+        student = float(stdtrit(len(sums) - 1, 0.5 + level / 2))
+        student *= math.sqrt(len(sums) / (len(sums) - 1))
     margin = 1 - ((1 - level) / 2) ** (1 / len(sums))
     intervals: list[Interval] = []
     for column in range(table.shape[1]):
+        plain = clusters is None and bool(np.isin(table[:, column], (0.0, 1.0)).all())
+        z = normal if plain else student
         mean = float(sums[:, column].sum() / counts.sum())
         residual = sums[:, column] - mean * counts
         variance = float((residual**2).sum()) / counts.sum() ** 2
@@ -126,29 +128,71 @@ def paired_comparison(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """Paired bootstrap of mean(a - b), with a and b [n] about the same items in the same order.
+    """Mean of a - b, for a and b [n] about the same items in the same order.
 
-    Where no item differs, the interval is the exact bound on the share of items that could.
-    p is the smallest level at which the percentile interval excludes zero, never below
-    2 / (resamples + 1). Raises ValueError if the shapes differ or are empty.
+    p is that of `sign_flip_score`. The interval is a paired percentile bootstrap over items; over
+    clusters it holds every mean that the test does not reject, for a bootstrap of few clusters of
+    unequal size is too narrow. Where all items differ alike (or none does) it is the exact bound on
+    the share of items, or clusters, that could do otherwise. Raises ValueError if the shapes differ
+    or are empty.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired values differ in shape: {first.shape} and {second.shape}")
     difference = first - second
-    delta = float(difference.mean()) if difference.size else 0.0
-    sums, counts = _by_cluster(difference[:, None], clusters)
-    means = _resampled_means(sums, counts, resamples, seed)[:, 0]
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    if not difference.any():
-        # No item differs: the share of items that could is bounded, not known to be zero.
-        margin = 1 - tail ** (1 / len(sums))
-        return Comparison(0.0, (-margin, margin), 1.0)
-    # Float sums of equal parts differ in the last bits; such a mean is a tie with zero.
-    below, above = int((means <= 1e-12).sum()), int((means >= -1e-12).sum())
-    p = min(1.0, 2 * (1 + min(below, above)) / (resamples + 1))
-    return Comparison(delta, (float(low), float(high)), p)
+    if clusters is not None and np.ptp(difference):
+        interval = _unrejected(difference, clusters, normal_quantile(0.5 + level / 2))
+    else:
+        interval = bootstrap_interval(
+            difference, clusters, resamples=resamples, seed=seed, level=level, bounds=(-1.0, 1.0)
+        )
+    return Comparison(float(difference.mean()), interval, sign_flip_score(difference, clusters))
+
+
+def sign_flip_score(difference: ArrayLike, clusters: Sequence[str] | None = None) -> float:
+    """Two-sided p of a mean difference of 0, where under the null each cluster's sign is a coin's.
+
+    The sum over clusters against the normal distribution with the variance that flipping signs
+    gives it. For differences of 0 and 1 this is McNemar's score test. Flipping every sign (as
+    `sign_flip_exact` and the exact McNemar test do) stays far under the level with few differing
+    questions; this one keeps 0.04 to 0.06 at 0.05 and stays near or under 0.005 and 0.001, where
+    Holm's correction looks: benchmarks/intervals.py.
+    """
+    error = null_error(difference, clusters)
+    mean = float(np.mean(np.asarray(difference, dtype=np.float64)))
+    return math.erfc(abs(mean) / (error * math.sqrt(2))) if error else 1.0
+
+
+def null_error(difference: ArrayLike, clusters: Sequence[str] | None = None) -> float:
+    """Standard error of the mean of `difference` [n] where each cluster's sign is a coin's."""
+    values = np.asarray(difference, dtype=np.float64)
+    sums = _by_cluster(values[:, None], clusters)[0]
+    return math.sqrt(float((sums**2).sum())) / len(values)
+
+
+def sign_flip_exact(
+    difference: ArrayLike, clusters: Sequence[str] | None = None, *, unit: float = 1.0
+) -> float:
+    """The exact p of the same null: the share of all flips of the clusters' signs as far from 0.
+
+    unit: what every difference is a multiple of, such as 1/4 for means of four answers. For
+    differences of 0 and 1 it is the exact McNemar test. Raises ValueError for other values.
+    """
+    values = np.asarray(difference, dtype=np.float64)
+    sums = _by_cluster(values[:, None], clusters)[0][:, 0] / unit
+    steps = np.rint(sums).astype(np.int64)
+    if np.abs(sums - steps).max() > 1e-6:
+        raise ValueError(f"the differences are no multiples of {unit:g}")
+    sizes, counts = np.unique(np.abs(steps[steps != 0]), return_counts=True)
+    shares: Floats = np.ones(1)  # of the sums -S, ..., S that the flips so far give
+    for size, count in zip(map(int, sizes), map(int, counts), strict=True):
+        heads = np.arange(count + 1)
+        ways = gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1)
+        step = np.zeros(2 * size * count + 1)
+        step[:: 2 * size] = np.exp(ways - count * math.log(2))
+        shares = np.convolve(shares, step).astype(np.float64)
+    reached = np.abs(np.arange(len(shares)) - len(shares) // 2) >= abs(int(steps.sum()))
+    return min(1.0, float(shares[reached].sum()))
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
@@ -156,37 +200,7 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if first.shape != second.shape:
         raise ValueError(f"paired values differ in shape: {first.shape} and {second.shape}")
-    only_a, only_b = int((first & ~second).sum()), int((~first & second).sum())
-    total = only_a + only_b
-    if total == 0:
-        return 1.0
-    # Sum of the binomial(total, 1/2) tail, in logarithms so that large counts do not overflow.
-    tail = sum(
-        math.exp(
-            math.lgamma(total + 1)
-            - math.lgamma(k + 1)
-            - math.lgamma(total - k + 1)
-            - total * math.log(2)
-        )
-        for k in range(min(only_a, only_b) + 1)
-    )
-    return min(1.0, 2 * tail)
-
-
-def mcnemar_score(a: ArrayLike, b: ArrayLike) -> float:
-    """McNemar's two-sided p by the score test without continuity correction.
-
-    The exact test stays far under its level with few discordant pairs (false positives of 1 to 3 %
-    at 0.05) and its mid-p form under it too; this one keeps to 4 to 6 % down to about five
-    expected discordant pairs: benchmarks/intervals.py measures all three.
-    """
-    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if first.shape != second.shape:
-        raise ValueError(f"paired values differ in shape: {first.shape} and {second.shape}")
-    only_a, only_b = int((first & ~second).sum()), int((~first & second).sum())
-    if only_a + only_b == 0:
-        return 1.0
-    return math.erfc(abs(only_a - only_b) / math.sqrt(2 * (only_a + only_b)))
+    return sign_flip_exact(first.astype(np.float64) - second)
 
 
 def normal_quantile(share: float) -> float:
@@ -220,6 +234,26 @@ def _by_cluster(table: Floats, clusters: Sequence[str] | None) -> tuple[Floats, 
     return sums, counts
 
 
+def _unrejected(difference: Floats, clusters: Sequence[str], z: float) -> Interval:
+    """The means m for which the clusters' sums of difference - m pass the score test at z."""
+    table, sizes = _by_cluster(difference[:, None], clusters)
+    sums = table[:, 0]
+    # (S - m N)^2 <= z^2 sum (s - m n)^2, a quadratic in m.
+    square = sizes.sum() ** 2 - z * z * (sizes**2).sum()
+    middle = sums.sum() * sizes.sum() - z * z * (sums * sizes).sum()
+    rest = sums.sum() ** 2 - z * z * (sums**2).sum()
+    if square <= 0:
+        return -1.0, 1.0  # so few clusters reject nothing
+    half = math.sqrt(max(0.0, middle**2 - square * rest))
+    return max(-1.0, float(middle - half) / square), min(1.0, float(middle + half) / square)
+
+
+def _of_one_value(value: float, n: int, tail: float, bounds: Interval) -> Interval:
+    """The interval of a mean where all n clusters hold the same value."""
+    margin = 1 - tail ** (1 / n)
+    return value - margin * (value - bounds[0]), value + margin * (bounds[1] - value)
+
+
 def _wilson(mean: float, n: float, z: float) -> Interval:
     """Wilson's interval of a share seen in n (not always whole) answers."""
     centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
@@ -230,7 +264,7 @@ def _wilson(mean: float, n: float, z: float) -> Interval:
 def _resampled_means(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:
     """Means [resamples, m] over clusters drawn with replacement."""
     kinds, held = np.unique(np.column_stack([counts, sums]), axis=0, return_counts=True)
-    if len(kinds) <= _FEW_KINDS:
+    if len(kinds) * resamples <= _BLOCK:
         # Equal clusters are interchangeable: how often each kind is drawn is all that matters.
         rng = np.random.default_rng(seed)
         drawn = rng.multinomial(len(sums), held / len(sums), size=resamples).astype(np.float64)

@@ -1,7 +1,7 @@
 """From predictions to the numbers of report.json: rates, intervals, comparisons, flipped examples.
 
-It knows nothing of files, models or pages. Comparisons are paired by question, and one Holm family
-spans all of them.
+It knows nothing of files, models or pages. Comparisons are paired by question; which systems and
+which metric they rest on is `eval.analysis`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from eval import metrics
+from eval import metrics, reading
+from eval.analysis import Analysis
 from eval.conditions import distractor_conditions
-from eval.findings import BASE, METHOD, POOLED, write_findings
+from eval.differences import compare_systems, power_rows
+from eval.findings import POOLED, write_findings
 from eval.flips import pick_flips
 from eval.journal import Prediction
 from eval.judge import VERDICTS
-from eval.power import questions_needed
 from eval.robustness import robustness
-from eval.statistics import Floats, holm, mcnemar_score, paired_comparison, rate_intervals
-from retrieval.examples import Passage
+from eval.statistics import Floats, rate_intervals
+from eval.unscored import judge_bounds
+from retrieval.examples import Example, Passage
 
 _RATES: dict[str, Callable[[Prediction], float]] = {
     "em": lambda p: p.em,
@@ -29,10 +31,16 @@ _RATES: dict[str, Callable[[Prediction], float]] = {
     "f1": lambda p: p.f1,
     "abstain_rate": lambda p: p.abstained,
 }
-
-_GAP = 0.05
+SCORES: dict[str, Callable[[Prediction], float]] = {
+    "em": lambda p: p.em,
+    "match": lambda p: p.match,
+    "f1": lambda p: p.f1,
+    # An answer without parts is one part.
+    "parts": lambda p: float(p.match) if p.parts is None else p.parts,
+}
 
 Passages = Mapping[tuple[str, str], Sequence[Passage]]
+Cells = Mapping[tuple[str, str], Sequence[Prediction]]
 
 
 def summarise(
@@ -43,50 +51,64 @@ def summarise(
     *,
     seed: int = 0,
     own: Mapping[str, Passages] | None = None,
+    analysis: Analysis | None = None,
+    examples: Mapping[str, Example] | None = None,
 ) -> dict[str, Any]:
     """The report without its manifest.
 
     passages: (question id, condition) -> passages in the prompt's order; own: the same of systems
-    that were shown others. Every system must have
-    answered the same questions under every condition, in one order: ValueError if not.
+    that were shown others; examples: by id, for the wrong answers that their meta names. Every
+    system must have answered the same questions under every condition, in one order: ValueError if
+    not.
     """
+    chosen = analysis or Analysis()
     cells = _by_cell(predictions, systems, conditions)
+    clusters = clusters_of(next(iter(cells.values())))
+    known = examples or {}
     shown = {s: (own or {}).get(s, passages) for s in systems}
-    results = [_result(s, c, cells[s, c], shown[s]) for s in systems for c in conditions]
-    em: dict[tuple[str, str], Floats] = {
-        cell: np.array([p.em for p in held], dtype=np.float64) for cell, held in cells.items()
-    }
     noisy = distractor_conditions(list(conditions))
-    pooled = []
-    for system in systems if noisy else []:
-        # The mean over conditions of one question is one number: the question is the cluster.
-        em[system, POOLED] = np.mean([em[system, c] for c in noisy], axis=0)
-        low, high = rate_intervals(em[system, POOLED][:, None])[0]
-        pooled.append(
-            {
-                "system": system,
-                "condition": POOLED,
-                "over": noisy,
-                "n": len(em[system, POOLED]),
-                "em": float(em[system, POOLED].mean()),
-                "ci95": {"em": [low, high]},
-            }
-        )
+    values = _values(cells, systems, noisy, chosen)
+    reader = reading.Reader()
+    results = [
+        _result(s, c, cells[s, c], shown[s], known, clusters, reader)
+        for s in systems
+        for c in conditions
+    ]
+    for made in results if "parts" in values else ():
+        column = values["parts"][made["system"], made["condition"]][:, None]
+        made["parts"] = float(column.mean())
+        made["ci95"]["parts"] = list(rate_intervals(column, clusters)[0])
+    pooled = [_pooled(system, noisy, values, clusters) for system in systems] if noisy else []
     compared = [*conditions, POOLED] if noisy else list(conditions)
+    pairs = chosen.pairs(systems)
     report: dict[str, Any] = {
         "schema": 1,
         "systems": list(systems),
         "conditions": list(conditions),
+        "metric": chosen.metric,
+        "pairs": [list(pair) for pair in pairs],
+        "clusters": len(set(clusters)) if clusters else None,
+        "cluster": chosen.cluster or None,
         "results": results,
         "pooled": pooled,
-        "comparisons": _compare(em, systems, compared, seed),
-        "robustness": robustness(cells, systems, conditions),
+        "comparisons": compare_systems(
+            values, pairs, compared, clusters, pooled_over=len(noisy), seed=seed
+        ),
+        "robustness": robustness(
+            cells, systems, conditions, values[chosen.metric], chosen.metric, clusters
+        ),
         "abstention": [row for s in systems if (row := _abstention(s, cells, conditions))],
-        "power": _power(em, systems, compared),
-        "examples": pick_flips(cells, systems, conditions, shown),
+        "power": power_rows(values[chosen.metric], chosen.metric, pairs, compared, clusters),
+        "examples": pick_flips(cells, systems, conditions, shown, pairs=pairs),
     }
     report["findings"] = write_findings(report)
     return report
+
+
+def clusters_of(held: Sequence[Prediction]) -> list[str] | None:
+    """What each question is resampled with; None where every question stands for itself."""
+    labels = [p.cluster or p.id for p in held]
+    return labels if len(set(labels)) < len(labels) else None
 
 
 def _by_cell(
@@ -103,59 +125,131 @@ def _by_cell(
     return cells
 
 
+def _values(
+    cells: Cells, systems: Sequence[str], noisy: Sequence[str], chosen: Analysis
+) -> dict[str, dict[tuple[str, str], Floats]]:
+    """The scores that are compared, the primary metric first, with their means over `noisy`."""
+    names = [chosen.metric, *("em", "match", "f1")]
+    if any(p.parts is not None for held in cells.values() for p in held):
+        names.append("parts")
+    values: dict[str, dict[tuple[str, str], Floats]] = {}
+    for name in dict.fromkeys(names):
+        of = SCORES[name]
+        values[name] = {
+            cell: np.array([of(p) for p in held], dtype=np.float64) for cell, held in cells.items()
+        }
+        for system in systems if noisy else ():
+            # The mean over conditions of one question is one number.
+            mean = np.mean([values[name][system, c] for c in noisy], axis=0)
+            values[name][system, POOLED] = mean
+    return values
+
+
+def _pooled(
+    system: str,
+    noisy: Sequence[str],
+    values: Mapping[str, Mapping[tuple[str, str], Floats]],
+    clusters: Sequence[str] | None,
+) -> dict[str, Any]:
+    held = {name: by_cell[system, POOLED] for name, by_cell in values.items()}
+    n = len(next(iter(held.values())))
+    row: dict[str, Any] = {"system": system, "condition": POOLED, "over": list(noisy), "n": n}
+    row |= {name: float(column.mean()) for name, column in held.items()}
+    intervals = rate_intervals(np.column_stack(list(held.values())), clusters)
+    row["ci95"] = {name: list(pair) for name, pair in zip(held, intervals, strict=True)}
+    return row
+
+
 def _result(
-    system: str, condition: str, held: Sequence[Prediction], passages: Passages
+    system: str,
+    condition: str,
+    held: Sequence[Prediction],
+    passages: Passages,
+    examples: Mapping[str, Example],
+    clusters: Sequence[str] | None,
+    reader: reading.Reader,
 ) -> dict[str, Any]:
     table = np.array([[rate(p) for rate in _RATES.values()] for p in held], dtype=np.float64)
-    intervals = rate_intervals(table)
+    intervals = rate_intervals(table, clusters)
     row: dict[str, Any] = {"system": system, "condition": condition, "n": len(held)}
     row |= dict(zip(_RATES, map(float, table.mean(axis=0)), strict=True))
+    row["refusals"] = {kind: sum(p.refusal == kind for p in held) for kind in ("empty", "verbal")}
     verdicts = Counter(p.verdict for p in held)
     # An unscored answer has no verdict: it is counted beside the rate, not in it.
-    judged = [float(p.verdict == "right") for p in held if p.verdict != "unscored"]
+    judged = [(float(p.verdict == "right"), p) for p in held if p.verdict != "unscored"]
     if len(judged) == verdicts["abstained"] and verdicts["unscored"]:
         judged = []
-    row["judge"] = sum(judged) / len(judged) if judged else None
     row["unscored"] = verdicts["unscored"]
     row["verdicts"] = {verdict: verdicts[verdict] for verdict in VERDICTS}
+    row["judge_bounds"] = list(judge_bounds(row["verdicts"])) if judged else None
     row["ci95"] = {name: list(pair) for name, pair in zip(_RATES, intervals, strict=True)}
-    row["ci95"]["judge"] = list(rate_intervals(_column(judged))[0]) if judged else None
-    for name, values in _reading(condition, held, passages).items():
-        row[name] = float(np.mean(values)) if values else None
-        row["ci95"][name] = list(rate_intervals(_column(values))[0]) if values else None
+    columns = {"judge": judged} | _reading(condition, held, passages, examples, reader)
+    for name, found in columns.items():
+        figures = [float(value) for value, _ in found]
+        labels = [p.cluster or p.id for _, p in found] if clusters else None
+        row[name] = float(np.mean(figures)) if figures else None
+        row["ci95"][name] = list(rate_intervals(_column(figures), labels)[0]) if figures else None
+        if len(figures) < len(held):
+            row.setdefault("n_of", {})[name] = len(figures)
     return row
 
 
 def _reading(
-    condition: str, held: Sequence[Prediction], passages: Passages
-) -> dict[str, list[float]]:
+    condition: str,
+    held: Sequence[Prediction],
+    passages: Passages,
+    examples: Mapping[str, Example],
+    reader: reading.Reader,
+) -> dict[str, list[tuple[float, Prediction]]]:
     """What was retrieved and what was read from it; nothing where no passages were shown.
 
-    misled_rate: of all answers; faithfulness: of those that are no refusal; recall and ndcg: of the
-    one gold passage that a condition holds, in the prompt's order.
+    misled_rate: of all answers; faithfulness: of those that are no refusal; cited_faithfulness: of
+    those that cite; recall and ndcg: of all gold passages that a question has, in the prompt's
+    order, over the questions that have any.
     """
     if not any(p.passages for p in held):
         return {}
     shown = [(p, passages.get((p.id, condition), ())) for p in held]
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, Prediction]]] = {}
     if all(texts for p, texts in shown if p.passages):
+        read = [
+            (p, texts, _read(p, texts, examples.get(p.id), reader), p.abstained)
+            for p, texts in shown
+        ]
         found["misled_rate"] = [
-            float(metrics.is_misled(p.output, p.answers, texts)) for p, texts in shown
+            (float(not refused and reading.is_misled(p.output, p.answers, texts, at)), p)
+            for p, texts, at, refused in read
         ]
-        found["faithfulness"] = [
-            float(metrics.is_faithful(p.output, texts)) for p, texts in shown if not p.abstained
+        found["faithfulness"] = [(float(bool(at)), p) for p, _, at, refused in read if not refused]
+        citing = [
+            (reading.is_cited_faithful(p.output, texts, at), p)
+            for p, texts, at, refused in read
+            if not refused
         ]
-    gold = [[passage["kind"] == "gold" for passage in p.passages] for p in held]
-    found["recall"] = [metrics.recall(flags, max(1, sum(flags))) for flags in gold]
-    found["ndcg"] = [metrics.ndcg(flags, max(1, sum(flags))) for flags in gold]
+        if any(value is not None for value, _ in citing):
+            found["cited_faithfulness"] = [(float(v), p) for v, p in citing if v is not None]
+    known = [p for p in held if p.gold]
+    gold = [[passage["kind"] == "gold" for passage in p.passages] for p in known]
+    found["recall"] = [
+        (metrics.recall(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)
+    ]
+    found["ndcg"] = [(metrics.ndcg(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)]
     return found
 
 
-def _abstention(
-    system: str,
-    cells: Mapping[tuple[str, str], Sequence[Prediction]],
-    conditions: Sequence[str],
-) -> dict[str, Any] | None:
+def _read(
+    p: Prediction, texts: Sequence[Passage], example: Example | None, reader: reading.Reader
+) -> list[int]:
+    """Where its answer was read; wrong answers that the passages or the example name are known."""
+    if p.abstained:
+        return []
+    false = [example.meta.get("false_answer")] if example else []
+    false += [text.meta.get("value") for text in texts if text.meta]
+    named = [value for value in false if isinstance(value, str) and value]
+    return reader.read_in(p.output, p.question, texts, named)
+
+
+def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[str, Any] | None:
     """Precision and recall of refusing over all conditions with passages, clustered by question.
 
     A refusal is wanted where no gold passage was shown. Precision: share of refusals that were
@@ -165,79 +259,16 @@ def _abstention(
     wanted = [not any(passage["kind"] == "gold" for passage in p.passages) for p in held]
     row: dict[str, Any] = {"system": system, "ci95": {}}
     for name, pairs in (
-        ("precision", [(w, p.id) for p, w in zip(held, wanted, strict=True) if p.abstained]),
-        ("recall", [(p.abstained, p.id) for p, w in zip(held, wanted, strict=True) if w]),
+        ("precision", [(w, p) for p, w in zip(held, wanted, strict=True) if p.abstained]),
+        ("recall", [(p.abstained, p) for p, w in zip(held, wanted, strict=True) if w]),
     ):
         values = [float(value) for value, _ in pairs]
+        labels = [p.cluster or p.id for _, p in pairs]
         row[name] = float(np.mean(values)) if values else None
-        row["ci95"][name] = (
-            list(rate_intervals(_column(values), [identity for _, identity in pairs])[0])
-            if values
-            else None
-        )
+        row["ci95"][name] = list(rate_intervals(_column(values), labels)[0]) if values else None
         row[f"{name}_n"] = len(values)
     return row if held else None
 
 
-def _power(
-    em: Mapping[tuple[str, str], Floats], systems: Sequence[str], conditions: Sequence[str]
-) -> list[dict[str, Any]]:
-    """For every pair and condition: what this many questions can see, and what a 5-point gap needs.
-
-    The variance of the paired difference is the one observed.
-    """
-    rows = []
-    for a, b in _pairs(systems):
-        for condition in conditions:
-            difference = em[a, condition] - em[b, condition]
-            needed = questions_needed(difference, _GAP)
-            rows.append(
-                {"a": a, "b": b, "condition": condition, "metric": "em", "delta": _GAP}
-                | needed._asdict()
-            )
-    return rows
-
-
 def _column(values: Sequence[float]) -> Floats:
     return np.asarray(values, dtype=np.float64)[:, None]
-
-
-def _compare(
-    em: Mapping[tuple[str, str], Floats],
-    systems: Sequence[str],
-    conditions: Sequence[str],
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Every system against base, and the method against its rivals, under every condition.
-
-    p: McNemar's score test where outcomes are binary, paired bootstrap for the mean over
-    conditions.
-    """
-    rows: list[dict[str, Any]] = []
-    for a, b in _pairs(systems):
-        for condition in conditions:
-            first, second = em[a, condition], em[b, condition]
-            binary = condition != POOLED
-            # 10,000 draws: the smallest bootstrap p must survive Holm over the family.
-            found = paired_comparison(first, second, resamples=10_000, seed=seed)
-            rows.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "condition": condition,
-                    "metric": "em",
-                    "delta": found.delta,
-                    "ci95": list(found.ci95),
-                    "p": mcnemar_score(first, second) if binary else found.p,
-                    "test": "mcnemar-score" if binary else "paired-bootstrap",
-                    "n": len(first),
-                }
-            )
-    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row["p_holm"] = adjusted
-    return rows
-
-
-def _pairs(systems: Sequence[str]) -> list[tuple[str, str]]:
-    pairs = [(s, BASE) for s in systems if s != BASE and BASE in systems]
-    return pairs + [(METHOD, s) for s in systems if s not in (BASE, METHOD) and METHOD in systems]

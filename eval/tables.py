@@ -10,8 +10,8 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-_ANSWERS = ("em", "match", "f1", "abstain_rate", "judge")
-_METRICS = (*_ANSWERS, "misled_rate", "faithfulness", "recall", "ndcg")
+from eval.analysis import NAMES, title_of
+
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -46,12 +46,15 @@ def figures(report: Mapping[str, Any]) -> Iterator[Figure]:
     """Every figure of a report that was measured, in the report's order."""
     for part in ("results", "pooled"):
         for row in report.get(part, ()):
-            for metric in _METRICS:
+            for metric in NAMES:
                 if row.get(metric) is not None:
                     low, high = row["ci95"][metric]
                     where = (row["system"], row["condition"], metric)
-                    yield Figure(part, *where, row[metric], low, high, row["n"])
+                    n = (row.get("n_of") or {}).get(metric, row["n"])
+                    yield Figure(part, *where, row[metric], low, high, n)
     for row in report.get("robustness", ()):
+        if row["value"] is None:
+            continue
         low, high = row["ci95"]
         yield Figure(
             "robustness", row["system"], "", row["metric"], row["value"], low, high, row["n"]
@@ -89,7 +92,7 @@ def as_csv(report: Mapping[str, Any]) -> str:
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """Tables of exact match, robustness and comparisons, and the findings."""
+    """Tables of every metric, the primary one first, robustness, comparisons, and the findings."""
 
     def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [[cell.replace("|", r"\|") for cell in row] for row in [head, *rows]]
@@ -155,28 +158,33 @@ def _tables(
 
     n = report["results"][0]["n"] if report["results"] else 0
     note = f"in percent with 95 % intervals, {n} questions"
-    em = [f for f in held if f.part in ("results", "pooled") and f.metric == "em"]
-    yield f"Exact match {note}", ["condition", *systems], across(em, lambda f: f.condition)
+    primary = report.get("metric", "em")
+    for metric in [primary, *(name for name in NAMES if name != primary)]:
+        chosen = [f for f in held if f.part in ("results", "pooled") and f.metric == metric]
+        if chosen:
+            rows = across(chosen, lambda f: f.condition)
+            yield f"{title_of(metric)} {note}", ["condition", *systems], rows
     robust = [f for f in held if f.part in ("robustness", "abstention")]
     if robust:
         rows = across(
             robust, lambda f: f"refusal {f.metric}" if f.part == "abstention" else f.metric
         )
-        yield f"Robustness {note}", ["measure", *systems], rows
-    compared = [
-        [
-            f.system,
-            f.condition,
-            f"{100 * f.value:+.1f}",
-            f"{100 * f.low:+.1f} to {100 * f.high:+.1f}",
-            f"{f.p_holm:.3g}",
+        yield f"Robustness by {NAMES[primary]} {note}", ["measure", *systems], rows
+    for metric in [primary, *(name for name in NAMES if name != primary)]:
+        compared = [
+            [
+                f.system,
+                f.condition,
+                f"{100 * f.value:+.1f}",
+                f"{100 * f.low:+.1f} to {100 * f.high:+.1f}",
+                f"{f.p_holm:.3g}",
+            ]
+            for f in held
+            if f.part == "comparisons" and f.metric == metric
         ]
-        for f in held
-        if f.part == "comparisons"
-    ]
-    if compared:
-        head = ["systems", "condition", "difference", "95 % interval", "p (Holm)"]
-        yield "Paired differences in exact match, in points", head, compared
+        if compared:
+            head = ["systems", "condition", "difference", "95 % interval", "p (Holm)"]
+            yield f"Paired differences in {NAMES[metric]}, in points", head, compared
 
 
 def _percent(figure: Figure | None, dash: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.metrics import exact_match, found_in, is_abstention
+from eval.metrics import exact_match, is_abstention
+from eval.reading import found_in
 from retrieval.examples import Example, Passage
 
 Answerer = Callable[[Sequence[tuple[str, Sequence[Passage]]]], Sequence[str]]

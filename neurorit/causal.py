@@ -2,7 +2,8 @@
 
 P_irrel is silenced, and as controls equally many neurons with the same layer profile: the strongest
 of P_rel, random ones, and the most active. If the atlas means anything, silencing P_irrel changes
-the following of irrelevant context more than silencing random neurons does.
+the following of irrelevant context more than silencing random neurons does. An answer changes only
+when another overtakes it, so its probability is measured too: that is what was attributed.
 
 Source: METHOD.md, "Controls that make the claim honest". It knows nothing of statistics.
 """
@@ -17,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from neurorit.atlas import NeuronAtlas
-from neurorit.contexts import IRRELEVANT, Context, contexts
+from neurorit.contexts import Reading, contexts
 from neurorit.controls import activity, same_profile
 from neurorit.models import feed_forward, load_model
 from neurorit.probes import silencing
 from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
 from neurorit.rows import Prefix
-from retrieval.answers import held_answer
 from retrieval.errors import BadInput
 from retrieval.examples import examples_file
 
@@ -35,8 +35,9 @@ SILENCED = (NOTHING, IRREL, REL, RANDOM, ACTIVE)
 class Outcome:
     """What one context became with one set silenced; rates are over the draws of the set.
 
-    right: the answer holds an accepted one. misled: it stands in the noise passages and is not
-    accepted (irrelevant contexts only). refused: nothing was said.
+    right, misled, refused: see contexts.Reading. probability: of the first token of what the model
+    answers with nothing silenced; followed: whether that answer follows the context, so that its
+    probability says how strongly.
     """
 
     key: str
@@ -45,6 +46,8 @@ class Outcome:
     right: float
     misled: float
     refused: float
+    probability: float
+    followed: bool
 
 
 def check(
@@ -53,6 +56,7 @@ def check(
     atlas: NeuronAtlas,
     *,
     samples: int = 200,
+    noise_passages: int = 1,
     draws: int = 3,
     longest: int = 24,
     batch_size: int = 16,
@@ -63,11 +67,12 @@ def check(
 ) -> list[Outcome]:
     """Answer `samples` contexts of each side with each set silenced.
 
-    draws: random sets; their outcomes are averaged per context. longest: tokens of an answer.
+    noise_passages: in an irrelevant context, as when the atlas was mined. draws: random sets;
+    their outcomes are averaged per context. longest: tokens of an answer.
     Raises BadInput for an atlas of another model or without P_irrel.
     """
     source = examples_file(Path(examples))
-    chosen = list(contexts(source, samples, 1, seed))
+    chosen = list(contexts(source, samples, noise_passages, seed))
     model, tokenizer = load_model(model_dir, dtype=dtype, device=device)
     blocks = feed_forward(model)
     atlas.check_shape(blocks.depth, blocks.width)
@@ -80,25 +85,44 @@ def check(
     active = activity(model, prompts, batch_size)
     sets = _sets(atlas, active, draws, seed)
     total, done = len(batches) * sum(len(group) for group in sets.values()), 0
-    outcomes = []
+    outcomes: list[Outcome] = []
+    first: list[_Said] = []  # what is said with nothing silenced, which comes first
     for name, group in sets.items():
-        rates = np.zeros((len(chosen), 3))
+        rates = np.zeros((len(chosen), 4))
         for neurons in group:
+            said: list[_Said] = []
             with silencing(blocks, neurons):
                 for batch in batches:
-                    texts = _answers(model, tokenizer, [prompts[i] for i in batch], longest)
-                    rates[batch] += [
-                        _judge(chosen[i], text) for i, text in zip(batch, texts, strict=True)
-                    ]
+                    firsts = [first[i].token for i in batch] if first else None
+                    part = [prompts[i] for i in batch]
+                    said += _say(model, tokenizer, part, firsts, longest)
                     done += 1
                     if progress is not None:
                         progress(done, total)
+            first = first or said
+            rates += [
+                [*vars(Reading.of(context, one.text)).values(), one.probability]
+                for context, one in zip(chosen, said, strict=True)
+            ]
         rates /= len(group)
-        outcomes += [
-            Outcome(context.key, context.side, name, *(float(rate) for rate in row))
-            for context, row in zip(chosen, rates, strict=True)
-        ]
+        for context, own, row in zip(chosen, first, rates.tolist(), strict=True):
+            right, misled, refused, probability = row
+            followed = Reading.of(context, own.text).follows(context)
+            outcomes.append(
+                Outcome(
+                    context.key, context.side, name, right, misled, refused, probability, followed
+                )
+            )
     return outcomes
+
+
+@dataclass(frozen=True)
+class _Said:
+    """An answer, and the probability of `token` at its beginning."""
+
+    text: str
+    token: int
+    probability: float
 
 
 def _sets(
@@ -124,21 +148,28 @@ def _sets(
     }
 
 
-def _answers(model: Any, tokenizer: Any, prompts: list[list[int]], longest: int) -> list[str]:
-    """Greedy answers, an immediate end as an empty text."""
+def _say(
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    tokens: list[int] | None,
+    longest: int,
+) -> list[_Said]:
+    """Greedy answers, an immediate end as an empty text, and the probability of `tokens` there.
+
+    tokens: None takes each answer's own first.
+    """
     end = end_token_id(tokenizer)
-    found = Prefix(model, prompts).greedy([prompt[-1] for prompt in prompts], longest, end)
-    return [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in found]
-
-
-def _judge(context: Context, text: str) -> tuple[bool, bool, bool]:
-    line = text.splitlines()[0].strip() if text else ""
-    right = bool(line) and held_answer(line, context.answers) is not None
-    noise = " ".join(passage.text for passage in context.passages)
-    misled = (
-        context.side == IRRELEVANT
-        and bool(line)
-        and not right
-        and held_answer(noise, [line]) is not None
-    )
-    return right, misled, not line
+    prefix = Prefix(model, prompts)
+    found = prefix.greedy([prompt[-1] for prompt in prompts], longest, end)
+    if tokens is None:
+        tokens = [ids[0] for ids in found]
+    likely = prefix.last_logits.float().softmax(-1)
+    return [
+        _Said(
+            tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            token,
+            float(likely[row, token]),
+        )
+        for row, (ids, token) in enumerate(zip(found, tokens, strict=True))
+    ]

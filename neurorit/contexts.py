@@ -1,7 +1,7 @@
 """The two contexts of an example: its gold passages alone, and noise alone.
 
 Mining compares neurons between them, and the causal check asks what a model answers from each.
-It knows nothing of models.
+It knows nothing of models, only of what they answered.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from retrieval.answers import held_answer
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage, read_examples
 
@@ -28,6 +29,34 @@ class Context:
     question: str
     passages: tuple[Passage, ...]
     answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an answer makes of its context.
+
+    right: its first line holds an accepted answer; misled: that line stands in the noise passages
+    and is not accepted (irrelevant contexts only); refused: nothing was said.
+    """
+
+    right: bool
+    misled: bool
+    refused: bool
+
+    @classmethod
+    def of(cls, context: Context, text: str) -> Reading:
+        """Read the answer `text`; an immediate end is an empty one."""
+        line = text.strip().splitlines()[0].strip() if text.strip() else ""
+        right = bool(line) and held_answer(line, context.answers) is not None
+        misled = False
+        if context.side == IRRELEVANT and line and not right:
+            noise = " ".join(passage.text for passage in context.passages)
+            misled = held_answer(noise, [line]) is not None
+        return cls(right, misled, not line)
+
+    def follows(self, context: Context) -> bool:
+        """Whether the answer is taken from the context's passages."""
+        return self.right if context.side == RELEVANT else self.misled
 
 
 def contexts(source: Path, count: int, noise_passages: int, seed: int) -> Iterator[Context]:

@@ -1,4 +1,4 @@
-"""A loaded model that attributes contexts: batches that fit the memory, and records to keep.
+"""A loaded model that answers and attributes contexts: batches that fit the memory, and records.
 
 It knows nothing of sets of neurons or of files.
 """
@@ -6,8 +6,9 @@ It knows nothing of sets of neurons or of files.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 
 from neurorit.attribution import Query, Settings, attribute
-from neurorit.contexts import IRRELEVANT, Context
+from neurorit.contexts import IRRELEVANT, Context, Reading
 from neurorit.mining_settings import MiningSettings
 from neurorit.models import feed_forward, load_model
+from neurorit.precision import float32_activations
 from neurorit.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
 from neurorit.rows import Prefix, Rows
 from retrieval.errors import BadInput
@@ -30,13 +32,15 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Miner:
-    """A model, and the queries of the contexts that it attributes, by key.
+    """A model, and the contexts that it answers and attributes with their queries, by key.
 
     end: the token that ends an answer; rows: tokens that go through in one pass.
     """
 
     model: Any
+    tokenizer: Any
     settings: MiningSettings
+    contexts: Mapping[str, Context]
     queries: Mapping[str, Query]
     end: int
     rows: int
@@ -56,24 +60,47 @@ class Miner:
                 None if own else encode_answer(tokenizer, template, context.answers[0]),
             )
 
-        queries = {context.key: query(context) for context in chosen}
-        rows = settings.rows
-        if settings.memory:
-            longest = max((query.prompt_with for query in queries.values()), key=len)
-            rows = rows_within(settings.memory, model, longest)
-        return cls(model, settings, queries, end_token_id(tokenizer), rows)
+        found = {context.key: context for context in chosen}
+        queries = {key: query(context) for key, context in found.items()}
+        end = end_token_id(tokenizer)
+        miner = cls(model, tokenizer, settings, found, queries, end, settings.rows)
+        if not settings.memory:
+            return miner
+        longest = max((query.prompt_with for query in queries.values()), key=len)
+        with miner._computing():
+            return replace(miner, rows=rows_within(settings.memory, model, longest))
 
-    def batches(self) -> list[list[str]]:
+    def batches(self, keys: Sequence[str]) -> list[list[str]]:
         """Keys of contexts of like length, as many together as the rows of one pass allow."""
         path = feed_forward(self.model).depth * (self.settings.steps + 1)
         if self.settings.method not in ("integrated-gradients", "scaled-gradients"):
             path = 1
         most = max(1, min(_MOST, self.rows // path))
-        order = sorted(self.queries, key=lambda key: (len(self.queries[key].prompt_with), key))
+        order = sorted(keys, key=lambda key: (len(self.queries[key].prompt_with), key))
         return [order[i : i + most] for i in range(0, len(order), most)]
 
-    def attribute(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """The records of contexts that share a pass: kept scores, residual and target."""
+    def ask(self, keys: Sequence[str]) -> list[dict[str, Any]]:
+        """The records of what the model answers from contexts, and whether it follows them."""
+        prompts = [self.queries[key].prompt_with for key in keys]
+        with self._computing():
+            prefix = Prefix(self.model, prompts)
+            lasts = [prompt[-1] for prompt in prompts]
+            answers = prefix.greedy(lasts, self.settings.answer_tokens, self.end)
+        records = []
+        for key, answer in zip(keys, answers, strict=True):
+            context = self.contexts[key]
+            text = self.tokenizer.decode(answer, skip_special_tokens=True)
+            followed = Reading.of(context, text).follows(context)
+            records.append({"key": f"answer/{key}", "answer": answer, "followed": followed})
+        return records
+
+    def attribute(
+        self, keys: Sequence[str], answers: Mapping[str, Sequence[int] | None]
+    ) -> list[dict[str, Any]]:
+        """The records of contexts that share a pass: kept scores, residual and target.
+
+        answers: what the model itself answered, where it was asked already.
+        """
         settings = self.settings
         made = Settings(
             method=settings.method,
@@ -83,8 +110,14 @@ class Miner:
             end=self.end,
             longest=settings.answer_tokens,
         )
+        queries = [self.queries[key] for key in keys]
+        queries = [
+            query if query.target is not None else replace(query, target=answers.get(key))
+            for key, query in zip(keys, queries, strict=True)
+        ]
+        with self._computing():
+            found = attribute(self.model, queries, made)
         records = []
-        found = attribute(self.model, [self.queries[key] for key in keys], made)
         for key, one in zip(keys, found, strict=True):
             index, values = keep_scores(one.scores.numpy(), settings.threshold, settings.top)
             records.append(
@@ -98,6 +131,14 @@ class Miner:
                 }
             )
         return records
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        if self.settings.activations == "as-weights":
+            yield
+            return
+        with float32_activations(self.model):
+            yield
 
 
 def keep_scores(scores: np.ndarray, threshold: float, top: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,7 @@ Source: METHOD.md, Phase 1, steps 3 and 4. It knows nothing of how gradients are
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,11 @@ import numpy as np
 from neurorit.atlas import NeuronAtlas, choose_sets
 from neurorit.contexts import SIDES, Context, contexts
 from neurorit.journal import Journal
-from neurorit.mining_settings import MiningSettings
+from neurorit.mining_settings import AFTERWARDS, MiningSettings
+from neurorit.records import ASKED, Progress, Records, check_residual
 from retrieval.artifact import Manifest, hash_inputs
-from retrieval.errors import BadInput, NeuroritError
+from retrieval.errors import BadInput
 from retrieval.examples import examples_file
-
-# Contexts done, contexts in all, and the median residual of those done.
-Progress = Callable[[int, int, float], None]
 
 
 def mine(
@@ -42,8 +39,8 @@ def mine(
 ) -> NeuronAtlas:
     """Mine an atlas of a model from examples (a file or an artifact) and write it to `out`.
 
-    Raises BadInput when the examples hold no sample of one side, NeuroritError when the
-    completeness residual says that the scores do not add up.
+    Raises BadInput when the examples hold no sample of one side or the model follows none,
+    NeuroritError when the completeness residual says that the scores do not add up.
     """
     from neurorit.models import weights_digest
 
@@ -52,19 +49,16 @@ def mine(
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     source = examples_file(Path(examples))
-    chosen = list(contexts(source, settings.samples, settings.noise_passages, seed))
+    most = settings.samples * (ASKED if settings.contexts == "followed" else 1)
+    candidates = list(contexts(source, most, settings.noise_passages, seed))
     inputs = {**hash_inputs(examples=Path(examples)), "model": weights_digest(model_dir)}
-    identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
-    journal = Journal(out, identity)
-    kept = _attribute_all(Path(model_dir), chosen, settings, journal, progress)
+    journal = Journal(out, _identity(settings, seed, inputs))
+    records = Records(Path(model_dir), candidates, settings, journal, progress)
+    chosen, kept, asked = records.collect()
     shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
     atlas = _aggregate(kept, chosen, shape, settings, seed)
     median = float(np.median(atlas.residuals))
-    if median > settings.max_residual and not settings.force:
-        raise NeuroritError(
-            f"the median completeness residual is {median:.1%}, above {settings.max_residual:.0%}: "
-            "the scores do not add up; raise `steps`, or keep the atlas with `force`"
-        )
+    check_residual(median, settings, len(kept))
     manifest = Manifest(
         kind="atlas",
         command="neurorit-rag mine",
@@ -73,6 +67,7 @@ def mine(
         inputs=inputs,
         made={
             "samples": {side: sum(c.side == side for c in chosen) for side in SIDES},
+            "asked": asked,
             "median_residual": median,
             "layers": shape[0],
             "neurons_per_layer": shape[1],
@@ -100,36 +95,10 @@ def most_frequent(counts: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
     return chosen.reshape(counts.shape)
 
 
-def _attribute_all(
-    model_dir: Path,
-    chosen: Sequence[Context],
-    settings: MiningSettings,
-    journal: Journal,
-    progress: Progress | None,
-) -> list[dict[str, Any]]:
-    """One record per context, in order; those in the journal are not made again.
-
-    Which contexts share a batch does not depend on what is done, so that a resumed run, or one of
-    several processes, makes the same numbers.
-    """
-    done = journal.read()
-    if any(context.key not in done for context in chosen):
-        from neurorit.miner import Miner
-
-        miner = Miner.load(model_dir, chosen, settings)
-        with journal.appending() as append:
-            for batch in miner.batches()[journal.rank :: journal.processes]:
-                if all(key in done for key in batch):
-                    continue
-                records = miner.attribute(batch)
-                append(records)
-                done.update({record["key"]: record for record in records})
-                if progress is not None:
-                    residuals = [record["residual"] for record in done.values()]
-                    progress(len(done), len(chosen), float(np.median(residuals)))
-        done = journal.wait_for_all()
-    # Records are read back from JSON either way, so a resumed run has the same numbers.
-    return [json.loads(json.dumps(done[context.key])) for context in chosen]
+def _identity(settings: MiningSettings, seed: int, inputs: dict[str, str]) -> dict[str, Any]:
+    """What a journal's records depend on; what is made of them afterwards may change."""
+    of_records = {k: v for k, v in asdict(settings).items() if k not in AFTERWARDS}
+    return {"settings": of_records, "seed": seed, "inputs": inputs}
 
 
 def _aggregate(

@@ -58,6 +58,8 @@ class Prefix:
         finally:
             narrow.remove()
         self.last_logits: torch.Tensor = found.logits[:, -1]
+        # What the model computes in, which need not be what its weights are kept in.
+        self.dtype = self.last_logits.dtype
         self.cache = found.past_key_values if self.width else None
         self._crop()
 
@@ -76,10 +78,8 @@ class Prefix:
         where those that come in are what the first n are there (see `_growing`).
         """
         batch, count = tokens.shape
-        lowest = torch.finfo(self.model.dtype).min
-        mask = torch.zeros(
-            batch, count, self.width + count, dtype=self.model.dtype, device=self.device
-        )
+        lowest = torch.finfo(self.dtype).min
+        mask = torch.zeros(batch, count, self.width + count, dtype=self.dtype, device=self.device)
         mask[:, :, : self.width].masked_fill_(~self.visible[:, None], lowest)
         mask[:, :, self.width :].masked_fill_(~seen, lowest)
         with _growing(self.model, self.width, growth):

@@ -59,7 +59,17 @@ def squad(row: Mapping[str, Any], number: int) -> Converted:
     answers = _unique(row["answers"]["text"])
     if not answers:
         return Converted([found], why="no answer")
-    return Converted([found], _question(row["id"], row["question"], answers, gold=[found["id"]]))
+    return Converted(
+        [found],
+        _question(
+            row["id"],
+            row["question"],
+            answers,
+            gold=[found["id"]],
+            # Questions of one article stand together: what intervals are clustered by.
+            meta={"title": found["title"] or None},
+        ),
+    )
 
 
 def flashrag(row: Mapping[str, Any], number: int) -> Converted:
@@ -86,7 +96,10 @@ def kilt(row: Mapping[str, Any], number: int) -> Converted:
 
 
 def asqa(row: Mapping[str, Any], number: int) -> Converted:
-    """ASQA: an ambiguous question; the short answer of any of its readings is accepted."""
+    """ASQA: an ambiguous question; the short answer of any of its readings is accepted.
+
+    The readings stay in `meta`, for the share of them that an answer recalls.
+    """
     pairs = row["qa_pairs"]
     answers = _unique(answer for pair in pairs for answer in pair["short_answers"])
     if not answers:

@@ -57,7 +57,20 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME=VARIABLE", help="Environment variable with a system's key."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many questions, drawn by the seed.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="em, match, f1 or parts: what comparisons rest on (em).")
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A system to compare all others with; repeatable."),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Resample questions by it: a field of their meta."),
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of an answer at most (24).")
     ] = None,
@@ -107,6 +120,9 @@ def evaluate(
                 "judge_labels": judge_labels,
                 "calls": {"concurrency": concurrency} if concurrency else None,
                 "limit": limit,
+                "metric": metric,
+                "compare": tuple(compare) if compare else None,
+                "cluster": cluster,
                 "max_tokens": max_tokens,
                 "seed": seed,
                 "max_unscored": max_unscored,

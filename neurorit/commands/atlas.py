@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ from neurorit.commands.progress import reporting
 from retrieval.artifact import read_manifest
 from retrieval.errors import BadInput
 
-# Side, metric, and what it is called in the result.
+# Side, metric, and what it is called in the result. A probability is that of the answer which is
+# given with nothing silenced, over the contexts that this answer follows.
 _SHOWN = (
     ("rel", "right", "accuracy_relevant"),
+    ("rel", "probability", "probability_right"),
     ("rel", "refused", "refused_relevant"),
     ("irrel", "misled", "misled_irrelevant"),
+    ("irrel", "probability", "probability_misled"),
     ("irrel", "refused", "refused_irrelevant"),
 )
 
@@ -79,25 +82,33 @@ def verify(
     from neurorit.atlas import NeuronAtlas
     from neurorit.causal import IRREL, NOTHING, RANDOM, SILENCED, check
 
+    mined = read_manifest(directory, "atlas", verify=False).settings
     with reporting() as report:
         outcomes = check(
             model,
             examples,
             NeuronAtlas.load(directory),
             samples=samples,
+            noise_passages=int(mined.get("noise_passages", 1)),
             draws=draws,
             seed=seed,
             progress=report.named("batches answered"),
         )
 
     def values(name: str, side: str, metric: str) -> list[float]:
-        return [getattr(o, metric) for o in outcomes if (o.silenced, o.side) == (name, side)]
+        return [
+            getattr(o, metric)
+            for o in outcomes
+            if (o.silenced, o.side) == (name, side) and (metric != "probability" or o.followed)
+        ]
 
     table = []
     for name in SILENCED:
         row: dict[str, Any] = {"silenced": name}
         for side, metric, title in _SHOWN:
             mine = values(name, side, metric)
+            if not mine:  # no context of that side is followed
+                continue
             row[title] = sum(mine) / len(mine)
             row[f"{title}_ci95"] = list(bootstrap_interval(mine, seed=seed))
             if name != NOTHING:
@@ -105,21 +116,28 @@ def verify(
                 row[f"{title}_change"] = change.delta
                 row[f"{title}_change_ci95"] = list(change.ci95)
         table.append(row)
-    against = paired_comparison(
-        values(IRREL, "irrel", "misled"), values(RANDOM, "irrel", "misled"), seed=seed
-    )
+    against: dict[str, Any] = {}
+    for metric in ("misled", "probability"):
+        mine, others = (values(name, "irrel", metric) for name in (IRREL, RANDOM))
+        found = paired_comparison(mine, others, seed=seed) if mine else None
+        against[metric] = found.delta if found else None
+        against[f"{metric}_ci95"] = list(found.ci95) if found else None
     return {
         "atlas": str(directory),
         "contexts": len(values(NOTHING, "rel", "right")),
+        "followed": {side: len(values(NOTHING, side, "probability")) for side in ("rel", "irrel")},
         "silencing": table,
-        "p_irrel_minus_random": {"misled": against.delta, "ci95": list(against.ci95)},
-        "verdict": _verdict(against.ci95),
+        "p_irrel_minus_random": against,
+        "verdict": _verdict(against["probability_ci95"]),
     }
 
 
-def _verdict(interval: tuple[float, float]) -> str:
+def _verdict(interval: Sequence[float] | None) -> str:
+    """In words, of the probability of misled answers, which is what was attributed."""
+    if interval is None:
+        return "no context misleads this model: nothing can be said of P_irrel"
     if interval[1] < 0:
-        return "silencing P_irrel stops misled answers more than silencing random neurons does"
+        return "silencing P_irrel weakens misled answers more than silencing random neurons does"
     if interval[0] > 0:
-        return "silencing P_irrel makes more misled answers than silencing random neurons does"
+        return "silencing P_irrel strengthens misled answers beside silencing random neurons"
     return "silencing P_irrel cannot be told from silencing random neurons: do not rest on it"

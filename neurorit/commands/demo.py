@@ -23,12 +23,16 @@ from neurorit.commands.progress import reporting
 from neurorit.commands.recipe import LAB_RECIPE
 from neurorit.commands.serve import ask
 from neurorit.commands.stages import Stages
+from retrieval.artifact import write_text
 from retrieval.errors import NeuroritError
 
 METHODS = ("neuro-rit", "sft", "lora")
+CAUSAL = "causal.json"
 _START_SECONDS = 600.0
 _STOP_SECONDS = 30.0
 _MAX_TOKENS = 16
+_CAUSAL_CONTEXTS = 150
+_CAUSAL_DRAWS = 3
 
 
 def demo(out: Path, questions: int, seed: int, *, resume: bool) -> dict[str, Any]:
@@ -40,6 +44,7 @@ def demo(out: Path, questions: int, seed: int, *, resume: bool) -> dict[str, Any
     base = base_model_dir()
     _data(stages, questions, seed)
     _models(stages, base, seed)
+    _causal_check(stages, base, seed)
     served = _serving(stages)
     systems = {"base": base, **{method: stages.out / method for method in METHODS}}
     document = _evaluation(stages, systems, questions, seed)
@@ -106,6 +111,27 @@ def _models(stages: Stages, base: Path, seed: int) -> None:
         )
 
 
+def _causal_check(stages: Stages, base: Path, seed: int) -> None:
+    """Silence the mined neurons of the base model, on questions that nothing learned from."""
+    from neurorit.commands.atlas import verify
+
+    out = stages.out
+    atlas, examples, made = out / "atlas", out / "examples-test", out / CAUSAL
+
+    def work() -> dict[str, Any]:
+        found = dict(verify(atlas, base, examples, _CAUSAL_CONTEXTS, _CAUSAL_DRAWS, seed))
+        write_text(made, json.dumps(found, indent=2) + "\n")
+        return {"verdict": found["verdict"]}
+
+    stages.run(
+        "verify",
+        work,
+        inputs=[atlas, base, examples],
+        settings={"seed": seed, "contexts": _CAUSAL_CONTEXTS, "draws": _CAUSAL_DRAWS},
+        outputs=[made],
+    )
+
+
 def _serving(stages: Stages) -> dict[str, Any]:
     """Start `neurorit-rag serve` as a user would, and ask it one question of the test split."""
     out = stages.out
@@ -143,14 +169,17 @@ def _evaluation(
                 limit=questions,
                 max_tokens=_MAX_TOKENS,
                 seed=seed,
-                mining=describe(out / "atlas"),
+                mining={
+                    **describe(out / "atlas"),
+                    "causal": json.loads((out / CAUSAL).read_text(encoding="utf-8")),
+                },
                 atlas_plot=picture,
             )
 
     stages.run(
         "eval",
         lambda: {"questions": work()["manifest"]["questions"]},
-        inputs=[*systems.values(), out / "examples-test"],
+        inputs=[*systems.values(), out / "examples-test", out / CAUSAL],
         settings={"seed": seed, "questions": questions, "conditions": CONDITIONS},
         outputs=[out / "predictions.jsonl"],
     )

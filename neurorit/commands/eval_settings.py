@@ -15,6 +15,7 @@ from neurorit.commands.recipe import LAB_RECIPE, fit, read_yaml
 from retrieval.errors import BadInput
 
 if TYPE_CHECKING:
+    from eval.analysis import Analysis
     from eval.systems import System
     from retrieval.endpoint import CallSettings
     from retrieval.search import SearchSettings
@@ -89,8 +90,13 @@ class EvalSettings:
 
     systems: name -> SystemSettings, or as in --system; data: a path, or name -> path; conditions:
     names; judge: JudgeSettings, or as in --judge; retriever: RetrieverSettings; calls: timeout,
-    retries, pause, concurrency of calls to servers; limit: only the first questions; max_tokens: of
-    an answer; max_unscored: share of answers without a verdict that is borne; root: the directory
+    retries, pause, concurrency of calls to servers; limit: so many questions; sample: drawn by the
+    seed (random) or the first of the file; metric: what comparisons and robustness rest on (em,
+    match, f1, parts); compare: systems that all others are compared with, or pairs [a, b];
+    refusals: regular expressions of a refusal in words, [] for none (without it, the patterns of
+    `eval.refusals`); cluster: a field of the examples' meta (or of their gold passage) by which
+    questions are resampled together; max_tokens: of an answer; max_unscored: share of answers
+    without a verdict that is borne; root: the directory
     that relative paths start from (the one the command runs in, when it is not named).
     """
 
@@ -101,6 +107,11 @@ class EvalSettings:
     retriever: Mapping[str, Any] | None = None
     calls: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    sample: Literal["random", "first"] = "random"
+    metric: Literal["em", "match", "f1", "parts"] = "em"
+    compare: Sequence[Any] | str = ()
+    refusals: Sequence[Any] | None = None
+    cluster: str = ""
     max_tokens: int = 24
     seed: int = 0
     max_unscored: float = 0.02
@@ -141,7 +152,7 @@ class EvalSettings:
             parse_condition(condition)
         if not 0.0 <= made.max_unscored <= 1.0:
             raise BadInput(f"{where}: max_unscored is a share, from 0 to 1")
-        made.all_systems()
+        made.analysis().check([s.name for s in made.all_systems()])
         made.call_settings()
         made.judge_settings()
         made.all_conditions()
@@ -190,6 +201,23 @@ class EvalSettings:
                 return JudgeSettings(model=model, url=url)
             return JudgeSettings(model=self.judge)
         return fit(JudgeSettings, self.judge, f"{self.source}: judge")
+
+    def analysis(self) -> Analysis:
+        """How answers are scored and compared."""
+        from eval.analysis import Analysis
+        from eval.refusals import PATTERNS
+
+        listed = [self.compare] if isinstance(self.compare, str) else self.compare
+        given: list[str | tuple[str, str]] = []
+        for entry in listed:
+            if isinstance(entry, str):
+                given.append(entry)
+            elif isinstance(entry, Sequence) and len(entry) == 2:
+                given.append((str(entry[0]), str(entry[1])))
+            else:
+                raise BadInput(f"{self.source}: compare holds names, or pairs: [tuned, base]")
+        patterns = PATTERNS if self.refusals is None else tuple(map(str, self.refusals))
+        return Analysis(self.metric, tuple(given), patterns, self.cluster)
 
     def call_settings(self) -> CallSettings:
         """How servers are called."""

@@ -31,7 +31,8 @@ def evaluate(
 ) -> Mapping[str, Any]:
     """Evaluate every data set and return the report, or `datasets` with one for each.
 
-    With several data sets each has its report in `out`/NAME. dry_run: return what would be asked,
+    With several data sets each has its report in `out`/NAME, the tests of all are one family, and
+    means over the sets stand in `out`/macro.json and macro.md. dry_run: return what would be asked,
     and ask nothing. Raises GateMissed when a gate is missed on any of them; by_interval: as soon as
     the interval does not exclude it.
     """
@@ -43,12 +44,33 @@ def evaluate(
             documents[name] = _one(
                 settings, examples, place, report, cache, dry_run, seconds_per_call
             )
+    several = {} if dry_run or len(documents) < 2 else {"macro": _join(documents, out)}
     for name, document in documents.items() if not dry_run else ():
         _print_table(document)
         check_gates(document, wanted, out / name / "report.html", by_interval=by_interval)
     if "" in documents:
         return documents[""]
-    return {"datasets": documents}
+    return {"datasets": documents, **several}
+
+
+def _join(documents: Mapping[str, dict[str, Any]], out: Path) -> dict[str, Any]:
+    """Correct all sets' tests together, write their reports anew and the means over the sets."""
+    import json
+    import sys
+
+    from eval.macro import join_families, macro_average, macro_markdown
+    from eval.report import write_report
+    from retrieval.artifact import write_text
+
+    join_families(documents)
+    for name, document in documents.items():
+        write_report(document, out / name)
+    macro = macro_average(documents)
+    write_text(out / "macro.json", json.dumps(macro, indent=1, allow_nan=False) + "\n")
+    text = macro_markdown(macro)
+    write_text(out / "macro.md", text)
+    print(text, file=sys.stderr)
+    return macro
 
 
 def show_estimate(document: Mapping[str, Any]) -> None:
@@ -102,6 +124,7 @@ def run_systems(
             engine=engine_settings(max_tokens),
             max_tokens=max_tokens,
             limit=limit,
+            sample="first",
             calibration=calibration,
             mining=mining,
             atlas_plot=atlas_plot,
@@ -158,6 +181,8 @@ def _one(
             retrieve=retrieve,
             retriever=asdict(chosen) if chosen else None,
             limit=settings.limit,
+            sample=settings.sample,
+            analysis=settings.analysis(),
             max_unscored=settings.max_unscored,
             calibration=calibration,
             progress=report,
@@ -194,6 +219,7 @@ def _estimate(
             max_tokens=settings.max_tokens,
             engine=engine,
             limit=settings.limit,
+            sample=settings.sample,
             retrieve=retrieve,
             identities=identify_all(settings.all_systems(), store),
         )

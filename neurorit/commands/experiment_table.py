@@ -14,7 +14,7 @@ from typing import Any
 
 BASE = "base"
 DISTRACTORS = "distractor mean"
-_RESAMPLES = 20_000  # a bootstrap p is never below 2 / resamples, and Holm multiplies it
+_RESAMPLES = 20_000
 
 
 def rows(

@@ -18,7 +18,7 @@ from retrieval.errors import BadInput, GateMissed
 
 FORM = "[SYSTEM:CONDITION:]METRIC=VALUE or [SYSTEM:]MEASURE=VALUE (<= for a ceiling)"
 _TEXT = re.compile(r"([^<>=]+)(<=|>=|=)([^<>=]+)")
-_RATES = ("em", "match", "f1", "judge", "abstain_rate", "misled_rate", "faithfulness")
+_RATES = ("em", "match", "f1", "parts", "judge", "abstain_rate", "misled_rate", "faithfulness")
 _MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order")
 
 
@@ -112,12 +112,13 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
     held = {
         row["system"]: (row["system"], float(row["value"]), tuple(row["ci95"]))
         for row in document.get("robustness", ())
-        if row["metric"] == gate.metric
+        if row["metric"] == gate.metric and row["value"] is not None
     }
     for name in systems:
         if name not in held:
             raise BadInput(
                 f"--fail-under {gate.text}: {gate.metric} of {name} was not measured; it needs "
-                "conditions that vary the noise (clean and distractor-4, or closed-book)"
+                "conditions that vary the noise (clean and distractor-4, or closed-book) and "
+                "questions that are right to begin with"
             )
     return [held[name] for name in systems if name is not None]

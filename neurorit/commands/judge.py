@@ -119,7 +119,7 @@ def compare(
         "unscored": counts["unscored"],
         "orders_disagree": sum("unscored" not in p and p[0] != p[1] for p in found),
         "a_minus_b": sum(values) / len(values) if values else None,
-        "ci95": list(bootstrap_interval(values, ids)) if values else None,
+        "ci95": list(bootstrap_interval(values, ids, bounds=(-1.0, 1.0))) if values else None,
     }
 
 

@@ -6,10 +6,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurorit.commands.gates import check_gates, parse_gates
 from retrieval.errors import BadInput
+
+if TYPE_CHECKING:
+    from eval.analysis import Metric
 
 FORMATS = ("md", "csv", "latex")
 
@@ -59,6 +62,9 @@ def read_report(directory: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (directory / "macro.json").is_file():
+            sets = ", ".join(sorted(p.parent.name for p in directory.glob("*/report.json")))
+            raise BadInput(f"{directory}: holds several data sets; name one: {sets}") from error
         raise BadInput(f"{path}: no report there; `neurorit-rag eval` writes one") from error
     except (ValueError, OSError) as error:
         raise BadInput(f"{path}: not a report: {error}") from error
@@ -86,30 +92,45 @@ def _compare(first: Path, second: Path, power: float | None) -> dict[str, Any]:
 
     names = (str(first), str(second)) if first.name == second.name else (first.name, second.name)
     a, b = (read_run(run, name) for run, name in zip((first, second), names, strict=True))
-    rows = compare_runs(a, b, delta=power or 0.05)
+    rows = compare_runs(a, b, metric=_metric(first, second), delta=power or 0.05)
     _print_comparison(rows, power or 0.05)
     return {"schema": 1, "a": names[0], "b": names[1], "comparisons": rows}
+
+
+def _metric(*directories: Path) -> Metric:
+    """The metric that the runs' own reports rest on; exact match where they differ or say none."""
+    found = {
+        read_report(place).get("metric", "em")
+        for place in directories
+        if (place / "report.json").is_file()
+    }
+    return found.pop() if len(found) == 1 else "em"
 
 
 def _power(directory: Path, document: Mapping[str, Any], delta: float) -> list[dict[str, Any]]:
     import numpy as np
 
     from eval.comparison import read_run
-    from eval.power import questions_needed
+    from eval.differences import power_of
+    from eval.summary import SCORES, clusters_of
 
     cells = read_run(directory, "").cells
+    metric = document.get("metric", "em")
+    compared = [row for row in document["comparisons"] if row["metric"] == metric]
     rows = []
-    for row in document["comparisons"]:
+    for row in compared:
         a, b = cells.get((row["a"], row["condition"])), cells.get((row["b"], row["condition"]))
         if not a or not b:
             continue  # a mean over conditions has no predictions of its own
         shared = [key for key in a if key in b]
-        gap = np.array([float(a[key].em) - float(b[key].em) for key in shared])
-        found = questions_needed(gap, delta)
+        score = SCORES[metric]
+        gap = np.array([float(score(a[key])) - float(score(b[key])) for key in shared])
+        clusters = clusters_of([a[key] for key in shared])
+        # A p must pass Holm over the family that the report tested, so that is what is planned for.
+        family = row.get("family", len(compared))
         rows.append(
-            {"a": row["a"], "b": row["b"], "condition": row["condition"], "metric": "em"}
-            | {"delta": delta}
-            | found._asdict()
+            {"a": row["a"], "b": row["b"], "condition": row["condition"], "metric": metric}
+            | power_of(gap, delta, family, clusters)
         )
     return rows
 
@@ -128,11 +149,15 @@ def _print_power(document: Mapping[str, Any], power: float | None) -> None:
     from rich.console import Console
 
     screen = Console(file=sys.stderr)
-    screen.print(f"Questions to see {100 * power:g} points (80 % power at 0.05):")
+    screen.print(
+        f"Questions to see {100 * power:g} points with 80 % power at 0.05 after Holm's correction "
+        "(in brackets: were it the only test):"
+    )
     for row in document["power"]:
         screen.print(
-            f"  {row['a']} - {row['b']} on {row['condition']}: {row['needed']:,}; these "
-            f"{row['n']:,} show {100 * row['smallest']:.1f} points",
+            f"  {row['a']} - {row['b']} on {row['condition']}: {row['needed']:,} "
+            f"({row['needed_alone']:,}); these {row['n']:,} show "
+            f"{100 * row['smallest']:.1f} points",
             highlight=False,
             markup=False,
         )
@@ -143,7 +168,10 @@ def _print_comparison(rows: Sequence[Mapping[str, Any]], power: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Exact match in points, 95 % intervals", box=SIMPLE_HEAD)
+    from eval.analysis import title_of
+
+    title = title_of(rows[0]["metric"])
+    table = Table(title=f"{title} in points, 95 % intervals", box=SIMPLE_HEAD)
     for name in ("a - b", "condition", "difference", "95 %", "p (Holm)", "n", "to see"):
         table.add_column(name, justify="left" if name in ("a - b", "condition") else "right")
     for row in rows:
@@ -159,4 +187,7 @@ def _print_comparison(rows: Sequence[Mapping[str, Any]], power: float) -> None:
         )
     screen = Console(file=sys.stderr)
     screen.print(table)
-    screen.print(f"to see: questions that show {100 * power:g} points with 80 % power")
+    screen.print(
+        f"to see: questions that show {100 * power:g} points with 80 % power after Holm's "
+        "correction"
+    )

@@ -188,9 +188,12 @@ def made_of(place: Path, kind: str, settings: Any, seed: int, inputs: Mapping[st
     return same and made.seed == seed and dict(inputs) == dict(made.inputs)
 
 
-def _mining_progress(report: Reporter) -> Callable[[int, int, float], None]:
-    def show(done: int, total: int, residual: float) -> None:
-        report("contexts mined", done, total, f"median residual {residual:.2%}")
+def _mining_progress(report: Reporter) -> Callable[[int, int, float | None], None]:
+    def show(done: int, total: int, residual: float | None) -> None:
+        if residual is None:
+            report("contexts asked", done, total)
+        else:
+            report("contexts mined", done, total, f"median residual {residual:.2%}")
 
     return show
 

@@ -17,11 +17,12 @@ import pytest
 from eval.comparison import compare_runs, read_run
 from eval.conditions import build_condition
 from eval.journal import Journal, Prediction, score
-from eval.metrics import is_faithful, is_misled, ndcg, recall
+from eval.metrics import ndcg, recall
 from eval.power import questions_needed
+from eval.reading import is_misled, read_in
 from eval.report import write_report
 from eval.robustness import robustness
-from eval.statistics import mcnemar_score, rate_intervals
+from eval.statistics import rate_intervals, sign_flip_score
 from eval.summary import summarise
 from eval.tables import as_csv, as_latex, as_markdown
 from eval.trace import Case, trace
@@ -83,11 +84,31 @@ def test_area_size_and_no_degradation_by_hand() -> None:
     assert rows["noise-area:distractor"]["value"] == pytest.approx((2.5 / 4 + 1) / 2)
     assert rows["robustness"]["value"] == rows["noise-area:distractor"]["value"]
     assert rows["size"]["value"] == pytest.approx(0.75)
-    assert rows["no-degradation:gold"]["value"] == 1
-    assert rows["no-degradation:no-gold"]["value"] == pytest.approx(0.5)
+    # Only question 1 is right without passages, so only it can lose an answer to them.
+    for metric, value, published in (("gold", 1, 1), ("no-gold", 0, 0.5)):
+        row = rows[f"no-degradation:{metric}"]
+        assert (row["n"], row["value"]) == (1, value)
+        assert row["published"]["value"] == pytest.approx(published)
     assert "order" not in rows
     for row in rows.values():
         assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+
+
+def test_nothing_right_is_not_robust() -> None:
+    cells = {
+        ("s", name): [prediction(name, i, False, ids) for i in range(3)]
+        for name, ids in (
+            ("closed-book", []),
+            ("clean", ["g"]),
+            ("distractor-1", ["g", "d"]),
+            ("distractor-1@last", ["d", "g"]),
+        )
+    }
+    rows = {r["metric"]: r for r in robustness(cells, ["s"], [c for _, c in cells])}
+    for metric in ("no-degradation", "size", "order"):
+        assert (rows[metric]["n"], rows[metric]["value"], rows[metric]["ci95"]) == (0, None, None)
+    assert rows["no-degradation"]["published"]["value"] == 1
+    assert rows["robustness"]["value"] == 0
 
 
 def test_order_is_found_by_the_passages() -> None:
@@ -104,11 +125,10 @@ def test_order_is_found_by_the_passages() -> None:
 def test_reading() -> None:
     gold = Passage("g", "", "He lives in Oslo.", "gold")
     noise = Passage("n", "", "She lives in Rome.", "counterfactual")
-    assert is_misled("Rome", ["Oslo"], [gold, noise])
-    assert not is_misled("Oslo", ["Oslo"], [gold, noise])
-    assert not is_misled("Paris", ["Oslo"], [gold, noise])
-    assert not is_misled("", ["Oslo"], [noise])
-    assert is_faithful("rome", [gold, noise]) and not is_faithful("Paris", [gold, noise])
+    both = [gold, noise]
+    for said, misled in (("Rome", True), ("Oslo", False), ("Paris", False), ("", False)):
+        assert is_misled(said, ["Oslo"], both, read_in(said, "", both)) is misled
+    assert read_in("rome", "", both) == [2] and read_in("Paris", "", both) == []
     assert recall([True, False], 2) == 0.5
     assert ndcg([False, True], 1) == pytest.approx(1 / np.log2(3))
     assert ndcg([False], 1) == 0
@@ -128,8 +148,8 @@ def test_wilson_by_scipy_and_clusters() -> None:
 
 def test_score_test_by_hand() -> None:
     a, b = np.array([1] * 12 + [0] * 4), np.array([0] * 12 + [1] * 4)
-    assert mcnemar_score(a, b) == pytest.approx(0.0455, abs=1e-4)
-    assert mcnemar_score(a, a) == 1
+    assert sign_flip_score(a - b) == pytest.approx(0.0455, abs=1e-4)
+    assert sign_flip_score(a - a) == 1
 
 
 def test_power_is_reached_in_simulation() -> None:
@@ -139,7 +159,7 @@ def test_power_is_reached_in_simulation() -> None:
     seen = 0
     for _ in range(400):
         drawn = rng.choice([-1, 0, 1], size=needed, p=[0.07, 0.8, 0.13])
-        seen += mcnemar_score(drawn == 1, drawn == -1) <= 0.05
+        seen += sign_flip_score(drawn) <= 0.05
     assert 0.72 <= seen / 400 <= 0.88
     with pytest.raises(ValueError, match="difference"):
         questions_needed(pilot, 0)
@@ -153,7 +173,7 @@ def test_tables_hold_every_interval(run: Path) -> None:
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
     assert "| distractor-4 |" in as_markdown(report)
     latex = as_latex(report | {"systems": ["base", "neuro-rit"]})
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 3
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 12
     assert "95 \\%" in latex
 
 
@@ -178,7 +198,7 @@ def test_gates(run: Path) -> None:
         "robustness=0.1",
         "base:robustness=0",
         "base:clean:em=0.9",
-        "no-degradation:gold=0.5",
+        "size=0.3",
     ]
     check_gates(report, parse_gates(passing), run)
     with pytest.raises(GateMissed, match=r"robustness of neuro-rit .*95 % interval"):
@@ -188,6 +208,9 @@ def test_gates(run: Path) -> None:
             parse_gates([bad])
     with pytest.raises(BadInput, match="not measured"):
         check_gates(report, parse_gates(["order=0.5"]), run)
+    # Nobody is right without passages here, so nothing can be kept.
+    with pytest.raises(BadInput, match="right to begin with"):
+        check_gates(report, parse_gates(["no-degradation:gold=0.5"]), run)
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,11 @@ from neurorit.mining_settings import MiningSettings
 from neurorit.models import feed_forward
 from neurorit.probes import recording, silencing
 from retrieval.errors import BadInput
+from tests.neurorit.test_mining import lab_examples
 from tests.neurorit.tiny import ARCHITECTURES, tiny
 
 IDS = torch.tensor([[1, 5, 9, 13]])
-SETTINGS = MiningSettings(samples=6, steps=8, share=0.1, resamples=10, force=True)
+SETTINGS = MiningSettings(samples=6, contexts="all", steps=8, share=0.1, resamples=10, force=True)
 
 
 @pytest.fixture(scope="module")
@@ -98,33 +99,9 @@ def rates(outcomes: Sequence[Outcome], silenced: str, side: str, metric: str) ->
 
 
 def test_the_embedded_model_is_misled_and_silencing_is_measured(tmp_path: Path) -> None:
-    import random
-
     from neurorit.lab import base_model_dir
-    from neurorit.lab.world import ask, make_world, passages_of
-    from retrieval.examples import Example, Passage, write_examples
 
-    world = make_world(0)
-    made = []
-    for index in range(24):
-        rng = random.Random(index)
-        one, two = (world.person(rng, world.pairs["validation"][2 * index + i]) for i in (0, 1))
-        relations, text = passages_of(world, one, rng)[0]
-        relation = relations[0]
-        other = next(t for r, t in passages_of(world, two, rng) if relation in r)
-        made.append(
-            Example(
-                f"e{index}",
-                ask(world, one, relation, rng),
-                tuple(world.answers(relation, one.facts[relation])),
-                (
-                    Passage("g", one.name, text, "gold"),
-                    Passage("n", two.name, other, "distractor"),
-                ),
-            )
-        )
-    path = tmp_path / "examples.jsonl"
-    write_examples(path, made)
+    path = lab_examples(tmp_path / "examples.jsonl")
     atlas = mine(base_model_dir(), path, tmp_path / "atlas", SETTINGS, 0)
     outcomes = check(base_model_dir(), path, atlas, samples=24, draws=2)
     assert {o.silenced for o in outcomes} == set(SILENCED)
@@ -135,6 +112,10 @@ def test_the_embedded_model_is_misled_and_silencing_is_measured(tmp_path: Path) 
     assert sum(rates(outcomes, "nothing", "rel", "misled")) == 0
     # Two draws of random neurons are averaged.
     assert {value * 2 % 1 for value in rates(outcomes, "random", "rel", "right")} == {0.0}
+    likely = rates(outcomes, "nothing", "rel", "probability")
+    assert np.mean(likely) >= 0.8
+    assert max(likely) <= 1.0
+    assert {o.followed for o in outcomes if o.side == "rel" and o.right == 1.0} >= {True}
     again = check(base_model_dir(), path, atlas, samples=24, draws=2)
     assert again == outcomes
 
@@ -186,6 +167,7 @@ def test_the_commands_print_what_was_found(
         "--examples", str(examples_path), "--samples", "6", "--draws", "2",
     )  # fmt: skip
     assert [row["silenced"] for row in checked["silencing"]] == list(SILENCED)
-    low, high = checked["p_irrel_minus_random"]["ci95"]
+    low, high = checked["p_irrel_minus_random"]["misled_ci95"]
     assert low <= checked["p_irrel_minus_random"]["misled"] <= high
+    assert checked["followed"].keys() == {"rel", "irrel"}
     assert "P_irrel" in checked["verdict"]

@@ -11,16 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from neurorit.atlas import NeuronAtlas, choose_sets, plot
+from neurorit.attribution import Query, Settings, attribute, attribute_by_loop
 from neurorit.miner import keep_scores
 from neurorit.mining import mine, most_frequent
 from neurorit.mining_settings import MiningSettings
+from neurorit.precision import float32_activations
+from retrieval.artifact import read_manifest
 from retrieval.errors import ArtifactError, BadInput, NeuroritError
 from retrieval.examples import write_examples
 from tests.neurorit.conftest import examples, run_in_two_processes
+from tests.neurorit.tiny import ARCHITECTURES, tiny
 
-SETTINGS = MiningSettings(samples=6, steps=20, rows=170, share=0.1, resamples=20, force=True)
+# The tiny model is random: it follows no context.
+SETTINGS = MiningSettings(
+    samples=6, contexts="all", steps=20, rows=170, share=0.1, resamples=20, force=True
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     class Killed(BaseException):
         pass
 
-    def kill(done: int, _total: int, _residual: float) -> None:
+    def kill(done: int, _total: int, _residual: float | None) -> None:
         if done >= 7:
             raise Killed
 
@@ -138,6 +146,129 @@ def test_scores_that_do_not_add_up_are_refused(
     assert not (tmp_path / "atlas").exists()
 
 
+def test_what_is_made_of_the_records_may_change_without_mining_again(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    strict = replace(SETTINGS, force=False, max_residual=1e-9)
+    with pytest.raises(NeuroritError, match="what was attributed is kept"):
+        mine(checkpoint, examples_path, tmp_path / "atlas", strict, 0)
+    seen: list[int] = []
+    mine(
+        checkpoint,
+        examples_path,
+        tmp_path / "atlas",
+        replace(strict, force=True, share=0.2),
+        0,
+        progress=lambda done, *_: seen.append(done),
+    )
+    assert not seen
+    wider = NeuronAtlas.load(tmp_path / "atlas")
+    np.testing.assert_array_equal(wider.scores_rel, NeuronAtlas.load(atlas_dir).scores_rel)
+    assert len(wider.rel) + len(wider.shared) > 0.15 * wider.scores_rel.size
+
+
+def test_scores_that_cannot_add_up_end_the_run_early(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurorit.records._EARLY", 3)
+    strict = replace(SETTINGS, steps=1, rows=16, force=False, max_residual=1e-9)
+    done: list[int] = []
+    with pytest.raises(NeuroritError, match="of 4 contexts"):
+        mine(
+            checkpoint,
+            examples_path,
+            tmp_path / "atlas",
+            strict,
+            0,
+            progress=lambda count, *_: done.append(count),
+        )
+    assert max(done, default=0) < 12
+
+
+def lab_examples(path: Path, count: int = 24) -> Path:
+    """Questions about people of the lab, one gold and one misleading passage each."""
+    from neurorit.lab.world import ask, make_world, passages_of
+    from retrieval.examples import Example, Passage
+
+    world = make_world(0)
+    made = []
+    for index in range(count):
+        rng = random.Random(index)
+        one, two = (world.person(rng, world.pairs["validation"][2 * index + i]) for i in (0, 1))
+        relations, text = passages_of(world, one, rng)[0]
+        relation = relations[0]
+        other = next(t for r, t in passages_of(world, two, rng) if relation in r)
+        passages = (
+            Passage("g", one.name, text, "gold"),
+            Passage("n", two.name, other, "distractor"),
+        )
+        accepted = tuple(world.answers(relation, one.facts[relation]))
+        made.append(Example(f"e{index}", ask(world, one, relation, rng), accepted, passages))
+    write_examples(path, made)
+    return path
+
+
+def test_contexts_that_the_model_follows_are_mined(tmp_path: Path) -> None:
+    from neurorit.lab import base_model_dir
+
+    source = lab_examples(tmp_path / "examples.jsonl")
+    settings = replace(SETTINGS, contexts="followed", samples=5, force=False)
+    asked: list[int] = []
+    mined: list[int] = []
+
+    def progress(done: int, _total: int, residual: float | None) -> None:
+        (asked if residual is None else mined).append(done)
+
+    mine(base_model_dir(), source, tmp_path / "atlas", settings, 0, progress=progress)
+    made = read_manifest(tmp_path / "atlas", "atlas").made
+    assert made["samples"] == {"rel": 5, "irrel": 5}
+    assert made["asked"]["irrel"] >= 5
+    assert asked
+    assert mined[-1] == 10
+    assert made["median_residual"] < 0.02
+
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, _total: int, residual: float | None) -> None:
+        if residual is not None:
+            raise Killed
+
+    again = tmp_path / "again"
+    with pytest.raises(Killed):
+        mine(base_model_dir(), source, again, settings, 0, progress=kill)
+    mine(base_model_dir(), source, again, settings, 0)
+    for name in ("atlas.safetensors", "manifest.json"):
+        assert (again / name).read_bytes() == (tmp_path / "atlas" / name).read_bytes()
+
+
+def test_a_model_that_follows_nothing_is_told(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="contexts=all"):
+        mine(
+            checkpoint, examples_path, tmp_path / "atlas", replace(SETTINGS, contexts="followed"), 0
+        )
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_bfloat16_weights_add_up_with_activations_in_float32(kind: str) -> None:
+    model = tiny(kind).to(torch.bfloat16)
+    model.requires_grad_(False)
+    whole = tiny(kind)
+    whole.load_state_dict(model.state_dict())
+    whole.requires_grad_(False)
+    query = Query([1, 5, 9, 13, 2, 7], [1, 9, 7], [11])
+    with float32_activations(model):
+        (found,) = attribute(model, [query], Settings())
+        loop = attribute_by_loop(model, query)
+    (wanted,) = attribute(whole, [query], Settings())
+    # Rotary angles and norms are made in float32 by both.
+    torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.scores, loop, rtol=1e-3, atol=1e-5)
+    assert found.residual < 0.05
+
+
 @pytest.mark.parametrize("kind", ["gold", "noise"])
 def test_a_side_without_samples_is_named(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "examples.jsonl"
@@ -158,6 +289,7 @@ def test_a_side_without_samples_is_named(checkpoint: Path, tmp_path: Path, kind:
         replace(SETTINGS, steps=0),
         replace(SETTINGS, share=0.0),
         replace(SETTINGS, irrelevant_target="none"),
+        replace(SETTINGS, contexts="some"),
     ],
 )
 def test_unknown_settings_are_refused(

@@ -40,7 +40,9 @@ def atlas_dir(
     checkpoint: Path, examples_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("mined") / "atlas"
-    settings = MiningSettings(samples=8, steps=10, share=0.2, resamples=5, force=True)
+    settings = MiningSettings(
+        samples=8, contexts="all", steps=10, share=0.2, resamples=5, force=True
+    )
     mine(checkpoint, examples_path, out, settings, 0)
     return out
 
