@@ -86,6 +86,10 @@ def made(report: Report) -> str:
         facts.append(("engine", ", ".join(f"{k} {v}" for k, v in manifest["engine"].items())))
     if manifest.get("skipped"):
         facts.append(("left out", f"{len(manifest['skipped'])} questions with too small pools"))
+    if manifest.get("left_out"):
+        failed = len(report.get("unanswered") or ())
+        text = f"{len(manifest['left_out'])} questions, as {failed} calls failed"
+        facts.append(("left out too", text))
     unscored = sum(row["unscored"] for row in report["results"])
     facts.append(("unscored answers", f"{unscored} of {sum(r['n'] for r in report['results'])}"))
     for name, value in (report.get("mining") or {}).items():
