@@ -45,18 +45,22 @@ def mine(
     Raises BadInput when the examples hold no sample of one side, NeuroritError when the
     completeness residual says that the scores do not add up.
     """
+    from neurorit.checkpoints import checkpoint_dir
     from neurorit.models import weights_digest
+    from neurorit.processes import join
 
     settings.check()
+    join(settings.device)
     out = Path(out)
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     source = examples_file(Path(examples))
+    model_dir = checkpoint_dir(model_dir)
     chosen = list(contexts(source, settings.samples, settings.noise_passages, seed))
     inputs = {**hash_inputs(examples=Path(examples)), "model": weights_digest(model_dir)}
     identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
     journal = Journal(out, identity)
-    kept = _attribute_all(Path(model_dir), chosen, settings, journal, progress)
+    kept = _attribute_all(model_dir, chosen, settings, journal, progress)
     shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
     atlas = _aggregate(kept, chosen, shape, settings, seed)
     median = float(np.median(atlas.residuals))

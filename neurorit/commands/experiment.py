@@ -99,6 +99,8 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
     packaged = LAB_RECIPE.parent / "experiments" / f"{path}.yaml"
     if not path.exists() and packaged.is_file():
         path = packaged
+    from neurorit.models import release
+
     experiment = Experiment.read(path)
     out.mkdir(parents=True, exist_ok=True)
     model, recipe = _model(experiment.model), find_recipe(experiment.recipe)
@@ -109,6 +111,7 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
             _tune(experiment, variant, seed, model, recipe, made, out / f"atlas-{seed}")
             systems[f"{variant.name}-{seed}"] = made
     names = [variant.name for variant in experiment.all_variants()]
+    release()  # vLLM is another process and takes nearly the whole GPU
     with reporting() as report:
         document = _evaluate(experiment, systems, experiment.evaluate, out / "evaluation", report)
         table: dict[str, Any] = {
@@ -249,7 +252,9 @@ def _show(table: Mapping[str, Any]) -> None:
 
 def _model(name: str) -> Path:
     if name != "lab":
-        return Path(name)
+        from neurorit.checkpoints import checkpoint_dir
+
+        return checkpoint_dir(name)
     from neurorit.lab import base_model_dir
 
     return base_model_dir()
