@@ -23,7 +23,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from neurorit.batches import Sample, collate, draw_batches
+from neurorit.batches import Sample, check_ends, collate, draw_batches
+from neurorit.prompts import end_token_id
 from neurorit.tune_settings import TuneSettings
 from retrieval.artifact import write_text
 from retrieval.errors import BadInput
@@ -136,8 +137,8 @@ class TrainingRun:
         )
         arguments.place_on(device)
         pad = tokenizer.pad_token_id
-        # A pad that equals the end token is no danger: labels come from the response alone.
         pad = tokenizer.eos_token_id if pad is None else pad
+        check_ends(samples, end_token_id(tokenizer), pad)
         batches = list(
             islice(
                 draw_batches(samples, settings.batch_size, seed),

@@ -72,7 +72,16 @@ def compare(one: Path, other: Path) -> Mapping[str, Any]:
 
 
 def verify(
-    directory: Path, model: Path, examples: Path, samples: int, draws: int, seed: int
+    directory: Path,
+    model: Path,
+    examples: Path,
+    samples: int,
+    draws: int,
+    seed: int,
+    *,
+    batch_size: int = 16,
+    dtype: str = "auto",
+    device: str = "auto",
 ) -> Mapping[str, Any]:
     """What silencing its neurons does, with intervals, and what follows for the atlas."""
     from eval.statistics import bootstrap_interval, paired_comparison
@@ -86,7 +95,10 @@ def verify(
             NeuronAtlas.load(directory),
             samples=samples,
             draws=draws,
+            batch_size=batch_size,
             seed=seed,
+            device=device,
+            dtype=dtype,
             progress=report.named("batches answered"),
         )
 
