@@ -24,7 +24,6 @@ import torch
 from neurorit.models import FeedForward, feed_forward
 from neurorit.probes import recording
 from neurorit.rows import Prefix, Rows
-from retrieval.errors import BadInput
 
 _TINY = 1e-12
 
@@ -80,19 +79,17 @@ class Settings:
 def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[Attribution]:
     """Attribute each query's prediction to the feed-forward neurons; one batch.
 
-    Parameters need no gradients; none are left behind. Raises BadInput for a prompt longer than
-    the model's sliding window, whose cache would lose its beginning.
+    Parameters need no gradients; none are left behind.
     """
     blocks = feed_forward(model)
-    _check_window(model, queries, settings)
-    with recording(blocks) as seen:
+    with recording(blocks, last=1) as seen:
         prefix = Prefix(model, [query.prompt_with for query in queries])
     targets = _targets(prefix, queries, settings)
     rows = Rows.of(prefix, [query.prompt_with[-1] for query in queries], targets)
     with torch.no_grad():
         whole, present = _values(blocks, rows, seen)
         gold = _score(whole, rows, settings)[:, 0]
-        with recording(blocks) as seen:
+        with recording(blocks, last=1) as seen:
             bare = Prefix(model, [query.prompt_without for query in queries])
         lasts = [query.prompt_without[-1] for query in queries]
         without = _values(blocks, Rows.of(bare, lasts, targets, rows.span), seen)[1]
@@ -143,18 +140,6 @@ def attribute_by_loop(
             (gradient,) = torch.autograd.grad(score, value)
             scores[layer] += (gradient * difference).sum(0) / steps
     return scores
-
-
-def _check_window(model: Any, queries: Sequence[Query], settings: Settings) -> None:
-    window = getattr(model.config, "sliding_window", None)
-    longest = max(len(query.prompt_with) for query in queries)
-    if settings.objective != "first-token":
-        longest += max(len(q.target) if q.target else settings.longest for q in queries)
-    if window is not None and longest > window:
-        raise BadInput(
-            f"a prompt of {longest} tokens is longer than the model's sliding window "
-            f"of {window}: mine on shorter prompts"
-        )
 
 
 def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> list[list[int]]:

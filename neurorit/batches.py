@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from neurorit.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
+from retrieval.errors import NeuroritError
 from retrieval.examples import Example
 
 _MEGA = 8  # batches whose samples are sorted by length together, to save padding
@@ -59,6 +60,22 @@ def make_samples(
         samples.append(Sample(prompt, [*answer, end], evidence))
     kept = [sample for sample in samples if sample.length <= max_length]
     return kept, len(samples) - len(kept)
+
+
+def check_ends(samples: Sequence[Sample], end: int, pad: int) -> None:
+    """Raise NeuroritError unless the end token is learned at the end of every sample.
+
+    Where the padding is the end token too, a mask made from the padding would hide it from the
+    loss, and a model that was to learn to end would not.
+    """
+    for sample in samples:
+        batch = collate([sample], pad)
+        if batch["labels"][0, -1] != end or batch["attention_mask"][0, -1] != 1:
+            same = ", which is the padding too," if pad == end else ""
+            raise NeuroritError(
+                f"the end token {end}{same} is not in the loss of a sample: nothing would teach "
+                "the model to end"
+            )
 
 
 def draw_batches(samples: Sequence[Sample], size: int, seed: str) -> Iterator[list[int]]:

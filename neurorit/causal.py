@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from neurorit.atlas import NeuronAtlas
+from neurorit.checkpoints import checkpoint_dir
 from neurorit.contexts import Reading, contexts
 from neurorit.controls import activity, same_profile
 from neurorit.models import feed_forward, load_model
@@ -62,23 +63,25 @@ def check(
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """Answer `samples` contexts of each side with each set silenced.
 
     noise_passages: in an irrelevant context, as when the atlas was mined. draws: random sets;
-    their outcomes are averaged per context. longest: tokens of an answer.
+    their outcomes are averaged per context. longest: tokens of an answer. batch_size: prompts in
+    one pass. dtype: auto is the type that the model is stored in.
     Raises BadInput for an atlas of another model or without P_irrel.
     """
     source = examples_file(Path(examples))
+    model_dir = checkpoint_dir(model_dir)
     chosen = list(contexts(source, samples, noise_passages, seed))
     model, tokenizer = load_model(model_dir, dtype=dtype, device=device)
     blocks = feed_forward(model)
     atlas.check_shape(blocks.depth, blocks.width)
     if not len(atlas.irrel):
         raise BadInput("the atlas has no P_irrel: nothing to silence; mine with a larger `share`")
-    template = PromptTemplate.of_checkpoint(Path(model_dir))
+    template = PromptTemplate.of_checkpoint(model_dir)
     prompts = [render_prompt(tokenizer, template, c.question, c.passages) for c in chosen]
     starts = range(0, len(prompts), batch_size)
     batches = [range(i, min(i + batch_size, len(prompts))) for i in starts]

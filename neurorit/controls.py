@@ -85,7 +85,7 @@ def activity(model: Any, prompts: Sequence[Sequence[int]], batch_size: int = 16)
     total = np.zeros((blocks.depth, blocks.width))
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
-        with recording(blocks) as seen:
+        with recording(blocks, last=1) as seen:
             Prefix(model, part)
         for layer in range(blocks.depth):
             total[layer] += seen[layer][:, -1].abs().double().sum(0).cpu().numpy()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurorit.processes import leave_at_exit
+from neurorit.processes import count, rank, wait
 
 Record = dict[str, Any]
 
@@ -28,8 +28,8 @@ class Journal:
 
     out: Path
     identity: Record
-    rank: int = field(default_factory=lambda: int(os.environ.get("RANK", "0")))
-    processes: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+    rank: int = field(default_factory=rank)
+    processes: int = field(default_factory=count)
 
     def read(self) -> dict[str, Record]:
         """All processes' records of the same identity, by key; torn last lines are left out."""
@@ -75,14 +75,8 @@ class Journal:
 
     def barrier(self) -> None:
         """Wait until every process is here."""
-        if self.processes == 1:
-            return
-        import torch.distributed as distributed
-
-        if not distributed.is_initialized():
-            distributed.init_process_group("gloo")
-            leave_at_exit()
-        distributed.barrier()
+        if self.processes > 1:
+            wait()
 
     @property
     def _path(self) -> Path:

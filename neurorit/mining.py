@@ -42,18 +42,22 @@ def mine(
     Raises BadInput when the examples hold no sample of one side or the model follows none,
     NeuroritError when the completeness residual says that the scores do not add up.
     """
+    from neurorit.checkpoints import checkpoint_dir
     from neurorit.models import weights_digest
+    from neurorit.processes import join
 
     settings.check()
+    join(settings.device)
     out = Path(out)
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     source = examples_file(Path(examples))
+    model_dir = checkpoint_dir(model_dir)
     most = settings.samples * (ASKED if settings.contexts == "followed" else 1)
     candidates = list(contexts(source, most, settings.noise_passages, seed))
     inputs = {**hash_inputs(examples=Path(examples)), "model": weights_digest(model_dir)}
     journal = Journal(out, _identity(settings, seed, inputs))
-    records = Records(Path(model_dir), candidates, settings, journal, progress)
+    records = Records(model_dir, candidates, settings, journal, progress)
     chosen, kept, asked = records.collect()
     shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
     atlas = _aggregate(kept, chosen, shape, settings, seed)

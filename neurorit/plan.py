@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from neurorit.adapters import Group, NeuronAdapters
 from neurorit.atlas import NeuronAtlas
 from neurorit.baselines import FullTuning, LoraTuning
+from neurorit.checkpoints import checkpoint_dir
 from neurorit.models import feed_forward
 from neurorit.tune_settings import NEURON_METHODS, TuneSettings
 from retrieval.errors import BadInput
@@ -37,6 +39,8 @@ def plan(
     atlas: what was mined; without one, `share` of all neurons for each side, the most that mining
     can choose, spread evenly. length: tokens of the longest sample (None: max_length).
     """
+    model_dir = checkpoint_dir(model_dir)
+    settings = replace(settings, dtype=_dtype(model_dir, settings.dtype))
     model = _layout(model_dir, settings.dtype)
     size = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(parameter.nbytes for parameter in model.parameters())
@@ -48,7 +52,9 @@ def plan(
     steps = settings.steps + (0 if settings.method == "stage2-only" else settings.stage1_steps)
     speed = matrix_speed(settings.dtype)
     forward = 2.0 * size * tokens
-    work = (2 * forward + 2.0 * count * tokens) * settings.accumulation
+    # Back through every layer, and for gradients; checkpointing computes all of it once more.
+    passes = 3 if settings.gradient_checkpointing else 2
+    work = (passes * forward + 2.0 * count * tokens) * settings.accumulation
     activations = _activations(model, trainable, settings, length or settings.max_length)
     gigabyte = 2**30
     return {
@@ -86,14 +92,29 @@ def matrix_speed(dtype: str, size: int = 1024) -> float:
 
 def _layout(model_dir: Path, dtype: str) -> Any:
     """The model without weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"--model {model_dir}: no configuration there: {error}") from error
+    config = _configuration(model_dir)
+    config = getattr(config, "text_config", config)  # see models.load_model
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+
+
+def _dtype(model_dir: Path, dtype: str) -> str:
+    """The type's name; auto is the one that the checkpoint is stored in."""
+    if dtype != "auto":
+        return dtype
+    stored = getattr(_configuration(model_dir), "dtype", None)
+    return str(stored or torch.float32).removeprefix("torch.")
+
+
+def _configuration(model_dir: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--model {model_dir}: no configuration there: {error}") from error
 
 
 def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, share: float) -> Any:

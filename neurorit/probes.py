@@ -16,13 +16,18 @@ from neurorit.models import FeedForward
 
 
 @contextmanager
-def recording(blocks: FeedForward) -> Iterator[dict[int, torch.Tensor]]:
-    """The neurons' values of the block's last forward pass: layer -> [B, T, F], detached."""
+def recording(blocks: FeedForward, last: int | None = None) -> Iterator[dict[int, torch.Tensor]]:
+    """The neurons' values of the block's last forward pass: layer -> [B, T, F], detached.
+
+    last: keep that many positions alone, at the end of the prompts.
+    """
     seen: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            seen[layer] = inputs[0].detach()
+            values = inputs[0].detach()
+            # A copy, since a view would keep the values at all positions.
+            seen[layer] = values if last is None else values[:, -last:].clone()
 
         return hook
 

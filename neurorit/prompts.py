@@ -22,6 +22,8 @@ from retrieval.examples import Passage
 
 TEMPLATE_FILE = "neurorit_prompt.json"
 _MARK = "\u2402neurorit\u2403"
+_ASKED = "\nAnswer:"  # where there is no chat template
+_GUARD = "\n"
 _MARKERS: MutableMapping[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 
 
@@ -31,7 +33,8 @@ class PromptTemplate:
 
     instruction: first lines of the turn; passage: one passage, with {number}, {title}, {text};
     question: with {question}; closed_book: the whole turn when there are no passages;
-    answer_prefix: what stands before an answer in its turn (a space for some tokenizers).
+    answer_prefix: what stands before an answer in its turn; None is what the chat template writes
+    there, and a space without a template.
     """
 
     instruction: str = (
@@ -41,7 +44,7 @@ class PromptTemplate:
     passage: str = "[{number}] {title}\n{text}\n\n"
     question: str = "Question: {question}"
     closed_book: str = "Answer the question with a few words.\n\nQuestion: {question}"
-    answer_prefix: str = ""
+    answer_prefix: str | None = None
 
     def user_turn(self, question: str, passages: Sequence[Passage]) -> str:
         """The text of the user's turn."""
@@ -82,38 +85,53 @@ def render_prompt(
 
 
 def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of a chat whose last turn the model is to answer; contents stay plain text."""
+    """Token ids of a chat whose last turn the model is to answer; contents stay plain text.
+
+    They are the tokenizer's own for the template's text, where nothing in the contents would become
+    a marker. Models that may think are asked not to: thinking is no part of the answer.
+    """
     if getattr(tokenizer, "chat_template", None) is None:
-        text = "\n\n".join(message["content"] for message in messages) + "\nAnswer:"
+        text = "\n\n".join(message["content"] for message in messages) + _ASKED
         prefix = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         return prefix + encode_plain(tokenizer, text)
     marked = [
         {"role": message["role"], "content": f"{_MARK}{i}{_MARK}"}
         for i, message in enumerate(messages)
     ]
-    skeleton = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
-    pieces = skeleton.split(_MARK)
-    ids: list[int] = []
-    for i, piece in enumerate(pieces):
-        if i % 2:
-            ids += encode_plain(tokenizer, messages[int(piece)]["content"])
-        elif piece:
-            ids += tokenizer.encode(piece, add_special_tokens=False)
+    pieces = _chat(tokenizer, marked).split(_MARK)
+    contents = [messages[int(piece)]["content"] for piece in pieces[1::2]]
+    whole = _encode_whole(tokenizer, pieces[::2], contents)
+    if whole is not None:
+        return whole
+    ids = _encode(tokenizer, pieces[0], special=True)
+    for content, piece in zip(contents, pieces[2::2], strict=True):
+        ids += encode_plain(tokenizer, content, continues=bool(ids))
+        ids += _encode(tokenizer, piece, continues=True, special=True)
     return ids
 
 
-def encode_plain(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text in which no substring is read as a special token or another marker."""
-    ids = _encode(tokenizer, text)
+def encode_plain(tokenizer: Any, text: str, *, continues: bool = False) -> list[int]:
+    """Token ids of text in which no substring is read as a special token or another marker.
+
+    continues: other text stands before it, so that no space is put there.
+    """
+    ids = _encode(tokenizer, text, continues=continues)
     markers = _markers(tokenizer)
     if markers.keys().isdisjoint(ids):
         return ids
-    return _encode_apart(tokenizer, text, markers)
+    return _encode_apart(tokenizer, text, markers, continues)
 
 
 def encode_answer(tokenizer: Any, template: PromptTemplate, answer: str) -> list[int]:
     """Token ids of an answer as the model is to write it, without the end token."""
-    return encode_plain(tokenizer, template.answer_prefix + answer)
+    before = _before_answer(tokenizer)
+    prefix = _own_prefix(tokenizer, before)
+    text = (prefix if template.answer_prefix is None else template.answer_prefix) + answer
+    whole = _encode_whole(tokenizer, [before, ""], [text])
+    head = _encode(tokenizer, before, special=True)
+    if whole is not None and whole[: len(head)] == head:
+        return whole[len(head) :]
+    return encode_plain(tokenizer, text, continues=True)
 
 
 def end_token_id(tokenizer: Any) -> int:
@@ -130,8 +148,86 @@ def end_token_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+def _chat(tokenizer: Any, messages: Sequence[dict[str, str]], *, ask: bool = True) -> str:
+    text: str = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=ask, enable_thinking=False
+    )
+    return text
+
+
+def _before_answer(tokenizer: Any) -> str:
+    """A short prompt, up to where its answer begins."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return f"x{_ASKED}"
+    return _chat(tokenizer, [{"role": "user", "content": "x"}])
+
+
+def _own_prefix(tokenizer: Any, before: str) -> str:
+    """What the chat template writes between the turn's head and an answer; a space without one."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return " "
+    from jinja2 import TemplateError
+
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
+    try:
+        whole = _chat(tokenizer, turns, ask=False)
+    except TemplateError:
+        return ""
+    if not whole.startswith(before) or _MARK not in whole:
+        return ""
+    prefix = whole[len(before) :].split(_MARK)[0]
+    known = _markers(tokenizer).values()
+    return "" if any(marker in prefix for marker in known) else prefix
+
+
+def _encode_whole(
+    tokenizer: Any, pieces: Sequence[str], contents: Sequence[str]
+) -> list[int] | None:
+    """Token ids of pieces of a template with contents between them, as one text.
+
+    None where a content would become a marker, or would change one of the template's.
+    """
+    if not tokenizer.is_fast:
+        return None
+    text, spans = pieces[0], []
+    for content, piece in zip(contents, pieces[1:], strict=True):
+        spans.append((len(text), len(text) + len(content)))
+        text += content + piece
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids: list[int] = list(found["input_ids"])
+    markers = _markers(tokenizer)
+    for token, (start, end) in zip(ids, found["offset_mapping"], strict=True):
+        if token not in markers:
+            continue
+        if any(start < last and first < end for first, last in spans):
+            return None
+        if start == end and any(first <= start <= last for first, last in spans):
+            return None  # made by normalizing, so its place says little
+    own = [i for piece in pieces for i in _encode(tokenizer, piece, special=True) if i in markers]
+    return ids if [i for i in ids if i in markers] == own else None
+
+
+def _encode(
+    tokenizer: Any, text: str, *, continues: bool = False, special: bool = False
+) -> list[int]:
+    """Token ids of text; special: of a template, whose special tokens are meant."""
+
+    def encode(part: str) -> list[int]:
+        return list(
+            tokenizer.encode(part, add_special_tokens=False, split_special_tokens=not special)
+        )
+
+    if continues and _adds_space(tokenizer):
+        # What begins a text gets a space, in the kind of SentencePiece: something else begins it.
+        head, ids = encode(_GUARD), encode(_GUARD + text)
+        if ids[: len(head)] == head:
+            return ids[len(head) :]
+    return encode(text) if text else []
+
+
+def _adds_space(tokenizer: Any) -> bool:
+    first = tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False)[:1])
+    return bool(first) and str(first[0]).startswith("\u2581")
 
 
 def _markers(tokenizer: Any) -> dict[int, str]:
@@ -148,26 +244,30 @@ def _markers(tokenizer: Any) -> dict[int, str]:
     return found[1]
 
 
-def _encode_apart(tokenizer: Any, text: str, markers: Mapping[int, str]) -> list[int]:
+def _encode_apart(
+    tokenizer: Any, text: str, markers: Mapping[int, str], continues: bool
+) -> list[int]:
     """Encode text in pieces, cut after the first character of each marker."""
     pattern = "|".join(re.escape(m) for m in sorted(markers.values(), key=len, reverse=True))
     cuts = [match.start() + 1 for match in re.finditer(pattern, text)]
     ids: list[int] = []
     for start, end in pairwise([0, *cuts, len(text)]):
-        ids += _encode_halved(tokenizer, text[start:end], markers)
+        ids += _encode_halved(tokenizer, text[start:end], markers, continues or start > 0)
     return ids
 
 
-def _encode_halved(tokenizer: Any, text: str, markers: Mapping[int, str]) -> list[int]:
+def _encode_halved(
+    tokenizer: Any, text: str, markers: Mapping[int, str], continues: bool
+) -> list[int]:
     """Halve what still becomes a marker: one that normalizing the text has made."""
-    ids = _encode(tokenizer, text)
+    ids = _encode(tokenizer, text, continues=continues)
     if markers.keys().isdisjoint(ids):
         return ids
     if len(text) < 2:
         return [i for i in ids if i not in markers]
     middle = len(text) // 2
-    return _encode_halved(tokenizer, text[:middle], markers) + _encode_halved(
-        tokenizer, text[middle:], markers
+    return _encode_halved(tokenizer, text[:middle], markers, continues) + _encode_halved(
+        tokenizer, text[middle:], markers, True
     )
 
 

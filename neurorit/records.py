@@ -141,7 +141,7 @@ def check_residual(found: float, settings: MiningSettings, contexts: int) -> Non
     if found <= settings.max_residual or settings.force:
         return
     remedy = "raise `steps`"
-    if settings.activations != "float32" and settings.dtype != "float32":
+    if settings.activations != "float32":
         remedy = "set `activations` to float32"
     raise NeuroritError(
         f"the median completeness residual of {contexts} contexts is {found:.1%}, above "

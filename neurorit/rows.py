@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from transformers import DynamicCache
 
 from neurorit.models import attention_of, decoder_layers, feed_forward
 
@@ -52,6 +53,7 @@ class Prefix:
                     input_ids=ids.to(self.device),
                     attention_mask=(places >= 0).long() if padded else None,
                     position_ids=places.clamp_min(0),
+                    past_key_values=DynamicCache(),
                     use_cache=True,
                     logits_to_keep=1,
                 )
@@ -60,6 +62,7 @@ class Prefix:
         self.last_logits: torch.Tensor = found.logits[:, -1]
         # What the model computes in, which need not be what its weights are kept in.
         self.dtype = self.last_logits.dtype
+        # Not the model's own kind of cache: that of a sliding window forgets what rows must see.
         self.cache = found.past_key_values if self.width else None
         self._crop()
 
@@ -82,16 +85,34 @@ class Prefix:
         mask = torch.zeros(batch, count, self.width + count, dtype=self.dtype, device=self.device)
         mask[:, :, : self.width].masked_fill_(~self.visible[:, None], lowest)
         mask[:, :, self.width :].masked_fill_(~seen, lowest)
+        mask = mask[:, None]
+        masks = self._within_window(mask, positions, lowest)
         with _growing(self.model, self.width, growth):
             logits: torch.Tensor = self.model(
                 input_ids=tokens,
                 position_ids=self.lengths[:, None] + positions,
-                attention_mask=mask[:, None],
+                attention_mask=masks,
                 past_key_values=self.cache,
                 use_cache=self.cache is not None,
             ).logits
         self._crop()
         return logits
+
+    def _within_window(self, mask: torch.Tensor, positions: torch.Tensor, lowest: float) -> Any:
+        """The mask, by kind of layer where some layers see a window of the last tokens alone."""
+        window = getattr(self.model.config, "sliding_window", None)
+        kinds = set(getattr(self.model.config, "layer_types", None) or ["sliding_attention"])
+        if window is None or "sliding_attention" not in kinds:
+            return mask
+        if self.width + int(positions.max()) < window:
+            return mask
+        # The prefix ends at the same place in every prompt, whatever its length.
+        behind = self.width + positions[:, :, None] - torch.arange(self.width, device=self.device)
+        narrow = mask.clone()
+        narrow[:, 0, :, : self.width].masked_fill_(behind >= window, lowest)
+        if kinds == {"sliding_attention"}:
+            return narrow
+        return {"full_attention": mask, "sliding_attention": narrow}
 
     def _crop(self) -> None:
         """Forget all but the prefix."""

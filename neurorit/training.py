@@ -23,7 +23,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from neurorit.batches import Sample, collate, draw_batches
+from neurorit.batches import Sample, check_ends, collate, draw_batches
+from neurorit.prompts import end_token_id
 from neurorit.tune_settings import TuneSettings
 from retrieval.artifact import write_text
 from retrieval.errors import BadInput
@@ -114,9 +115,9 @@ class TrainingRun:
         logs: Path | None,
     ) -> _Trainer:
         settings = self.settings
-        cuda = torch.cuda.is_available() and not str(settings.device).startswith("cpu")
+        device = self._model.model.device
         reporters = [name for name in settings.report_to.split(",") if name not in ("", "none")]
-        arguments = TrainingArguments(
+        arguments = _Arguments(
             output_dir=str(logs if reporters and logs is not None else state),
             max_steps=self.steps,
             per_device_train_batch_size=settings.batch_size,
@@ -124,7 +125,7 @@ class TrainingRun:
             max_grad_norm=settings.max_grad_norm,
             gradient_checkpointing=settings.gradient_checkpointing,
             bf16=self._mixed,
-            use_cpu=not cuda,
+            use_cpu=device.type != "cuda",
             save_strategy="steps",
             save_steps=settings.checkpoint_every,
             logging_steps=_LOGGED,
@@ -134,9 +135,10 @@ class TrainingRun:
             disable_tqdm=True,
             log_level="error",
         )
+        arguments.place_on(device)
         pad = tokenizer.pad_token_id
-        # A pad that equals the end token is no danger: labels come from the response alone.
         pad = tokenizer.eos_token_id if pad is None else pad
+        check_ends(samples, end_token_id(tokenizer), pad)
         batches = list(
             islice(
                 draw_batches(samples, settings.batch_size, seed),
@@ -158,6 +160,31 @@ class TrainingRun:
         trainer.prepare(self._rates, batches, lambda part: collate(part, pad), state, identity)
         trainer.warm = max(1, round(settings.warmup * self.steps))
         return trainer
+
+
+class _Arguments(TrainingArguments):  # type: ignore[misc]
+    """The Trainer's, for one device a process: the one that the model is on.
+
+    Left alone, the Trainer moves the model to the first GPU, away from its adapters, and spreads
+    every batch over all GPUs it sees by threads, in which hooks and losses do not hold.
+    """
+
+    _place: torch.device | None = None
+
+    def place_on(self, device: torch.device) -> None:
+        """Name the device; what accelerate calls `cuda` is then that one too."""
+        self._place = device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, int(super().n_gpu))
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = super().device
+        return self._place or found
 
 
 class _Tuned(nn.Module):

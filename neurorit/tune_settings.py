@@ -33,8 +33,9 @@ class TuneSettings:
     batch_size: samples in a forward pass on each process; accumulation: of these a step. warmup:
     share of steps with a rising rate, which then falls linearly to a tenth. Weight decay is none,
     since it would move what must stay. max_length: longer samples are left out.
-    gradient_checkpointing: less memory, more time. dtype: bfloat16 keeps frozen weights so, trained
-    ones in float32. checkpoint_every: steps between saved states. report_to: names of the
+    gradient_checkpointing: less memory, more time. dtype: of frozen weights and of what is written;
+    auto is the one that the checkpoint is stored in. Trained weights learn in float32. device:
+    auto, cpu, cuda or cuda:N. checkpoint_every: steps between saved states. report_to: names of the
     Trainer's loggers, such as tensorboard, parted by commas.
     """
 
@@ -56,7 +57,7 @@ class TuneSettings:
     lora_alpha: int = 32
     max_length: int = 2048
     gradient_checkpointing: bool = False
-    dtype: str = "float32"
+    dtype: str = "auto"
     device: str = "auto"
     checkpoint_every: int = 50
     report_to: str = "none"

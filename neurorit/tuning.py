@@ -19,7 +19,7 @@ import numpy as np
 
 from neurorit.atlas import SETS, NeuronAtlas
 from neurorit.controls import activity, control_atlas, control_layers
-from neurorit.processes import leave_at_exit
+from neurorit.processes import join, rank, wait
 from neurorit.prompts import PromptTemplate
 from neurorit.tune_settings import RIVALS, TuneSettings
 from retrieval.artifact import Manifest, hash_inputs, writing
@@ -48,12 +48,11 @@ def tune(
     accelerate may start several processes. Raises BadInput for a method without its atlas, for
     examples that lack what a stage learns from, and for settings out of range.
     """
-    from accelerate import PartialState
-
     from neurorit.adapter_file import save_adapter
     from neurorit.batches import make_samples
+    from neurorit.checkpoints import checkpoint_dir
     from neurorit.evidence import responses
-    from neurorit.models import feed_forward, load_model, weights_digest
+    from neurorit.models import feed_forward, load_model, make_savable, weights_digest
 
     settings.check(atlas=atlas is not None, adapter=adapter is not None)
     out = Path(out)
@@ -61,16 +60,20 @@ def tune(
         if place is not None and place.exists() and not overwrite:
             raise BadInput(f"{place} exists already; name another or pass --overwrite")
     source = examples_file(Path(examples))
+    model_dir = checkpoint_dir(model_dir)
     made_from = {"examples": Path(examples), **({"atlas": Path(atlas)} if atlas else {})}
     inputs = {**hash_inputs(**made_from), "model": weights_digest(model_dir)}
     neurons = NeuronAtlas.load(atlas) if atlas is not None else None
     pool = list(read_examples(source))
-    processes = PartialState()
-    leave_at_exit()
-    with processes.main_process_first():  # the others find a teacher's replies in its cache
-        said = responses(pool, settings.target, _teacher(settings, out), progress)
+    join(settings.device)
+    if rank() > 0:
+        wait()  # a teacher's replies are then in the cache
+    said = responses(pool, settings.target, _teacher(settings, out), progress)
+    if rank() == 0:
+        wait()
     model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
-    template = PromptTemplate.of_checkpoint(Path(model_dir))
+    make_savable(model)
+    template = PromptTemplate.of_checkpoint(model_dir)
     samples, dropped = make_samples(
         pool,
         tokenizer,
@@ -101,7 +104,7 @@ def tune(
         inputs=inputs,
         made=made,
     )
-    if processes.is_main_process:
+    if rank() == 0:
         if adapter is not None and plan is not None:
             changed = np.concatenate([getattr(plan.atlas, name) for name in SETS])
             save_adapter(
@@ -117,7 +120,7 @@ def tune(
             tokenizer.save_pretrained(folder)
             template.save(folder)
         shutil.rmtree(state, ignore_errors=True)
-    processes.wait_for_everyone()
+    wait()
     return dict(made)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from neurorit.checkpoints import checkpoint_name
 from retrieval.errors import BadInput, NeuroritError
 from serving.vllm_process import (
     check_model,
@@ -56,7 +57,7 @@ class VllmServer:
         start_timeout: float = 600.0,
     ) -> None:
         self.model_dir = check_model(model_dir).resolve()
-        self.model = served_name or self.model_dir.name
+        self.model = served_name or checkpoint_name(model_dir)
         self.port = free_port() if port == 0 else require_free_port(LOOPBACK, port, "vLLM's port")
         self.base_url = f"http://{LOOPBACK}:{self.port}"
         self.api_key = secrets.token_urlsafe(24)

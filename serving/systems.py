@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from neurorit.checkpoints import checkpoint_name
 from retrieval.errors import NeuroritError
 from serving.client import CompletionClient
 from serving.engine import VllmServer
@@ -47,7 +48,7 @@ class System:
         log: Path | None = None,
     ) -> None:
         self.model_dir = check_model(model_dir).resolve()
-        self.name = name or self.model_dir.name
+        self.name = name or checkpoint_name(model_dir)
         self._urls = tuple(check_url(url, option) for url in urls)
         self._key = key
         self._generator: Any = None

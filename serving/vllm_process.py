@@ -13,10 +13,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from neurorit.checkpoints import checkpoint_dir
 from retrieval.errors import BadInput, MissingExtra, NeuroritError
 
 _NOISE = re.compile(
     r"^\s*(\(\w+ pid=\d+\)\s*)?(INFO|WARNING|DEBUG)\b|^\s*File \"|it/s\]|^\s*\^+\s*$"
+)
+# What torchrun tells its processes: a vLLM started by one of them must not join them.
+_TORCHRUN = re.compile(
+    r"RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT"
+    r"|(GROUP|ROLE|TORCHELASTIC)_\w+"
 )
 _LEADER = re.compile(r"^\s*(\(\w+ pid=\d+\)\s*)?(ERROR \S+ \S+ \[[^\]]*\]\s*)?")
 _CAUSE = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b.*:")
@@ -27,7 +33,7 @@ def vllm_environment() -> dict[str, str]:
 
     What the user has set stays as it is: only absent names are filled in.
     """
-    environment = dict(os.environ)
+    environment = {k: v for k, v in os.environ.items() if not _TORCHRUN.fullmatch(k)}
     defaults = {
         # GiB for keys and values on CPU; without it vLLM takes a large share of all memory.
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -53,8 +59,8 @@ def require_vllm() -> None:
 
 
 def check_model(model_dir: Path) -> Path:
-    """The directory itself, if it holds a checkpoint; raises BadInput with one line if not."""
-    directory = Path(model_dir)
+    """The directory of a checkpoint, also of a hub's; raises BadInput with one line if none."""
+    directory = checkpoint_dir(model_dir)
     if not directory.is_dir():
         raise BadInput(f"no model at {directory}: the directory does not exist")
     if not (directory / "config.json").is_file():

@@ -108,6 +108,7 @@ def test_recipe_variant_and_options_win(tmp_path: Path) -> None:
         ("tune: 5", "section 'tune'"),
         ("- 1", "sections"),
         ("tune: {steps: [", "not a recipe"),
+        ("tune-srt: {steps: 3}", "unknown section 'tune-srt'"),
     ],
 )
 def test_recipe_errors_name_file_and_key(tmp_path: Path, text: str, said: str) -> None:

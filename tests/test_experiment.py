@@ -134,6 +134,11 @@ def test_the_rule_chooses_and_the_chosen_alone_see_the_test_questions(
     assert figure["ci95"][1] - figure["mean"] == pytest.approx(12.706 * 0.005, rel=1e-3)
     assert rows["base"]["seeds"] == 1
     assert rows["base"]["figures"]["clean, EM"]["ci95"] is None
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["kind"] == "experiment"
+    assert manifest["made"]["selected"] == {"neuro-rit": "faster", "sft": "sft"}
+    assert manifest["made"]["test"]["selected"] == ["faster", "sft"]
+    assert manifest["settings"]["select"] == {"clean_within": 0.02, "refused_clean": 0.05}
     text = (out / "table.md").read_text()
     assert "| faster | 2 |" in text
     assert "neuro-rit: faster" in text

@@ -177,13 +177,29 @@ def atlas_verify(
     examples: Examples,
     samples: Annotated[int, typer.Option(min=2, help="Contexts of each side.")] = 200,
     draws: Annotated[int, typer.Option(min=1, help="Sets of random neurons.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Silence the neurons, without training, and measure what changes against controls."""
     from neurorit.commands import atlas as body
 
-    run(lambda: body.verify(atlas, model, examples, samples, draws, seed), as_json)
+    run(
+        lambda: body.verify(
+            atlas,
+            model,
+            examples,
+            samples,
+            draws,
+            seed,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+        ),
+        as_json,
+    )
 
 
 atlas_app.command("show")(atlas_show)

@@ -75,7 +75,16 @@ def compare(one: Path, other: Path) -> Mapping[str, Any]:
 
 
 def verify(
-    directory: Path, model: Path, examples: Path, samples: int, draws: int, seed: int
+    directory: Path,
+    model: Path,
+    examples: Path,
+    samples: int,
+    draws: int,
+    seed: int,
+    *,
+    batch_size: int = 16,
+    dtype: str = "auto",
+    device: str = "auto",
 ) -> Mapping[str, Any]:
     """What silencing its neurons does, with intervals, and what follows for the atlas."""
     from eval.statistics import bootstrap_interval, paired_comparison
@@ -91,7 +100,10 @@ def verify(
             samples=samples,
             noise_passages=int(mined.get("noise_passages", 1)),
             draws=draws,
+            batch_size=batch_size,
             seed=seed,
+            device=device,
+            dtype=dtype,
             progress=report.named("batches answered"),
         )
 

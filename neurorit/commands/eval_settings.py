@@ -258,7 +258,10 @@ class EvalSettings:
             from neurorit.lab import base_model_dir
 
             return base_model_dir()
-        return self.path(text)
+        from neurorit.checkpoints import checkpoint_dir
+
+        here = self.path(text)
+        return here if here.exists() else checkpoint_dir(text)
 
 
 def systems_of_options(

@@ -17,7 +17,7 @@ from neurorit.commands import tuning
 from neurorit.commands.experiment_table import BASE, markdown, paired, plot, rows
 from neurorit.commands.progress import Reporter, reporting
 from neurorit.commands.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
-from retrieval.artifact import hash_inputs, write_text
+from retrieval.artifact import Manifest, hash_inputs, write_manifest, write_text
 from retrieval.errors import BadInput
 
 _TABLE = "table.json"
@@ -43,7 +43,8 @@ class Experiment:
     max_tokens: of the evaluation. select: the rule {clean_within, refused_clean}: of each method's
     variants the one with the best mean over the distractor conditions is chosen, among those whose
     exact match on clean is within `clean_within` of the base's and whose refusals there are at most
-    `refused_clean`. test: examples for the chosen.
+    `refused_clean`. test: examples for the chosen. settings_from: where the settings were chosen,
+    when not here; it stands in the manifest.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Experiment:
     max_tokens: int = 32
     select: Mapping[str, Any] = field(default_factory=dict)
     test: Path | None = None
+    settings_from: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Experiment:
@@ -99,6 +101,8 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
     packaged = LAB_RECIPE.parent / "experiments" / f"{path}.yaml"
     if not path.exists() and packaged.is_file():
         path = packaged
+    from neurorit.models import release
+
     experiment = Experiment.read(path)
     out.mkdir(parents=True, exist_ok=True)
     model, recipe = _model(experiment.model), find_recipe(experiment.recipe)
@@ -109,6 +113,7 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
             _tune(experiment, variant, seed, model, recipe, made, out / f"atlas-{seed}")
             systems[f"{variant.name}-{seed}"] = made
     names = [variant.name for variant in experiment.all_variants()]
+    release()  # vLLM is another process and takes nearly the whole GPU
     with reporting() as report:
         document = _evaluate(experiment, systems, experiment.evaluate, out / "evaluation", report)
         table: dict[str, Any] = {
@@ -127,6 +132,7 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
             table["selected"] = _select(table["rows"], experiment)
         if experiment.test is not None:
             table["test"] = _test_once(experiment, table, systems, out, report)
+    _record(experiment, path, model, table, out)
     write_text(out / _TABLE, json.dumps(table, indent=2) + "\n")
     write_text(out / "table.md", markdown(table))
     plot(table, out / "table.svg")
@@ -238,6 +244,29 @@ def _test_once(
     }
 
 
+def _record(
+    experiment: Experiment, path: Path, model: Path, table: Mapping[str, Any], out: Path
+) -> None:
+    """What was run on what, by which rule it was chosen, and what the test questions were for."""
+    from neurorit.models import weights_digest
+
+    inputs = hash_inputs(
+        experiment=path, examples=experiment.examples, evaluate=experiment.evaluate
+    )
+    manifest = Manifest(
+        kind="experiment",
+        command=f"neurorit-rag experiment {path.name}",
+        settings=tuning.plain(experiment),
+        inputs={**inputs, "model": weights_digest(model)},
+        made={
+            "selected": table["selected"],
+            "test": table["test"] and table["test"]["touched"],
+            "settings_from": experiment.settings_from or None,
+        },
+    )
+    write_manifest(out, manifest, {})
+
+
 def _show(table: Mapping[str, Any]) -> None:
     import sys
 
@@ -249,7 +278,9 @@ def _show(table: Mapping[str, Any]) -> None:
 
 def _model(name: str) -> Path:
     if name != "lab":
-        return Path(name)
+        from neurorit.checkpoints import checkpoint_dir
+
+        return checkpoint_dir(name)
     from neurorit.lab import base_model_dir
 
     return base_model_dir()

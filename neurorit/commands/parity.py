@@ -20,13 +20,12 @@ def measure(
 
     Both run in the type that the checkpoint is stored in.
     """
-    from neurorit.models import load_model
+    from neurorit.models import load_model, release
     from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
     from neurorit.rows import Prefix
     from serving.offline import OfflineEngine
-    from serving.vllm_process import stored_dtype
 
-    loaded, tokenizer = load_model(model, dtype=stored_dtype(model))
+    loaded, tokenizer = load_model(model, dtype="auto")
     template, end = PromptTemplate.of_checkpoint(model), end_token_id(tokenizer)
     asked = []
     for example in read_examples(examples_file(examples)):
@@ -38,6 +37,9 @@ def measure(
         part = asked[start : start + BATCH]
         ours += Prefix(loaded, part).greedy([one[-1] for one in part], max_tokens, end)
         report("answers by Hugging Face", len(ours), len(asked))
+    # vLLM is another process and takes nearly the whole GPU.
+    del loaded
+    release()
     with OfflineEngine() as engine:
         theirs = engine.generate(
             model,

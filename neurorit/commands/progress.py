@@ -34,7 +34,11 @@ class Reporter:
 
         note: a figure to show beside it.
         """
-        note = ", ".join(part for part in (self._rate(what, done), note) if part)
+        rate = self._rate(what, done)
+        # A bar shows the time left itself.
+        left = _duration((total - done) / rate) if rate and not self._bars and done < total else ""
+        parts = (f"{rate:.1f}/s" if rate else "", f"{left} left" if left else "", note)
+        note = ", ".join(part for part in parts if part)
         if self._bars is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=total, note="")
@@ -48,13 +52,16 @@ class Reporter:
             beside = f" ({note})" if note else ""
             self.console.print(f"  {what}: {done}/{total}{beside}", highlight=False, markup=False)
 
-    def _rate(self, what: str, done: int) -> str:
-        """Pieces a second since the work was first reported; work done before is not counted."""
+    def _rate(self, what: str, done: int) -> float:
+        """Pieces a second since the work was first reported; work done before is not counted.
+
+        0 where too little is done to tell.
+        """
         now = time.monotonic()
         started, before = self._begun.setdefault(what, (now, done))
         if done <= before or now - started < _RATED_SECONDS:
-            return ""
-        return f"{(done - before) / (now - started):.1f}/s"
+            return 0.0
+        return (done - before) / (now - started)
 
     @property
     def keeps_lines(self) -> bool:
@@ -79,6 +86,14 @@ class NamedReporter:
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Report `done` of `total` pieces."""
         self._reporter(self._what, done, total, note)
+
+
+def _duration(seconds: float) -> str:
+    """40 s, 12 min or 3 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from neurorit.tune_settings import METHODS
 from retrieval.errors import BadInput
 
 Settings = TypeVar("Settings")
@@ -113,8 +114,13 @@ def _made(kind: type[Settings], given: Mapping[str, tuple[Any, str]], section: s
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     document = read_yaml(path, "a recipe", f"the sections {', '.join(_SECTIONS)}")
     for name, section in document.items():
-        if name not in _SECTIONS and not str(name).startswith("tune-"):
-            raise BadInput(f"{path}: unknown section {name!r}; known: {', '.join(_SECTIONS)}")
+        method = str(name).removeprefix("tune-")
+        if name not in _SECTIONS and (method == name or method not in METHODS):
+            known = ", ".join(_SECTIONS)
+            raise BadInput(
+                f"{path}: unknown section {name!r}; known: {known}, and tune-METHOD with one of "
+                f"{', '.join(METHODS)}"
+            )
         if not isinstance(section, dict):
             raise BadInput(f"{path}: section {name!r} must hold NAME: VALUE lines")
     return document

@@ -94,9 +94,11 @@ def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
     """Answers by one offline vLLM engine, with the prompts that evaluation uses."""
     from transformers import AutoTokenizer
 
+    from neurorit.checkpoints import checkpoint_dir
     from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
     from serving.offline import OfflineEngine
 
+    model = checkpoint_dir(model)
     if not (model / "config.json").is_file():
         raise BadInput(f"no checkpoint at {model}: it has no config.json")
     tokenizer = AutoTokenizer.from_pretrained(model)

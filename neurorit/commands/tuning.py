@@ -68,16 +68,20 @@ def tune(
     adapter: where to write what changed, alone. verify: prompts to answer by vLLM and by Hugging
     Face afterwards; the share of equal answers is in the result.
     """
+    from neurorit.models import release
+    from neurorit.processes import join, rank
     from neurorit.tune_settings import NEURON_METHODS, TuneSettings
     from neurorit.tuning import tune as tune_model
 
     read = Recipe(recipe)
     options = {**parse_assignments(assignments or ()), "method": method}
     settings = read.settings(TuneSettings, "tune", options, method)
+    join(settings.device)
     with reporting() as report:
         if atlas is None and method in NEURON_METHODS:
             place = out.with_name(f"{out.name}-atlas")
             atlas = mined_at(place, model, examples, read, seed, report)
+        _tell_of_idle_gpus(settings.device, report)
         summary = tune_model(
             model,
             examples,
@@ -89,7 +93,8 @@ def tune(
             overwrite=overwrite,
             progress=report,
         )
-        if verify:
+        release()
+        if verify and rank() == 0:
             from neurorit.commands.parity import measure
 
             summary["parity"] = measure(out, examples, report, prompts=verify)
@@ -107,6 +112,7 @@ def plan(
     """What `tune` would need; nothing is trained."""
     from neurorit.atlas import NeuronAtlas
     from neurorit.batches import make_samples
+    from neurorit.checkpoints import checkpoint_dir
     from neurorit.mining_settings import MiningSettings
     from neurorit.models import load_tokenizer
     from neurorit.plan import plan as make_plan
@@ -114,6 +120,7 @@ def plan(
     from neurorit.tune_settings import TuneSettings
     from retrieval.examples import examples_file, read_examples
 
+    model = checkpoint_dir(model)
     read = Recipe(recipe)
     options = {**parse_assignments(assignments or ()), "method": method}
     settings = read.settings(TuneSettings, "tune", options, method)
@@ -135,12 +142,14 @@ def plan(
 def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str, Any]:
     """Put an adapter into its base model and write the plain checkpoint."""
     from neurorit.adapter_file import apply_adapter
-    from neurorit.models import load_model, weights_digest
+    from neurorit.checkpoints import checkpoint_dir
+    from neurorit.models import load_model, make_savable, weights_digest
     from neurorit.prompts import PromptTemplate
     from retrieval.artifact import Manifest, writing
-    from serving.vllm_process import stored_dtype
 
-    loaded, tokenizer = load_model(model, dtype=stored_dtype(model), device="cpu")
+    model = checkpoint_dir(model)
+    loaded, tokenizer = load_model(model, dtype="auto", device="cpu")
+    make_savable(loaded)
     digest = weights_digest(model)
     apply_adapter(loaded, adapter, digest)
     inputs = {"model": digest, **hash_inputs(adapter=adapter)}
@@ -186,6 +195,19 @@ def made_of(place: Path, kind: str, settings: Any, seed: int, inputs: Mapping[st
         return False
     same = json.loads(json.dumps(plain(settings))) == dict(made.settings)
     return same and made.seed == seed and dict(inputs) == dict(made.inputs)
+
+
+def _tell_of_idle_gpus(device: str, report: Reporter) -> None:
+    import torch
+
+    from neurorit.processes import count
+
+    seen = torch.cuda.device_count()
+    if seen > 1 and count() == 1 and not device.startswith("cpu"):
+        report.say(
+            f"one of {seen} GPUs is used; for all of them start it with "
+            f"`torchrun --nproc-per-node={seen} -m neurorit.cli tune ...`"
+        )
 
 
 def _mining_progress(report: Reporter) -> Callable[[int, int, float | None], None]:

@@ -17,8 +17,9 @@ from neurorit.attribution import (
 )
 from neurorit.mining_settings import METHODS, OBJECTIVES
 from neurorit.models import feed_forward
+from neurorit.rows import Prefix
 from retrieval.errors import BadInput
-from tests.neurorit.tiny import ARCHITECTURES, tiny
+from tests.neurorit.tiny import ARCHITECTURES, WINDOWED, tiny
 
 WITH, WITHOUT = [1, 5, 9, 13, 22, 31, 7, 8], [1, 7, 8]
 ANSWER = (17, 30, 4)
@@ -124,12 +125,34 @@ def test_nothing_is_left_in_the_model() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("objective", ["first-token", "log-prob"])
-def test_a_prompt_longer_than_the_window_is_refused(objective: str) -> None:
-    model = tiny("mistral")
-    model.config.sliding_window = len(WITH) if objective == "log-prob" else 4
-    with pytest.raises(BadInput, match="sliding window of"):
-        one(model, objective=objective)
+@pytest.mark.parametrize("window", [3, 6])
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_prompts_longer_than_the_window_are_as_the_model_sees_them(kind: str, window: int) -> None:
+    model = tiny(kind, sliding_window=window, **WINDOWED[kind])
+    assert model.config.sliding_window < len(WITH)
+    query = Query(WITH, WITHOUT, ANSWER)
+    for objective in ("first-token", "answer-span"):
+        reference = attribute_by_loop(model, query, steps=6, objective=objective)
+        close(one(model, steps=6, objective=objective).scores, reference)
+        close(one(model, steps=6, objective=objective, rows=15).scores, reference)
+    without = tiny(kind)
+    assert not torch.allclose(one(without, steps=6).scores, one(model, steps=6).scores)
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_greedy_answers_beyond_the_window_are_those_of_generate(kind: str) -> None:
+    model = tiny(kind, sliding_window=6, **WINDOWED[kind])
+    prompts = [WITH, [1, *range(20, 35)], [4, 9]]
+    found = Prefix(model, prompts).greedy([prompt[-1] for prompt in prompts], 6, None)
+    for prompt, answer in zip(prompts, found, strict=True):
+        said = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        assert answer == said[0, len(prompt) :].tolist()
 
 
 def test_mixtures_of_experts_are_refused() -> None:

@@ -355,37 +355,41 @@ def test_whole_answers_are_mined_too(
 
 
 @pytest.mark.slow
-def test_killed_ten_times_it_ends_in_the_same_bytes(
+def test_killed_ten_times_while_it_mines_it_ends_in_the_same_bytes(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, samples=16)
+    settings = replace(SETTINGS, samples=24, rows=84)
     mine(checkpoint, examples_path, tmp_path / "whole", settings, 0)
+    # Each record is told as soon as it is in the journal; one context a batch, so 40 of them.
     code = (
         "import sys, time; from dataclasses import replace; from pathlib import Path\n"
-        "import neurorit.miner\n"
         "from neurorit.mining import mine\n"
         "from tests.neurorit.test_mining import SETTINGS\n"
-        "print('ready', flush=True)\n"
+        "def tell(done, *_):\n"
+        "    print(done, flush=True); time.sleep(0.05)\n"
         "mine(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]),\n"
-        "     replace(SETTINGS, samples=16), 0, progress=lambda *_: time.sleep(0.03))\n"
+        "     replace(SETTINGS, samples=24, rows=84), 0, progress=tell)\n"
     )
-    out = tmp_path / "killed"
+    out, journal = tmp_path / "killed", tmp_path / ".killed.journal-0.jsonl"
     command = [sys.executable, "-c", code, str(checkpoint), str(examples_path), str(out)]
     rng = random.Random(0)
+    kept: list[str] = []
     for _ in range(10):
+        more = rng.randint(1, 2)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(rng.uniform(0.0, 0.5))
+            told = [int(process.stdout.readline()) for _ in range(more)]
+            time.sleep(rng.uniform(0.0, 0.06))
             process.kill()
-        left = {path.name for path in tmp_path.iterdir()}
-        if "killed" in left:
-            break
+        # It went on after what was kept, and none of that was lost.
+        assert told[0] > len(kept)
+        records = journal.read_text(encoding="utf-8").split("\n")[1:-1]
+        assert records[: len(kept)] == kept
+        assert len(records) >= told[-1]
+        kept = records
         # Nothing half-made stands where the atlas is to be.
-        assert left <= {"whole", ".killed.journal-0.jsonl"} | {
-            name for name in left if name.startswith(".killed.writing-")
-        }
-    if not out.exists():
-        assert subprocess.run(command, stdout=subprocess.DEVNULL, check=True).returncode == 0
+        assert not out.exists()
+    assert 10 <= len(kept) < 40
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=True).returncode == 0
     for name in ("atlas.safetensors", "manifest.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

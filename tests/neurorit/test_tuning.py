@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -33,6 +35,7 @@ from tests.neurorit.conftest import examples, run_in_two_processes
 SETTINGS = TuneSettings(
     stage1_steps=4, steps=8, batch_size=6, dense_layers=1, checkpoint_every=3, lora_rank=4
 )
+OFTEN = replace(SETTINGS, stage1_steps=8, checkpoint_every=1)
 
 
 @pytest.fixture(scope="module")
@@ -338,38 +341,43 @@ def test_another_models_atlas_is_refused(
 
 
 @pytest.mark.slow
-def test_killed_in_both_stages_it_ends_in_the_same_weights(
-    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_steps_of_both_stages_it_ends_in_the_same_weights(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, seed: int
 ) -> None:
-    tune(checkpoint, examples_path, tmp_path / "whole", SETTINGS, 0, atlas=atlas_dir)
+    tune(checkpoint, examples_path, tmp_path / "whole", OFTEN, 0, atlas=atlas_dir)
     code = (
         "import sys, time; from pathlib import Path\n"
         "from neurorit.tuning import tune\n"
-        "from tests.neurorit.test_tuning import SETTINGS\n"
+        "from tests.neurorit.test_tuning import OFTEN\n"
         "model, data, atlas, out = map(Path, sys.argv[1:])\n"
         "def tell(*where):\n"
         "    print(*where, flush=True); time.sleep(0.1)\n"
-        "tune(model, data, out, SETTINGS, 0, atlas=atlas, progress=tell)\n"
+        "tune(model, data, out, OFTEN, 0, atlas=atlas, progress=tell)\n"
     )
     out = tmp_path / "killed"
     command = [
         sys.executable, "-c", code,
         *map(str, (checkpoint, examples_path, atlas_dir, out)),
     ]  # fmt: skip
+    rng = random.Random(seed)
     seen: list[str] = []
-    for stop in ("stage1 4 4", "stage2 5 8", "stage2 7 8"):
+    for stop in (*sorted(rng.sample(range(2, 9), 2)), *sorted(rng.sample(range(10, 17), 2))):
+        last = f"stage1 {stop} 8" if stop <= 8 else f"stage2 {stop - 8} 8"
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 seen.append(line.strip())
-                if line.strip() == stop:
+                if line.strip() == last:
+                    time.sleep(rng.uniform(0.0, 0.2))
                     process.kill()
                     break
-    assert not out.exists()
-    # Each went on from a saved state: stage 1 was run once, stage 2 did not begin anew.
-    assert seen.count("stage1 1 4") == 1
+        assert seen[-1] == last
+        assert not out.exists()
+    # Each went on from a saved state: neither stage was begun anew.
+    assert seen.count("stage1 1 8") == 1
     assert seen.count("stage2 1 8") == 1
-    tune(checkpoint, examples_path, out, SETTINGS, 0, atlas=atlas_dir)
+    tune(checkpoint, examples_path, out, OFTEN, 0, atlas=atlas_dir)
     wanted, found = weights(tmp_path / "whole"), weights(out)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 

@@ -33,10 +33,20 @@ ARCHITECTURES = (
 )
 
 
-def tiny(kind: str) -> Any:
+# What gives the layers of a type that has one a window of the last tokens.
+WINDOWED: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "phi3": {},
+    "gemma2": {},
+    "gemma3_text": {"sliding_window_pattern": 2},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 1},
+}
+
+
+def tiny(kind: str, **more: Any) -> Any:
     torch.manual_seed(0)
     extra = {"head_dim": 8} if kind.startswith(("gemma", "qwen3")) else {}
-    config = AutoConfig.for_model(kind, **SIZE, **extra)
+    config = AutoConfig.for_model(kind, **SIZE, **extra, **more)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     # Weights far from zero, so that probabilities move.
     with torch.no_grad():
