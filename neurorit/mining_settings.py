@@ -26,8 +26,9 @@ class MiningSettings:
     "all" takes them as they come [I]. method, objective, steps, rows: see attribution.Settings.
     memory: a budget for activations such as 2GiB, which sets the rows. irrelevant_target: what the
     irrelevant side's F is of, "own-answer" (what the model says when misled) or "gold" [I];
-    answer_tokens: the longest own answer. dtype: of the weights, auto as stored; activations: what is computed in,
-    "float32" or "as-weights" (quicker on a GPU in bfloat16, and its scores add up to some 10 %).
+    answer_tokens: the longest own answer. dtype: of the weights, auto as stored; activations: what
+    is computed in, "float32" or "as-weights" (quicker on a GPU in bfloat16, and its scores add up
+    to some 10 %).
     threshold: scores under this share of the context's largest are dropped [K]; top: most neurons
     kept per context. share: K as a share of all neurons, the same for both sides [I]. resamples:
     of the bootstrap. max_residual: an atlas whose median completeness residual is above is
