@@ -123,11 +123,10 @@ def answer(
                     raise _too_many(system, plan, failed, len(waiting), "stopped after")
             else:
                 in_a_row, answered = 0, True
-    # In the order of the prompts, not in that of the answers.
-    missing = sorted(
-        ((i, error) for first, error in failed for i in places[calls[first]]),
-        key=lambda missed: missed[0],
-    )
+    # In the order of the run: which call ends first is chance.
+    failed.sort(key=lambda one: one[0])
+    missing = [(i, error) for first, error in failed for i in places[calls[first]]]
+    missing.sort(key=lambda one: one[0])
     if len(missing) > bearable * len(calls):
         raise _too_many(system, plan, failed, len(waiting), "without an answer:")
     store.note_pace(plan.prints[system.name], len(waiting), time.perf_counter() - begun)
