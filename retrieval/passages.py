@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-from retrieval.corpus import parse_passage
 from retrieval.examples import Passage
 from retrieval.ids import id_number
+from retrieval.records import parse_passage
 
 PASSAGES, OFFSETS, IDS = "passages.jsonl", "offsets.npy", "ids.npy"
 _HELD = 64 * 2**20  # bytes of text up to which all passages are held in memory
