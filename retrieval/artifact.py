@@ -28,7 +28,8 @@ class Manifest:
     """What `manifest.json` holds.
 
     kind: index, examples, atlas, adapter, checkpoint, report; command: the command that made it;
-    inputs and files: name -> SHA-256 (hexadecimal); made: free facts about the making.
+    inputs and files: name -> SHA-256 (hexadecimal); made: free facts about the making; sizes: the
+    files' bytes, which every load checks.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @contextmanager
@@ -78,8 +80,9 @@ def seal(made: Path, manifest: Manifest, out: Path) -> None:
 
 
 def write_manifest(directory: Path, manifest: Manifest, files: Mapping[str, str]) -> None:
-    """Write `manifest.json` whole, with these files' hashes."""
-    document = {**manifest.__dict__, "files": dict(files)}
+    """Write `manifest.json` whole, with these files' hashes and sizes."""
+    sizes = {name: (directory / name).stat().st_size for name in files}
+    document = {**manifest.__dict__, "files": dict(files), "sizes": sizes}
     write_text(directory / MANIFEST, json.dumps(document, indent=2, default=str) + "\n")
 
 
@@ -110,7 +113,10 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifes
     for name, digest in manifest.files.items():
         if not (directory / name).is_file():
             raise ArtifactError(f"{directory} lacks its file {name}; make the {kind} again")
-        if verify and hash_file(directory / name) != digest:
+        size = (directory / name).stat().st_size
+        if size != manifest.sizes.get(name, size) or (
+            verify and hash_file(directory / name) != digest
+        ):
             raise ArtifactError(
                 f"{directory / name} was changed after it was made; make the {kind} again"
             )

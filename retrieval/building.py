@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.artifact import Manifest, seal, sync, write_text
 from retrieval.chunking import Chunking
-from retrieval.corpus import corpus_digest, read_corpus
+from retrieval.corpus import Skipped, corpus_digest, read_corpus
 from retrieval.duplicates import Survey, survey, without
 from retrieval.encoder import DEFAULT, Encoder, load_encoder
 from retrieval.errors import BadInput
@@ -36,6 +36,7 @@ from retrieval.kinds import (
     tune_effort,
     usual_effort,
 )
+from retrieval.lengths import count_overlong
 from retrieval.passages import PASSAGES, passage_line, write_places
 from retrieval.vectors import GivenVectors
 
@@ -46,6 +47,7 @@ VECTORS = "vectors.faiss"
 SEGMENTS = "segments"
 MEMORY = 4 * 2**30
 REPEATS = "duplicates.jsonl"
+SKIPPED = "skipped.txt"
 _RAW = "vectors.f32"
 _CHUNK = 1024
 _SYNC_SECONDS = 5.0
@@ -61,9 +63,10 @@ class BuildSettings:
 
     kind: one of `retrieval.kinds.KINDS`; memory: bytes that a build should not exceed; target:
     recall@10 against exact search that a search is tuned to (None: not tuned); vectors: .npy file
-    with a row for each passage, in place of encoding; chunking: of documents; near_duplicates: the
-    overlap from which passages are near duplicates (0: only the same ones are told);
-    drop_duplicates: leave the later ones out; batch_size: passages encoded at once; threads: of
+    with a row for each passage, in place of encoding; chunking: of documents and records;
+    near_duplicates: the overlap from which passages are near duplicates (0: only the same ones are
+    told); drop_duplicates: leave the later ones out; skip_bad: leave out what cannot be read, and
+    list it; batch_size: passages encoded at once; threads: of
     FAISS (0: its own choice).
     """
 
@@ -74,6 +77,7 @@ class BuildSettings:
     chunking: Chunking = field(default_factory=Chunking)
     near_duplicates: float = 0.0
     drop_duplicates: bool = False
+    skip_bad: bool = False
     batch_size: int = 64
     threads: int = 0
 
@@ -115,8 +119,11 @@ def build_index(
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     if settings.drop_duplicates and settings.vectors:
         raise BadInput("--drop-duplicates: the rows of --vectors would belong to other passages")
+    if settings.skip_bad and settings.vectors:
+        raise BadInput("--skip-bad: the rows of --vectors would belong to other passages")
     # A first pass over the text alone finds every bad line before any time goes into vectors.
-    read = partial(read_corpus, corpus, chunking=settings.chunking)
+    skipped = Skipped() if settings.skip_bad else None
+    read = partial(read_corpus, corpus, chunking=settings.chunking, skipped=skipped)
     seen = survey(read, settings.near_duplicates)
     dropped = seen.repeats if settings.drop_duplicates else ()
     total = seen.passages - len(dropped)
@@ -127,6 +134,7 @@ def build_index(
     )
     given = GivenVectors(settings.vectors, total, model.dimension) if settings.vectors else None
     check_kind(settings.kind, total, model.dimension)
+    cut = None if given else count_overlong(model, (passage_text(p) for p in read()))
     size = settings.segment(model.dimension)
     _set_threads(settings.threads)
     described = asdict(settings) | {"vectors": given.digest if given else None}
@@ -175,6 +183,8 @@ def build_index(
         )
         if seen.repeats:
             _write_repeats(place / REPEATS, seen)
+        if skipped:
+            write_text(place / SKIPPED, "".join(f"{one}\n" for one in skipped))
         for name in ("journal.json", "key"):
             (place / name).unlink(missing_ok=True)
         seal(place, manifest, out)
@@ -187,6 +197,8 @@ def build_index(
         "duplicates": seen.exact,
         **({"near_duplicates": len(seen.repeats) - seen.exact} if settings.near_duplicates else {}),
         **({"dropped": len(dropped)} if settings.drop_duplicates else {}),
+        **({"skipped": len(skipped)} if skipped is not None else {}),
+        **({"longer_than_encoder": cut} if cut is not None else {}),
         **_tuned(segments, settings),
     }
 

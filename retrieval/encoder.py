@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 from retrieval.encoder_endpoint import EndpointEncoder, is_address
 from retrieval.encoder_int8 import SUFFIX, Int8Encoder
 from retrieval.errors import BadInput, MissingExtra
+from retrieval.lengths import count_overlong, overlong
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,6 +85,10 @@ class SentenceEncoder:
         """float32 [n, d] unit vectors of queries."""
         return self._encode(self._model.encode_query, texts)
 
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return overlong(self._model, texts)
+
     def _encode(self, encode: Any, texts: Sequence[str]) -> np.ndarray:
         import numpy as np
 
@@ -125,6 +130,10 @@ class PrefixedEncoder:
         """float32 [n, d] unit vectors of queries."""
         return self._encoder.encode_queries([self._query + text for text in texts])
 
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return count_overlong(self._encoder, [self._passage + text for text in texts])
+
 
 def prefixed_name(name: str, query: str = "", passage: str = "") -> str:
     """The name of an encoder with words before its texts."""
@@ -141,7 +150,10 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
 
     Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
     """
-    place, _, words = name.partition("?")
+    # An address may have a `?` of its own, before the model's name.
+    address, mark, rest = name.partition("#") if is_address(name) else ("", "", name)
+    place, _, words = rest.partition("?")
+    place = f"{address}{mark}{place}"
     made = _load(place, batch_size)
     if not words:
         return made

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.artifact import Manifest, read_manifest, writing
 from retrieval.errors import ArtifactError, BadInput, MissingExtra
+from retrieval.lengths import overlong
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,10 @@ class Int8Encoder:
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of queries."""
         return self._encode(texts, ("query",))
+
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return overlong(self._model, texts)
 
     def _encode(self, texts: Sequence[str], roles: Sequence[str]) -> np.ndarray:
         import numpy as np

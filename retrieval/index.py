@@ -151,7 +151,12 @@ class _Segment:
         import faiss
 
         # It is not read but mapped: pages come as searches need them, and go when memory is short.
-        self._vectors = faiss.read_index(str(place / VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        try:
+            self._vectors = faiss.read_index(str(place / VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{place / VECTORS} cannot be read; build the index again with `neurorit-rag index`"
+            ) from error
         if self._vectors.ntotal != record["passages"]:
             raise ArtifactError(
                 f"{place} holds {record['passages']} passages but {self._vectors.ntotal} vectors; "

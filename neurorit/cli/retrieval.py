@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -28,7 +28,8 @@ data_app = typer.Typer(
 
 def index(
     corpus: Annotated[
-        Path, typer.Argument(help="JSONL, TSV, Parquet, hf:NAME, or a folder: BEIR, documents.")
+        Path,
+        typer.Argument(help="JSONL, TSV, Parquet, hf:NAME, or a folder: of these, of documents."),
     ],
     out: Out,
     encoder: Annotated[
@@ -41,15 +42,21 @@ def index(
     passage_prefix: Annotated[str, typer.Option(help="Words before a passage.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
     chunk_by: Annotated[
-        str, typer.Option(help="How documents are cut: whole sentences, words or tokens.")
-    ] = "sentences",
-    chunk_size: Annotated[int, typer.Option(help="Words or tokens of a chunk, at most.")] = 100,
+        str | None, typer.Option(help="How texts are cut: whole sentences, words or tokens.")
+    ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(help="Words or tokens of a chunk; 100. Given, it is for records too."),
+    ] = None,
     overlap: Annotated[
         int, typer.Option(help="Words or tokens that a chunk shares with the one before.")
     ] = 0,
     tokenizer: Annotated[
         str, typer.Option(help="Whose tokens: a folder or hub name; minilm's without.")
     ] = "",
+    skip_bad: Annotated[
+        bool, typer.Option(help="Leave out lines and files that cannot be read, and list them.")
+    ] = False,
     near_duplicates: Annotated[
         float,
         typer.Option(help="Find passages that overlap by this share: 0.9. 0: same ones only."),
@@ -82,7 +89,7 @@ def index(
     from neurorit.commands import retrieval as body
 
     def work() -> Mapping[str, Any]:
-        from retrieval.chunking import Chunking
+        from retrieval.chunking import By, Chunking
         from retrieval.encoder import prefixed_name
         from retrieval.sizes import parse_bytes
 
@@ -97,9 +104,16 @@ def index(
             memory=parse_bytes(memory, "--memory"),
             target=target_recall,
             vectors=vectors,
-            chunking=Chunking(chunk_by, chunk_size, overlap, tokenizer),  # type: ignore[arg-type]
+            chunking=Chunking(
+                cast(By, chunk_by or "sentences"),
+                100 if chunk_size is None else chunk_size,
+                overlap,
+                tokenizer,
+                records=chunk_by is not None or chunk_size is not None,
+            ),
             near_duplicates=near_duplicates,
             drop_duplicates=drop_duplicates,
+            skip_bad=skip_bad,
             batch_size=batch_size,
             threads=threads,
         )
@@ -180,6 +194,10 @@ def mix(
     recipe: RecipeFile = None,
     settings: Assign = None,
     seed: Seed = 0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Make this question's example alone; repeatable."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +205,9 @@ def mix(
     from neurorit.commands import retrieval as body
 
     run(
-        lambda: body.mix(questions, index_dir, out, recipe, settings, purpose, seed, overwrite),
+        lambda: body.mix(
+            questions, index_dir, out, recipe, settings, purpose, seed, overwrite, only or ()
+        ),
         as_json,
     )
 

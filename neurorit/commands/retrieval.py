@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def index(
     plan: only say what it will take; ray: a cluster that encodes; options: see
     `retrieval.building.BuildSettings`.
     """
-    from retrieval.building import BuildSettings
+    from retrieval.building import SKIPPED, BuildSettings
     from retrieval.index import build_index
     from retrieval.planning import plan_index
 
@@ -59,6 +59,8 @@ def index(
             overwrite=overwrite,
             progress=report.named("passages encoded"),
         )
+    if summary.get("skipped"):
+        summary["skipped_file"] = str(out / SKIPPED)
     return {"index": str(out), **summary}
 
 
@@ -153,6 +155,7 @@ def mix(
     purpose: str,
     seed: int,
     overwrite: bool,
+    only: Sequence[str] = (),
 ) -> Mapping[str, Any]:
     """Mix examples to train on or to evaluate with; returns where they are and what is in them."""
     from retrieval.mixing import mix as mix_examples
@@ -169,6 +172,7 @@ def mix(
             out,
             settings,
             seed,
+            only=only,
             overwrite=overwrite,
             progress=report.named("questions mixed"),
         )
