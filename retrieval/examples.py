@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import BadInput
+from retrieval.jsonlines import decode_line
 
 KINDS = ("gold", "distractor", "random", "counterfactual", "near-duplicate", "injected")
 
@@ -67,7 +68,7 @@ def read_examples(path: Path) -> Iterator[Example]:
             if not line.strip():
                 continue
             try:
-                example = parse_example(json.loads(line.decode("utf-8")))
+                example = parse_example(decode_line(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise BadInput(f"{path}:{number}: not an example: {_reason(error)}") from error
             if example.id in seen:
@@ -102,13 +103,15 @@ def parse_example(record: Any) -> Example:
     question = record.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ValueError("'question' must be a non-empty string")
-    if not isinstance(record.get("id"), (str, int)):
+    if isinstance(record.get("id"), bool) or not isinstance(record.get("id"), (str, int)):
         raise ValueError("'id' must be a string")
     meta = record.get("meta", record.get("metadata")) or {}
     if not isinstance(meta, dict):
         raise ValueError("'meta' must be an object")
     if "gold" in record:
         meta = {**meta, "gold": record["gold"]}
+    if not _are_ids(meta.get("gold") or []):
+        raise ValueError("'gold' must be a list of passage ids")
     passages = record.get("passages") or []
     if not isinstance(passages, list):
         raise ValueError("'passages' must be a list")
@@ -144,6 +147,8 @@ def _parse_passage(record: Any) -> Passage:
     for name in ("id", "text"):
         if not isinstance(record.get(name), str):
             raise ValueError(f"a passage's '{name}' must be a string")
+    if not isinstance(record.get("meta") or {}, dict):
+        raise ValueError("a passage's 'meta' must be an object")
     kind = record.get("kind")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"passage kind {kind!r} is not one of {', '.join(KINDS)}")
@@ -154,6 +159,10 @@ def _parse_passage(record: Any) -> Passage:
         kind=kind,
         meta=record.get("meta") or {},
     )
+
+
+def _are_ids(given: Any) -> bool:
+    return isinstance(given, (list, tuple)) and all(isinstance(one, (str, int)) for one in given)
 
 
 def _reason(error: Exception) -> str:
