@@ -188,6 +188,7 @@ def build_index(
         for name in ("journal.json", "key"):
             (place / name).unlink(missing_ok=True)
         seal(place, manifest, out)
+    cut = getattr(model, "truncated", 0) or cut
     return {
         "passages": total,
         "dimension": model.dimension,

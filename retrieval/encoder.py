@@ -122,6 +122,11 @@ class PrefixedEncoder:
         told = repr((self._encoder.fingerprint, self._query, self._passage))
         return hashlib.sha256(told.encode()).hexdigest()
 
+    @property
+    def truncated(self) -> int:
+        """Texts that a server was sent only the beginning of."""
+        return int(getattr(self._encoder, "truncated", 0))
+
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages."""
         return self._encoder.encode_passages([self._passage + text for text in texts])

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from neurorit.cli import app
 from retrieval.building import SKIPPED, BuildSettings
 from retrieval.corpus import read_corpus
 from retrieval.errors import BadInput, NeuroritError
@@ -274,3 +276,30 @@ def test_given_vectors_do_not_go_with_skipped_lines(tmp_path: Path) -> None:
     wanted = BuildSettings(skip_bad=True, vectors=tmp_path / "v.npy")
     with pytest.raises(BadInput, match="--skip-bad: the rows of --vectors"):
         build_index(tmp_path / "a.jsonl", tmp_path / "i", encoder=QuickEncoder(), settings=wanted)
+
+
+@pytest.mark.parametrize("name", ["vectors.faiss", "passages.jsonl"])
+def test_a_cut_or_spoilt_file_of_a_large_index_is_named(tmp_path: Path, name: str) -> None:
+    """Of a size above which a load hashes nothing."""
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "text": "x"}\n{"id": "2", "text": "y"}\n')
+    build_index(tmp_path / "a.jsonl", tmp_path / "i", encoder=QuickEncoder())
+    file = tmp_path / "i" / "segments" / "00000" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9])
+    said = refused(lambda: Index.load(tmp_path / "i", encoder=QuickEncoder(), verify=False))
+    assert said == f"{file} was changed after it was made; make the index again"
+    if name == "vectors.faiss":
+        file.write_bytes(bytes(len(whole)))
+        said = refused(lambda: Index.load(tmp_path / "i", encoder=QuickEncoder(), verify=False))
+        assert said is not None and said.startswith(f"{file} cannot be read; build the index again")
+
+
+def test_the_command_says_what_it_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.building.load_encoder", lambda name, **_: QuickEncoder())
+    (tmp_path / "a.jsonl").write_text('{"id": "1", "text": "x"}\n{"id": "2"}\n')
+    arguments = ["index", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "i")]
+    assert isinstance(CliRunner().invoke(app, arguments).exception, BadInput)
+    done = CliRunner().invoke(app, [*arguments, "--skip-bad"])
+    assert done.exit_code == 0
+    assert f"skipped: 1\nskipped file: {tmp_path}/i/skipped.txt" in done.output
+    assert (tmp_path / "i" / SKIPPED).read_text().startswith(f"{tmp_path}/a.jsonl:2: not a passage")
