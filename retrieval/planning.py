@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.building import BuildSettings, passage_text
-from retrieval.corpus import read_corpus
+from retrieval.corpus import Skipped, read_corpus
 from retrieval.encoder import load_encoder
 from retrieval.kinds import bytes_per_vector, check_kind
 from retrieval.passages import passage_line
@@ -25,7 +25,8 @@ def plan_index(corpus: Path, encoder: str, settings: BuildSettings) -> dict[str,
     passages = text = 0
     sample: list[str] = []
     step = 1
-    for passage in read_corpus(corpus, chunking=settings.chunking):
+    skipped = Skipped() if settings.skip_bad else None
+    for passage in read_corpus(corpus, chunking=settings.chunking, skipped=skipped):
         if passages % step == 0:
             sample.append(passage_text(passage))
             if len(sample) == 2 * _SAMPLE:
