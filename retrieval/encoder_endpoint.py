@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retrieval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
@@ -58,6 +58,11 @@ class EndpointEncoder:
     def dimension(self) -> int:
         """d."""
         return self._dimension
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """The model's name at its server."""
+        return {"served_model": self._model, "normalized": True}
 
     @property
     def fingerprint(self) -> str:
