@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from retrieval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
@@ -65,6 +65,11 @@ class EndpointEncoder:
     def dimension(self) -> int:
         """d."""
         return self._dimension
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """The model's name at its server."""
+        return {"served_model": self._model, "normalized": True}
 
     @property
     def fingerprint(self) -> str:

@@ -21,16 +21,12 @@ from retrieval.building import BuildSettings
 from retrieval.encoder import load_encoder
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.index import Index, build_index
-from retrieval.kinds import (
-    KINDS,
-    bytes_per_vector,
-    find,
-    lists_of,
-    make_vectors,
-    tune_effort,
-)
+from retrieval.kinds import KINDS, bytes_per_vector, lists_of
+from retrieval.nearest import find
+from retrieval.recall import tune_effort
 from retrieval.search import Retriever, SearchSettings
 from retrieval.sizes import parse_bytes
+from retrieval.structures import make_vectors
 from retrieval.updating import update_index
 
 COUNT, DIMENSION = 5_000, 384
@@ -54,9 +50,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def built(made: tuple[Path, Path], out: Path, **settings: Any) -> Index:
     corpus, vectors = made
-    build_index(
-        corpus, out, encoder=load_encoder(), settings=BuildSettings(vectors=vectors, **settings)
-    )
+    # The vectors are made up, and so unlike what an encoder makes of the passages.
+    settings = {"vectors": vectors, "trust_vectors": True, **settings}
+    build_index(corpus, out, encoder=load_encoder(), settings=BuildSettings(**settings))
     return Index.load(out, encoder=load_encoder())
 
 
