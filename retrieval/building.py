@@ -24,6 +24,7 @@ from retrieval.errors import BadInput
 from retrieval.examples import read_examples
 from retrieval.kinds import KNOBS, check_kind, most_vectors
 from retrieval.lengths import count_overlong
+from retrieval.lexical_build import ENGLISH, check_language
 from retrieval.segments import (
     CHUNK,
     JOURNAL,
@@ -57,8 +58,9 @@ class BuildSettings:
     file with a row for each passage, in place of encoding; trust_vectors: take them unlike though
     they are to the encoder's; chunking: of documents and records; near_duplicates: the overlap
     from which passages are near duplicates (0: only the same ones are told); drop_duplicates: leave
-    the later ones out; skip_bad: leave out what cannot be read, and list it; batch_size: passages
-    encoded at once; threads: of FAISS (0: its own choice).
+    the later ones out; skip_bad: leave out what cannot be read, and list it; language: of BM25's
+    stems and stop words; batch_size: passages encoded at once; threads: of FAISS (0: its own
+    choice).
     """
 
     kind: str = "flat"
@@ -71,6 +73,7 @@ class BuildSettings:
     near_duplicates: float = 0.0
     drop_duplicates: bool = False
     skip_bad: bool = False
+    language: str = ENGLISH
     batch_size: int = 64
     threads: int = 0
 
@@ -79,7 +82,8 @@ class BuildSettings:
         return most_vectors(self.kind, dimension, int(self.memory * _SHARE), CHUNK)
 
     def check(self) -> None:
-        """Raise BadInput for settings that do not go together."""
+        """Raise BadInput for settings that do not go together, or cannot be."""
+        check_language(self.language)
         if self.drop_duplicates and self.vectors:
             raise BadInput("--drop-duplicates: the rows of --vectors would be other passages'")
         if self.skip_bad and self.vectors:
@@ -165,6 +169,7 @@ def build_index(
                 "chunking": asdict(settings.chunking),
                 "near_duplicates": settings.near_duplicates,
                 "drop_duplicates": settings.drop_duplicates,
+                "language": settings.language,
                 "memory": settings.memory,
                 "target_recall": settings.target,
             },

@@ -13,7 +13,7 @@ from typing import Any
 from retrieval.artifact import Manifest, read_manifest, writing
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.examples import Passage
-from retrieval.lexical_build import METHOD, words_of, write_bm25
+from retrieval.lexical_build import ENGLISH, method_of, words_of, write_bm25
 
 MEMORY = 2**30  # bytes that making the artifact should not exceed, beside the vocabulary
 
@@ -21,9 +21,10 @@ MEMORY = 2**30  # bytes that making the artifact should not exceed, beside the v
 class LexicalIndex:
     """BM25 of the passages of an index. Make one with `LexicalIndex.of`."""
 
-    def __init__(self, bm25: Any, size: int) -> None:
+    def __init__(self, bm25: Any, size: int, language: str = ENGLISH) -> None:
         self._bm25 = bm25
         self._size = size
+        self._language = language
 
     @classmethod
     def of(
@@ -36,24 +37,25 @@ class LexicalIndex:
         """
         import bm25s
 
-        place = lexical_place(index)
-        if not _belongs(place, digest, len(passages)):
+        place, language = lexical_place(index), _language(index)
+        method = method_of(language)
+        if not _belongs(place, method, digest, len(passages)):
             manifest = Manifest(
                 "bm25",
                 "neurorit-rag search",
-                settings=METHOD,
+                settings=method,
                 inputs={"index": digest},
                 made={"passages": len(passages)},
             )
             try:
                 with writing(place, manifest, overwrite=True) as folder:
-                    write_bm25(folder, (f"{p.title} {p.text}" for p in passages), memory)
+                    write_bm25(folder, (f"{p.title} {p.text}" for p in passages), memory, language)
             except OSError as error:
                 raise BadInput(
                     f"{place}: BM25 of this index cannot be written there ({error.strerror}); "
                     "make it where that is allowed, with `neurorit-rag index --bm25`"
                 ) from error
-        return cls(bm25s.BM25.load(place, mmap=True, show_progress=False), len(passages))
+        return cls(bm25s.BM25.load(place, mmap=True, show_progress=False), len(passages), language)
 
     def search(
         self, queries: Sequence[str], k: int, only: Any = None
@@ -65,7 +67,7 @@ class LexicalIndex:
         import numpy as np
 
         found: list[list[tuple[int, float]]] = []
-        for words in words_of(queries):
+        for words in words_of(queries, self._language):
             known = [word for word in words if word in self._bm25.vocab_dict]
             if not known or not self._size:
                 found.append([])
@@ -86,14 +88,23 @@ def lexical_place(index: Path) -> Path:
     return Path(index).with_name(f"{Path(index).name}-bm25")
 
 
-def _belongs(place: Path, digest: str, passages: int) -> bool:
+def _language(index: Path) -> str:
+    """That of `index --language`; English for an index that does not say."""
+    try:
+        manifest = read_manifest(Path(index), "index", verify=False)
+    except ArtifactError:
+        return ENGLISH
+    return str(manifest.settings.get("language", ENGLISH))
+
+
+def _belongs(place: Path, method: dict[str, Any], digest: str, passages: int) -> bool:
     try:
         manifest = read_manifest(place, "bm25", verify=False)
     except ArtifactError:
         return False
     return (
         dict(manifest.inputs) == {"index": digest}
-        and dict(manifest.settings) == METHOD
+        and dict(manifest.settings) == method
         # One of an older version does not say how many it holds, and may be of other passages.
         and manifest.made.get("passages") == passages
     )

@@ -13,29 +13,64 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from retrieval.errors import BadInput
+from retrieval.scripts import UNSPACED
+
 _K1, _B = 1.2, 0.75
-METHOD = {"method": "lucene", "k1": _K1, "b": _B, "stemmer": "english", "stopwords": "english"}
+ENGLISH, PLAIN = "english", "none"
+_STOPPED = (
+    *("chinese", "danish", "dutch", "english", "french", "german", "italian", "korean"),
+    *("norwegian", "portuguese", "russian", "spanish", "swedish", "turkish"),
+)  # languages of which bm25s knows stop words
+# Words of two letters or more, as bm25s has them; of scripts without spaces every character.
+_TOKENS = rf"(?u)[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}"
 _TEXTS = 2048  # tokenized at once
 _ENTRY = 12  # bytes of a count on disk: word and text in eight, count in four
 
 
-def words_of(texts: Sequence[str]) -> list[list[str]]:
-    """The words of texts as BM25 counts them: stems, without stop words."""
+def check_language(name: str) -> None:
+    """Raise BadInput for a language of which neither stems nor stop words are known."""
+    known = sorted({PLAIN, *_STOPPED, *_stemmed()})
+    if name not in known:
+        raise BadInput(f"--language {name}: it is one of {', '.join(known)}")
+
+
+def method_of(language: str) -> dict[str, Any]:
+    """How words are made and counted, for a manifest."""
+    return {
+        "method": "lucene",
+        "k1": _K1,
+        "b": _B,
+        "stemmer": language if language in _stemmed() else PLAIN,
+        "stopwords": language if language in _STOPPED else PLAIN,
+        "tokens": _TOKENS,
+    }
+
+
+def words_of(texts: Sequence[str], language: str = ENGLISH) -> list[list[str]]:
+    """The words of texts as BM25 counts them: stems, without stop words, in a known language."""
     import bm25s
     import Stemmer
 
-    stemmer = Stemmer.Stemmer(str(METHOD["stemmer"]))
     found: list[list[str]] = bm25s.tokenize(
         list(texts),
-        stopwords=str(METHOD["stopwords"]),
-        stemmer=stemmer,
+        token_pattern=_TOKENS,
+        stopwords=language if language in _STOPPED else [],
+        stemmer=Stemmer.Stemmer(language) if language in _stemmed() else None,
         return_ids=False,
         show_progress=False,
     )
     return found
 
 
-def write_bm25(folder: Path, texts: Iterable[str], memory: int) -> None:
+def _stemmed() -> list[str]:
+    import Stemmer
+
+    found: list[str] = Stemmer.algorithms()
+    return found
+
+
+def write_bm25(folder: Path, texts: Iterable[str], memory: int, language: str = ENGLISH) -> None:
     """Write what `bm25s.BM25.load` reads: the scores that bm25s would give to these texts.
 
     memory: bytes for counts, beside the vocabulary; one word's own counts are held in any case.
@@ -45,12 +80,12 @@ def write_bm25(folder: Path, texts: Iterable[str], memory: int) -> None:
 
     runs = _Runs(folder / "runs", max(1, memory // (16 * _ENTRY)))
     for some in _batches(texts):
-        runs.add(words_of(some))
+        runs.add(words_of(some, language))
     runs.close()
     lengths = np.frombuffer(runs.lengths, dtype=np.uint32)
     frequencies = np.frombuffer(runs.frequencies, dtype=np.uint64).astype(np.int64)
     indptr = np.concatenate([[0], np.cumsum(frequencies)]).astype(np.int64)
-    bm25 = bm25s.BM25(method=str(METHOD["method"]), k1=_K1, b=_B, dtype="float32")
+    bm25 = bm25s.BM25(method="lucene", k1=_K1, b=_B, dtype="float32")
     bm25.vocab_dict, bm25.nonoccurrence_array = runs.vocabulary, None
     nothing = np.zeros(0, np.float32)
     bm25.scores = {

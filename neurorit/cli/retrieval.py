@@ -54,6 +54,9 @@ def index(
     tokenizer: Annotated[
         str, typer.Option(help="Whose tokens: a folder or hub name; minilm's without.")
     ] = "",
+    language: Annotated[
+        str, typer.Option(help="Of BM25's stems and stop words: english, german ... or none.")
+    ] = "english",
     skip_bad: Annotated[
         bool, typer.Option(help="Leave out lines and files that cannot be read, and list them.")
     ] = False,
@@ -137,6 +140,7 @@ def index(
             near_duplicates=near_duplicates,
             drop_duplicates=drop_duplicates,
             skip_bad=skip_bad,
+            language=language,
             batch_size=batch_size,
             threads=threads,
         )
