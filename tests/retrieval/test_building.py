@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import signal
@@ -213,10 +214,13 @@ def test_given_vectors_are_compared_with_the_encoder(corpus: Path, tmp_path: Pat
 
 
 _PROGRAM = """
-import sys, time
+import sys, time, zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+import numpy as np
 from retrieval import artifact, building, segments
-from tests_building import CountingEncoder
+{encoder}
 building.BuildSettings.segment = lambda self, dimension: 1024
 segments.CHUNK, segments._SYNC_SECONDS = 128, 0.0
 encoder = CountingEncoder()
@@ -225,7 +229,7 @@ log = open(sys.argv[4], "a")
 def slowly(texts):
     time.sleep(0.02)
     made = encode(texts)
-    log.write(f"{len(texts)}\\n")
+    log.write(str(len(texts)) + " ")
     log.flush()
     return made
 def hash_slowly(path):
@@ -244,12 +248,12 @@ building.build_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
 def test_killed_twenty_times_a_build_keeps_its_work_and_ends_the_same(
     corpus: Path, tmp_path: Path, kind: str
 ) -> None:
-    (tmp_path / "tests_building.py").write_text(Path(__file__).read_text(encoding="utf-8"))
+    program = _PROGRAM.format(encoder=inspect.getsource(CountingEncoder))
 
     def start(out: str) -> subprocess.Popen[str]:
         paths = [str(corpus), str(tmp_path / out), kind, str(tmp_path / f"{out}.log")]
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, *paths],
+            [sys.executable, "-c", program, *paths],
             stdout=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
