@@ -60,7 +60,7 @@ def _refuse_loss(place: Path, before: Any, wanted: Mapping[str, Any]) -> None:
 
 
 def _holds_work(place: Path) -> bool:
-    return any(
+    return (place / "journal.json").is_file() or any(
         (found / name).is_file()
         for found in place.glob("segments/*")
         for name in ("progress.json", "vectors.faiss")
