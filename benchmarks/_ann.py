@@ -19,7 +19,8 @@ def measure(passages: int) -> tuple[list[tuple[str, str, float, str]], dict[str,
     """
     import faiss
 
-    from retrieval.kinds import find, make_vectors
+    from retrieval.nearest import find
+    from retrieval.structures import make_vectors
 
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "vectors"

@@ -22,12 +22,16 @@ sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != _HER
 
 @dataclass
 class Bench:
-    """Results of one benchmark. ratios: ours against a rival of the same run."""
+    """Results of one benchmark. ratios: ours against a rival of the same run.
+
+    skipped: why nothing was measured, where nothing was.
+    """
 
     name: str
     settings: Mapping[str, Any]
     results: list[dict[str, Any]] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
+    skipped: str = ""
 
     def add(self, system: str, metric: str, value: float, unit: str) -> None:
         """One measured figure."""
@@ -50,10 +54,13 @@ class Bench:
             "settings": {**self.settings, "machine": machine},
             "results": self.results,
             "ratios": self.ratios,
+            **({"skipped": self.skipped} if self.skipped else {}),
         }
         if as_json:
             print(json.dumps(document, indent=2))
             return
+        if self.skipped:
+            print(f"skipped: {self.skipped}")
         for name, value in self.ratios.items():
             print(f"{name}: {value:.3g}")
 

@@ -1,18 +1,20 @@
 """Dense, BM25 and hybrid search over real text: recall and nDCG on Natural Questions and SQuAD.
 
 Takes a folder with corpus.jsonl.gz and questions with gold passage ids (nq-dev, squad-dev, and
-squad-train, on which alone the hybrid's fusion and weight are chosen). What is made in --work stays
-there and is used again, so that a killed run goes on.
+squad-train, on which alone the hybrid's fusion and weight are chosen); without one it says that it
+was skipped. What is made in --work stays there and is used again, so that a killed run goes on.
 """
 
 from __future__ import annotations
 
 import gzip
 import sys
+import tempfile
 import time
 from itertools import islice
 from pathlib import Path
 
+from _data import data_option, missing
 from _harness import Bench, options, table
 
 from retrieval.artifact import write_text
@@ -50,15 +52,24 @@ def figures(retriever: Retriever, asked: list[Example]) -> dict[str, float]:
 def main() -> None:
     """Index, choose the weight on training questions, measure on the others."""
     parser = options(__doc__ or "")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the .jsonl.gz files")
-    parser.add_argument("--work", type=Path, required=True, help="folder to work in")
+    data_option(parser)
+    parser.add_argument("--work", type=Path, help="folder to work in and keep")
     chosen = parser.parse_args()
-    chosen.work.mkdir(parents=True, exist_ok=True)
+    if why := missing(chosen.data):
+        Bench("real_text", {}, skipped=why).finish(chosen.json)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        measure(chosen.data, chosen.work or Path(folder), chosen.json)
+
+
+def measure(data: Path, work: Path, as_json: bool) -> None:
+    """Print the table and the figures of every set and way to search."""
+    work.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    index = chosen.work / "index"
+    index = work / "index"
     if not index.is_dir():
         build_index(
-            unpacked(chosen.data, chosen.work, "corpus"),
+            unpacked(data, work, "corpus"),
             index,
             progress=lambda done, total: print(f"  {done}/{total}", end="\r", file=sys.stderr),
         )
@@ -68,9 +79,7 @@ def main() -> None:
         settings = SearchSettings(mode=mode, fusion=fusion, dense_weight=weight)
         return Retriever(loaded, settings, index)
 
-    training = list(
-        islice(read_examples(unpacked(chosen.data, chosen.work, "squad-train")), CHOOSING)
-    )
+    training = list(islice(read_examples(unpacked(data, work, "squad-train")), CHOOSING))
     tried = {
         fusion: {w: figures(by("hybrid", fusion, w), training)["ndcg@10"] for w in WEIGHTS}
         for fusion in FUSIONS
@@ -85,7 +94,7 @@ def main() -> None:
     bench = Bench("real_text", chosen_settings)
     rows = []
     for title, file in SETS.items():
-        path = unpacked(chosen.data, chosen.work, file)
+        path = unpacked(data, work, file)
         asked = list(islice(read_examples(path), QUESTIONS))
         for name, system in systems.items():
             measured = figures(system, asked)
@@ -96,7 +105,7 @@ def main() -> None:
             rows.append([title, name, *(f"{100 * measured[metric]:.1f}" for metric in shown)])
     table("Real text", ["questions", "search", "R@1", "R@5", "R@10", "nDCG@10"], rows)
     print(f"  {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    bench.finish(chosen.json)
+    bench.finish(as_json)
 
 
 if __name__ == "__main__":

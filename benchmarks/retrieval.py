@@ -1,7 +1,7 @@
 """Indexing against its bare parts, 8-bit against float encoding, a graph against exact search.
 
---data names a folder with corpus.jsonl.gz and squad-dev.jsonl.gz (questions with gold passage ids);
-without it the loss in nDCG is not measured. Run it alone on the machine.
+Passages and questions are real ones where --data or NEURORIT_DATA names their folder, and else
+those of the lab's invented world; the settings say which. Run it alone on the machine.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from _ann import measure
+from _data import data_option, missing
 from _harness import Bench, options
 
 from neurorit.lab.world import write_world
 from retrieval.encoder import load_encoder
-from retrieval.examples import read_examples
+from retrieval.examples import Example, read_examples
 from retrieval.index import Index, build_index, passage_text
 from retrieval.ranking import ranking_figures
 from retrieval.search import Retriever, SearchSettings
@@ -28,21 +29,25 @@ from retrieval.search import Retriever, SearchSettings
 def main() -> None:
     """Measure and print."""
     parser = options(__doc__ or "")
-    parser.add_argument("--data", type=Path, help="folder of real passages and questions")
+    data_option(parser)
     parser.add_argument("--work", type=Path, help="keep and reuse the indexes of --data here")
     parser.add_argument("--passages", type=int, default=20_000, help="to index")
     parser.add_argument("--questions", type=int, default=1_000)
     parser.add_argument("--ann", type=int, default=1_000_000, help="vectors of the graph; 0: none")
     given = parser.parse_args()
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items()}
+    why = missing(given.data, ("corpus", "squad-dev"))
+    settings["text"] = f"the lab's invented world ({why})" if why else "real"
+    data = None if why else given.data
     bench = Bench("retrieval", settings)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        corpus = _corpus(given.data, folder, given.passages, "part.jsonl")
+        corpus = _corpus(data, folder, given.passages, "part.jsonl")
         _indexing(bench, corpus, folder)
         _int8(bench, corpus)
-        if given.data is not None:
-            _loss(bench, given.data, given.work or folder, given.questions)
+        work = given.work or folder / "loss"
+        work.mkdir(parents=True, exist_ok=True)
+        _loss(bench, *_asked(data, work, given.questions), work)
     if given.ann:
         rows, ratios = measure(given.ann)
         for row in rows:
@@ -93,9 +98,10 @@ def _int8(bench: Bench, corpus: Path) -> None:
     encoders = {"float32": load_encoder(), "int8": load_encoder("minilm+int8")}
     texts = [passage_text(p) for p in islice(_passages(corpus), 1_024)]
     rates: dict[str, list[float]] = {name: [] for name in encoders}
+    size = min(192, len(texts) // 5)
     for turn in range(5):
         for name, encoder in encoders.items():
-            part = texts[turn * 192 : (turn + 1) * 192]
+            part = texts[turn * size : (turn + 1) * size]
             started = time.perf_counter()
             encoder.encode_passages(part)
             if turn:
@@ -107,12 +113,19 @@ def _int8(bench: Bench, corpus: Path) -> None:
     )
 
 
-def _loss(bench: Bench, data: Path, folder: Path, questions: int) -> None:
-    """nDCG@10 with each encoder, over the whole corpus."""
-    corpus = _corpus(data, folder, 10**9, "corpus.jsonl")
+def _asked(data: Path | None, folder: Path, questions: int) -> tuple[Path, list[Example]]:
+    """A corpus and questions with gold passages in it."""
+    if data is None:
+        made = write_world(folder / "world", 0, train=1, validation=1, test=questions)
+        return made["corpus"], list(islice(read_examples(made["test"]), questions))
     with gzip.open(data / "squad-dev.jsonl.gz", "rt", encoding="utf-8") as stream:
         (folder / "asked.jsonl").write_text("".join(islice(stream, questions)), encoding="utf-8")
-    asked = list(read_examples(folder / "asked.jsonl"))
+    corpus = _corpus(data, folder, 10**9, "corpus.jsonl")
+    return corpus, list(read_examples(folder / "asked.jsonl"))
+
+
+def _loss(bench: Bench, corpus: Path, asked: list[Example], folder: Path) -> None:
+    """nDCG@10 with each encoder, over the whole corpus."""
     gold = {e.id: set(e.meta["gold"]) for e in asked}
     found = {}
     for name in ("minilm", "minilm+int8"):

@@ -7,11 +7,12 @@ It knows nothing of what the files mean.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,8 @@ class Manifest:
     """What `manifest.json` holds.
 
     kind: index, examples, atlas, adapter, checkpoint, report; command: the command that made it;
-    inputs and files: name -> SHA-256 (hexadecimal); made: free facts about the making.
+    inputs and files: name -> SHA-256 (hexadecimal); made: free facts about the making; sizes: the
+    files' bytes, which every load checks.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @contextmanager
@@ -54,7 +57,8 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
-    for left in [temporary, *_abandoned(out)]:
+    put_back(out)
+    for left in [temporary, *_abandoned(out, "writing"), *_abandoned(out, "replaced")]:
         shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -65,12 +69,19 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
         raise
 
 
-def seal(made: Path, manifest: Manifest, out: Path) -> None:
-    """Write the manifest of a directory's files, bring all to disk, and rename it to `out`."""
+def seal(made: Path, manifest: Manifest, out: Path, leave: Collection[str] = ()) -> None:
+    """Write the manifest of a directory's files, bring all to disk, and rename it to `out`.
+
+    leave: files of the directory that are no part of the artifact. A directory that was sealed but
+    not renamed may be sealed again.
+    """
+    for unfinished in made.glob(f".{MANIFEST}.writing-*"):
+        unfinished.unlink()
+    names = {path.relative_to(made).as_posix(): path for path in sorted(made.rglob("*"))}
     files = {
-        path.relative_to(made).as_posix(): hash_file(path)
-        for path in sorted(made.rglob("*"))
-        if path.is_file()
+        name: hash_file(path)
+        for name, path in names.items()
+        if path.is_file() and name != MANIFEST and name not in leave
     }
     write_manifest(made, manifest, files)
     sync(made)
@@ -78,9 +89,21 @@ def seal(made: Path, manifest: Manifest, out: Path) -> None:
 
 
 def write_manifest(directory: Path, manifest: Manifest, files: Mapping[str, str]) -> None:
-    """Write `manifest.json` whole, with these files' hashes."""
-    document = {**manifest.__dict__, "files": dict(files)}
-    write_text(directory / MANIFEST, json.dumps(document, indent=2, default=str) + "\n")
+    """Write `manifest.json` whole, with these files' hashes and sizes."""
+    sizes = {name: (directory / name).stat().st_size for name in files}
+    document = {**manifest.__dict__, "files": dict(files), "sizes": sizes}
+    write_text(directory / MANIFEST, _document(document))
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """SHA-256 of the `manifest.json` that this manifest was read from, whatever is there now."""
+    return hashlib.sha256(_document(manifest.__dict__).encode()).hexdigest()
+
+
+def _document(fields: Mapping[str, Any]) -> str:
+    # Manifests of older versions have no sizes, and the same bytes again without them.
+    written = {name: value for name, value in fields.items() if name != "sizes" or value}
+    return json.dumps(written, indent=2, default=str) + "\n"
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifest:
@@ -92,6 +115,12 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifes
     directory = Path(directory)
     path = directory / MANIFEST
     if not directory.is_dir():
+        former = next(_abandoned(directory, "replaced"), None)
+        if former is not None:
+            raise ArtifactError(
+                f"no {kind} at {directory}: it was being replaced when the process was killed; "
+                f"`mv {former} {directory}` brings the former one back"
+            )
         raise ArtifactError(f"no {kind} at {directory}: the directory does not exist")
     if not path.is_file():
         raise ArtifactError(f"{directory} is no {kind}: it has no {MANIFEST}")
@@ -110,7 +139,10 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifes
     for name, digest in manifest.files.items():
         if not (directory / name).is_file():
             raise ArtifactError(f"{directory} lacks its file {name}; make the {kind} again")
-        if verify and hash_file(directory / name) != digest:
+        size = (directory / name).stat().st_size
+        if size != manifest.sizes.get(name, size) or (
+            verify and hash_file(directory / name) != digest
+        ):
             raise ArtifactError(
                 f"{directory / name} was changed after it was made; make the {kind} again"
             )
@@ -163,9 +195,17 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _abandoned(out: Path) -> Iterator[Path]:
-    """Temporary directories of `out` whose process was killed."""
-    for path in out.parent.glob(f".{out.name}.writing-*"):
+def put_back(out: Path) -> None:
+    """Bring back what a process was replacing when it was killed between its two renames."""
+    if not out.exists():
+        for former in _abandoned(out, "replaced"):
+            os.rename(former, out)
+            return
+
+
+def _abandoned(out: Path, what: str) -> Iterator[Path]:
+    """Directories beside `out` of that use whose process was killed."""
+    for path in sorted(out.parent.glob(f".{out.name}.{what}-*")):
         process = path.name.rpartition("-")[2]
         if process.isdigit() and not _alive(int(process)):
             yield path
@@ -182,10 +222,14 @@ def _alive(process: int) -> bool:
 
 
 def _swap_in(temporary: Path, out: Path) -> None:
-    """Rename the whole new directory into place, with the old one out of the way first."""
+    """Put the whole new directory in the place of the old one, at no moment without either."""
     if not out.exists():
         os.rename(temporary, out)
         return
+    if _exchanged(temporary, out):
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    # This file system cannot exchange two names: `put_back` mends a kill between these two.
     aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
     os.rename(out, aside)
     try:
@@ -194,6 +238,16 @@ def _swap_in(temporary: Path, out: Path) -> None:
         os.rename(aside, out)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def sync(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """Long texts into passages: 100 words as in DPR and the paper, whole sentences where they fit.
 
-No word is lost, and none doubled but by an overlap that was asked for. It knows nothing of files.
+No word is lost, and none doubled but by an overlap that was asked for. Of a script without spaces
+every character counts as a word. It knows nothing of files.
 """
 
 from __future__ import annotations
@@ -11,24 +12,27 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from retrieval.errors import BadInput, MissingExtra
-from retrieval.sentences import sentences
+from retrieval.scripts import word_spans
+from retrieval.sentences import sentence_spans
 
 By = Literal["sentences", "words", "tokens"]
 
 
 @dataclass(frozen=True)
 class Chunking:
-    """How a document is cut.
+    """How a document is cut, and whether long records are.
 
     by: `sentences` (whole ones, up to `size` words; a longer one is cut), `words` (always `size` of
     them) or `tokens`; overlap: words or tokens that a chunk has from the end of the one before;
-    tokenizer: a folder or hub name, for tokens (empty: the packaged encoder's).
+    tokenizer: a folder or hub name, for tokens (empty: the packaged encoder's); records: also cut
+    the records of JSONL, TSV, Parquet and data sets.
     """
 
     by: By = "sentences"
     size: int = 100
     overlap: int = 0
     tokenizer: str = ""
+    records: bool = False
 
     def check(self) -> None:
         """Raise BadInput, naming the option, for what cannot be."""
@@ -44,39 +48,38 @@ class Chunking:
     def chunks(self, text: str) -> Iterator[str]:
         """The pieces of a text, in order; none is empty. Raises BadInput as `check` does."""
         self.check()
-        if self.by == "tokens":
-            yield from _tokens(text, self.size, self.overlap, self.tokenizer)
-        elif self.by == "words":
-            words = text.split()
-            for start, end in _windows(len(words), self.size, self.overlap):
-                yield " ".join(words[start:end])
-        else:
-            yield from _sentences(text, self.size)
+        cut = {"tokens": self._tokens, "words": self._words}.get(self.by, self._sentences)
+        for start, end in cut(text):
+            if piece := " ".join(text[start:end].split()):
+                yield piece
 
+    def _words(self, text: str) -> Iterator[tuple[int, int]]:
+        words = word_spans(text)
+        for start, end in _windows(len(words), self.size, self.overlap):
+            yield words[start][0], words[end - 1][1]
 
-def _sentences(text: str, size: int) -> Iterator[str]:
-    held: list[str] = []
-    for sentence in sentences(text):
-        parts = sentence.split()
-        if held and len(held) + len(parts) > size:
-            yield " ".join(held)
-            held = []
-        while len(parts) > size:
-            yield " ".join(parts[:size])
-            parts = parts[size:]
-        held += parts
-    if held:
-        yield " ".join(held)
+    def _sentences(self, text: str) -> Iterator[tuple[int, int]]:
+        held: list[tuple[int, int]] = []
+        for start, end in sentence_spans(text):
+            words = [(start + a, start + b) for a, b in word_spans(text[start:end])]
+            if held and len(held) + len(words) > self.size:
+                yield held[0][0], held[-1][1]
+                held = []
+            while len(words) > self.size:
+                yield words[0][0], words[self.size - 1][1]
+                words = words[self.size :]
+            held += words
+        if held:
+            yield held[0][0], held[-1][1]
 
-
-def _tokens(text: str, size: int, overlap: int, tokenizer: str) -> Iterator[str]:
-    places = _tokenizer(tokenizer).encode(text, add_special_tokens=False).offsets
-    for start, end in _windows(len(places), size, overlap):
-        # From the end of the token before, so that what is no token is not lost either.
-        first = places[start - 1][1] if start else 0
-        last = places[end - 1][1] if end < len(places) else len(text)
-        if piece := " ".join(text[first:last].split()):
-            yield piece
+    def _tokens(self, text: str) -> Iterator[tuple[int, int]]:
+        places = _tokenizer(self.tokenizer).encode(text, add_special_tokens=False).offsets
+        for start, end in _windows(len(places), self.size, self.overlap):
+            # From the end of the token before, so that what is no token is not lost either.
+            yield (
+                places[start - 1][1] if start else 0,
+                places[end - 1][1] if end < len(places) else len(text),
+            )
 
 
 def _windows(count: int, size: int, overlap: int) -> Iterator[tuple[int, int]]:

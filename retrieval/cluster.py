@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrieval.encoder import DEFAULT, Encoder, load_encoder
-from retrieval.errors import BadInput, MissingExtra, NeuroritError
+from retrieval.encoder import DEFAULT, Encoder, described, load_encoder, made_by
+from retrieval.errors import ArtifactError, BadInput, MissingExtra, NeuroritError
 from retrieval.index import read_index_manifest
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 _TASK = 256  # passages of one task
+_AHEAD = 3  # tasks under way for each worker
 
 
 @contextlib.contextmanager
@@ -64,14 +66,19 @@ def connected(address: str) -> Iterator[Any]:
 class ClusterEncoder:
     """An encoder whose passages are encoded by tasks on the cluster; queries are encoded here.
 
-    A node whose encoder is another one (by its fingerprint) is refused.
+    gpus: of each task, a share of one too; 0 for none. A node whose encoder is another one (by its
+    fingerprint) is refused.
     """
 
-    def __init__(self, ray: Any, name: str = DEFAULT, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, ray: Any, name: str = DEFAULT, *, batch_size: int = 64, gpus: float = 0.0
+    ) -> None:
         self._ray = ray
         self._own = load_encoder(name, batch_size=batch_size)
         self._batch_size = batch_size
-        self._task = ray.remote(max_retries=-1)(_encode)
+        self._gpus = gpus
+        asked = {"num_gpus": gpus} if gpus else {}
+        self._task = ray.remote(max_retries=-1, **asked)(_encode)
         self.name = self._own.name
 
     @property
@@ -80,9 +87,34 @@ class ClusterEncoder:
         return self._own.dimension
 
     @property
+    def description(self) -> Mapping[str, Any]:
+        """That of the encoder itself."""
+        return described(self._own)
+
+    @property
     def fingerprint(self) -> str:
         """That of the encoder itself: where it ran makes no other index."""
         return self._own.fingerprint
+
+    def encode_stream(self, texts: Iterable[list[str]]) -> Iterator[np.ndarray]:
+        """float32 [n, d] for each list of n texts, in order, with tasks for several under way.
+
+        As many lists are sent ahead as keep every worker busy while the first is waited for.
+        """
+        import numpy as np
+
+        under_way: deque[list[Any]] = deque()
+        source = iter(texts)
+        while True:
+            while sum(map(len, under_way)) < _AHEAD * self._workers():
+                some = next(source, None)
+                if some is None:
+                    break
+                under_way.append(self._sent(some))
+            if not under_way:
+                return
+            parts = [self._vectors(found) for found in self._collected(under_way.popleft())]
+            yield np.concatenate(parts)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors, in the order of the texts."""
@@ -90,21 +122,34 @@ class ClusterEncoder:
 
         if not texts:
             return np.zeros((0, self.dimension), dtype=np.float32)
-        parts = [list(texts[i : i + _TASK]) for i in range(0, len(texts), _TASK)]
-        pending = [self._task.remote(self.name, self._batch_size, part) for part in parts]
+        return next(self.encode_stream([list(texts)]))
+
+    def _sent(self, texts: list[str]) -> list[Any]:
+        parts = [texts[i : i + _TASK] for i in range(0, len(texts), _TASK)]
+        return [self._task.remote(self.name, self._batch_size, part) for part in parts]
+
+    def _collected(self, pending: list[Any]) -> list[Any]:
         try:
-            made = self._ray.get(pending)
+            return list(self._ray.get(pending))
         except self._ray.exceptions.RayError as error:
             raise NeuroritError(
                 f"--ray: encoding failed on the cluster: {_cause(error)}"
             ) from error
-        for _, fingerprint, node in made:
-            if fingerprint != self.fingerprint:
-                raise NeuroritError(
-                    f"--ray: node {node} has another encoder under the name {self.name!r}; "
-                    "install the same version there"
-                )
-        return np.concatenate([vectors for vectors, _, _ in made])
+
+    def _vectors(self, made: tuple[Any, str, str]) -> Any:
+        vectors, fingerprint, node = made
+        if fingerprint != self.fingerprint:
+            raise NeuroritError(
+                f"--ray: node {node} has another encoder under the name {self.name!r}; "
+                "install the same version there"
+            )
+        return vectors
+
+    def _workers(self) -> int:
+        """Tasks that the cluster runs at once, as it is now: nodes come and go."""
+        there = self._ray.cluster_resources()
+        workers = there.get("GPU", 0.0) / self._gpus if self._gpus else there.get("CPU", 1.0)
+        return max(1, int(workers))
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of queries."""
@@ -118,18 +163,32 @@ class ClusterIndex:
     one that cannot be loaded.
     """
 
-    def __init__(self, ray: Any, directories: Sequence[Path], encoder: Encoder) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        directories: Sequence[Path],
+        encoder: Encoder,
+        *,
+        effort: int | None = None,
+    ) -> None:
         if not directories:
             raise BadInput("a cluster's index needs at least one index directory")
-        segments = [
-            (str(Path(directory).resolve()), str(record["name"]))
-            for directory in directories
-            for record in read_index_manifest(directory, verify=False).made["segments"]
-        ]
+        segments = []
+        for directory in directories:
+            # Checked once here, and not by every actor: each would hash the whole index.
+            manifest = read_index_manifest(directory)
+            known = str(manifest.made["fingerprint"])
+            if not made_by(encoder, known):
+                raise ArtifactError(
+                    f"{directory} was built with another encoder than {encoder.name!r} now is; "
+                    "build it again with `neurorit-rag index`"
+                )
+            where = str(Path(directory).resolve())
+            segments += [(where, str(one["name"]), known) for one in manifest.made["segments"]]
         self._ray = ray
         self.encoder = encoder
         actor = ray.remote(max_restarts=-1, max_task_retries=-1)(_Shard)
-        self._shards = [actor.remote(*segment, encoder.fingerprint) for segment in segments]
+        self._shards = [actor.remote(*segment, effort) for segment in segments]
         self._sizes: list[int] = self._get([shard.size.remote() for shard in self._shards])
 
     def __len__(self) -> int:
@@ -178,11 +237,15 @@ class ClusterIndex:
 class _Shard:
     """What an actor holds: one segment of an index artifact, without its encoder."""
 
-    def __init__(self, directory: str, segment: str, fingerprint: str) -> None:
+    def __init__(self, directory: str, segment: str, fingerprint: str, effort: int | None) -> None:
         from retrieval.index import Index
 
         self._index = Index.load(
-            Path(directory), encoder=_Fingerprint(fingerprint), segments=[segment]
+            Path(directory),
+            encoder=_Fingerprint(fingerprint),
+            effort=effort,
+            segments=[segment],
+            verify=False,
         )
 
     def size(self) -> int:

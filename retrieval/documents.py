@@ -1,7 +1,7 @@
 """Documents: txt, Markdown, HTML and PDF files of a folder as titles and plain text.
 
-markdown-it, selectolax and pypdf do the parsing; the last two come with the extra `documents`.
-It knows nothing of passages.
+What is written in Markdown and HTML is `retrieval.markup`'s; pypdf, of the extra `documents`, reads
+PDF. It knows nothing of passages.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retrieval.errors import BadInput, MissingExtra
+from retrieval.markup import declared_charset, markdown_text, page_text
 
 SUFFIXES = (".txt", ".md", ".markdown", ".html", ".htm", ".pdf")
-_UNSEEN = "script, style, noscript, template, nav, header, footer, aside, form, svg"
+_HTML = (".html", ".htm")
 
 
 class Document(NamedTuple):
@@ -25,15 +26,9 @@ class Document(NamedTuple):
     page: int = 0
 
 
-def find_documents(folder: Path) -> list[Path]:
-    """The documents below a folder, in the order of their paths; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+def is_document(path: Path) -> bool:
+    """True for a file that `read_document` reads, by its suffix."""
+    return path.suffix.lower() in SUFFIXES
 
 
 def read_document(path: Path) -> Iterator[Document]:
@@ -46,61 +41,25 @@ def read_document(path: Path) -> Iterator[Document]:
         yield from _pdf(path)
         return
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{path}: no UTF-8 text at byte {error.start}; convert it, or leave it out"
-        ) from error
+        data = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-    text = text.replace("\0", " ")
-    if suffix in (".md", ".markdown"):
-        made = _markdown(text)
-    elif suffix in (".html", ".htm"):
-        made = _html(path, text)
-    else:
+    charset = declared_charset(data) if suffix in _HTML else ""
+    try:
+        text = data.decode(charset or "utf-8-sig").replace("\0", " ")
+    except UnicodeError as error:
+        place = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+        raise BadInput(
+            f"{path}: no {(charset or 'utf-8').upper()} text{place}; convert it, or leave it out"
+        ) from error
+    if suffix in _HTML:
+        made = Document(*page_text(text))
+    elif suffix == ".txt":
         made = Document("", text)
+    else:
+        made = Document(*markdown_text(text))
     if made.text.strip():
         yield made._replace(title=made.title or _name(path))
-
-
-def _markdown(text: str) -> Document:
-    from markdown_it import MarkdownIt
-
-    if text.startswith("---\n") and "\n---\n" in text[4:]:
-        text = text[4:].split("\n---\n", 1)[1]  # front matter is about the page, not of it
-    title, parts, heading = "", [], False
-    for token in MarkdownIt("commonmark").enable("table").parse(text):
-        if token.type == "heading_open":
-            heading = True
-        if token.type == "inline":
-            shown = "".join(
-                child.content if child.type in ("text", "code_inline", "image") else " "
-                for child in token.children or ()
-                if child.type in ("text", "code_inline", "image", "softbreak", "hardbreak")
-            )
-            if heading and not title:
-                title = shown.strip()
-            else:
-                parts.append(shown)
-            heading = False
-        elif token.type in ("fence", "code_block"):
-            parts.append(token.content)
-    return Document(title, "\n".join(parts))
-
-
-def _html(path: Path, text: str) -> Document:
-    try:
-        from selectolax.lexbor import LexborHTMLParser
-    except ModuleNotFoundError as error:
-        raise MissingExtra("selectolax", "documents") from error
-    tree = LexborHTMLParser(text)
-    named = tree.css_first("title") or tree.css_first("h1")
-    title = " ".join(named.text().split()) if named is not None else ""
-    for node in tree.css(_UNSEEN):
-        node.decompose()
-    body = tree.body
-    return Document(title, body.text(separator=" ") if body is not None else "")
 
 
 def _pdf(path: Path) -> Iterator[Document]:

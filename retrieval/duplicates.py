@@ -2,7 +2,8 @@
 
 Two passages are near duplicates when their sets of three words in a row overlap by a share that is
 given (Jaccard). MinHash (Broder 1997, by `datasketch`) finds pairs that may be; their own words
-decide. The text is read twice and never held. It knows nothing of vectors.
+decide. Held are eight bytes of every passage, those of its bands, and the shingles of some that may
+be alike; the text is read again for these. It knows nothing of vectors.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations, repeat
 from typing import Any
 
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
 from retrieval.ids import id_number
+from retrieval.scripts import words
 
 _HASHES = 128
 _WORDS = 3
 _FEW = 32
+_CHUNK = 1 << 20
+_HALF = 32  # bits of a row in a pair
+_HELD = 50_000  # passages whose shingles are in memory at once: about 50 MB of texts of 100 words
 _FOUND = 0.99  # of pairs at the threshold, the share that a choice of bands must find
 
 Read = Callable[[], Iterator[Passage]]
@@ -60,27 +64,17 @@ def survey(read: Read, near: float = 0.0) -> Survey:
     bands = _Bands(near) if near else None
     contents, keys = array("Q"), array("Q")
     for passage in read():
-        words = _words(passage)
-        contents.append(id_number(" ".join(words)))
+        tokens = _words(passage)
+        contents.append(id_number(" ".join(tokens)))
         if bands is not None:
-            keys.extend(bands.keys(words))
-    alike = [np.frombuffer(contents, dtype=np.uint64)]
+            keys.extend(bands.keys(tokens))
+    whole = np.frombuffer(contents, dtype=np.uint64)
+    pairs = [_equal(whole, few=1)]
     if keys:
-        alike += list(np.frombuffer(keys, dtype=np.uint64).reshape(len(contents), -1).T)
-    pairs = sorted({pair for column in alike for pair in _equal(column)})
-    if not pairs:
-        return Survey(len(contents), ())
-    rows = {row for pair in pairs for row in pair}
-    held = {row: (p.id, _shingles(_words(p))) for row, p in enumerate(read()) if row in rows}
-    found: dict[int, Duplicate] = {}
-    for first, second in pairs:
-        if first in found or second in found:
-            continue
-        share = _overlap(held[first][1], held[second][1])
-        if contents[first] == contents[second] or (near and share >= near):
-            same = 1.0 if contents[first] == contents[second] else min(share, 0.9999)
-            found[second] = Duplicate(second, held[second][0], held[first][0], round(same, 4))
-    return Survey(len(contents), tuple(found[row] for row in sorted(found)))
+        pairs += map(_equal, np.frombuffer(keys, dtype=np.uint64).reshape(len(contents), -1).T)
+    found: dict[int, tuple[int, float]] = {}
+    _judge(np.unique(np.concatenate(pairs)), whole, near, read, found)
+    return Survey(len(contents), _named(found, read))
 
 
 def without(passages: Iterator[Passage], repeats: tuple[Duplicate, ...]) -> Iterator[Passage]:
@@ -99,10 +93,10 @@ class _Bands:
         sizes = (32, 16, 8, 4, 2, 1)
         self._size = next(s for s in sizes if 1 - (1 - near**s) ** (_HASHES // s) >= _FOUND)
 
-    def keys(self, words: list[str]) -> list[int]:
+    def keys(self, tokens: list[str]) -> list[int]:
         """One number for each band."""
         made = self._empty.copy()
-        made.update_batch([shingle.encode("utf-8", "replace") for shingle in _shingles(words)])
+        made.update_batch([shingle.encode("utf-8", "replace") for shingle in _shingles(tokens)])
         values = made.hashvalues
         return [
             id_number(f"{start} {values[start : start + self._size].tobytes().hex()}")
@@ -110,29 +104,102 @@ class _Bands:
         ]
 
 
-def _equal(column: Any) -> Iterator[tuple[int, int]]:
-    """Pairs of rows with an equal value: all of few, each with the first of many."""
+def _equal(column: Any, few: int = _FEW) -> Any:
+    """uint64 [pairs]: rows with an equal value, as first * 2^32 + second, the first being smaller.
+
+    All pairs of up to `few` such rows; of more, each with the first.
+    """
     import numpy as np
 
-    order = np.argsort(column, kind="stable")
-    ordered = column[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    for start, end in zip(starts, [*starts[1:], len(column)], strict=True):
-        alike = order[start:end].tolist()
-        yield from (
-            combinations(alike, 2) if len(alike) <= _FEW else zip(repeat(alike[0]), alike[1:])
-        )
+    # Most values stand alone: only the rows of the others are put in order.
+    ordered = np.sort(column)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(repeated):
+        return np.zeros(0, dtype=np.uint64)
+    rows = []
+    for start in range(0, len(column), _CHUNK):
+        part = column[start : start + _CHUNK]
+        at = np.minimum(repeated.searchsorted(part), len(repeated) - 1)
+        rows.append(np.flatnonzero(repeated[at] == part) + start)
+    alike = np.concatenate(rows).astype(np.uint64)
+    alike = alike[np.argsort(column[alike], kind="stable")]
+    values = column[alike]
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    sizes = np.diff(np.append(starts, len(alike)))
+    made = []
+    for size in np.unique(sizes):
+        runs = alike[starts[sizes == size][:, None] + np.arange(size)]
+        first, second = np.triu_indices(size, 1)
+        if size > few:
+            first, second = first[: size - 1], second[: size - 1]
+        made.append(((runs[:, first] << np.uint64(_HALF)) | runs[:, second]).ravel())
+    return np.concatenate(made)
+
+
+def _judge(
+    pairs: Any, contents: Any, near: float, read: Read, found: dict[int, tuple[int, float]]
+) -> None:
+    """Put into `found`, in the pairs' order, each second row that repeats its first: row -> why.
+
+    A row that was found repeats another one already, and nothing repeats it.
+    """
+    begun = 0
+    while begun < len(pairs):
+        # As many pairs as have their shingles held at once; the rest in further readings.
+        ended, wanted = begun, set[int]()
+        while ended < len(pairs) and len(wanted) < _HELD:
+            first, second = _rows_of(pairs[ended])
+            if contents[first] != contents[second] and not found.keys() & {first, second}:
+                wanted |= {first, second}
+            ended += 1
+        held = {}
+        if wanted:
+            held = {row: _hashed(_words(p)) for row, p in enumerate(read()) if row in wanted}
+        for pair in pairs[begun:ended]:
+            first, second = _rows_of(pair)
+            if first in found or second in found:
+                continue
+            if contents[first] == contents[second]:
+                found[second] = (first, 1.0)
+            elif near and (share := _overlap(held[first], held[second])) >= near:
+                found[second] = (first, round(min(share, 0.9999), 4))
+        begun = ended
+
+
+def _named(found: dict[int, tuple[int, float]], read: Read) -> tuple[Duplicate, ...]:
+    """The repeats by row, with their ids."""
+    if not found:
+        return ()
+    wanted = found.keys() | {first for first, _ in found.values()}
+    ids = {row: passage.id for row, passage in enumerate(read()) if row in wanted}
+    return tuple(
+        Duplicate(row, ids[row], ids[of], like) for row, (of, like) in sorted(found.items())
+    )
+
+
+def _rows_of(pair: Any) -> tuple[int, int]:
+    return int(pair) >> _HALF, int(pair) & 0xFFFFFFFF
 
 
 def _words(passage: Passage) -> list[str]:
-    return f"{passage.title} {passage.text}".casefold().split()
+    return words(f"{passage.title} {passage.text}".casefold())
 
 
-def _shingles(words: list[str]) -> set[str]:
-    if len(words) <= _WORDS:
-        return {" ".join(words)}
-    return {" ".join(words[i : i + _WORDS]) for i in range(len(words) - _WORDS + 1)}
+def _shingles(tokens: list[str]) -> set[str]:
+    if len(tokens) <= _WORDS:
+        return {" ".join(tokens)}
+    return {" ".join(tokens[i : i + _WORDS]) for i in range(len(tokens) - _WORDS + 1)}
 
 
-def _overlap(first: set[str], second: set[str]) -> float:
-    return len(first & second) / len(first | second)
+def _hashed(tokens: list[str]) -> Any:
+    """uint64 [n]: the shingles as numbers, sorted: a twentieth of what the words would take."""
+    import numpy as np
+
+    return np.unique(np.array([id_number(one) for one in _shingles(tokens)], dtype=np.uint64))
+
+
+def _overlap(first: Any, second: Any) -> float:
+    import numpy as np
+
+    same = len(np.intersect1d(first, second, assume_unique=True))
+    return same / (len(first) + len(second) - same)

@@ -8,7 +8,7 @@ nothing of indexes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import parse_qsl, urlencode
@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlencode
 from retrieval.encoder_endpoint import EndpointEncoder, is_address
 from retrieval.encoder_int8 import SUFFIX, Int8Encoder
 from retrieval.errors import BadInput, MissingExtra
+from retrieval.fingerprint import describe_model, fingerprint_model, former_fingerprint
+from retrieval.lengths import count_overlong, overlong
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +26,11 @@ DEFAULT = "minilm"
 
 
 class Encoder(Protocol):
-    """Turns text into vectors of length one, so that inner product is cosine similarity."""
+    """Turns text into vectors of length one, so that inner product is cosine similarity.
+
+    It may have a `description`, a mapping that a manifest keeps for people, and a
+    `former_fingerprint`, by which indexes of an older version know it.
+    """
 
     name: str
 
@@ -65,16 +71,20 @@ class SentenceEncoder:
         """True where the model puts words of its own before queries or passages."""
         return any((self._model.prompts or {}).values())
 
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """How it pools, how long a text may be, which prompts it puts before."""
+        return describe_model(self._model)
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the modules' description, prompts, length limit and every weight."""
-        digest = hashlib.sha256()
-        settings = (str(self._model), self._model.max_seq_length, self._model.prompts)
-        digest.update(repr(settings).encode())
-        for name, tensor in sorted(self._model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
-        return digest.hexdigest()
+        """SHA-256 of the weights, pooling, length limit, prompts and tokenizer."""
+        return fingerprint_model(self._model)
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """That of indexes of an older version."""
+        return former_fingerprint(self._model)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages."""
@@ -83,6 +93,10 @@ class SentenceEncoder:
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of queries."""
         return self._encode(self._model.encode_query, texts)
+
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return overlong(self._model, texts)
 
     def _encode(self, encode: Any, texts: Sequence[str]) -> np.ndarray:
         import numpy as np
@@ -112,10 +126,28 @@ class PrefixedEncoder:
         return self._encoder.dimension
 
     @property
+    def description(self) -> Mapping[str, Any]:
+        """The encoder's own, and the words."""
+        return {**described(self._encoder), "query": self._query, "passage": self._passage}
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the encoder's own and the words."""
-        told = repr((self._encoder.fingerprint, self._query, self._passage))
-        return hashlib.sha256(told.encode()).hexdigest()
+        return self._with_words(self._encoder.fingerprint)
+
+    @property
+    def former_fingerprint(self) -> str:
+        """That of indexes of an older version."""
+        own = getattr(self._encoder, "former_fingerprint", self._encoder.fingerprint)
+        return self._with_words(own)
+
+    def _with_words(self, own: str) -> str:
+        return hashlib.sha256(repr((own, self._query, self._passage)).encode()).hexdigest()
+
+    @property
+    def truncated(self) -> int:
+        """Texts that a server was sent only the beginning of."""
+        return int(getattr(self._encoder, "truncated", 0))
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages."""
@@ -124,6 +156,23 @@ class PrefixedEncoder:
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of queries."""
         return self._encoder.encode_queries([self._query + text for text in texts])
+
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return count_overlong(self._encoder, [self._passage + text for text in texts])
+
+
+def described(encoder: Encoder) -> Mapping[str, Any]:
+    """What an encoder says of itself, for the manifest; empty where it says nothing."""
+    return dict(getattr(encoder, "description", {}))
+
+
+def made_by(encoder: Encoder, fingerprint: str) -> bool:
+    """True if vectors with that fingerprint in their index are this encoder's."""
+    # The former one takes as long to compute as the first, so it comes second.
+    return fingerprint == encoder.fingerprint or fingerprint == getattr(
+        encoder, "former_fingerprint", None
+    )
 
 
 def prefixed_name(name: str, query: str = "", passage: str = "") -> str:
@@ -141,7 +190,10 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
 
     Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
     """
-    place, _, words = name.partition("?")
+    # An address may have a `?` of its own, before the model's name.
+    address, mark, rest = name.partition("#") if is_address(name) else ("", "", name)
+    place, _, words = rest.partition("?")
+    place = f"{address}{mark}{place}"
     made = _load(place, batch_size)
     if not words:
         return made
@@ -177,5 +229,5 @@ def _load(name: str, batch_size: int) -> Encoder:
         raise BadInput(f"--encoder {name}: no encoder could be loaded: {reason}") from error
     made = SentenceEncoder(name, model, batch_size=batch_size)
     if name.endswith(SUFFIX):
-        return Int8Encoder(name, model, made.fingerprint, batch_size=batch_size)
+        return Int8Encoder(name, model, made, batch_size=batch_size)
     return made

@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import cached_property
 from importlib.resources import files
@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from retrieval.artifact import Manifest, read_manifest, writing
 from retrieval.errors import ArtifactError, BadInput, MissingExtra
+from retrieval.lengths import overlong
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from retrieval.encoder import SentenceEncoder
 
 SUFFIX = "+int8"
 CACHE_VARIABLE = "NEURORIT_CACHE"
@@ -34,14 +37,16 @@ _MODEL = "encoder.xml"
 class Int8Encoder:
     """A sentence-transformers model, mean-pooled and normalised, in 8-bit integers.
 
-    model: the loaded float model; fingerprint: that model's. Raises MissingExtra without OpenVINO,
-    BadInput for a model that pools in another way.
+    model: the loaded float model; encoder: the one that uses it. Raises MissingExtra without
+    OpenVINO, BadInput for a model that pools in another way.
     """
 
-    def __init__(self, name: str, model: Any, fingerprint: str, *, batch_size: int = 64) -> None:
+    def __init__(
+        self, name: str, model: Any, encoder: SentenceEncoder, *, batch_size: int = 64
+    ) -> None:
         self.name = name
         self._model = model
-        self._float = fingerprint
+        self._encoder = encoder
         self._batch_size = batch_size
         self.stored = self._stored()
         self._compiled = _compiled(self.stored)
@@ -51,12 +56,20 @@ class Int8Encoder:
         """d."""
         return int(self._model.get_embedding_dimension())
 
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """The float model's, and the way it is quantized."""
+        return {**self._encoder.description, "quantized": _RECIPE}
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the float model's fingerprint, the sentences and the way it is quantized."""
-        digest = hashlib.sha256(f"{self._float} {_RECIPE}\n".encode())
-        digest.update("\n".join(_sentences()).encode())
-        return digest.hexdigest()
+        return _quantized_print(self._encoder.fingerprint)
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """That of indexes of an older version."""
+        return _quantized_print(self._encoder.former_fingerprint)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages."""
@@ -65,6 +78,10 @@ class Int8Encoder:
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of queries."""
         return self._encode(texts, ("query",))
+
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return overlong(self._model, texts)
 
     def _encode(self, texts: Sequence[str], roles: Sequence[str]) -> np.ndarray:
         import numpy as np
@@ -92,10 +109,18 @@ class Int8Encoder:
             read_manifest(place, "int8-encoder")
         except ArtifactError:
             openvino = _library("openvino")
-            manifest = Manifest("int8-encoder", "neurorit-rag index", inputs={"model": self._float})
+            manifest = Manifest(
+                "int8-encoder", "neurorit-rag index", inputs={"model": self._encoder.fingerprint}
+            )
             with writing(place, manifest, overwrite=True) as folder:
                 openvino.save_model(_quantized(self._model), folder / _MODEL, False)
         return place / _MODEL
+
+
+def _quantized_print(own: str) -> str:
+    digest = hashlib.sha256(f"{own} {_RECIPE}\n".encode())
+    digest.update("\n".join(_sentences()).encode())
+    return digest.hexdigest()
 
 
 def _quantized(model: Any) -> Any:

@@ -50,7 +50,7 @@ class CallSettings:
 
 
 class Endpoint:
-    """The routes below `base_url` (it ends in /v1) of one server. Threads may share it."""
+    """The routes below `base_url` (such as `.../v1`) of one server. Threads may share it."""
 
     def __init__(
         self,
@@ -65,7 +65,10 @@ class Endpoint:
         self._closed = threading.Event()
         self._wait = wait or self._closed.wait
         self.settings = settings or CallSettings()
-        self.base_url = base_url.rstrip("/")
+        # An address may end in `?api-version=...`: routes go before it.
+        path, mark, query = base_url.partition("?")
+        self.base_url = path.rstrip("/")
+        self._query = mark + query
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=self.settings.timeout,
@@ -106,7 +109,7 @@ class Endpoint:
                 raise CallFailed(f"{self.base_url}: given up")
             asked_to_wait = 0.0
             try:
-                reply = self._http.post(f"{self.base_url}/{route}", json=dict(request))
+                reply = self._http.post(f"{self.base_url}/{route}{self._query}", json=dict(request))
                 status = reply.status_code
                 if reply.is_success:
                     found = read(reply.json())

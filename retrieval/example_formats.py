@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import BadInput
+from retrieval.jsonlines import decode_line
 from retrieval.published_formats import squad
 
 QUERIES = "queries.jsonl"
@@ -71,13 +72,13 @@ def beir_records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     path = folder / QUERIES
     relevant = _relevant(folder)
     held = 0
-    with open(path, encoding="utf-8") as stream:
+    with open(path, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
-                row = json.loads(line)
+                row = decode_line(line)
                 about = row.get("metadata") or {}
                 answers = about.get("answers", about.get("answer"))
                 record = {"id": row["_id"], "question": row["text"], "answers": answers}

@@ -14,6 +14,7 @@ from typing import Any
 
 from retrieval.errors import BadInput
 from retrieval.example_formats import QUERIES, beir_records, squad_document, squad_records
+from retrieval.jsonlines import decode_line
 
 KINDS = ("gold", "distractor", "random", "counterfactual", "near-duplicate", "injected")
 
@@ -92,7 +93,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
                 continue
             where = f"{path}:{number}"
             try:
-                record = json.loads(line.decode("utf-8"))
+                record = decode_line(line)
             except ValueError as error:
                 raise BadInput(f"{where}: not an example: {error}") from error
             yield where, record
@@ -122,13 +123,15 @@ def parse_example(record: Any) -> Example:
     question = record.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ValueError("'question' must be a non-empty string")
-    if not isinstance(record.get("id"), (str, int)):
+    if isinstance(record.get("id"), bool) or not isinstance(record.get("id"), (str, int)):
         raise ValueError("'id' must be a string")
     meta = record.get("meta", record.get("metadata")) or {}
     if not isinstance(meta, dict):
         raise ValueError("'meta' must be an object")
     if "gold" in record:
         meta = {**meta, "gold": record["gold"]}
+    if not _are_ids(meta.get("gold") or []):
+        raise ValueError("'gold' must be a list of passage ids")
     passages = record.get("passages") or []
     if not isinstance(passages, list):
         raise ValueError("'passages' must be a list")
@@ -164,6 +167,8 @@ def _parse_passage(record: Any) -> Passage:
     for name in ("id", "text"):
         if not isinstance(record.get(name), str):
             raise ValueError(f"a passage's '{name}' must be a string")
+    if not isinstance(record.get("meta") or {}, dict):
+        raise ValueError("a passage's 'meta' must be an object")
     kind = record.get("kind")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"passage kind {kind!r} is not one of {', '.join(KINDS)}")
@@ -174,6 +179,10 @@ def _parse_passage(record: Any) -> Passage:
         kind=kind,
         meta=record.get("meta") or {},
     )
+
+
+def _are_ids(given: Any) -> bool:
+    return isinstance(given, (list, tuple)) and all(isinstance(one, (str, int)) for one in given)
 
 
 def _reason(error: Exception) -> str:

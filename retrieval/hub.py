@@ -22,8 +22,10 @@ def is_named(source: Path | str) -> bool:
 
 
 def is_saved(folder: Path) -> bool:
-    """True for a folder that `save_to_disk` wrote."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    """True for a folder that `save_to_disk` wrote, and not for any that holds a state.json."""
+    if (folder / "dataset_dict.json").is_file():
+        return True
+    return all((folder / name).is_file() for name in ("state.json", "dataset_info.json"))
 
 
 def named_rows(source: Path | str) -> Any:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrieval.artifact import Manifest, read_manifest
-from retrieval.building import SEGMENTS, VECTORS, build_index, passage_text
-from retrieval.encoder import Encoder, load_encoder
+from retrieval.artifact import Manifest, manifest_digest, read_manifest
+from retrieval.building import build_index
+from retrieval.encoder import Encoder, load_encoder, made_by
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.examples import Passage
-from retrieval.kinds import find
+from retrieval.nearest import find
 from retrieval.passages import PassageParts
+from retrieval.segments import SEGMENTS, VECTORS, passage_text
 
 __all__ = ["Hit", "Index", "build_index", "passage_text"]
 
@@ -49,10 +50,12 @@ class Index:
         encoder: Encoder,
         *,
         effort: int | None = None,
+        digest: str = "",
     ) -> None:
         self.passages = passages
         self.encoder = encoder
         self.effort = effort
+        self.digest = digest  # of the manifest that was loaded, whatever now lies on disk
         self._segments = segments
 
     @classmethod
@@ -64,19 +67,20 @@ class Index:
         effort: int | None = None,
         segments: Sequence[str] | None = None,
         verify: bool | None = None,
+        batch_size: int = 64,
     ) -> Index:
         """Read and check an index artifact.
 
         encoder: one that is loaded already; None loads the one that the manifest names. effort:
         efSearch of a graph, nprobe of an inverted file (None: as the index was tuned). segments:
-        only these. verify: hash every file; None does so up to 4 GiB, beyond which only sizes of
-        what was written are checked by FAISS itself. Raises ArtifactError if a file is missing or
+        only these. verify: hash every file; None does so up to 4 GiB, beyond which FAISS checks the
+        sizes of its own. batch_size: of the encoder. Raises ArtifactError if a file is missing or
         changed, or if the encoder is another one.
         """
         directory = Path(directory)
         manifest = read_index_manifest(directory, verify=verify)
-        model = encoder or load_encoder(str(manifest.settings["encoder"]))
-        if model.fingerprint != manifest.made["fingerprint"]:
+        model = encoder or load_encoder(str(manifest.settings["encoder"]), batch_size=batch_size)
+        if not made_by(model, str(manifest.made["fingerprint"])):
             raise ArtifactError(
                 f"{directory} was built with another encoder than {model.name!r} now is; "
                 "build it again with `neurorit-rag index`"
@@ -88,15 +92,12 @@ class Index:
         ]
         gone = read_deleted(directory, manifest)
         places = [directory / SEGMENTS / record["name"] for record in records]
-        passages = PassageParts(
-            places,
-            {i: gone[r["name"]] for i, r in enumerate(records) if r["name"] in gone},
-        )
+        passages = load_passages(directory, records, gone)
         loaded = [
             _Segment(place, record, gone.get(record["name"]))
             for place, record in zip(places, records, strict=True)
         ]
-        return cls(passages, loaded, model, effort=effort)
+        return cls(passages, loaded, model, effort=effort, digest=manifest_digest(manifest))
 
     def __len__(self) -> int:
         return len(self.passages)
@@ -119,13 +120,23 @@ class Index:
             return []
         return self.search_vectors(self.encoder.encode_queries(queries), k)
 
-    def search_vectors(self, vectors: Any, k: int) -> list[list[Hit]]:
-        """The same for queries that are encoded already: float32 [n, d]."""
+    def search_vectors(
+        self, vectors: Any, k: int, only: Mapping[int, Any] | None = None
+    ) -> list[list[Hit]]:
+        """The same for queries that are encoded already: float32 [n, d].
+
+        only: what `passages.matching` found, to find nothing else.
+        """
         import numpy as np
 
-        scores, rows = [], []
+        width = len(vectors)
+        scores = [np.zeros((width, 0), np.float32)]
+        rows = [np.zeros((width, 0), np.int64)]
         for number, segment in enumerate(self._segments):
-            near, inside = segment.search(vectors, k, self.effort)
+            if only is not None and number not in only:
+                continue
+            chosen = None if only is None else only[number]
+            near, inside = segment.search(vectors, k, self.effort, chosen)
             scores.append(near)
             rows.append(np.where(inside < 0, -1, inside + (number << 40)))
         near, where = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
@@ -151,7 +162,12 @@ class _Segment:
         import faiss
 
         # It is not read but mapped: pages come as searches need them, and go when memory is short.
-        self._vectors = faiss.read_index(str(place / VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        try:
+            self._vectors = faiss.read_index(str(place / VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{place / VECTORS} cannot be read; build the index again with `neurorit-rag index`"
+            ) from error
         if self._vectors.ntotal != record["passages"]:
             raise ArtifactError(
                 f"{place} holds {record['passages']} passages but {self._vectors.ntotal} vectors; "
@@ -161,11 +177,10 @@ class _Segment:
         self._gone = gone
         self._left = record["passages"] - (0 if gone is None else len(gone))
 
-    def search(self, queries: Any, k: int, effort: int | None) -> Any:
+    def search(self, queries: Any, k: int, effort: int | None, only: Any) -> Any:
         """(scores, rows) [n, at most k]."""
-        return find(
-            self._vectors, queries, max(1, min(k, self._left)), effort or self._effort, self._gone
-        )
+        most = max(1, min(k, self._left if only is None else len(only)))
+        return find(self._vectors, queries, most, effort or self._effort, self._gone, only)
 
 
 def read_index_manifest(directory: Path, *, verify: bool | None = None) -> Manifest:
@@ -178,6 +193,24 @@ def read_index_manifest(directory: Path, *, verify: bool | None = None) -> Manif
     if verify is None:
         verify = sum((directory / name).stat().st_size for name in manifest.files) <= _CHECKED
     return read_manifest(directory, "index") if verify else manifest
+
+
+def load_passages(
+    directory: Path, records: Sequence[Mapping[str, Any]], gone: Mapping[str, Any]
+) -> PassageParts:
+    """The passages of these segments; gone: what `read_deleted` says."""
+    names = [str(record["name"]) for record in records]
+    return PassageParts(
+        [directory / SEGMENTS / name for name in names],
+        {number: gone[name] for number, name in enumerate(names) if name in gone},
+    )
+
+
+def open_passages(directory: Path) -> tuple[PassageParts, str]:
+    """(passages of an index without its vectors and encoder, digest of its manifest)."""
+    manifest = read_index_manifest(directory, verify=False)
+    gone = read_deleted(directory, manifest)
+    return load_passages(directory, manifest.made["segments"], gone), manifest_digest(manifest)
 
 
 def read_deleted(directory: Path, manifest: Manifest) -> dict[str, Any]:

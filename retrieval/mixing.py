@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from retrieval.artifact import Manifest, hash_inputs, writing
 from retrieval.errors import BadInput
-from retrieval.examples import example_record, read_examples
+from retrieval.examples import Example, example_record, read_examples
 from retrieval.index import Index
 from retrieval.noise import Mixer, MixSettings
 
@@ -30,22 +30,25 @@ def mix(
     settings: MixSettings,
     seed: int = 0,
     *,
+    only: Sequence[str] = (),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write an examples artifact (`examples.jsonl`, `ledger.jsonl`); returns what was mixed in.
 
     Raises BadInput for unreadable questions or settings, ArtifactError for a bad index. Questions
-    for which no passage at all was found are left out and counted.
+    for which no passage at all was found are left out and counted. only: ids of questions whose
+    examples are made alone, as they are among all the others.
     """
     asked = list(read_examples(questions))
     if settings.limit and settings.limit < len(asked):
         asked = sorted(asked, key=lambda q: _digest(seed, q.id))[: settings.limit]
+    wanted = _only(questions, asked, only) if only else asked
     made: dict[str, Any] = {}
     manifest = Manifest(
         kind="examples",
         command="neurorit-rag mix",
-        settings=asdict(settings),
+        settings=asdict(settings) | ({"only": list(only)} if only else {}),
         seed=seed,
         inputs=hash_inputs(questions=questions, index=index_dir),
         made=made,
@@ -58,7 +61,7 @@ def mix(
             open(folder / EXAMPLES, "w", encoding="utf-8") as examples,
             open(folder / LEDGER, "w", encoding="utf-8") as ledger,
         ):
-            for done, (example, record) in enumerate(mixer.mix(asked), start=1):
+            for done, (example, record) in enumerate(mixer.mix(wanted), start=1):
                 ledger.write(json.dumps(record, ensure_ascii=False) + "\n")
                 counts["false_negatives_rejected"] += len(record["rejected"])
                 if example.passages:
@@ -69,11 +72,18 @@ def mix(
                 else:
                     counts["left_out"] += 1
                 if progress is not None:
-                    progress(done, len(asked))
+                    progress(done, len(wanted))
         if not counts["examples"]:
             raise BadInput(f"{questions}: no question found a passage in {index_dir}")
         made.update(counts, passages=dict(sorted(kinds.items())))
     return dict(made)
+
+
+def _only(questions: Path, asked: Sequence[Example], only: Sequence[str]) -> list[Example]:
+    known = {question.id for question in asked}
+    if missing := [identity for identity in only if identity not in known]:
+        raise BadInput(f"--only {missing[0]}: it is not among the {len(asked)} of {questions}")
+    return [question for question in asked if question.id in only]
 
 
 def _digest(seed: int, identity: str) -> bytes:

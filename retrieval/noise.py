@@ -10,62 +10,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from retrieval.answers import held_answer, normalize_answer, replace_answers
-from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage
 from retrieval.index import Hit, Index
+from retrieval.mix_settings import MixSettings, PoolSettings, check_settings
 from retrieval.noise_text import with_instruction, without_answer
 from retrieval.search import load_cross_encoder
+
+__all__ = ["MixSettings", "Mixer", "PoolSettings"]
 
 _BATCH = 256
 _TRIES = 200
 _WRITTEN = {"near-duplicate": "near_duplicate", "injected": "injected"}  # kind -> setting
-
-
-@dataclass(frozen=True)
-class MixSettings:
-    """What is mixed into an example.
-
-    gold: how many of the gold passages that a question names (0: all of them, for questions
-    whose answer takes several). distractor, random, counterfactual, near_duplicate, injected:
-    how many of each kind; of several numbers, one is drawn for each example. without_gold:
-    share of examples that get no gold passage (and at least one noisy one). depth: ranks
-    searched for distractors. within: a field of `meta` that a noisy passage must share with the
-    question, such as `split`, so that splits stay apart. order: `shuffle` the passages, or keep
-    `kind` order (gold, distractor, random, counterfactual, near-duplicate, injected), which
-    evaluation wants. limit: only this many questions, drawn by the seed (0: all).
-    cross_encoder, margin: a model's folder or name; a distractor that it scores higher than the
-    gold passage less the margin is left out too.
-    """
-
-    gold: int = 1
-    distractor: tuple[int, ...] = (1, 2, 3, 4)
-    random: tuple[int, ...] = (0, 0, 1)
-    counterfactual: tuple[int, ...] = (0,)
-    near_duplicate: tuple[int, ...] = (0,)
-    injected: tuple[int, ...] = (0,)
-    without_gold: float = 0.4
-    depth: int = 50
-    within: str = ""
-    order: Literal["shuffle", "kind"] = "shuffle"
-    limit: int = 0
-    cross_encoder: str = ""
-    margin: float = 0.0
-
-
-@dataclass(frozen=True)
-class PoolSettings(MixSettings):
-    """The pools from which evaluation builds its conditions: every kind, in the order of kinds."""
-
-    distractor: tuple[int, ...] = (4,)
-    random: tuple[int, ...] = (4,)
-    counterfactual: tuple[int, ...] = (1,)
-    near_duplicate: tuple[int, ...] = (1,)
-    injected: tuple[int, ...] = (1,)
-    without_gold: float = 0.0
-    order: Literal["shuffle", "kind"] = "kind"
 
 
 @dataclass(frozen=True)
@@ -135,6 +93,8 @@ class Mixer:
         chosen += self._injected(question, hits, own["injected"], wanted["injected"], barred, gold)
         if settings.order == "shuffle":
             rng.shuffle(chosen)
+        if settings.position:
+            chosen = _placed(chosen, settings.position, f"{self._seed}/{question.id}/position")
         example = replace(question, passages=tuple(passage for passage, _ in chosen))
         record = {
             "id": question.id,
@@ -323,16 +283,19 @@ class Mixer:
         return bool(self._place(question.meta) == self._place(passage.meta))
 
 
-def check_settings(settings: MixSettings) -> None:
-    """Raise BadInput for settings that cannot be."""
-    for kind in ("distractor", "random", "counterfactual", *_WRITTEN.values()):
-        numbers = getattr(settings, kind)
-        if not numbers or min(numbers) < 0:
-            raise BadInput(f"mix: {kind} must hold numbers of passages, 0 or more")
-    if not 0.0 <= settings.without_gold <= 1.0:
-        raise BadInput("mix: without_gold is a share, from 0 to 1")
-    if settings.depth < 1 or settings.limit < 0 or settings.gold < 0:
-        raise BadInput("mix: depth must be at least 1, limit and gold at least 0")
+def _placed(
+    chosen: Sequence[tuple[Passage, _Reason]], position: str, seed: str
+) -> list[tuple[Passage, _Reason]]:
+    """The passages with the gold ones at their place, the others in the order they had."""
+    golds = [one for one in chosen if one[1].kind == "gold"]
+    made = [one for one in chosen if one[1].kind != "gold"]
+    if position == "random":
+        rng = random.Random(seed)
+        for one in golds:
+            made.insert(rng.randint(0, len(made)), one)
+        return made
+    at = {"first": 0, "middle": len(made) // 2, "last": len(made)}[position]
+    return [*made[:at], *golds, *made[at:]]
 
 
 def _cross_encoder(name: str) -> Any:

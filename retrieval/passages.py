@@ -1,8 +1,8 @@
 """Passages of an index on disk: found by row or by id, parsed when they are asked for.
 
-A part is one segment's `passages.jsonl` with the place of every line (`offsets.npy`) and a hash
-of every id (`ids.npy`). Deleted passages are skipped: rows here count those that are left. It
-knows nothing of vectors.
+A part is one segment's `passages.jsonl` with the place of every line (`offsets.npy`), a hash of
+every id (`ids.npy`) and of every field (`retrieval.filters`). Deleted passages are skipped: rows
+here count those that are left. It knows nothing of vectors.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
-from retrieval.corpus import parse_passage
 from retrieval.examples import Passage
+from retrieval.filters import Fields, FieldsWriter
 from retrieval.ids import id_number
+from retrieval.records import parse_passage
 
 PASSAGES, OFFSETS, IDS = "passages.jsonl", "offsets.npy", "ids.npy"
 _HELD = 64 * 2**20  # bytes of text up to which all passages are held in memory
@@ -58,15 +59,17 @@ class PassageParts(Sequence[Passage]):
             return self._held[row]
         if isinstance(row, slice):
             return [self[i] for i in range(*row.indices(len(self)))]
-        import numpy as np
-
         if not -len(self) <= row < len(self):
             raise IndexError(row)
-        row = row % len(self)
-        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number, inside = self.place_of(row % len(self))
+        return self._parts[number][inside]
+
+    def place_of(self, row: int) -> tuple[int, int]:
+        """(part, its own row) of a row here."""
+        number = int(self._starts.searchsorted(row, side="right")) - 1
         inside = row - int(self._starts[number])
         left = self._left.get(number)
-        return self._parts[number][inside if left is None else int(left[inside])]
+        return number, inside if left is None else int(left[inside])
 
     def row_of(self, number: int, inside: int) -> int:
         """The row here of a part's own row; it must not be deleted."""
@@ -84,6 +87,30 @@ class PassageParts(Sequence[Passage]):
                 if left is None or place is None or (place < len(left) and left[place] == row):
                     return number, row
         return None
+
+    def matching(self, filters: Mapping[str, str]) -> dict[int, Any]:
+        """Part -> its own int64 rows, ascending, whose `meta` has these values."""
+        import numpy as np
+
+        found = {}
+        for number, part in enumerate(self._parts):
+            rows, left = part.fields.rows(filters), self._left.get(number)
+            if left is not None:
+                rows = np.intersect1d(rows, left, assume_unique=True)
+            if len(rows):
+                found[number] = rows
+        return found
+
+    def rows_of(self, selection: Mapping[int, Any]) -> Any:
+        """int64 rows here of what `matching` found."""
+        import numpy as np
+
+        found = [np.zeros(0, dtype=np.int64)]
+        for number, rows in selection.items():
+            left = self._left.get(number)
+            inside = rows if left is None else left.searchsorted(rows)
+            found.append(inside + self._starts[number])
+        return np.concatenate(found)
 
     def _read(self) -> Iterator[Passage]:
         for number, part in enumerate(self._parts):
@@ -131,6 +158,12 @@ class _Part:
         return found
 
     @cached_property
+    def fields(self) -> Fields:
+        """Which rows have which values in their `meta`."""
+        found = Fields.load(self._place)
+        return Fields.collected(_blocks(self._place)) if found is None else found
+
+    @cached_property
     def _sorted(self) -> tuple[Any, Any]:
         import numpy as np
 
@@ -148,18 +181,29 @@ def passage_line(passage: Passage) -> bytes:
 
 
 def write_places(place: Path) -> int:
-    """Write `offsets.npy` and `ids.npy` of a part's `passages.jsonl`; returns its passages."""
+    """Write what finds passages of a part's `passages.jsonl`: by row, by id and by field.
+
+    Returns how many there are.
+    """
     import numpy as np
 
-    offsets, hashes = [np.zeros(1, np.uint64)], []
+    offsets, hashes, fields = [np.zeros(1, np.uint64)], [], FieldsWriter()
     where = 0
-    with open(place / PASSAGES, "rb") as stream:
-        while lines := stream.readlines(8 * 2**20):
-            ends = np.cumsum([len(line) for line in lines], dtype=np.uint64) + np.uint64(where)
-            where = int(ends[-1])
-            offsets.append(ends)
-            ids = [id_number(json.loads(line)["id"]) for line in lines]
-            hashes.append(np.array(ids, dtype=np.uint64))
+    for lines in _blocks(place):
+        ends = np.cumsum([len(line) for line in lines], dtype=np.uint64) + np.uint64(where)
+        where = int(ends[-1])
+        offsets.append(ends)
+        records = [json.loads(line) for line in lines]
+        hashes.append(np.array([id_number(one["id"]) for one in records], dtype=np.uint64))
+        fields.add(records)
     np.save(place / OFFSETS, np.concatenate(offsets))
     np.save(place / IDS, np.concatenate(hashes))
+    fields.write(place)
     return sum(map(len, hashes))
+
+
+def _blocks(place: Path) -> Iterator[list[bytes]]:
+    """The lines of a part, some at once."""
+    with open(place / PASSAGES, "rb") as stream:
+        while lines := stream.readlines(8 * 2**20):
+            yield lines

@@ -16,6 +16,7 @@ from typing import Any
 from retrieval.artifact import Manifest, writing
 from retrieval.errors import BadInput
 from retrieval.hub import load_rows
+from retrieval.jsonlines import decode_line
 from retrieval.published_formats import FORMATS
 
 CORPUS, QUESTIONS = "corpus.jsonl", "questions.jsonl"
@@ -144,9 +145,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = decode_line(line)
                 if not isinstance(row, dict):
                     raise ValueError("the line is no JSON object")
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise BadInput(f"{path}:{number}: no row of JSON lines: {error}") from error
             yield f"{path}:{number}", row

@@ -17,6 +17,7 @@ from retrieval.errors import BadInput
 from retrieval.examples import Passage
 from retrieval.index import Hit, Index, passage_text
 from retrieval.lexical import LexicalIndex
+from retrieval.passages import PassageParts
 
 MODES = ("dense", "bm25", "hybrid")
 FUSIONS = ("scores", "ranks")
@@ -64,8 +65,8 @@ class Retriever:
         self.settings = settings
         self._lexical = None
         if settings.mode != "dense":
-            self._lexical = LexicalIndex.of(directory, index.passages)
-        self._allowed = _matching(index.passages, settings.filters) if settings.filters else None
+            self._lexical = LexicalIndex.of(directory, index.passages, index.digest)
+        self._only = _matching(index.passages, settings.filters) if settings.filters else None
         self._cross = load_cross_encoder(settings.rerank) if settings.rerank else None
 
     @classmethod
@@ -89,7 +90,7 @@ class Retriever:
             raise BadInput("--ray: a cluster searches dense and without filters")
         manifest = read_index_manifest(directory, verify=False)
         encoder = load_encoder(str(manifest.settings["encoder"]))
-        index: Any = ClusterIndex(ray, [Path(directory)], encoder)
+        index: Any = ClusterIndex(ray, [Path(directory)], encoder, effort=settings.effort or None)
         return cls(index, settings, Path(directory))
 
     def variant(self, mode: str = "", filters: Mapping[str, str] | None = None) -> Retriever:
@@ -111,7 +112,7 @@ class Retriever:
         if filters and not hasattr(self.index, "passages"):
             raise BadInput("search: filters are not loaded here")
         if filters:
-            made._allowed = _matching(self.index.passages, made.settings.filters)
+            made._only = _matching(self.index.passages, made.settings.filters)
         return made
 
     def __len__(self) -> int:
@@ -136,7 +137,8 @@ class Retriever:
         if mode != "bm25":
             parts.append(("dense", self.settings.dense_weight, self._dense(queries, first)))
         if mode != "dense" and self._lexical is not None:
-            rows = self._lexical.search(queries, first, self._allowed)
+            chosen = None if self._only is None else self.index.passages.rows_of(self._only)
+            rows = self._lexical.search(queries, first, chosen)
             hits = [
                 [Hit(self.index.passages[row], s, i) for i, (row, s) in enumerate(found, start=1)]
                 for found in rows
@@ -161,23 +163,11 @@ class Retriever:
         ]
 
     def _dense(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Dense hits that the filters allow, each with its rank among them."""
-        if self._allowed is None:
+        """Dense hits among the passages that the filters allow."""
+        if self._only is None:
             return self.index.search(queries, k)
         vectors = self.index.encoder.encode_queries(queries)
-        count = min(len(self.index), 4 * k)
-        while True:
-            found = [
-                [hit for hit in hits if _matches(hit.passage, self.settings.filters)][:k]
-                for hits in self.index.search_vectors(vectors, count)
-            ]
-            # Fewer than k may be all there are: only a search of everything tells.
-            if count >= len(self.index) or all(len(hits) >= k for hits in found):
-                return [
-                    [_ranked(hit, hit.score, hit.ranks, i) for i, hit in enumerate(hits, start=1)]
-                    for hits in found
-                ]
-            count = min(len(self.index), 4 * count)
+        return self.index.search_vectors(vectors, k, self._only)
 
     def _fused(self, parts: Sequence[tuple[str, float, Sequence[Hit]]]) -> list[Hit]:
         scores: dict[str, float] = {}
@@ -217,20 +207,12 @@ def _ranked(hit: Hit, score: float, ranks: Mapping[str, int], rank: int | None =
     return Hit(hit.passage, score, hit.rank if rank is None else rank, dict(ranks))
 
 
-def _matches(passage: Passage, filters: Mapping[str, str]) -> bool:
-    return all(
-        name in passage.meta and str(passage.meta[name]) == value for name, value in filters.items()
-    )
-
-
-def _matching(passages: Sequence[Passage], filters: Mapping[str, str]) -> Any:
-    import numpy as np
-
-    allowed = np.array([_matches(passage, filters) for passage in passages], dtype=np.float32)
-    if not allowed.any():
+def _matching(passages: PassageParts, filters: Mapping[str, str]) -> dict[int, Any]:
+    found = passages.matching(filters)
+    if not found:
         wanted = ", ".join(f"{name}={value}" for name, value in filters.items())
         raise BadInput(f"--filter: no passage has {wanted} in its meta")
-    return allowed
+    return found
 
 
 def load_cross_encoder(name: str, option: str = "--rerank") -> Any:

@@ -1,4 +1,4 @@
-"""Where a sentence ends: by marks and the letter that follows, for languages that write so.
+"""Where a sentence ends: by its mark and the letter after it; in Chinese and Japanese by its mark.
 
 It knows nothing of passages.
 """
@@ -6,12 +6,43 @@ It knows nothing of passages.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-# An end of a sentence: its mark, closing quotes, space, and an opening that is no lower case.
-_END = re.compile(r"(?<=[.!?])([\"')\]]*)\s+(?=[^\sa-z])")
+_MARKS = ".!?\u0964\u0965\u061f\u06d4"  # also of Hindi, Arabic and Urdu
+_WIDE = "\u3002\uff01\uff1f\uff61"
+_WIDE_CLOSING = "\u300d\u300f\uff09\u201d\u2019"
+# An end of a sentence: its mark, closing quotes, space, and an opening that is no lower case;
+# or a mark that needs no space after it, with what closes behind it.
+_END = re.compile(
+    rf"(?<=[{_MARKS}])([\"')\]\u201d\u2019]*)\s+(?=[^\sa-z])"
+    rf"|(?<=[{_WIDE}])([{_WIDE_CLOSING}\"')\]]*)\s*(?![{_WIDE}{_WIDE_CLOSING}])"
+)
+_CLOSED = re.compile(rf"[{_WIDE}][{_WIDE_CLOSING}\"')\]]*$")
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Where each sentence begins and ends, in order, with its marks and without space around it."""
+    cuts = [0]
+    for found in _END.finditer(text):
+        cuts += [found.start() + len(found[1] or found[2] or ""), found.end()]
+    cuts.append(len(text))
+    spans = []
+    for start, end in zip(cuts[::2], cuts[1::2], strict=True):
+        piece = text[start:end]
+        if bare := piece.strip():
+            start += len(piece) - len(piece.lstrip())
+            spans.append((start, start + len(bare)))
+    return spans
 
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text, in order, with their marks; together they hold all its words."""
-    parts = _END.sub(lambda found: f"{found[1]}\0", text).split("\0")
-    return [part for part in (one.strip() for one in parts) if part]
+    return [text[start:end] for start, end in sentence_spans(text)]
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Sentences as one text, with a space where their script has one."""
+    made = ""
+    for part in parts:
+        made += part if not made or _CLOSED.search(made) else f" {part}"
+    return made

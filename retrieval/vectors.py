@@ -1,17 +1,38 @@
-"""Vectors that are given: a .npy file with one row for each passage, read from front to back.
+"""Where the vectors of passages come from: an encoder, or a .npy file with a row for each passage.
 
-It is not mapped into memory, so that it takes none. It knows nothing of passages or indexes.
+The file is read from front to back and not mapped into memory, so that it takes none. It knows
+nothing of indexes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from retrieval.artifact import hash_file
+from retrieval.encoder import Encoder
 from retrieval.errors import BadInput
+
+_ALIKE = 0.6  # mean cosine below which given vectors are another encoder's, or of other passages
+
+
+class EncodedVectors:
+    """Vectors that an encoder makes now; one with an `encode_stream` may have several under way."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.dimension = encoder.dimension
+
+    def vectors(self, start: int, texts: Iterator[list[str]]) -> Iterator[Any]:
+        """float32 [n, d] for each list of n texts."""
+        stream = getattr(self._encoder, "encode_stream", None)
+        if stream is not None:
+            yield from stream(texts)
+            return
+        for some in texts:
+            yield self._encoder.encode_passages(some)
 
 
 class GivenVectors:
@@ -24,7 +45,7 @@ class GivenVectors:
         import numpy as np
 
         self._path = Path(path)
-        self._dimension = dimension
+        self.dimension = dimension
         try:
             with open(self._path, "rb") as stream:
                 form: Any = np.lib.format
@@ -48,21 +69,41 @@ class GivenVectors:
         """SHA-256 of the file."""
         return hash_file(self._path)
 
-    def seek(self, row: int) -> None:
-        """Take from this row on."""
-        self._next = row
+    def vectors(self, start: int, texts: Iterator[list[str]]) -> Iterator[Any]:
+        """float32 [n, d] for each list of n texts: the rows from `start` on."""
+        self._next = start
+        for some in texts:
+            yield self.take(some)
+
+    def likeness(self, encoder: Encoder, texts: Sequence[str]) -> float:
+        """Mean cosine of the first rows to what the encoder makes of the first passages."""
+        self._next = 0
+        given = self.take(texts)
+        return float((given * encoder.encode_passages(texts)).sum(axis=1).mean())
+
+    def check(self, encoder: Encoder, texts: Sequence[str]) -> float:
+        """The likeness; raises BadInput where it is too low to be the encoder's own."""
+        found = self.likeness(encoder, texts)
+        if found < _ALIKE:
+            raise BadInput(
+                f"--vectors {self._path}: the first {len(texts)} rows have a mean cosine of "
+                f"{found:.2f} to what {encoder.name} makes of the same passages, so they are "
+                "another encoder's, or in another order; name theirs with --encoder, or pass "
+                "--trust-vectors"
+            )
+        return found
 
     def take(self, texts: Sequence[str]) -> Any:
         """float32 [n, d]: the next rows, one for each text."""
         import numpy as np
 
-        width = self._dimension * self._type.itemsize
+        width = self.dimension * self._type.itemsize
         with open(self._path, "rb") as stream:
             stream.seek(self._begin + self._next * width)
-            rows = np.fromfile(stream, self._type, len(texts) * self._dimension)
-        if len(rows) < len(texts) * self._dimension:
+            rows = np.fromfile(stream, self._type, len(texts) * self.dimension)
+        if len(rows) < len(texts) * self.dimension:
             raise BadInput(f"--vectors {self._path}: ends before row {self._next + len(texts)}")
-        made = rows.reshape(len(texts), self._dimension).astype(np.float32)
+        made = rows.reshape(len(texts), self.dimension).astype(np.float32)
         lengths = np.linalg.norm(made, axis=1, keepdims=True)
         if not np.isfinite(lengths).all() or not lengths.all():
             bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])

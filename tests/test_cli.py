@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -86,6 +88,20 @@ def test_interrupt_is_exit_code_130(
         main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(workplace: Path) -> dict[str, bool]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/vectors")
+
+    monkeypatch.setattr("neurorit.commands.doctor.examine", full)
+    monkeypatch.setattr(sys, "argv", ["neurorit-rag", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: No space left on device: out/vectors\n"
 
 
 def test_recipe_variant_and_options_win(tmp_path: Path) -> None:

@@ -72,3 +72,8 @@ def main() -> None:
     except NeuroritError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A full disk or a folder that may not be written: the machine's fault, and no bug's trace.
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror or error}{where}", err=True)
+        sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -28,7 +28,8 @@ data_app = typer.Typer(
 
 def index(
     corpus: Annotated[
-        Path, typer.Argument(help="JSONL, TSV, Parquet, hf:NAME, or a folder: BEIR, documents.")
+        Path,
+        typer.Argument(help="JSONL, TSV, Parquet, hf:NAME, or a folder: of these, of documents."),
     ],
     out: Out,
     encoder: Annotated[
@@ -41,15 +42,24 @@ def index(
     passage_prefix: Annotated[str, typer.Option(help="Words before a passage.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
     chunk_by: Annotated[
-        str, typer.Option(help="How documents are cut: whole sentences, words or tokens.")
-    ] = "sentences",
-    chunk_size: Annotated[int, typer.Option(help="Words or tokens of a chunk, at most.")] = 100,
+        str | None, typer.Option(help="How texts are cut: whole sentences, words or tokens.")
+    ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(help="Words or tokens of a chunk; 100. Given, it is for records too."),
+    ] = None,
     overlap: Annotated[
         int, typer.Option(help="Words or tokens that a chunk shares with the one before.")
     ] = 0,
     tokenizer: Annotated[
         str, typer.Option(help="Whose tokens: a folder or hub name; minilm's without.")
     ] = "",
+    language: Annotated[
+        str, typer.Option(help="Of BM25's stems and stop words: english, german ... or none.")
+    ] = "english",
+    skip_bad: Annotated[
+        bool, typer.Option(help="Leave out lines and files that cannot be read, and list them.")
+    ] = False,
     near_duplicates: Annotated[
         float,
         typer.Option(help="Find passages that overlap by this share: 0.9. 0: same ones only."),
@@ -62,12 +72,23 @@ def index(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Tune the search to this recall@10: 0.98."),
     ] = None,
+    recall_queries: Annotated[
+        Path | None,
+        typer.Option(help="JSONL of questions to tune with; without, passages of the index."),
+    ] = None,
+    bm25: Annotated[
+        bool, typer.Option("--bm25", help="Count words for BM25 and hybrid search now.")
+    ] = False,
     memory: Annotated[str, typer.Option(help="What a build may take: 1GB, 512MB.")] = "4GB",
     threads: Annotated[int, typer.Option(min=0, help="Of FAISS; 0: its own choice.")] = 0,
     vectors: Annotated[
         Path | None,
         typer.Option(help="A .npy file with a row for each passage, in place of encoding."),
     ] = None,
+    trust_vectors: Annotated[
+        bool,
+        typer.Option("--trust-vectors", help="Take --vectors that are unlike the encoder's."),
+    ] = False,
     plan: Annotated[bool, typer.Option(help="Only say what memory, disk and time it takes.")] = (
         False
     ),
@@ -75,14 +96,21 @@ def index(
         str | None,
         typer.Option(metavar="ADDRESS", help="Encode on a Ray cluster: an address, auto or local."),
     ] = None,
+    ray_gpus: Annotated[
+        float, typer.Option(min=0.0, help="GPUs of each task on the cluster, such as 1 or 0.5.")
+    ] = 0.0,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Throw away an unfinished build with other settings."),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Build a FAISS index over a corpus."""
+    """Build a FAISS index over a corpus; the same command goes on with one that was stopped."""
     from neurorit.commands import retrieval as body
 
     def work() -> Mapping[str, Any]:
-        from retrieval.chunking import Chunking
+        from retrieval.chunking import By, Chunking
         from retrieval.encoder import prefixed_name
         from retrieval.sizes import parse_bytes
 
@@ -91,15 +119,28 @@ def index(
             out,
             prefixed_name(encoder, query_prefix, passage_prefix),
             overwrite=overwrite,
+            restart=restart,
+            bm25=bm25,
             plan=plan,
             ray=ray,
+            ray_gpus=ray_gpus,
             kind=kind,
             memory=parse_bytes(memory, "--memory"),
             target=target_recall,
+            recall_queries=recall_queries,
             vectors=vectors,
-            chunking=Chunking(chunk_by, chunk_size, overlap, tokenizer),  # type: ignore[arg-type]
+            trust_vectors=trust_vectors,
+            chunking=Chunking(
+                cast(By, chunk_by or "sentences"),
+                100 if chunk_size is None else chunk_size,
+                overlap,
+                tokenizer,
+                records=chunk_by is not None or chunk_size is not None,
+            ),
             near_duplicates=near_duplicates,
             drop_duplicates=drop_duplicates,
+            skip_bad=skip_bad,
+            language=language,
             batch_size=batch_size,
             threads=threads,
         )
@@ -113,13 +154,28 @@ def update(
     delete: Annotated[
         Path | None, typer.Option(help="File with the ids to delete, one a line.")
     ] = None,
+    delete_where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Delete what has this in its meta; given again, what has all of them.",
+        ),
+    ] = None,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Bring the segments together, without what was deleted."),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
     as_json: Json = False,
 ) -> None:
     """Add passages to an index and delete some of it, without a rebuild."""
     from neurorit.commands import retrieval as body
 
-    run(lambda: body.update(index_dir, add, delete, batch_size), as_json)
+    def work() -> Mapping[str, Any]:
+        where = _fields(delete_where, "--delete-where")
+        return body.update(index_dir, add, delete, where, batch_size, compact=compact)
+
+    run(work, as_json)
 
 
 def search(
@@ -150,19 +206,14 @@ def search(
     from neurorit.commands import retrieval as body
 
     def work() -> Mapping[str, Any]:
-        from retrieval.errors import BadInput
         from retrieval.search import SearchSettings
 
-        pairs = [one.partition("=") for one in filters or ()]
-        if any(not name or not equals for name, equals, _ in pairs):
-            raise BadInput("--filter: write FIELD=VALUE")
-        chosen = {name: value for name, _, value in pairs}
         settings = SearchSettings(
             mode=mode,
             fusion=fusion,
             dense_weight=dense_weight,
             rerank=rerank,
-            filters=chosen,
+            filters=_fields(filters, "--filter"),
             effort=effort,
         )
         return body.search(index_dir, question, questions, top_k, settings, out)
@@ -180,6 +231,10 @@ def mix(
     recipe: RecipeFile = None,
     settings: Assign = None,
     seed: Seed = 0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="Make this question's example alone; repeatable."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +242,9 @@ def mix(
     from neurorit.commands import retrieval as body
 
     run(
-        lambda: body.mix(questions, index_dir, out, recipe, settings, purpose, seed, overwrite),
+        lambda: body.mix(
+            questions, index_dir, out, recipe, settings, purpose, seed, overwrite, only or ()
+        ),
         as_json,
     )
 
@@ -248,3 +305,13 @@ def data_leaks(
 
 data_app.command("fetch")(data_fetch)
 data_app.command("leaks")(data_leaks)
+
+
+def _fields(given: list[str] | None, option: str) -> dict[str, str]:
+    """Fields of meta and their values; raises BadInput naming the option."""
+    from retrieval.errors import BadInput
+
+    pairs = [one.partition("=") for one in given or ()]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise BadInput(f"{option}: write FIELD=VALUE")
+    return {name: value for name, _, value in pairs}

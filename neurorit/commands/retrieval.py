@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,20 @@ def index(
     encoder: str,
     *,
     overwrite: bool,
+    restart: bool = False,
+    bm25: bool = False,
     plan: bool = False,
     ray: str | None = None,
+    ray_gpus: float = 0.0,
     **options: Any,
 ) -> Mapping[str, Any]:
     """Build an index; returns where it is and what it holds.
 
-    plan: only say what it will take; ray: a cluster that encodes; options: see
-    `retrieval.building.BuildSettings`.
+    restart: throw away an unfinished build of something else; bm25: make its BM25 too; plan: only
+    say what it will take; ray: a cluster that encodes, with so many GPUs for each task; options:
+    see `retrieval.building.BuildSettings`.
     """
-    from retrieval.building import BuildSettings
+    from retrieval.building import SKIPPED, BuildSettings
     from retrieval.index import build_index
     from retrieval.planning import plan_index
 
@@ -49,7 +53,10 @@ def index(
             from retrieval.cluster import ClusterEncoder, connected
 
             used = ClusterEncoder(
-                stack.enter_context(connected(ray)), encoder, batch_size=settings.batch_size
+                stack.enter_context(connected(ray)),
+                encoder,
+                batch_size=settings.batch_size,
+                gpus=ray_gpus,
             )
         summary = build_index(
             corpus,
@@ -57,25 +64,53 @@ def index(
             encoder=used,
             settings=settings,
             overwrite=overwrite,
+            restart=restart,
             progress=report.named("passages encoded"),
         )
+        if bm25:
+            from retrieval.index import open_passages
+            from retrieval.lexical import LexicalIndex, lexical_place
+
+            report.say("counting words for BM25")
+            passages, digest = open_passages(out)
+            LexicalIndex.of(out, passages, digest, memory=settings.memory)
+            summary["bm25"] = str(lexical_place(out))
+    if summary.get("skipped"):
+        summary["skipped_file"] = str(out / SKIPPED)
     return {"index": str(out), **summary}
 
 
 def update(
-    directory: Path, add: Path | None, delete: Path | None, batch_size: int
+    directory: Path,
+    add: Path | None,
+    delete: Path | None,
+    delete_where: Mapping[str, str],
+    batch_size: int,
+    *,
+    compact: bool = False,
 ) -> Mapping[str, Any]:
-    """Add passages to an index and delete some of it; returns what it then holds."""
+    """Add passages to an index and delete some of it; returns what it then holds.
+
+    compact: bring its segments together afterwards, without what was deleted.
+    """
+    from retrieval.compaction import compact_index
     from retrieval.updating import update_index
 
+    made: dict[str, Any] = {}
     with reporting() as report:
-        made = update_index(
-            directory,
-            add=add,
-            delete=delete,
-            batch_size=batch_size,
-            progress=report.named("passages encoded"),
-        )
+        if add is not None or delete is not None or delete_where or not compact:
+            made = update_index(
+                directory,
+                add=add,
+                delete=delete,
+                delete_where=delete_where,
+                batch_size=batch_size,
+                progress=report.named("passages encoded"),
+            )
+        if compact:
+            made |= compact_index(
+                directory, batch_size=batch_size, progress=report.named("passages moved")
+            )
     return {"index": str(directory), **made}
 
 
@@ -153,6 +188,7 @@ def mix(
     purpose: str,
     seed: int,
     overwrite: bool,
+    only: Sequence[str] = (),
 ) -> Mapping[str, Any]:
     """Mix examples to train on or to evaluate with; returns where they are and what is in them."""
     from retrieval.mixing import mix as mix_examples
@@ -169,6 +205,7 @@ def mix(
             out,
             settings,
             seed,
+            only=only,
             overwrite=overwrite,
             progress=report.named("questions mixed"),
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from retrieval import cluster
@@ -43,17 +43,34 @@ def test_two_nodes_give_what_one_process_gives_though_one_dies(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cluster, "_TASK", 32)
+    monkeypatch.setattr(cluster, "_TASK", 8)
     second = nodes.add_node(num_cpus=1)
-    killer = threading.Timer(8.0, lambda: nodes.remove_node(second, allow_graceful=False))
-    killer.start()
     encoder = cluster.ClusterEncoder(ray, "minilm")
+    nodes_used: set[str] = set()
+    died_after: list[int] = []
+    made_so_far = 0
+    vectors = encoder._vectors
+
+    def counted(made: Any) -> Any:
+        nonlocal made_so_far
+        nodes_used.add(made[2])
+        made_so_far += len(made[0])
+        # Once both nodes have worked, one of them dies with tasks under way.
+        if len(nodes_used) == 2 and not died_after:
+            died_after.append(made_so_far)
+            nodes.remove_node(second, allow_graceful=False)
+        return vectors(made)
+
+    monkeypatch.setattr(encoder, "_vectors", counted)
+    # Lists as short as tasks, so that passages are asked for one after the other.
+    monkeypatch.setattr("retrieval.segments.CHUNK", 8)
     build_index(world["corpus"], tmp_path / "index", encoder=encoder)
-    killer.join()
+    assert died_after and died_after[0] < len(index)
     made = Index.load(tmp_path / "index", encoder=index.encoder)
-    queries = [passage.text for passage in index.passages][:1000]
+    texts = [passage.text for passage in index.passages]
+    queries = [f"{texts[i % len(texts)]} {i}" for i in range(1000)]
     wanted = index.search(queries, 10)
-    assert len(made) == len(index)
+    assert len(made) == len(index) and len(set(queries)) == 1000
     assert _ids(made.search(queries, 10)) == _ids(wanted)
 
     # One index of several segments, each in an actor, behind the retriever that serves.
@@ -113,3 +130,47 @@ def test_the_encoder_is_the_local_one_to_the_index(monkeypatch: pytest.MonkeyPat
     made = cluster.ClusterEncoder(Ray, "minilm")
     assert made.fingerprint == load_encoder("minilm").fingerprint
     assert made.encode_passages([]).shape == (0, made.dimension)
+
+
+def test_tasks_are_under_way_while_the_first_is_waited_for() -> None:
+    sent: list[int] = []
+    most = 0
+
+    class Task:
+        def remote(self, name: str, batch_size: int, part: list[str]) -> list[str]:
+            sent.append(len(part))
+            return part
+
+    class Ray:
+        done = 0
+
+        class exceptions:
+            RayError = RuntimeError
+
+        @staticmethod
+        def remote(**options: Any) -> Any:
+            assert options == {"max_retries": -1, "num_gpus": 0.5}
+            return lambda function: Task()
+
+        @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return {"CPU": 64.0, "GPU": 2.0}
+
+        @classmethod
+        def get(cls, pending: list[list[str]]) -> list[Any]:
+            nonlocal most
+            most = max(most, len(sent) - cls.done)
+            cls.done += len(pending)
+            return [
+                (np.full((len(part), 384), len(part[0]), np.float32), print_of, "node")
+                for part in pending
+            ]
+
+    made = cluster.ClusterEncoder(Ray, "minilm", gpus=0.5)
+    print_of = made.fingerprint
+    lists = [["x" * (i + 1)] * 1024 for i in range(20)]
+    found = list(made.encode_stream(iter(lists)))
+    assert [vectors[0, 0] for vectors in found] == [i + 1 for i in range(20)]
+    assert all(vectors.shape == (1024, 384) for vectors in found)
+    # Four workers of half a GPU each: three tasks for each of them, no more, without a barrier.
+    assert most == 12 and len(sent) == 80

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from retrieval.building import REPEATS, BuildSettings
-from retrieval.duplicates import _overlap, _shingles, _words, survey
+from retrieval.duplicates import _shingles, _words, survey
 from retrieval.encoder import load_encoder
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
@@ -18,6 +20,10 @@ from retrieval.index import Index, build_index
 
 def text(rng: random.Random, words: int = 80) -> list[str]:
     return [f"w{rng.randrange(3000)}" for _ in range(words)]
+
+
+def overlap(first: set[str], second: set[str]) -> float:
+    return len(first & second) / len(first | second)
 
 
 def corpus(seed: int, size: int = 400) -> list[Passage]:
@@ -41,7 +47,7 @@ def test_near_duplicates_are_those_that_every_pair_compared_shows(near: float) -
     shingles = [_shingles(_words(passage)) for passage in passages]
     gone: set[int] = set()
     for second in range(len(passages)):
-        pairs = (_overlap(shingles[i], shingles[second]) for i in range(second) if i not in gone)
+        pairs = (overlap(shingles[i], shingles[second]) for i in range(second) if i not in gone)
         if max(pairs, default=0.0) >= near:
             gone.add(second)
     found = survey(lambda: iter(passages), near)
@@ -64,6 +70,35 @@ def test_the_same_words_are_the_same_whatever_their_case_and_space() -> None:
     assert (one.id, one.of, one.similarity, one.row) == ("b", "a", 1.0, 1)
     with pytest.raises(BadInput, match=r"--near-duplicates 0\.2"):
         survey(lambda: iter(same), 0.2)
+
+
+def test_repeats_do_not_cost_their_text() -> None:
+    def read() -> Iterator[Passage]:
+        for number in range(4_000):
+            yield Passage(str(number), "", " ".join(text(random.Random(number % 2_000))))
+
+    survey(read)  # what is imported on first use is not counted
+    tracemalloc.start()
+    found = survey(read)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.exact, len(found.repeats)) == (2_000, 2_000)
+    assert peak < 4_000_000, f"{peak} bytes for 2,000 pairs"
+
+
+def test_near_duplicates_are_compared_in_several_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    passages = corpus(1, 200)
+    whole = survey(lambda: iter(passages), 0.8)
+    monkeypatch.setattr("retrieval.duplicates._HELD", 3)
+    monkeypatch.setattr("retrieval.duplicates._CHUNK", 7)
+    assert survey(lambda: iter(passages), 0.8) == whole and whole.repeats
+
+
+def test_near_duplicates_of_a_script_without_spaces_are_found() -> None:
+    first = "\u6771\u4eac\u306f\u65e5\u672c\u306e\u9996\u90fd\u3067\u3059\u3002" * 3
+    pair = [Passage("a", "", first + "\u4e00"), Passage("b", "", first + "\u4e8c")]
+    (one,) = survey(lambda: iter(pair), 0.8).repeats
+    assert (one.id, one.of) == ("b", "a") and 0.8 <= one.similarity < 1
 
 
 def test_an_index_tells_of_repeats_or_leaves_them_out(tmp_path: Path) -> None:

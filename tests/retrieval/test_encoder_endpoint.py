@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -119,3 +120,49 @@ def test_prefixes_belong_to_the_encoder() -> None:
     assert np.allclose(made.encode_queries(TEXTS), expected, atol=1e-6)
     with pytest.raises(BadInput, match="neither query nor passage"):
         load_encoder("minilm?document=x")
+
+
+def limited(seen: list[Any]) -> httpx.MockTransport:
+    """A server that refuses texts over 1,000 characters and the word "forbidden"."""
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        given = json.loads(request.content)["input"]
+        seen.append((str(request.url), given))
+        if any(len(text) > 1000 or "forbidden" in text for text in given):
+            return httpx.Response(400, json={"error": {"message": "maximum context length"}})
+        vectors = [[float(len(text)), 1.0] for text in given]
+        return httpx.Response(
+            200, json={"data": [{"index": i, "embedding": v} for i, v in enumerate(vectors)]}
+        )
+
+    return httpx.MockTransport(reply)
+
+
+def test_a_text_over_the_limit_is_cut_and_counted_and_another_refusal_named() -> None:
+    seen: list[Any] = []
+    name = "http://server/openai/x?api-version=2024-06#e5"
+    quick = CallSettings(retries=0, concurrency=1)
+    encoder = EndpointEncoder(name, settings=quick, transport=limited(seen))
+    assert seen[0][0] == "http://server/openai/x/embeddings?api-version=2024-06"
+    texts = ["a" * 10, "b" * 3000, "c" * 20, "d" * 1500]
+    made = encoder.encode_passages(texts)
+    lengths = made[:, 0] / made[:, 1]
+    assert lengths.round().tolist() == [10, 750, 20, 750]
+    assert encoder.truncated == 2
+    with pytest.raises(NeuroritError, match="refused was 'forbidden text'") as raised:
+        encoder.encode_passages(["fine", "forbidden text"])
+    assert "run the same again" not in str(raised.value)
+
+
+def test_an_address_keeps_its_own_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Named:
+        def __init__(self, name: str, batch_size: int) -> None:
+            made.append(name)
+
+    monkeypatch.setattr("retrieval.encoder.EndpointEncoder", Named)
+    address = "https://server/v1?api-version=2024#e5"
+    for name in (address, prefixed_name(address, "query: ", "passage: "), "http://server/v1#e5"):
+        load_encoder(name)
+    assert made == [address, address, "http://server/v1#e5"]

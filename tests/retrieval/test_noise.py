@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from eval.conditions import build_condition
+from neurorit.cli import app
 from retrieval.answers import held_answer, replace_answers
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage, read_examples
@@ -239,3 +241,62 @@ def test_held_answers_are_whole_words() -> None:
     assert held_answer("Mira keeps an owl.", ["OWL"]) == "OWL"
     assert held_answer("Mira keeps a fowl.", ["owl"]) is None
     assert held_answer("It is the sea.", ["the"]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "held"),
+    [
+        ("Conan O\u2019Brien hosted", "Conan O'Brien", True),
+        ("lived 1912\u20131954 there", "1954", True),
+        ("a real-time clock", "real", True),
+        ("Mira's owl", "Mira", True),
+        ("in the US", "U.S.", True),
+        ("Z\u00fcrich", "Zurich", True),
+        ("\u4ed6\u4f4f\u5728\u4e1c\u4eac\u5e02\u3002", "\u4e1c\u4eac", True),
+        ("\uc11c\uc6b8\uc5d0\uc11c", "\uc11c\uc6b8", True),
+        ("12008\u5e74\u306b", "2008\u5e74", False),
+        ("\u30ac\u30e9\u30b9", "\u30ab", False),
+        ("fowl", "owl", False),
+    ],
+)
+def test_answers_are_found_however_they_are_written(text: str, answer: str, held: bool) -> None:
+    assert (held_answer(text, [answer]) is not None) == held
+    replaced = replace_answers(text, [answer], "ZZ")
+    if held and answer not in ("U.S.", "Zurich"):
+        assert "ZZ" in replaced and held_answer(replaced, [answer]) is None
+    elif not held:
+        assert replaced == text
+
+
+def test_the_gold_passage_stands_where_it_is_told(index: Index, questions: list[Example]) -> None:
+    plain = list(Mixer(index, questions, replace(POOLS, order="shuffle"), 0).mix(questions))
+    places = {}
+    for position in ("first", "middle", "last", "random"):
+        wanted = replace(POOLS, order="shuffle", position=position)
+        made = list(Mixer(index, questions, wanted, 0).mix(questions))
+        places[position] = set()
+        for (example, record), (other, _) in zip(made, plain, strict=True):
+            assert [p.id for p in example.passages] == [one["id"] for one in record["passages"]]
+            noise = [p for p in example.passages if p.kind != "gold"]
+            assert noise == [p for p in other.passages if p.kind != "gold"]
+            at = next(i for i, p in enumerate(example.passages) if p.kind == "gold")
+            places[position].add(at / len(noise))
+    assert places["first"] == {0.0} and places["last"] == {1.0} and len(places["random"]) > 4
+    assert all(0.4 <= at <= 0.5 for at in places["middle"])
+    with pytest.raises(BadInput, match="position is one of first, middle, last, random"):
+        Mixer(index, questions, replace(POOLS, position="top"), 0)  # type: ignore[arg-type]
+
+
+def test_one_example_is_made_again_alone_by_the_command(
+    tmp_path: Path, index_dir: Path, world: Mapping[str, Path]
+) -> None:
+    asked = [str(world["test"]), "--index", str(index_dir), "--for", "eval"]
+    run = CliRunner().invoke
+    assert run(app, ["mix", *asked, "--out", str(tmp_path / "a")]).exit_code == 0
+    lines = (tmp_path / "a" / "examples.jsonl").read_text().splitlines(keepends=True)
+    one = json.loads(lines[4])["id"]
+    done = run(app, ["mix", *asked, "--out", str(tmp_path / "b"), "--only", one])
+    assert done.exit_code == 0
+    assert (tmp_path / "b" / "examples.jsonl").read_text() == lines[4]
+    done = run(app, ["mix", *asked, "--out", str(tmp_path / "c"), "--only", "none"])
+    assert "--only none: it is not among the" in str(done.exception)

@@ -128,11 +128,11 @@ def test_the_bm25_artifact_follows_its_index(tmp_path: Path) -> None:
         corpus.write_text(json.dumps({"id": "1", "text": text}) + "\n")
         build_index(corpus, index, encoder=load_encoder(), overwrite=True)
         made = Index.load(index, encoder=load_encoder())
-        lexical = LexicalIndex.of(index, made.passages)
+        lexical = LexicalIndex.of(index, made.passages, made.digest)
         word = text.split()[1]
         assert lexical.search([word], 1)[0][0][0] == 0
         before = (tmp_path / "index-bm25" / "manifest.json").stat().st_mtime_ns
-        LexicalIndex.of(index, made.passages)
+        LexicalIndex.of(index, made.passages, made.digest)
         assert (tmp_path / "index-bm25" / "manifest.json").stat().st_mtime_ns == before
     assert lexical.search(["fish"], 1) == [[]]
 

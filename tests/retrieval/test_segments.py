@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +15,12 @@ from retrieval.building import BuildSettings
 from retrieval.encoder import load_encoder
 from retrieval.errors import ArtifactError, BadInput
 from retrieval.index import Index, build_index
-from retrieval.kinds import (
-    KINDS,
-    bytes_per_vector,
-    find,
-    lists_of,
-    make_vectors,
-    tune_effort,
-)
+from retrieval.kinds import KINDS, build_bytes, bytes_per_vector, lists_of, most_vectors
+from retrieval.nearest import find
+from retrieval.recall import tune_effort
 from retrieval.search import Retriever, SearchSettings
 from retrieval.sizes import parse_bytes
+from retrieval.structures import make_vectors
 from retrieval.updating import update_index
 
 COUNT, DIMENSION = 5_000, 384
@@ -54,9 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def built(made: tuple[Path, Path], out: Path, **settings: Any) -> Index:
     corpus, vectors = made
-    build_index(
-        corpus, out, encoder=load_encoder(), settings=BuildSettings(vectors=vectors, **settings)
-    )
+    # The vectors are made up, and so unlike what an encoder makes of the passages.
+    settings = {"vectors": vectors, "trust_vectors": True, **settings}
+    build_index(corpus, out, encoder=load_encoder(), settings=BuildSettings(**settings))
     return Index.load(out, encoder=load_encoder())
 
 
@@ -213,7 +203,7 @@ def test_the_commands_plan_build_and_update(made: tuple[Path, Path], tmp_path: P
     common = ["index", str(corpus), "--out", str(tmp_path / "i")]
     plan = run(*common, "--plan")
     assert plan["passages"] == 60 and not (tmp_path / "i").exists()
-    assert plan["encoding_seconds"] > 0
+    assert plan["encoding_seconds"] > 0 and plan["structure_seconds"] >= 0
     made_index = run(*common, "--kind", "ivf", "--target-recall", "0.9", "--memory", "64MB")
     assert made_index["recall_at_10"] >= 0.9 and made_index["nprobe"] >= 1
     size = sum(f.stat().st_size for f in (tmp_path / "i" / "segments").rglob("*"))
@@ -242,60 +232,51 @@ def test_rows_that_are_gone_are_never_found() -> None:
     assert {0, 3} & set(found[0].tolist()) == set()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_killed_twenty_times_a_build_ends_the_same(
-    made: tuple[Path, Path], queries: Any, tmp_path: Path
-) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; import retrieval.building as b\n"
-        "from retrieval.building import BuildSettings\n"
-        "BuildSettings.segment = lambda self, dimension: 1024\n"
-        "b._CHUNK, b._SYNC_SECONDS = 128, 0.0\n"
-        "class Slow:\n"
-        "    name, fingerprint, dimension = 'minilm', sys.argv[4], 384\n"
-        "take = b.GivenVectors.take\n"
-        "def slowly(self, texts):\n"
-        "    time.sleep(0.02)\n"
-        "    return take(self, texts)\n"
-        "b.GivenVectors.take = slowly\n"
-        "print('begun', flush=True)\n"
-        "b.build_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=Slow(),\n"
-        "    settings=BuildSettings(vectors=Path(sys.argv[3]), kind='ivf'))\n"
+def test_a_query_of_the_index_does_not_count_itself(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((3_000, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows.tofile(tmp_path / "rows")
+    made = make_vectors("ivf", tmp_path / "rows", 3_000, 16)
+    effort, recall, _ = tune_effort(made, "ivf", tmp_path / "rows", 3_000, 16, 0.5)
+    near = np.argsort(-(rows @ rows.T), axis=1)[:, 1:11]
+    found = find(made, rows, 11, effort)[1]
+    hits = [
+        len(set(wanted) & set([row for row in got if row != own][:10]))
+        for own, (wanted, got) in enumerate(zip(near.tolist(), found.tolist(), strict=True))
+    ]
+    assert recall == pytest.approx(sum(hits) / 30_000, abs=0.03)
+    # Questions of one's own are taken as they are.
+    asked = rows[:50] * np.float32(-1)
+    _, of_asked, sample = tune_effort(
+        made, "ivf", tmp_path / "rows", 3_000, 16, 0.9, np.ascontiguousarray(asked)
     )
+    assert sample == 50 and of_asked >= 0.9
 
-    def start(out: Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, made[:1]), str(out), str(made[1]), print_of],
-            stdout=subprocess.PIPE,
-            text=True,
+
+def test_questions_of_a_file_tune_the_search(made: tuple[Path, Path], tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(
+        "".join(
+            json.dumps({"id": str(i), "question": f"Passage {i}?", "answers": ["x"]}) + "\n"
+            for i in range(30)
         )
-        assert process.stdout is not None and process.stdout.readline() == "begun\n"
-        return process
-
-    print_of = load_encoder().fingerprint
-    whole = start(tmp_path / "whole")
-    whole.communicate()
-    assert whole.returncode == 0
-    rng = random.Random(3)
-    kills = 0
-    while kills < 20:
-        process = start(tmp_path / "cut")
-        time.sleep(rng.uniform(0.05, 0.9))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
-        # The build was whole before twenty kills, be it killed after that or not: begin once more.
-        if (tmp_path / "cut").exists():
-            shutil.rmtree(tmp_path / "cut")
-    last = start(tmp_path / "cut")
-    last.communicate()
-    assert last.returncode == 0
-    one, other = (Index.load(tmp_path / name, encoder=load_encoder()) for name in ("whole", "cut"))
-    assert [p.id for p in other.passages] == [f"p{i}" for i in range(COUNT)]
-    for a, b in zip(
-        one.search_vectors(queries, 10), other.search_vectors(queries, 10), strict=True
+    )
+    built(made, tmp_path / "index", kind="ivf", target=0.9, recall_queries=asked)
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert manifest["made"]["segments"][0]["sample"] == 30
+    assert "recall_queries" in manifest["inputs"]
+    for settings, said in (
+        ({"recall_queries": asked}, "--target-recall"),
+        ({"recall_queries": tmp_path / "no", "target": 0.9}, "no such file"),
     ):
-        assert [(h.passage, h.score) for h in a] == [(h.passage, h.score) for h in b]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut", "whole"]
+        with pytest.raises(BadInput, match=said):
+            built(made, tmp_path / "other", kind="ivf", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_segment_fits_the_memory(kind: str) -> None:
+    size = most_vectors(kind, DIMENSION, 300 * 10**6, 1024)
+    assert size % 1024 == 0
+    assert build_bytes(kind, size, DIMENSION) <= 300 * 10**6
+    assert build_bytes(kind, size + 1024, DIMENSION) > 300 * 10**6
+    assert most_vectors(kind, DIMENSION, 1, 1024) == 1024
