@@ -14,7 +14,7 @@ from serving.client import Sampling
 from serving.pipeline import Policy, Search
 
 MAX_TOP_K = 50
-MAX_TOKENS = 1024
+MAX_TOKENS = 4096
 MAX_CHARACTERS = 20_000
 MAX_NOISE = 20
 MAX_HISTORY = 10

@@ -12,6 +12,7 @@ from pathlib import Path
 from retrieval.errors import NeuroritError
 from serving.server import ServeSettings, serve
 from tests.serving.fakes import WordRetriever
+from tests.serving.tiny import CONTEXT
 
 if __name__ == "__main__":
     model, port, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -20,7 +21,7 @@ if __name__ == "__main__":
         port=port,
         top_k=3,
         vllm_log=log,
-        max_model_len=1024,
+        max_model_len=CONTEXT,
         max_tokens=12,
         upstream=(upstream,) if upstream else (),
         base=upstream,

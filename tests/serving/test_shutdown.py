@@ -20,17 +20,17 @@ def test_sigterm_under_load_finishes_what_was_begun(live: Live, front: Live) -> 
     contents: list[str] = []
 
     def ask(stream: bool) -> None:
-        response = chat(front, max_tokens=900, neurorit={"top_k": 0}, stream=stream)
+        response = chat(front, max_tokens=1000, neurorit={"top_k": 0}, stream=stream)
         statuses.append(response.status_code)
         contents.append(response.text)
 
     askers = [threading.Thread(target=ask, args=(i % 2 == 0,)) for i in range(8)]
     for asker in askers:
         asker.start()
-    wait_for(lambda: running_in_vllm(url) == 8, 30)
+    wait_for(lambda: running_in_vllm(url) == 8, 60, lambda: contents)
     front.process.send_signal(signal.SIGTERM)
     for asker in askers:
-        asker.join(60)
+        asker.join(120)
     assert statuses == [200] * 8
     assert sum(text.endswith("data: [DONE]\n\n") for text in contents) == 4
     assert front.process.wait(60) == 0
