@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from retrieval.errors import BadInput, MissingExtra, NeuroritError
 _NOISE = re.compile(
     r"^\s*(\(\w+ pid=\d+\)\s*)?(INFO|WARNING|DEBUG)\b|^\s*File \"|it/s\]|^\s*\^+\s*$"
 )
+_OWNED = {
+    "--host": "it listens on the loopback interface; `--host` of serve is the gateway's",
+    "--port": "it takes a free one; `--port` of serve is the gateway's",
+    "--uds": "the gateway asks it on the loopback interface",
+    "--api-key": "it has a key of its own; clients' keys go into `--api-key-file` of serve",
+    "--model": "the checkpoint is named by `--model` of serve",
+    "--served-model-name": "use `--name` of serve",
+    "--root-path": "the gateway asks it on the loopback interface",
+    "--ssl-keyfile": "the gateway asks it on the loopback interface",
+    "--ssl-certfile": "the gateway asks it on the loopback interface",
+}
 _LEADER = re.compile(r"^\s*(\(\w+ pid=\d+\)\s*)?(ERROR \S+ \S+ \[[^\]]*\]\s*)?")
 _CAUSE = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b.*:")
 
@@ -60,6 +72,15 @@ def check_model(model_dir: Path) -> Path:
     if not (directory / "config.json").is_file():
         raise BadInput(f"{directory} is no model: it has no config.json")
     return directory
+
+
+def check_flags(flags: Sequence[str]) -> tuple[str, ...]:
+    """Flags for vLLM as they are; raises BadInput for one that this side sets itself."""
+    for flag in flags:
+        name = flag.split("=", 1)[0].replace("_", "-")
+        if name in _OWNED:
+            raise BadInput(f"{name} is no flag for vLLM here: {_OWNED[name]}")
+    return tuple(flags)
 
 
 def stored_dtype(directory: Path) -> str:

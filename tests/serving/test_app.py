@@ -202,7 +202,8 @@ def test_before_it_is_ready_the_phase_is_told() -> None:
     assert client.get("/health").json() == {"status": "ok"}
     ready = client.get("/ready")
     assert ready.status_code == 503
-    told = {"ready": False, "phase": "warming up vLLM", "model": "tiny", "base": None}
+    told: dict[str, Any] = {"ready": False, "phase": "warming up vLLM", "model": "tiny"}
+    told |= {"base": None, "base_phase": None}
     assert ready.json() == told
     refused = client.post("/v1/chat/completions", json=QUESTION)
     assert refused.status_code == 503
