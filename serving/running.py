@@ -121,6 +121,8 @@ class Running:
             first, *others = self._systems
             # One after the other: two that start at once take twice the memory and no less time.
             await self._started(first, loading, self._first_phase)
+            while not server.started:
+                await asyncio.sleep(0.01)
             self._say(f"ready: {_address(server, self._settings.host)}")
             async with asyncio.TaskGroup() as group:
                 group.create_task(first.watch(partial(self._watched, first, self._first_phase)))

@@ -5,6 +5,7 @@ The upstream is a real HTTP server on loopback, since that is what the client ta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -141,9 +142,10 @@ class Upstream:
             self._send(handler, json.dumps({"choices": [choice]}))
 
     def _send(self, handler: BaseHTTPRequestHandler, body: str) -> None:
-        handler.send_response(self.status)
-        handler.end_headers()
-        handler.wfile.write(body.encode())
+        with contextlib.suppress(ConnectionError):  # some clients wait no longer
+            handler.send_response(self.status)
+            handler.end_headers()
+            handler.wfile.write(body.encode())
 
     def _end(self) -> dict[str, Any]:
         return {"finish_reason": self.reason, "stop_reason": self.stop_reason}

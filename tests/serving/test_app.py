@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from starlette.testclient import TestClient
 from neurorit.prompts import PromptTemplate
 from serving.access import MAX_BODY, read_api_keys
 from serving.app import Gateway, create_app
+from serving.client import Piece
 from serving.pipeline import ABSTAINED, RagPipeline
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny import tiny_tokenizer
@@ -94,6 +96,21 @@ def test_an_upstream_failure_is_a_status_before_and_an_event_within_a_stream() -
     assert error_of(response)["type"] == "upstream_error"
     *_, last = sent(ask(Upstream([["Kar", "vel"]], cut=True), stream=True))
     assert last["error"]["type"] == "upstream_error"
+
+
+def test_any_other_failure_within_a_stream_is_an_event_too() -> None:
+    class Failing:
+        async def stream(self, *_: object, **__: object) -> AsyncGenerator[Piece, None]:
+            yield Piece("Kar")
+            raise RuntimeError("secret path")
+
+    made = RagPipeline(WordRetriever(), TOKENIZER, PromptTemplate(), Failing())
+    client = TestClient(create_app(Gateway("tiny", "ready", made)), raise_server_exceptions=False)
+    response = client.post("/v1/chat/completions", json={**QUESTION, "stream": True})
+    *_, text, last = sent(response)
+    assert text["choices"][0]["delta"]["content"] == "Kar"
+    assert last["error"]["type"] == "server_error"
+    assert "secret" not in response.text
 
 
 def test_options_reach_the_pipeline_and_the_upstream() -> None:
