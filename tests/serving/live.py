@@ -31,21 +31,25 @@ class Live:
     url: str
     process: subprocess.Popen[bytes]
     model: Path
+    folder: Path
     phases: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def gateway(model: Path, folder: Path, *upstream: str, key: str = "") -> Iterator[Live]:
+def gateway(
+    model: Path, folder: Path, *upstream: str, key: str = "", api_keys: str = ""
+) -> Iterator[Live]:
     """A gateway with an own vLLM, or one before the upstream that is named."""
     port = free_port()
     script = ROOT / "tests" / "serving" / "run_gateway.py"
     command = [sys.executable, str(script), str(model), str(port), str(folder / "vllm.log")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NEURORIT_UPSTREAM_KEY": key}
+    environment["NEURORIT_API_KEYS"] = api_keys
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(
             [*command, *upstream], stdout=log, stderr=subprocess.STDOUT, env=environment
         )
-    server = Live(f"http://127.0.0.1:{port}", process, model)
+    server = Live(f"http://127.0.0.1:{port}", process, model, folder)
     try:
         _wait_ready(server, folder / "gateway.log")
         yield server

@@ -96,6 +96,20 @@ def test_openais_client_talks_to_it(front: Live) -> None:
             client.chat.completions.create(model="tiny", messages=messages, max_tokens=4090)
 
 
+def test_neither_questions_nor_keys_are_in_the_logs_of_either_process(live: Live) -> None:
+    question = "What is the private question of a user?"
+    asked = [{"role": "user", "content": question}]
+    assert chat(live, messages=asked).status_code == 200
+    assert chat(live, messages=asked, max_tokens=4096).status_code == 400
+    _, key = vllm_address(live)
+    logs = [live.folder / name for name in ("gateway.log", "vllm.log")]
+    assert all(log.stat().st_size for log in logs)
+    for log in logs:
+        text = log.read_text(errors="replace")
+        assert question not in text and "private question" not in text
+        assert key not in text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_cut_connection_leaves_nothing_running_in_vllm(
     live: Live, front: Live, stream: bool
