@@ -22,6 +22,8 @@ from retrieval.examples import Passage
 
 TEMPLATE_FILE = "neurorit_prompt.json"
 _MARK = "\u2402neurorit\u2403"
+# [INST], [/INST], <<SYS>>, <|user|>, </s>
+_BRACKETED = re.compile(r"\[/?[A-Z_]+\]|<{1,2}[|/]*\w+\|?>{1,2}")
 _MARKERS: MutableMapping[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 
 
@@ -93,10 +95,15 @@ def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
     ]
     skeleton = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=True)
     pieces = skeleton.split(_MARK)
+    written = _written_markers(tokenizer, pieces[::2])
     ids: list[int] = []
     for i, piece in enumerate(pieces):
         if i % 2:
-            ids += encode_plain(tokenizer, messages[int(piece)]["content"])
+            content = messages[int(piece)]["content"]
+            # A marker that is no token of its own reads the same whoever wrote it: it is parted.
+            for marker in written:
+                content = content.replace(marker, f"{marker[0]} {marker[1:]}")
+            ids += encode_plain(tokenizer, content)
         elif piece:
             ids += tokenizer.encode(piece, add_special_tokens=False)
     return ids
@@ -146,6 +153,18 @@ def _markers(tokenizer: Any) -> dict[int, str]:
         markers = {int(i): str(token) for i, token in added if str(token).strip()}
         found = _MARKERS[tokenizer] = (len(tokenizer), markers)
     return found[1]
+
+
+def _written_markers(tokenizer: Any, pieces: Sequence[str]) -> list[str]:
+    """Markers that a template writes as plain text, such as `[INST]` where that is no token.
+
+    Words without brackets (a role between two tokens) mark nothing by themselves.
+    """
+    tokens = sorted(_markers(tokenizer).values(), key=len, reverse=True)
+    text = " ".join(pieces)
+    for token in tokens:
+        text = text.replace(token, " ")
+    return sorted(set(_BRACKETED.findall(text)), key=len, reverse=True)
 
 
 def _encode_apart(tokenizer: Any, text: str, markers: Mapping[int, str]) -> list[int]:
