@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,11 @@ class Playing:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    # Imported here, where no clock runs.
+    from transformers import AutoTokenizer
+
     tiny_tokenizer().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path)
     return tmp_path
 
 
@@ -57,16 +62,22 @@ def run(systems: list[Any], work: Callable[[httpx.AsyncClient], Any]) -> tuple[G
 
     async def both() -> None:
         task = asyncio.create_task(running.run(frozenset()))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while not task.done() and not _address(told):
                 await asyncio.sleep(0.01)
             if not task.done():
                 async with httpx.AsyncClient(base_url=_address(told)) as client:
                     await work(client)
-        task.cancel()
+        if not task.done():
+            signal.raise_signal(signal.SIGTERM)  # as it is ended in life
         await asyncio.wait([task])
 
-    asyncio.run(both())
+    # uvicorn passes the signal on to whom it was meant for before.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        asyncio.run(both())
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if running.failure is not None:
         raise running.failure
     return gateway, told
