@@ -169,6 +169,7 @@ async def _overload(
     bench.ratios["overload_other_statuses"] = sum(
         number for status, number in load.statuses.items() if status not in (200, 429, 503)
     )
+    bench.ratios["overload_memory_vs_before"] = (memory + grown) / memory
     bench.ratios["throughput_after_vs_before"] = after.per_second / before.per_second
 
 

@@ -24,6 +24,8 @@ TEMPLATE_FILE = "neurorit_prompt.json"
 _MARK = "\u2402neurorit\u2403"
 _ASKED = "\nAnswer:"  # where there is no chat template
 _GUARD = "\n"
+# [INST], [/INST], <<SYS>>, <|user|>, </s>
+_BRACKETED = re.compile(r"\[/?[A-Z_]+\]|<{1,2}[|/]*\w+\|?>{1,2}")
 _MARKERS: MutableMapping[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 
 
@@ -99,7 +101,8 @@ def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
         for i, message in enumerate(messages)
     ]
     pieces = _chat(tokenizer, marked).split(_MARK)
-    contents = [messages[int(piece)]["content"] for piece in pieces[1::2]]
+    written = _written_markers(tokenizer, pieces[::2])
+    contents = [_parted(messages[int(piece)]["content"], written) for piece in pieces[1::2]]
     whole = _encode_whole(tokenizer, pieces[::2], contents)
     if whole is not None:
         return whole
@@ -242,6 +245,25 @@ def _markers(tokenizer: Any) -> dict[int, str]:
         markers = {int(i): str(token) for i, token in added if str(token).strip()}
         found = _MARKERS[tokenizer] = (len(tokenizer), markers)
     return found[1]
+
+
+def _written_markers(tokenizer: Any, pieces: Sequence[str]) -> list[str]:
+    """Markers that a template writes as plain text, such as `[INST]` where that is no token.
+
+    Words without brackets (a role between two tokens) mark nothing by themselves.
+    """
+    tokens = sorted(_markers(tokenizer).values(), key=len, reverse=True)
+    text = " ".join(pieces)
+    for token in tokens:
+        text = text.replace(token, " ")
+    return sorted(set(_BRACKETED.findall(text)), key=len, reverse=True)
+
+
+def _parted(text: str, markers: Sequence[str]) -> str:
+    """A marker that is no token of its own reads the same whoever wrote it: it is parted."""
+    for marker in markers:
+        text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+    return text
 
 
 def _encode_apart(

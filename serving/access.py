@@ -26,6 +26,8 @@ from serving.protocol import error_body
 
 KEYS_VARIABLE = "NEURORIT_API_KEYS"
 MAX_BODY = 1024 * 1024
+# Where a request's scope says which key it came with.
+CLIENT = "neurorit.client"
 _GUARDED = ("/v1/", "/metrics", "/openapi.json")
 
 HEADERS = {
@@ -54,7 +56,10 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = error_body(message, kind, param=param, code=code)
+        # What a client sent may be in the message, and need not be text that can be sent.
+        self.body = error_body(
+            _sendable(message), kind, param=param and _sendable(param), code=code
+        )
         self.headers = dict(headers or {})
 
 
@@ -76,10 +81,16 @@ def read_api_keys(path: Path | None) -> frozenset[str]:
 
 
 class Guard:
-    """ASGI middleware: checks keys (not for health and the page), bounds bodies, adds headers."""
+    """ASGI middleware: checks keys (not for health and the page) and bounds bodies.
 
-    def __init__(self, app: ASGIApp, *, api_keys: Iterable[str] = ()) -> None:
+    What comes behind it finds a digest of the key in the scope's CLIENT.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, api_keys: Iterable[str] = (), max_body: int = MAX_BODY
+    ) -> None:
         self._app = app
+        self._max_body = max_body
         # Digests have one length, so comparing them tells nothing about a key's length either.
         self._digests = [sha256(key.encode()).digest() for key in api_keys]
 
@@ -88,31 +99,51 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name: value for name, value in scope["headers"]}
-        refusal = self._refusal(scope["path"], headers)
-        body = None if refusal else await _body(headers, receive)
-        if refusal is None and body is None:
-            refusal = ApiError(413, f"the request body is larger than {MAX_BODY} bytes")
-        if refusal is not None:
-            await _response(refusal)(scope, receive, _with_headers(send))
+        if self._digests and scope["path"].startswith(_GUARDED):
+            client = self._client(headers)
+            if client is None:
+                await refuse(_no_key(), scope, receive, send)
+                return
+            scope[CLIENT] = client
+        body = await _body(headers, receive, self._max_body)
+        if body is None:
+            large = ApiError(413, f"the request body is larger than {self._max_body} bytes")
+            await refuse(large, scope, receive, send)
             return
-        await run_until_left(self._app, scope, body or b"", receive, _with_headers(send))
+        await run_until_left(self._app, scope, body, receive, send)
 
-    def _refusal(self, path: str, headers: Mapping[bytes, bytes]) -> ApiError | None:
-        if not self._digests or not path.startswith(_GUARDED):
-            return None
+    def _client(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """The digest of the request's key, None where that is not one of ours."""
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         digest = sha256(key.strip()).digest()
         # Every key is compared, so that the time does not tell which one came close.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if scheme.lower() == b"bearer" and any(matches):
-            return None
-        return ApiError(
-            401,
-            "this server needs an API key: send 'Authorization: Bearer KEY'",
-            kind="authentication_error",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
+        return digest.hex() if scheme.lower() == b"bearer" and any(matches) else None
+
+
+def _no_key() -> ApiError:
+    return ApiError(
+        401,
+        "this server needs an API key: send 'Authorization: Bearer KEY'",
+        kind="authentication_error",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+class StrictHeaders:
+    """ASGI middleware: adds HEADERS to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error, from within a middleware."""
+    await _response(error)(scope, receive, send)
 
 
 def install_error_bodies(app: FastAPI) -> None:
@@ -138,15 +169,11 @@ def install_error_bodies(app: FastAPI) -> None:
         message = f"{request.method} {request.url.path}: {error.detail}"
         return _response(ApiError(error.status_code, message, headers=error.headers))
 
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return _response(ApiError(500, "the server failed; see its log", kind="server_error"))
-
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(BadInput, bad_input)
     app.add_exception_handler(UpstreamError, upstream)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unexpected)
 
 
 def upstream_refusal(error: UpstreamError) -> ApiError:
@@ -168,14 +195,18 @@ def _first_problem(error: RequestValidationError) -> ApiError:
     return ApiError(400, message, param=where or None, code=problem["type"])
 
 
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
 def _response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, error.status, error.headers)
 
 
-async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
+async def _body(headers: Mapping[bytes, bytes], receive: Receive, most: int) -> bytes | None:
     """The whole request body, None when it is over the limit."""
     length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > MAX_BODY:
+    if length.isdigit() and int(length) > most:
         return None
     parts: list[bytes] = []
     size = 0
@@ -185,7 +216,7 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes | Non
             return b"".join(parts)
         parts.append(message.get("body", b""))
         size += len(parts[-1])
-        if size > MAX_BODY:
+        if size > most:
             return None
         if not message.get("more_body"):
             return b"".join(parts)

@@ -6,6 +6,7 @@ appear in `Gateway` when whoever runs the server has made them.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
@@ -21,10 +22,18 @@ from fastapi.staticfiles import StaticFiles
 from neurorit import __version__
 from retrieval.errors import BadInput
 from serving import schemas
-from serving.access import ApiError, Guard, install_error_bodies, upstream_refusal
-from serving.admission import Admission
+from serving.access import (
+    MAX_BODY,
+    ApiError,
+    Guard,
+    StrictHeaders,
+    install_error_bodies,
+    upstream_refusal,
+)
+from serving.admission import PATIENCE_SECONDS, Admission
 from serving.client import Sampling, UpstreamError
 from serving.compare import compare, mixed
+from serving.counting import Counting
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pipeline import Event, Outcome, RagPipeline, Request
 from serving.protocol import (
@@ -32,7 +41,6 @@ from serving.protocol import (
     CompareRequest,
     CompletionRequest,
     RetrieveRequest,
-    error_body,
 )
 from serving.rates import RateLimit
 from serving.responses import (
@@ -45,7 +53,9 @@ from serving.responses import (
 )
 from serving.schemas import errors, stream_or
 
+MAX_TOKENS = 4096
 PAGE = Path(__file__).parent / "page"
+_log = logging.getLogger("neurorit.serving")
 _REFUSALS = errors(400, 401, 404, 413, 429, 500, 502, 503)
 
 
@@ -53,9 +63,10 @@ _REFUSALS = errors(400, 401, 404, 413, 429, 500, 502, 503)
 class Gateway:
     """What the routes serve: a model's name, the pipeline once there is one, and the phase.
 
-    phase: `ready`, or a few words on what is still being done; shown by `/ready`. base_model, base:
-    a second system for comparisons; history: earlier questions that a search sees too; digests:
-    name of a model -> digest of all that its answers depend on, where that is known.
+    phase: `ready`, or a few words on what is still being done; shown by `/ready`. base_model, base,
+    base_phase: a second system for comparisons, and its phase; history: earlier questions that a
+    search sees too; digests: name of a model -> digest of all that its answers depend on, where
+    that is known; max_tokens_limit: tokens of an answer that a request may ask for.
     """
 
     model: str
@@ -63,14 +74,21 @@ class Gateway:
     pipeline: RagPipeline | None = None
     base_model: str = ""
     base: RagPipeline | None = None
+    base_phase: str = "ready"
     history: int = 0
     digests: dict[str, str] = field(default_factory=dict)
+    max_tokens_limit: int = MAX_TOKENS
     metrics: Metrics = field(default_factory=Metrics)
 
     @property
     def ready(self) -> bool:
         """True when questions can be answered."""
         return self.pipeline is not None and self.phase == "ready"
+
+    @property
+    def base_ready(self) -> bool:
+        """True when the second system can be asked."""
+        return self.base is not None and self.base_phase == "ready"
 
     @property
     def models(self) -> list[str]:
@@ -85,11 +103,14 @@ def create_app(
     requests_per_minute: int = 0,
     running: int = 64,
     queue: int = 16,
+    patience: float = PATIENCE_SECONDS,
+    max_body: int = MAX_BODY,
 ) -> FastAPI:
     """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.
 
     requests_per_minute: of one client, 0 for any number; running: requests answered at once;
-    queue: requests that may wait; more are refused with 429.
+    queue: requests that may wait; more are refused with 429; patience: seconds that one may wait;
+    max_body: bytes of a request.
     """
 
     @asynccontextmanager
@@ -111,9 +132,13 @@ def create_app(
     )
     schemas.describe(app, with_keys=bool(keys))
     # The last one added is the first to see a request: no key, no turn.
-    app.add_middleware(Admission, running=running, queue=queue, metrics=gateway.metrics)
+    app.add_middleware(
+        Admission, running=running, queue=queue, patience=patience, metrics=gateway.metrics
+    )
     app.add_middleware(RateLimit, per_minute=requests_per_minute)
-    app.add_middleware(Guard, api_keys=keys)
+    app.add_middleware(Guard, api_keys=keys, max_body=max_body)
+    app.add_middleware(Counting, metrics=gateway.metrics)
+    app.add_middleware(StrictHeaders)
     install_error_bodies(app)
 
     @app.get("/health", responses={200: {"model": schemas.Health}})
@@ -128,7 +153,8 @@ def create_app(
             "ready": gateway.ready,
             "phase": gateway.phase,
             "model": gateway.model,
-            "base": gateway.base_model or None,
+            "base": gateway.base_model if gateway.base_ready else None,
+            "base_phase": gateway.base_phase if gateway.base_model else None,
         }
         return JSONResponse(body, 200 if gateway.ready else 503)
 
@@ -144,7 +170,8 @@ def create_app(
         return _json({"object": "list", "data": cards})
 
     @app.get(
-        "/v1/models/{name}", responses={200: {"model": schemas.ModelCard}, **errors(401, 404, 429)}
+        "/v1/models/{name:path}",
+        responses={200: {"model": schemas.ModelCard}, **errors(401, 404, 429)},
     )
     async def model(name: str) -> Response:
         """One model, as OpenAI's `models.retrieve` asks for it."""
@@ -189,13 +216,16 @@ def create_app(
     async def compared(request: CompareRequest) -> Response:
         """Base and tuned model on the same passages, with noise mixed in on request."""
         pipeline = _pipeline(gateway)
-        if gateway.base is None:
+        if not gateway.base_model:
             text = "there is no second system to compare with; start the server with --base"
             raise ApiError(404, text, code="no_base_model")
+        base = _pipeline(gateway, gateway.base_model)
+        _check_tokens(gateway, request.max_tokens, "max_tokens")
         k = pipeline.top_k if request.top_k is None else request.top_k
-        hits = await mixed(pipeline, request.question, k, dict(request.noise), request.seed)
+        noise, search = dict(request.noise), request.search()
+        hits = await mixed(pipeline, request.question, k, noise, request.seed, search)
         found = await compare(
-            {"base": (gateway.base_model, gateway.base), "tuned": (gateway.model, pipeline)},
+            {"base": (gateway.base_model, base), "tuned": (gateway.model, pipeline)},
             request.question,
             hits,
             Sampling(max_tokens=request.max_tokens or pipeline.max_tokens),
@@ -228,16 +258,26 @@ def _card(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 def _pipeline(gateway: Gateway, model: str | None = None) -> RagPipeline:
-    pipeline = gateway.base if model and model == gateway.base_model else gateway.pipeline
-    if pipeline is None or not gateway.ready:
+    """The pipeline of a model; one that is not ready does not stop the other."""
+    if model and model == gateway.base_model and model != gateway.model:
+        pipeline, phase, what = gateway.base, gateway.base_phase, f"the model {model!r}"
+    else:
+        pipeline, phase, what = gateway.pipeline, gateway.phase, "the server"
+    if pipeline is None or phase != "ready":
         raise ApiError(
             503,
-            f"the server is not ready: {gateway.phase}",
+            f"{what} is not ready: {phase}",
             kind="server_error",
             code="not_ready",
             headers={"Retry-After": "5"},
         )
     return pipeline
+
+
+def _check_tokens(gateway: Gateway, tokens: int | None, param: str) -> None:
+    if tokens is not None and tokens > gateway.max_tokens_limit:
+        most = gateway.max_tokens_limit
+        raise ApiError(400, f"{param}: this server writes at most {most} tokens", param=param)
 
 
 def _check_model(gateway: Gateway, name: str | None) -> None:
@@ -260,6 +300,8 @@ def _asked(
     _check_model(gateway, model)
     if not request.questions:
         raise ApiError(400, f"{param}: there is no question in a user message", param=param)
+    named = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    _check_tokens(gateway, request.asked_tokens, named)
     options = request.neurorit
     earlier = gateway.history if options.history is None else options.history
     asked = Request(
@@ -268,7 +310,9 @@ def _asked(
         policy=options.policy,
         search=options.search(),
         sampling=request.sampling(pipeline.max_tokens),
-        query="\n".join(request.questions[-1 - earlier :]),
+        # The question first: where a search sees only so many words, those are of earlier ones.
+        query="\n".join(request.questions[-1 - earlier :][::-1]),
+        turns=tuple(request.turns),
     )
     return model, pipeline, asked
 
@@ -315,7 +359,12 @@ async def _server_sent(
         yield _line(upstream_refusal(error).body)
         return
     except BadInput as error:
-        yield _line(error_body(str(error), "invalid_request_error"))
+        yield _line(ApiError(400, str(error)).body)
+        return
+    except Exception:
+        # The status is sent: only an event can still say that this is no whole answer.
+        _log.exception("a stream failed")
+        yield _line(ApiError(500, "the server failed; see its log", kind="server_error").body)
         return
     yield b"data: [DONE]\n\n"
 

@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 from retrieval.errors import BadInput
 from retrieval.examples import Passage
 from serving.client import Sampling
-from serving.pipeline import Found, Outcome, RagPipeline, Request
+from serving.fitting import Found
+from serving.pipeline import Outcome, RagPipeline, Request, Search
 
 NoiseKind = Literal["distractor", "random"]
 NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
@@ -65,15 +66,17 @@ async def mixed(
     top_k: int,
     noise: Mapping[str, int],
     seed: int,
+    search: Search | None = None,
 ) -> tuple[Found, ...]:
     """The best passages and the noise that was asked for, shuffled by the seed.
 
-    Noise has its `kind` set. Raises BadInput when the corpus holds too little of it.
+    search: how the best and their distractors are found; what is drawn at random is drawn from
+    the whole corpus. Noise has its `kind` set. Raises BadInput when the corpus holds too little.
     """
     near, drawn = noise.get("distractor", 0), noise.get("random", 0)
     rng = random.Random(f"{seed}/{query}")
     wanted = top_k + near
-    ranked = list(await pipeline.retrieve(query, wanted)) if wanted else []
+    ranked = list(await pipeline.retrieve(query, wanted, search)) if wanted else []
     hits: list[Found] = list(ranked[:top_k])
     for hit in ranked[top_k:]:
         hits.append(Mixed(replace(hit.passage, kind="distractor"), float(hit.score)))

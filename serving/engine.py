@@ -22,6 +22,7 @@ from typing import Self
 from neurorit.checkpoints import checkpoint_name
 from retrieval.errors import BadInput, NeuroritError
 from serving.vllm_process import (
+    check_flags,
     check_model,
     has_gpu,
     require_vllm,
@@ -59,11 +60,11 @@ class VllmServer:
         self.model_dir = check_model(model_dir).resolve()
         self.model = served_name or checkpoint_name(model_dir)
         self.port = free_port() if port == 0 else require_free_port(LOOPBACK, port, "vLLM's port")
-        self.base_url = f"http://{LOOPBACK}:{self.port}"
         self.api_key = secrets.token_urlsafe(24)
         self.log = Path(log) if log is not None else temporary_log()
+        self._any_port = port == 0
         self._max_model_len = max_model_len
-        self._extra_args = tuple(extra_args)
+        self._extra_args = check_flags(extra_args)
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = threading.Event()
@@ -81,6 +82,11 @@ class VllmServer:
         self.stop()
 
     @property
+    def base_url(self) -> str:
+        """Where it listens."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
     def pid(self) -> int | None:
         """Process id of the server, None while there is none."""
         return self._process.pid if self._process is not None else None
@@ -90,15 +96,18 @@ class VllmServer:
         """True while the process runs (it may still be loading)."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, tell: Callable[[str], None] | None = None) -> None:
+    def start(self, tell: Callable[[str], None] | None = None, *, new_port: bool = False) -> None:
         """Start the process, wait until it is healthy, and warm it up; blocks for a minute on CPU.
 
-        tell: is told each phase. Raises NeuroritError with the cause from vLLM's log when it does
-        not come up; `stop` from another thread ends the waiting.
+        tell: is told each phase; new_port: take another free one, unless it was named. Raises
+        NeuroritError with the cause from vLLM's log when it does not come up; `stop` from another
+        thread ends the waiting.
         """
         say = tell or (lambda phase: None)
         require_vllm()
         self._end_process()
+        if new_port and self._any_port:
+            self.port = free_port()
         say("starting vLLM")
         self._process = self._spawn()
         try:
@@ -110,15 +119,15 @@ class VllmServer:
             self._end_process()
             raise
 
-    def healthy(self) -> bool:
-        """Whether it answers on `/health`; a server that is only slow counts as healthy."""
+    def healthy(self) -> bool | None:
+        """Whether it answers on `/health`; None where it did not answer in time."""
         import httpx
 
         try:
             url = f"{self.base_url}/health"
             return httpx.get(url, timeout=_SLOW_SECONDS, trust_env=False).status_code == 200
         except httpx.TimeoutException:
-            return True
+            return None
         except httpx.HTTPError:
             return False
 
@@ -139,7 +148,7 @@ class VllmServer:
         if self._max_model_len is not None:
             flags["--max-model-len"] = str(self._max_model_len)
         given = {argument.split("=", 1)[0] for argument in self._extra_args}
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command = [sys.executable, "-m", "serving.vllm_child"]
         for name, value in flags.items():
             if name not in given:
                 command += [name, value]
@@ -156,7 +165,8 @@ class VllmServer:
         with open(self.log, "wb") as log:
             return subprocess.Popen(
                 self.command(),
-                stdin=subprocess.DEVNULL,
+                # Nothing is ever written to it: its end tells vLLM that this process is gone.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=vllm_environment() | {"VLLM_API_KEY": self.api_key},
@@ -172,7 +182,8 @@ class VllmServer:
             if process.poll() is not None:
                 raise start_failure(self.log, f"vLLM did not start (status {process.returncode})")
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.base_url}/health", timeout=2.0).status_code == 200:
+                url = f"{self.base_url}/health"
+                if httpx.get(url, timeout=2.0, trust_env=False).status_code == 200:
                     return
             if time.monotonic() > deadline:
                 what = f"vLLM was not ready within {self._start_timeout:.0f} s"
@@ -194,6 +205,8 @@ class VllmServer:
                     "ignore_eos": True,
                 },
                 timeout=self._start_timeout,
+                # Of the environment's proxies none is to see this key, or can reach loopback.
+                trust_env=False,
             )
             response.raise_for_status()
         except httpx.HTTPError as error:
@@ -209,6 +222,8 @@ class VllmServer:
         # Also when the leader is gone: its children may not be.
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
         self._process = None
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
-from neurorit.prompts import PromptTemplate, encode_plain, end_token_id, render_prompt
+from neurorit.prompts import PromptTemplate, encode_plain, end_token_id
 from retrieval.errors import BadInput
-from retrieval.examples import Passage
 from serving.batching import SearchBatches
 from serving.client import Piece, Sampling, UpstreamError
+from serving.fitting import Found, Renderer, Turn
 from serving.metrics import Metrics
 
 Policy = Literal["abstain", "closed-book", "deeper"]
@@ -30,15 +30,6 @@ ABSTAINED = "I could not find the answer in the passages."
 _DEEPER_ROUNDS = 3
 _WAYS = 32
 _T = TypeVar("_T")
-
-
-class Found(Protocol):
-    """One retrieved passage with its score; `retrieval.index.Hit` is one."""
-
-    @property
-    def passage(self) -> Passage: ...
-    @property
-    def score(self) -> float: ...
 
 
 class Retriever(Protocol):
@@ -57,6 +48,7 @@ class Generator(Protocol):
         *,
         stop_token_ids: Sequence[int] = (),
         whole: bool = False,
+        messages: Sequence[Mapping[str, str]] = (),
     ) -> AsyncGenerator[Piece, None]: ...
 
 
@@ -73,8 +65,8 @@ class Request:
     """One question with its settings; None means the pipeline's own.
 
     query: what is looked for (None: the question); search: how; hits: passages to show, in this
-    order, in place of a search; whole: the answer is wanted at once, so its text comes in one
-    piece.
+    order, in place of a search; turns: the chat before the question, which the model reads where
+    it fits; whole: the answer is wanted at once, so its text comes in one piece.
     """
 
     question: str
@@ -84,6 +76,7 @@ class Request:
     query: str | None = None
     search: Search = Search()
     hits: tuple[Found, ...] | None = None
+    turns: tuple[Turn, ...] = ()
     whole: bool = False
 
 
@@ -105,7 +98,7 @@ class Text:
 class Outcome:
     """The last event: the whole answer and how it came about.
 
-    abstained: the model ended without a word on all it was shown, and `answer` says so;
+    abstained: the model ended of itself without a word on all it was shown, and `answer` says so;
     grounded: the answer was written with passages in view; attempts: prompts that were tried;
     tokens are counted by the model's server or its own tokenizer; retrieval_seconds: spent on
     finding passages, waiting included.
@@ -132,8 +125,8 @@ class RagPipeline:
     policy: what follows when the model ends its answer at once: `abstain` says so, `closed-book`
     asks again without passages, `deeper` asks again with the next passages, up to three rounds;
     top_k: passages in a prompt; context: tokens that prompt and answer may have together (None:
-    unlimited): the lowest-ranked passages are left out to keep within it; metrics: where times and
-    counts go.
+    unlimited); what is left out to keep within it says `serving.fitting`; metrics: where times
+    and counts go.
     """
 
     def __init__(
@@ -156,9 +149,8 @@ class RagPipeline:
         self.max_tokens = max_tokens
         self._retriever = retriever
         self._tokenizer = tokenizer
-        self._template = template
+        self._renderer = Renderer(tokenizer, template, context)
         self._client = client
-        self._context = context
         self._stop = (end_token_id(tokenizer),)
         # One thread: encoding would stop the event loop, and fast tokenizers refuse two at once.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
@@ -169,6 +161,15 @@ class RagPipeline:
             self.metrics,
         )
         self._ways: OrderedDict[Search, Retriever] = OrderedDict()
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and answer may have together."""
+        return self._renderer.context
+
+    @context.setter
+    def context(self, tokens: int | None) -> None:
+        self._renderer.context = tokens
 
     @property
     def retriever(self) -> Retriever:
@@ -229,26 +230,37 @@ class RagPipeline:
         async for hits in self._attempts(request, k, policy):
             searched += time.perf_counter() - asked
             yield Retrieved(hits)
-            ids, hits = await self._beside(self._rendering(request.question, hits, sampling))
+            fit = partial(
+                self._renderer.fit, request.question, hits, sampling.max_tokens, request.turns
+            )
+            prompt = await self._beside(fit)
+            hits = prompt.hits
             attempts += 1
-            prompt_tokens += len(ids)
+            prompt_tokens += len(prompt.ids)
             parts: list[str] = []
             reason = "stop"
             counted: int | None = None
+            stopped_by: str | None = None
             pieces = self._client.stream(
-                ids, sampling, stop_token_ids=self._stop, whole=request.whole
+                prompt.ids,
+                sampling,
+                stop_token_ids=self._stop,
+                whole=request.whole,
+                messages=prompt.messages,
             )
             # Closed here and not by the garbage collector: vLLM is to stop at once.
             async with aclosing(pieces):
                 async for piece in pieces:
                     reason = piece.finish_reason or reason
+                    stopped_by = piece.stopped_by or stopped_by
                     counted = piece.tokens or counted
                     # White space before the first word is the template's, not the answer's.
                     text = piece.text if parts else piece.text.lstrip()
                     if text:
                         parts.append(text)
                         yield Text(text)
-            if parts:
+            # One that was cut short or stopped by the client's own string did not abstain.
+            if parts or reason != "stop" or stopped_by is not None:
                 answer = "".join(parts)
                 if counted is None:
                     counted = await self._beside(partial(self._count, answer))
@@ -295,23 +307,6 @@ class RagPipeline:
             ranked = await self.retrieve(query, k * _DEEPER_ROUNDS, request.search)
             for start in range(k, len(ranked), k):
                 yield ranked[start : start + k]
-
-    def _rendering(
-        self, question: str, hits: tuple[Found, ...], sampling: Sampling
-    ) -> Callable[[], tuple[list[int], tuple[Found, ...]]]:
-        def render() -> tuple[list[int], tuple[Found, ...]]:
-            room = None if self._context is None else self._context - sampling.max_tokens
-            for count in range(len(hits), -1, -1):
-                passages = [hit.passage for hit in hits[:count]]
-                ids = render_prompt(self._tokenizer, self._template, question, passages)
-                if room is None or len(ids) <= room:
-                    return ids, hits[:count]
-            raise BadInput(
-                f"the question and {sampling.max_tokens} tokens of answer do not fit into the "
-                f"model's {self._context} tokens; ask a shorter question or lower max_tokens"
-            )
-
-        return render
 
     def _way(self, search: Search) -> Retriever:
         """The retriever that searches so; the latest ways are kept."""

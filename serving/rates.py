@@ -10,11 +10,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.protocol import error_body
+from serving.access import CLIENT, ApiError, refuse
 
 _GUARDED = "/v1/"
 _MOST_CLIENTS = 10_000
@@ -41,9 +39,14 @@ class RateLimit:
             await self._app(scope, receive, send)
             return
         text = f"more than {self._most:.0f} requests a minute; try again in {math.ceil(wait)} s"
-        body = error_body(text, "rate_limit_error", code="rate_limit_exceeded")
-        response = JSONResponse(body, 429, {"Retry-After": str(math.ceil(wait))})
-        await response(scope, receive, send)
+        error = ApiError(
+            429,
+            text,
+            kind="rate_limit_error",
+            code="rate_limit_exceeded",
+            headers={"Retry-After": str(math.ceil(wait))},
+        )
+        await refuse(error, scope, receive, send)
 
     def _spend(self, client: str) -> float:
         """Take a token; the seconds until there is one, when there is none."""
@@ -58,5 +61,5 @@ class RateLimit:
 
 
 def _client(scope: Scope) -> str:
-    key = Headers(scope=scope).get("authorization")
-    return key or str((scope.get("client") or ("",))[0])
+    # The header itself says nothing: a client can write it in many ways, or invent one.
+    return str(scope.get(CLIENT) or (scope.get("client") or ("",))[0])

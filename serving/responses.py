@@ -12,7 +12,8 @@ from typing import Any
 
 from serving.citations import cited
 from serving.compare import Comparison
-from serving.pipeline import Event, Found, Outcome, Retrieved, Text
+from serving.fitting import Found
+from serving.pipeline import Event, Outcome, Retrieved, Text
 
 
 def passages_field(hits: Sequence[Found]) -> list[dict[str, Any]]:

@@ -34,7 +34,8 @@ class Ready(_Shape):
     ready: bool
     phase: str = Field(description="`ready`, or what is still being done")
     model: str
-    base: str | None = Field(description="the second model, where there is one to compare with")
+    base: str | None = Field(description="the second model, where one can be compared with")
+    base_phase: str | None = Field(description="`ready`, or what it does, where there is one")
 
 
 class ModelFacts(_Shape):

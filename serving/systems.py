@@ -6,25 +6,23 @@ It knows nothing of retrieval, prompts or HTTP routes.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from neurorit.checkpoints import checkpoint_name
-from retrieval.errors import NeuroritError
-from serving.client import CompletionClient
+from retrieval.errors import BadInput
+from serving.client import ChatClient, CompletionClient
 from serving.engine import VllmServer
+from serving.keeping import keep_running
 from serving.pipeline import Generator
-from serving.upstreams import Upstreams, check_url, model_of
+from serving.upstreams import Upstreams, check_url
 from serving.vllm_process import check_model, context_length
 
-_WATCH_SECONDS = 1.0
-_HEALTH_SECONDS = 5.0
-_SICK = 3
-_RESTARTS = 3
-_RESTART_WINDOW = 600.0
+UPSTREAM_APIS = {"completions": CompletionClient, "chat": ChatClient}
+UNREACHABLE = "waiting for the upstream servers"
+_LOOK_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 1.0
+_LOOKS = 2
 
 
 class System:
@@ -32,7 +30,8 @@ class System:
 
     model_dir: the checkpoint, whose tokenizer and template are used also for servers elsewhere;
     name: for clients (None: the directory's); urls: running servers (empty: an own vLLM);
-    key: theirs; option: the command line's name for them.
+    key: theirs; option: the command line's name for them; upstream_model: their name for it
+    (empty: the first that they list); upstream_api: `completions` or `chat`.
     """
 
     def __init__(
@@ -43,17 +42,25 @@ class System:
         urls: Sequence[str] = (),
         key: str = "",
         option: str = "--upstream",
+        upstream_model: str = "",
+        upstream_api: str = "completions",
         max_model_len: int | None = None,
         vllm_args: Sequence[str] = (),
         log: Path | None = None,
     ) -> None:
         self.model_dir = check_model(model_dir).resolve()
         self.name = name or checkpoint_name(model_dir)
-        self._urls = tuple(check_url(url, option) for url in urls)
-        self._key = key
-        self._generator: Any = None
+        self._option = option
+        self._most = max_model_len
+        self._told: int | None = None
+        self._own: CompletionClient | None = None
         self._engine: VllmServer | None = None
-        if not self._urls:
+        self._upstreams: Upstreams | None = None
+        if urls:
+            addresses = [check_url(url, option) for url in urls]
+            kind = UPSTREAM_APIS[upstream_api]
+            self._upstreams = Upstreams([kind(url, key, upstream_model) for url in addresses])
+        else:
             self._engine = VllmServer(
                 model_dir,
                 max_model_len=max_model_len,
@@ -65,9 +72,9 @@ class System:
     @property
     def generator(self) -> Generator:
         """Who writes the answers; only after `start`."""
-        assert self._generator is not None
-        generator: Generator = self._generator
-        return generator
+        found = self._upstreams or self._own
+        assert found is not None
+        return found
 
     @property
     def own(self) -> bool:
@@ -76,39 +83,41 @@ class System:
 
     @property
     def context(self) -> int:
-        """Tokens of prompt and answer that the checkpoint was made for."""
-        return context_length(self.model_dir)
+        """Tokens of prompt and answer: the least of what checkpoint, option and server say."""
+        told = self._upstreams.context if self._upstreams is not None else self._told
+        limits = (context_length(self.model_dir), self._most, told)
+        return min(limit for limit in limits if limit is not None)
 
     def rename(self, name: str) -> None:
         """Give it another name for clients; its engine keeps its own."""
         self.name = name
 
-    def start(self, tell: Callable[[str], None]) -> None:
-        """Start the own vLLM, or ask the servers for their model; blocks.
+    async def start(self, tell: Callable[[str], None]) -> None:
+        """Start the own vLLM, or wait until one of the servers says its model.
 
-        Raises NeuroritError when they do not answer.
+        Raises NeuroritError when vLLM does not start, BadInput when a server refuses the key.
         """
         if self._engine is not None:
-            self._engine.start(tell)
+            await asyncio.to_thread(self._engine.start, tell)
             engine = self._engine
-            self._generator = CompletionClient(engine.base_url, engine.api_key, engine.model)
+            self._own = CompletionClient(engine.base_url, engine.api_key, engine.model)
+            self._told = (await self._own.look()).context
             return
+        assert self._upstreams is not None
         tell("looking for the upstream servers")
-        names: dict[str, str] = {}
-        failures: list[NeuroritError] = []
-        for url in self._urls:
-            try:
-                names[url] = model_of(url, self._key)
-            except NeuroritError as error:
-                failures.append(error)
-                tell(str(error))
-        if not names:
-            raise failures[0]
-        # One that is down now has the others' model, and is asked when it is up again.
-        usual = next(iter(names.values()))
-        self._generator = Upstreams(
-            [CompletionClient(url, self._key, names.get(url, usual)) for url in self._urls]
-        )
+        told: set[str] = set()
+        while True:
+            faults = await self._upstreams.look()
+            refused = [fault for fault in faults if isinstance(fault, BadInput)]
+            if refused:
+                raise BadInput(f"{self._option}: {refused[0]}")
+            if self._upstreams.reachable:
+                return
+            for fault in faults:
+                if str(fault) not in told:
+                    told.add(str(fault))
+                    tell(f"{UNREACHABLE}: {fault}")
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     def stop(self) -> None:
         """End the own vLLM."""
@@ -117,36 +126,36 @@ class System:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._generator is not None:
-            await self._generator.aclose()
+        for generator in (self._own, self._upstreams):
+            if generator is not None:
+                await generator.aclose()
 
     async def watch(self, tell: Callable[[str], None]) -> None:
-        """Start the own vLLM again when it ends or is sick; tells `restarting vLLM` and `ready`.
+        """Tell `ready` and what else goes on, for ever; an own vLLM is started again.
 
-        Returns at once for servers elsewhere. Raises NeuroritError when it ended four times within
-        ten minutes.
+        Raises NeuroritError when an own vLLM keeps ending.
         """
-        engine = self._engine
-        if engine is None:
-            return
-        ends: deque[float] = deque(maxlen=_RESTARTS + 1)
-        while True:
-            await self._until_down(engine)
-            ends.append(time.monotonic())
-            if len(ends) > _RESTARTS and ends[-1] - ends[0] < _RESTART_WINDOW:
-                raise NeuroritError(
-                    f"vLLM ended {_RESTARTS + 1} times within {_RESTART_WINDOW / 60:.0f} "
-                    f"minutes; see its log: {engine.log}"
-                )
-            tell("restarting vLLM")
-            await asyncio.to_thread(engine.start)
-            tell("ready")
+        tell("ready")
+        if self._engine is not None:
+            await keep_running(self._engine, tell, self._started_again)
+        else:
+            await self._keep_looking(tell)
 
-    @staticmethod
-    async def _until_down(engine: VllmServer) -> None:
-        sick, checked = 0, time.monotonic()
-        while engine.alive and sick < _SICK:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if time.monotonic() - checked >= _HEALTH_SECONDS:
-                checked = time.monotonic()
-                sick = 0 if await asyncio.to_thread(engine.healthy) else sick + 1
+    async def _started_again(self) -> None:
+        assert self._engine is not None and self._own is not None
+        self._own.base_url = self._engine.base_url
+        self._told = (await self._own.look()).context
+
+    async def _keep_looking(self, tell: Callable[[str], None]) -> None:
+        assert self._upstreams is not None
+        missed = 0
+        while True:
+            # Twice, since one slow answer is no reason to refuse everybody.
+            down = missed >= _LOOKS
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS if missed else _LOOK_SECONDS)
+            await self._upstreams.look()
+            missed = 0 if self._upstreams.reachable else missed + 1
+            if down and not missed:
+                tell("ready")
+            elif missed == _LOOKS:
+                tell(UNREACHABLE)

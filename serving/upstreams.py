@@ -1,13 +1,16 @@
 """Several servers of one model as one: the least busy one answers, a broken one is passed over.
 
+They are looked at in the background, so that a request is not what finds out that one is gone.
+
 Only servers that are named here are ever asked. It knows nothing of prompts or HTTP routes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,8 @@ class _Server:
     client: CompletionClient
     running: int = 0
     resting_until: float = 0.0
+    context: int | None = None
+    fault: NeuroritError | None = None
 
 
 class Upstreams:
@@ -50,6 +55,7 @@ class Upstreams:
         *,
         stop_token_ids: Sequence[int] = (),
         whole: bool = False,
+        messages: Sequence[Mapping[str, str]] = (),
     ) -> AsyncGenerator[Piece, None]:
         """As `CompletionClient.stream`; raises UpstreamError when no server answers."""
         tried: list[_Server] = []
@@ -60,7 +66,11 @@ class Upstreams:
             server.running += 1
             try:
                 pieces = server.client.stream(
-                    prompt_ids, sampling, stop_token_ids=stop_token_ids, whole=whole
+                    prompt_ids,
+                    sampling,
+                    stop_token_ids=stop_token_ids,
+                    whole=whole,
+                    messages=messages,
                 )
                 async with aclosing(pieces):
                     async for piece in pieces:
@@ -77,6 +87,29 @@ class Upstreams:
         assert failure is not None
         raise failure
 
+    async def look(self) -> list[NeuroritError]:
+        """Ask every server for its model; what is wrong with those that do not say.
+
+        A server with a fault is asked only where there is no other.
+        """
+        await asyncio.gather(*(_look(server) for server in self._servers))
+        names = [server.client.model for server in self._servers if server.client.model]
+        for server in self._servers:
+            # One that has been down ever since has the others' model.
+            server.client.model = server.client.model or (names[0] if names else "")
+        return [server.fault for server in self._servers if server.fault is not None]
+
+    @property
+    def reachable(self) -> bool:
+        """Whether any server answered when it was last looked at."""
+        return any(server.fault is None for server in self._servers)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and answer that every server takes; None where none tells."""
+        told = [server.context for server in self._servers if server.context is not None]
+        return min(told, default=None)
+
     async def aclose(self) -> None:
         """Close all connections."""
         for server in self._servers:
@@ -86,7 +119,21 @@ class Upstreams:
         """The least busy server that is not resting; a resting one where there is no other."""
         left = [server for server in self._servers if not any(server is t for t in tried)]
         now = time.monotonic()
-        return min(left, key=lambda s: (s.resting_until > now, s.running), default=None)
+        return min(
+            left,
+            key=lambda s: (s.fault is not None, s.resting_until > now, s.running),
+            default=None,
+        )
+
+
+async def _look(server: _Server) -> None:
+    try:
+        card = await server.client.look()
+    except NeuroritError as error:
+        server.fault = error
+        return
+    server.fault, server.context = None, card.context
+    server.client.model = server.client.model or card.model
 
 
 def read_upstream_key(path: Path | None) -> str:
@@ -112,15 +159,3 @@ def check_url(url: str, option: str) -> str:
     if parsed.userinfo or parsed.query:
         raise BadInput(f"{option}: keep keys out of the address; use --upstream-key-file")
     return url.rstrip("/").removesuffix("/v1")
-
-
-def model_of(url: str, key: str) -> str:
-    """The first model that a server lists. Raises NeuroritError when it does not say."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    try:
-        response = httpx.get(f"{url}/v1/models", headers=headers, timeout=10.0, trust_env=False)
-        response.raise_for_status()
-        return str(response.json()["data"][0]["id"])
-    except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-        reason = getattr(getattr(error, "response", None), "status_code", type(error).__name__)
-        raise NeuroritError(f"--upstream {url}: it does not list its model ({reason})") from error

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ _TORCHRUN = re.compile(
     r"RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT"
     r"|(GROUP|ROLE|TORCHELASTIC)_\w+"
 )
+_OWNED = {
+    "--host": "it listens on the loopback interface; `--host` of serve is the gateway's",
+    "--port": "it takes a free one; `--port` of serve is the gateway's",
+    "--uds": "the gateway asks it on the loopback interface",
+    "--api-key": "it has a key of its own; clients' keys go into `--api-key-file` of serve",
+    "--model": "the checkpoint is named by `--model` of serve",
+    "--served-model-name": "use `--name` of serve",
+    "--root-path": "the gateway asks it on the loopback interface",
+    "--ssl-keyfile": "the gateway asks it on the loopback interface",
+    "--ssl-certfile": "the gateway asks it on the loopback interface",
+}
 _LEADER = re.compile(r"^\s*(\(\w+ pid=\d+\)\s*)?(ERROR \S+ \S+ \[[^\]]*\]\s*)?")
 _CAUSE = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b.*:")
 
@@ -66,6 +78,15 @@ def check_model(model_dir: Path) -> Path:
     if not (directory / "config.json").is_file():
         raise BadInput(f"{directory} is no model: it has no config.json")
     return directory
+
+
+def check_flags(flags: Sequence[str]) -> tuple[str, ...]:
+    """Flags for vLLM as they are; raises BadInput for one that this side sets itself."""
+    for flag in flags:
+        name = flag.split("=", 1)[0].replace("_", "-")
+        if name in _OWNED:
+            raise BadInput(f"{name} is no flag for vLLM here: {_OWNED[name]}")
+    return tuple(flags)
 
 
 def stored_dtype(directory: Path) -> str:

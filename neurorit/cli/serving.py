@@ -28,6 +28,18 @@ def serve(
     ] = None,
     running: Annotated[int, typer.Option(min=1, help="Chats answered at once.")] = 64,
     queue: Annotated[int, typer.Option(min=0, help="Chats that may wait; more get 429.")] = 16,
+    queue_seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long one may wait; then it gets 503.")
+    ] = 30.0,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of an answer, where a request names none.")
+    ] = 64,
+    max_tokens_limit: Annotated[
+        int, typer.Option(min=1, help="Tokens of an answer that a request may ask for.")
+    ] = 4096,
+    max_body: Annotated[
+        int, typer.Option(min=1024, help="Bytes of a request; a larger one gets 413.")
+    ] = 1024 * 1024,
     top_k: Annotated[int, typer.Option(min=1, help="Passages for each question.")] = 5,
     max_model_len: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together.")
@@ -45,6 +57,13 @@ def serve(
     upstream_key_file: Annotated[
         Path | None, typer.Option(help="Their key; else NEURORIT_UPSTREAM_KEY.")
     ] = None,
+    upstream_model: Annotated[
+        str, typer.Option(help="Their name for the model; the first that they list by default.")
+    ] = "",
+    upstream_api: Annotated[
+        str,
+        typer.Option(help="completions (token ids, as vLLM takes) or chat (messages only)."),
+    ] = "completions",
     base: Annotated[
         str | None, typer.Option(help="A second model to compare with: a folder or an address.")
     ] = None,
@@ -80,6 +99,10 @@ def serve(
             ray=ray,
             running=running,
             queue=queue,
+            queue_seconds=queue_seconds,
+            max_tokens=max_tokens,
+            max_tokens_limit=max_tokens_limit,
+            max_body=max_body,
             top_k=top_k,
             max_model_len=max_model_len,
             served_name=name,
@@ -87,6 +110,8 @@ def serve(
             vllm_args=(*(vllm_arg or ()), *(vllm_flags or ())),
             upstream=tuple(upstream or ()),
             upstream_key_file=upstream_key_file,
+            upstream_model=upstream_model,
+            upstream_api=upstream_api,
             base=base,
             history=history,
             requests_per_minute=rate,

@@ -5,6 +5,7 @@ The upstream is a real HTTP server on loopback, since that is what the client ta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -84,13 +85,17 @@ class Upstream:
     """Plays vLLM's `/v1/completions`: one scripted answer (a list of pieces) per request.
 
     status: answer all requests with that error; cut: break off in the middle; forever: the
-    last answer is given again and again.
+    last answer is given again and again; reason, stop_reason: what ends an answer; context: what
+    it says to take.
     """
 
     answers: list[list[str]]
     status: int = 200
     cut: bool = False
     forever: bool = False
+    reason: str = "stop"
+    stop_reason: str | None = None
+    context: int | None = None
     requests: list[dict[str, object]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
 
@@ -109,6 +114,12 @@ class Upstream:
                 upstream.requests.append(given)
                 upstream._answer(self)
 
+            def do_GET(self) -> None:
+                card = {"id": "tiny", "max_model_len": upstream.context}
+                refused = {"error": {"message": "no room left"}}
+                body = {"data": [card]} if upstream.status == 200 else refused
+                upstream._send(self, json.dumps(body))
+
             def log_message(self, *given: Any) -> None:
                 pass
 
@@ -121,23 +132,37 @@ class Upstream:
             self._send(handler, json.dumps({"error": {"message": "no room\nleft"}}))
             return
         pieces = self.answers[-1] if self.forever else self.answers.pop(0)
+        chat = handler.path.endswith("/chat/completions")
         if self.requests[-1].get("stream"):
-            self._send(handler, "".join(self._lines(pieces)))
+            self._send(handler, "".join(self._lines(pieces, chat)))
         elif self.cut:
             handler.close_connection = True
         else:
-            choice = {"text": "".join(pieces), "finish_reason": "stop"}
+            choice = self._choice("".join(pieces), chat, "message") | self._end()
             self._send(handler, json.dumps({"choices": [choice]}))
 
     def _send(self, handler: BaseHTTPRequestHandler, body: str) -> None:
-        handler.send_response(self.status)
-        handler.end_headers()
-        handler.wfile.write(body.encode())
+        with contextlib.suppress(ConnectionError):  # some clients wait no longer
+            handler.send_response(self.status)
+            handler.end_headers()
+            handler.wfile.write(body.encode())
 
-    def _lines(self, pieces: list[str]) -> Iterator[str]:
-        for i, piece in enumerate(pieces):
-            reason = "stop" if i == len(pieces) - 1 else None
-            record = {"choices": [{"text": piece, "finish_reason": reason}]}
+    def _end(self) -> dict[str, Any]:
+        return {"finish_reason": self.reason, "stop_reason": self.stop_reason}
+
+    def _choice(self, text: str, chat: bool, part: str) -> dict[str, Any]:
+        return {part: {"content": text}} if chat else {"text": text}
+
+    def _lines(self, pieces: list[str], chat: bool) -> Iterator[str]:
+        records: list[dict[str, Any]] = [
+            {"choices": [self._choice(piece, chat, "delta") | {"finish_reason": None}]}
+            for piece in pieces
+        ]
+        records[-1]["choices"][0] |= self._end()
+        if self.requests[-1].get("stream_options") and not self.cut:
+            # As vLLM does: the count comes in a record without choices.
+            records.append({"choices": [], "usage": {"completion_tokens": len(pieces)}})
+        for record in records:
             yield f"data: {json.dumps(record)}\n\n"
         if not self.cut:
             yield "data: [DONE]\n\n"

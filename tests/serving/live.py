@@ -19,6 +19,8 @@ import httpx
 from serving.engine import free_port
 
 QUESTION = "Where was Mira Solden born and what is Glass"
+# One client for all: to make one anew takes longer than some of what is to be seen.
+_poller = httpx.Client(timeout=30, trust_env=False)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -29,21 +31,25 @@ class Live:
     url: str
     process: subprocess.Popen[bytes]
     model: Path
+    folder: Path
     phases: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def gateway(model: Path, folder: Path, *upstream: str, key: str = "") -> Iterator[Live]:
+def gateway(
+    model: Path, folder: Path, *upstream: str, key: str = "", api_keys: str = ""
+) -> Iterator[Live]:
     """A gateway with an own vLLM, or one before the upstream that is named."""
     port = free_port()
     script = ROOT / "tests" / "serving" / "run_gateway.py"
     command = [sys.executable, str(script), str(model), str(port), str(folder / "vllm.log")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NEURORIT_UPSTREAM_KEY": key}
+    environment["NEURORIT_API_KEYS"] = api_keys
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(
             [*command, *upstream], stdout=log, stderr=subprocess.STDOUT, env=environment
         )
-    server = Live(f"http://127.0.0.1:{port}", process, model)
+    server = Live(f"http://127.0.0.1:{port}", process, model, folder)
     try:
         _wait_ready(server, folder / "gateway.log")
         yield server
@@ -81,18 +87,25 @@ def vllm_address(live: Live) -> tuple[str, str]:
 
 def running_in_vllm(url: str) -> int:
     """Requests that vLLM says it runs or has waiting."""
-    text = httpx.get(f"{url}/metrics").text
-    figures = re.findall(r"^vllm:num_requests_(?:running|waiting)\{[^}]*\} (\S+)$", text, re.M)
-    assert figures, "vLLM's metrics have other names now"
+    return vllm_figure(url, "num_requests_(?:running|waiting)")
+
+
+def vllm_figure(url: str, name: str) -> int:
+    """The sum of vLLM's figures whose name matches the pattern, whatever their labels."""
+    text = _poller.get(f"{url}/metrics").text
+    figures = re.findall(rf"^vllm:{name}\{{[^}}]*\}} (\S+)$", text, re.M)
+    assert figures, f"vLLM's metrics have no {name} now"
     return int(sum(float(figure) for figure in figures))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    """Wait until a condition holds; fails when it does not in time."""
+def wait_for(
+    condition: Callable[[], bool], seconds: float, state: Callable[[], object] = lambda: ""
+) -> None:
+    """Wait until a condition holds; when it does not in time, fail and say the state."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
+        assert time.monotonic() < deadline, f"it took too long: {state()}"
+        time.sleep(0.02)
 
 
 def _wait_ready(server: Live, log: Path) -> None:

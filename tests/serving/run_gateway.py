@@ -7,11 +7,26 @@ vLLM and also plays the second system of comparisons.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from retrieval.errors import NeuroritError
 from serving.server import ServeSettings, serve
-from tests.serving.fakes import WordRetriever
+from tests.serving.fakes import Hit, WordRetriever
+from tests.serving.tiny import CONTEXT
+
+# A question that no retriever was made for: what fails unexpectedly is logged.
+BREAKS = "break the retriever"
+
+
+class Breaking(WordRetriever):
+    """The word-overlap retriever, but for one question."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        if BREAKS in queries:
+            raise RuntimeError("the retriever is broken")
+        return super().search(queries, k)
+
 
 if __name__ == "__main__":
     model, port, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -20,13 +35,13 @@ if __name__ == "__main__":
         port=port,
         top_k=3,
         vllm_log=log,
-        max_model_len=1024,
+        max_model_len=CONTEXT,
         max_tokens=12,
         upstream=(upstream,) if upstream else (),
         base=upstream,
     )
     try:
-        serve(model, WordRetriever, settings, tell=lambda text: print(text, flush=True))
+        serve(model, Breaking, settings, tell=lambda text: print(text, flush=True))
     except NeuroritError as error:
         print(f"error: {error}", flush=True)
         sys.exit(error.exit_code)

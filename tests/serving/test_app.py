@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from neurorit.prompts import PromptTemplate
 from retrieval.search import SearchSettings
 from serving.access import MAX_BODY, read_api_keys
 from serving.app import Gateway, create_app
+from serving.client import Piece
 from serving.pipeline import ABSTAINED, RagPipeline
-from serving.server import ServeSettings, answers_digest
+from serving.running import answers_digest
+from serving.settings import ServeSettings
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny import tiny_tokenizer
 
@@ -98,6 +101,21 @@ def test_an_upstream_failure_is_a_status_before_and_an_event_within_a_stream() -
     assert error_of(response)["type"] == "upstream_error"
     *_, last = sent(ask(Upstream([["Kar", "vel"]], cut=True), stream=True))
     assert last["error"]["type"] == "upstream_error"
+
+
+def test_any_other_failure_within_a_stream_is_an_event_too() -> None:
+    class Failing:
+        async def stream(self, *_: object, **__: object) -> AsyncGenerator[Piece, None]:
+            yield Piece("Kar")
+            raise RuntimeError("secret path")
+
+    made = RagPipeline(WordRetriever(), TOKENIZER, PromptTemplate(), Failing())
+    client = TestClient(create_app(Gateway("tiny", "ready", made)), raise_server_exceptions=False)
+    response = client.post("/v1/chat/completions", json={**QUESTION, "stream": True})
+    *_, text, last = sent(response)
+    assert text["choices"][0]["delta"]["content"] == "Kar"
+    assert last["error"]["type"] == "server_error"
+    assert "secret" not in response.text
 
 
 def test_options_reach_the_pipeline_and_the_upstream() -> None:
@@ -223,7 +241,8 @@ def test_before_it_is_ready_the_phase_is_told() -> None:
     assert client.get("/health").json() == {"status": "ok"}
     ready = client.get("/ready")
     assert ready.status_code == 503
-    told = {"ready": False, "phase": "warming up vLLM", "model": "tiny", "base": None}
+    told: dict[str, Any] = {"ready": False, "phase": "warming up vLLM", "model": "tiny"}
+    told |= {"base": None, "base_phase": None}
     assert ready.json() == told
     refused = client.post("/v1/chat/completions", json=QUESTION)
     assert refused.status_code == 503

@@ -108,6 +108,38 @@ def test_one_side_that_fails_fails_the_comparison() -> None:
     assert response.json()["error"]["type"] == "upstream_error"
 
 
+def test_each_is_as_ready_as_its_own_system() -> None:
+    base, tuned = Upstream([["Tolm"]], forever=True), Upstream([["Karvel"]], forever=True)
+    gateway = Gateway("tuned", "ready", pipeline(tuned), "plain", pipeline(base))
+    made = TestClient(create_app(gateway), raise_server_exceptions=False)
+    ask = {"messages": [{"role": "user", "content": QUESTION}]}
+
+    def statuses() -> list[int]:
+        return [
+            made.post("/v1/chat/completions", json={**ask, "model": "tuned"}).status_code,
+            made.post("/v1/chat/completions", json={**ask, "model": "plain"}).status_code,
+            made.post("/v1/rag/compare", json={"question": QUESTION}).status_code,
+            made.get("/ready").status_code,
+        ]
+
+    assert statuses() == [200, 200, 200, 200]
+    gateway.base_phase = "restarting vLLM"
+    assert statuses() == [200, 503, 503, 200]
+    told = made.get("/ready").json()
+    assert (told["base"], told["base_phase"]) == (None, "restarting vLLM")
+    gateway.phase, gateway.base_phase = "restarting vLLM", "ready"
+    assert statuses() == [503, 200, 503, 503]
+
+
+def test_a_comparison_may_choose_how_passages_are_found() -> None:
+    both = client(Upstream([["Tolm"]]), Upstream([["Karvel"]]))
+    wanted = {"question": QUESTION, "retriever": "dense", "filters": {"title": "Glass"}}
+    body = both.post("/v1/rag/compare", json=wanted).json()
+    assert [passage["id"] for passage in shown_in(body)] == ["p3"]
+    refused = both.post("/v1/rag/compare", json={**wanted, "retriever": "bm25"})
+    assert refused.status_code == 400
+
+
 def test_the_base_can_be_asked_by_its_name() -> None:
     both = client(Upstream([["Tolm"]]), Upstream([["Karvel"]]))
     assert [m["id"] for m in both.get("/v1/models").json()["data"]] == ["tuned", "plain"]

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from neurorit.prompts import PromptTemplate
+from serving.access import Guard
 from serving.app import Gateway, create_app
 from serving.client import Piece
 from serving.pipeline import RagPipeline
@@ -35,12 +36,13 @@ def test_a_client_has_a_minutes_requests_and_gets_more_with_time() -> None:
 
     async def work() -> None:
         nonlocal now
-        app = RateLimit(plain, per_minute=3, clock=lambda: now)
+        limited = RateLimit(plain, per_minute=3, clock=lambda: now)
+        app = Guard(limited, api_keys=["a", "b"])
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://g") as client:
 
             async def ask(key: str, path: str = "/v1/models") -> httpx.Response:
-                return await client.get(path, headers={"Authorization": key})
+                return await client.get(path, headers={"Authorization": f"Bearer {key}"})
 
             assert [(await ask("a")).status_code for _ in range(5)] == [200] * 3 + [429] * 2
             refused = await ask("a")
@@ -52,6 +54,53 @@ def test_a_client_has_a_minutes_requests_and_gets_more_with_time() -> None:
             assert [(await ask("a")).status_code for _ in range(2)] == [200, 429]
             now = 10_000.0
             assert [(await ask("a")).status_code for _ in range(4)] == [200] * 3 + [429]
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("keys", [(), ("a",)])
+def test_no_way_of_writing_the_header_gives_a_client_more(keys: tuple[str, ...]) -> None:
+    async def work() -> None:
+        app = Guard(RateLimit(plain, per_minute=3), api_keys=keys)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://g") as client:
+            written = ["Bearer a", "bearer  a", "BEARER   a", "Bearer a ", "Bearer    a"]
+            if not keys:
+                written = [f"Bearer invented-{i}" for i in range(5)]
+            answers = [
+                await client.get("/v1/models", headers={"Authorization": header})
+                for header in written
+            ]
+            assert [answer.status_code for answer in answers] == [200] * 3 + [429] * 2
+
+    asyncio.run(work())
+
+
+def test_one_that_waits_too_long_for_a_turn_is_told_to_come_again() -> None:
+    async def work() -> None:
+        model = Endless()
+        pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), model)
+        gateway = Gateway("tiny", "ready", pipeline)
+        app = create_app(gateway, running=1, queue=2, patience=0.1)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://g") as client:
+            body: Any = {"messages": [{"role": "user", "content": "x"}]}
+            first = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            while not model.running:
+                await asyncio.sleep(0.01)
+            late = await client.post("/v1/chat/completions", json=body)
+            assert late.status_code == 503
+            assert late.headers["retry-after"] == "1"
+            assert "no turn came" in late.json()["error"]["message"]
+            first.cancel()
+            await asyncio.wait([first])
+            assert "neurorit_requests_waiting 0.0" in gateway.metrics.text().decode()
+            # The turn was not lost.
+            again = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+            while model.begun < 2:
+                await asyncio.sleep(0.01)
+            again.cancel()
+            await asyncio.wait([again])
 
     asyncio.run(work())
 

@@ -5,6 +5,7 @@ The last tests of this file and those of `test_shutdown.py` end processes: they 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from tests.serving.live import (
     chat,
     running_in_vllm,
     vllm_address,
+    vllm_figure,
     vllm_pid,
     wait_for,
 )
@@ -33,7 +35,8 @@ from tests.serving.tiny import save_tiny_llama
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-LONG = {"max_tokens": 900, "neurorit": {"top_k": 0}}
+# The tiny model ends no answer by itself, so this one takes many seconds.
+LONG: Any = {"max_tokens": 4000, "neurorit": {"top_k": 0}}
 
 
 def test_phases_were_told_while_it_started(live: Live) -> None:
@@ -90,7 +93,21 @@ def test_openais_client_talks_to_it(front: Live) -> None:
         older = client.completions.create(model="tiny", prompt=QUESTION)
         assert older.choices[0].text == text
         with pytest.raises(openai.BadRequestError, match="do not fit"):
-            client.chat.completions.create(model="tiny", messages=messages, max_tokens=1020)
+            client.chat.completions.create(model="tiny", messages=messages, max_tokens=4090)
+
+
+def test_neither_questions_nor_keys_are_in_the_logs_of_either_process(live: Live) -> None:
+    question = "What is the private question of a user?"
+    asked = [{"role": "user", "content": question}]
+    assert chat(live, messages=asked).status_code == 200
+    assert chat(live, messages=asked, max_tokens=4096).status_code == 400
+    _, key = vllm_address(live)
+    logs = [live.folder / name for name in ("gateway.log", "vllm.log")]
+    assert all(log.stat().st_size for log in logs)
+    for log in logs:
+        text = log.read_text(errors="replace")
+        assert question not in text and "private question" not in text
+        assert key not in text
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -98,22 +115,41 @@ def test_a_cut_connection_leaves_nothing_running_in_vllm(
     live: Live, front: Live, stream: bool
 ) -> None:
     url, _ = vllm_address(live)
+    wait_for(lambda: running_in_vllm(url) == 0, 30)
+    written = vllm_figure(url, "generation_tokens_total")
+    with contextlib.ExitStack() as connections:
+        cut = [connections.enter_context(_sent(front, stream)) for _ in range(4)]
+
+        def early() -> list[bytes]:
+            for connection in cut:
+                connection.setblocking(False)
+            return [_received(connection) for connection in cut]
+
+        wait_for(lambda: running_in_vllm(url) == len(cut), 60, early)
+    wait_for(lambda: running_in_vllm(url) == 0, 60)
+    # They ended because they were cut, long before they were whole.
+    written = vllm_figure(url, "generation_tokens_total") - written
+    assert 0 < written < len(cut) * LONG["max_tokens"] * 0.75, written
+
+
+def _sent(server: Live, stream: bool) -> socket.socket:
+    """A connection on which a long answer was asked for."""
     body = {**LONG, "messages": [{"role": "user", "content": QUESTION}], "stream": stream}
     content = json.dumps(body).encode()
-    address = urlsplit(front.url)
-    connections = []
-    for _ in range(4):
-        connection = socket.create_connection((address.hostname, address.port))
-        connection.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\n"
-            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content) + content
-        )
-        connections.append(connection)
-    wait_for(lambda: running_in_vllm(url) == 4, 30)
-    for connection in connections:
-        connection.close()
-    # Far sooner than the answers would have been whole.
-    wait_for(lambda: running_in_vllm(url) == 0, 1.5)
+    address = urlsplit(server.url)
+    connection = socket.create_connection((address.hostname, address.port))
+    connection.sendall(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content) + content
+    )
+    return connection
+
+
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(200)
+    except BlockingIOError:
+        return b""
 
 
 def test_offline_completions_equal_the_models_own(tmp_path: Path) -> None:
@@ -184,4 +220,5 @@ def test_vllm_killed_under_load_gives_clear_503s_and_comes_back(live: Live, fron
     assert all("language model" in text or "not ready" in text for text in refusals)
     assert vllm_pid(live) != killed
     assert live.process.poll() is None
-    assert chat(front).status_code == 200
+    # It looks at its server again within seconds.
+    wait_for(lambda: chat(front).status_code == 200, 30)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,6 +114,37 @@ def test_abstentions_and_failures_of_the_model_are_counted() -> None:
         figures = gateway.metrics.text().decode()
         assert value(figures, "neurorit_abstentions_total") == 1
         assert value(figures, "neurorit_upstream_errors_total") == 1
+
+    asyncio.run(work())
+
+
+def test_every_request_is_counted_whatever_became_of_it() -> None:
+    class Broken(WordRetriever):
+        def search(self, queries: Sequence[str], k: int) -> list[Any]:
+            raise RuntimeError("no index")
+
+    async def work() -> None:
+        gateway = Gateway("tiny", "ready")
+        gateway.pipeline = RagPipeline(
+            Broken(), tiny_tokenizer(), PromptTemplate(), Upstream([]).client()
+        )
+        app = create_app(gateway, api_keys=["k"], requests_per_minute=2)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+            path, key = "/v1/chat/completions", {"Authorization": "Bearer k"}
+            answers = [await client.post(path, json=QUESTION)]
+            answers += [await client.post(path, json=QUESTION, headers=key) for _ in range(3)]
+            statuses = [answer.status_code for answer in answers]
+            assert statuses == [401, 500, 500, 429]
+            figures = (await client.get("/metrics", headers=key)).text
+        for status, number in Counter(statuses).items():
+            label = f'neurorit_requests_total{{route="{path}",status="{status}"}}'
+            assert value(figures, label) == number
+        assert value(figures, "neurorit_requests_running") == 0
+        for answer in answers:
+            assert "default-src" in answer.headers["content-security-policy"]
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+            assert "no index" not in answer.text
 
     asyncio.run(work())
 

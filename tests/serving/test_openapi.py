@@ -1,13 +1,16 @@
 """Requests made from the gateway's own description: never a 5xx, never an undescribed answer.
 
-NEURORIT_OPENAPI_EXAMPLES sets how many cases each operation gets; the fast tests take a few.
+NEURORIT_OPENAPI_EXAMPLES sets how many cases each operation gets; the usual number makes two
+thousand in all, which the last test counts.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import hypothesis
+import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -22,7 +25,9 @@ from serving.pipeline import RagPipeline
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny import tiny_tokenizer
 
-EXAMPLES = int(os.environ.get("NEURORIT_OPENAPI_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("NEURORIT_OPENAPI_EXAMPLES", "450"))
+WANTED = 2000
+cases: Counter[str] = Counter()
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -54,4 +59,13 @@ schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(GATEWAY))
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 def test_no_request_breaks_the_gateway(case: schemathesis.Case) -> None:
+    cases[case.operation.label] += 1
     case.call_and_validate(checks=CHECKS)
+
+
+def test_the_cases_were_many_and_of_every_operation() -> None:
+    operations = [result.ok().label for result in schema.get_all_operations()]
+    if set(cases) != set(operations) or EXAMPLES < 450:
+        pytest.skip("the cases of this run were chosen, not all")
+    assert len(operations) >= 9
+    assert cases.total() >= WANTED, cases

@@ -59,6 +59,24 @@ def test_it_asks_by_keyboard_and_shows_passages_as_text(page: Any, tmp_path: Pat
     _picture(page, tmp_path, "page-light", "light")
 
 
+def test_the_answer_grows_before_it_is_whole(page: Any) -> None:
+    from playwright.sync_api import expect
+
+    page.route("**/v1/chat/completions", _longer)
+    page.keyboard.type(QUESTION)
+    page.keyboard.press("Enter")
+    expect(page.locator("#result")).to_have_attribute("aria-busy", "true", timeout=60_000)
+    lengths: set[int] = set()
+    while page.locator("#result").get_attribute("aria-busy") == "true":
+        lengths.add(len(page.locator("#answer").inner_text()))
+    whole = len(page.locator("#answer").inner_text())
+    assert len({length for length in lengths if 0 < length < whole}) >= 2, (lengths, whole)
+
+
+def _longer(route: Any) -> None:
+    route.continue_(post_data={**route.request.post_data_json, "max_tokens": 800})
+
+
 def test_it_compares_under_noise_by_keyboard(page: Any, tmp_path: Path) -> None:
     from playwright.sync_api import expect
 
@@ -82,7 +100,8 @@ def test_it_compares_under_noise_by_keyboard(page: Any, tmp_path: Path) -> None:
     expect(page.locator("#passages li")).to_have_count(4)
     expect(page.locator("#passages .badge", has_text="random")).to_have_count(1)
     _is_harmless(page)
-    _picture(page, tmp_path, "compare", "light")
+    _picture(page, tmp_path, "page-compare", "light")
+    _picture(page, tmp_path, "page-compare-dark", "dark")
 
 
 def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any) -> None:

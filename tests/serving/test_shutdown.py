@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,25 +16,29 @@ from tests.serving.live import Live, chat, running_in_vllm, vllm_address, vllm_p
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_sigterm_under_load_finishes_what_was_begun(live: Live, front: Live) -> None:
-    url, _ = vllm_address(live)
-    statuses: list[int] = []
-    contents: list[str] = []
+@contextlib.contextmanager
+def under_load(asked: Live, url: str) -> Iterator[list[httpx.Response]]:
+    """Eight requests that vLLM runs when the block begins, and their answers at its end."""
+    answers: list[httpx.Response] = []
 
     def ask(stream: bool) -> None:
-        response = chat(front, max_tokens=900, neurorit={"top_k": 0}, stream=stream)
-        statuses.append(response.status_code)
-        contents.append(response.text)
+        answers.append(chat(asked, max_tokens=1000, neurorit={"top_k": 0}, stream=stream))
 
     askers = [threading.Thread(target=ask, args=(i % 2 == 0,)) for i in range(8)]
     for asker in askers:
         asker.start()
-    wait_for(lambda: running_in_vllm(url) == 8, 30)
-    front.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: running_in_vllm(url) == 8, 60, lambda: [a.text[:200] for a in answers])
+    yield answers
     for asker in askers:
-        asker.join(60)
-    assert statuses == [200] * 8
-    assert sum(text.endswith("data: [DONE]\n\n") for text in contents) == 4
+        asker.join(120)
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert sum(answer.text.endswith("data: [DONE]\n\n") for answer in answers) == 4
+
+
+def test_sigterm_under_load_finishes_what_was_begun(live: Live, front: Live) -> None:
+    url, _ = vllm_address(live)
+    with under_load(front, url):
+        front.process.send_signal(signal.SIGTERM)
     assert front.process.wait(60) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{front.url}/health")
@@ -40,8 +46,9 @@ def test_sigterm_under_load_finishes_what_was_begun(live: Live, front: Live) -> 
     assert chat(live).status_code == 200
 
 
-def test_sigterm_ends_the_gateway_and_its_own_vllm(live: Live) -> None:
-    child = vllm_pid(live)
-    live.process.send_signal(signal.SIGTERM)
+def test_sigterm_under_load_ends_the_gateway_and_its_own_vllm_afterwards(live: Live) -> None:
+    child, (url, _) = vllm_pid(live), vllm_address(live)
+    with under_load(live, url):
+        live.process.send_signal(signal.SIGTERM)
     assert live.process.wait(60) == 0
     wait_for(lambda: not Path(f"/proc/{child}").exists(), 10)

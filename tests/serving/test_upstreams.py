@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from retrieval.errors import BadInput, NeuroritError
-from serving.client import Piece, UpstreamError
+from retrieval.errors import BadInput
+from serving.client import ChatClient, Piece, UpstreamError
 from serving.server import ServeSettings, serve
 from serving.systems import System
 from serving.upstreams import Upstreams, check_url, read_upstream_key
@@ -144,12 +144,110 @@ def test_a_client_sends_its_key_and_none_where_there_is_none() -> None:
     assert upstream.keys == ["Bearer k", None]
 
 
-def test_servers_that_do_not_answer_are_an_error_naming_the_option(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+def checkpoint(folder: Path) -> Path:
+    (folder / "config.json").write_text('{"max_position_embeddings": 2048}')
+    return folder
+
+
+def test_a_start_waits_for_servers_and_says_what_is_wrong(tmp_path: Path) -> None:
+    upstream = Upstream([["x"]], status=503, context=512)
     told: list[str] = []
-    system = System(tmp_path, urls=["http://127.0.0.1:9"])
-    with pytest.raises(NeuroritError, match=r"--upstream http://127.0.0.1:9: it does not list"):
-        system.start(told.append)
+
+    async def work() -> None:
+        system = System(checkpoint(tmp_path), urls=[upstream.url])
+        starting = asyncio.create_task(system.start(told.append))
+        while len(told) < 2:
+            await asyncio.sleep(0.01)
+        assert told == [
+            "looking for the upstream servers",
+            "waiting for the upstream servers: the language model answered 503: no room left",
+        ]
+        upstream.status = 200
+        await starting
+        # A server that takes less than the checkpoint does says so.
+        assert system.context == 512
+        await system.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_wrong_key_is_an_error_naming_the_option(tmp_path: Path) -> None:
+    async def work() -> None:
+        system = System(checkpoint(tmp_path), urls=[Upstream([], status=401).url])
+        try:
+            await system.start(lambda phase: None)
+        finally:
+            await system.aclose()
+
+    with pytest.raises(BadInput, match=r"--upstream: .* refuses the key \(401\); .*key-file"):
+        asyncio.run(work())
+
+
+def test_a_server_that_looked_dead_gets_no_request_and_gets_some_when_it_is_back() -> None:
+    dead, sound = Upstream([["a"]], status=503, forever=True), Upstream([["b"]], forever=True)
+
+    async def work() -> None:
+        upstreams = Upstreams([dead.client(), sound.client()], rest_seconds=0)
+
+        async def ask_once() -> str:
+            return "".join([piece.text async for piece in upstreams.stream([1])])
+
+        faults = await upstreams.look()
+        assert len(faults) == 1
+        assert [await ask_once() for _ in range(3)] == ["b"] * 3
+        assert dead.requests == []
+        dead.status = 200
+        assert await upstreams.look() == []
+        assert await ask_once() == "a"
+        dead.status = sound.status = 503
+        await upstreams.look()
+        assert not upstreams.reachable
+        await upstreams.aclose()
+
+    asyncio.run(work())
+
+
+def test_readiness_follows_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.systems._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("serving.systems._LOOK_AGAIN_SECONDS", 0.01)
+    upstream = Upstream([["x"]])
+    told: list[str] = []
+
+    async def until(phase: str) -> None:
+        while told[-1:] != [phase]:
+            await asyncio.sleep(0.01)
+
+    async def work() -> None:
+        system = System(checkpoint(tmp_path), urls=[upstream.url])
+        await system.start(told.append)
+        watching = asyncio.create_task(system.watch(told.append))
+        async with asyncio.timeout(20):
+            await until("ready")
+            upstream.status = 503
+            await until("waiting for the upstream servers")
+            upstream.status = 200
+            await until("ready")
+        watching.cancel()
+        await asyncio.wait([watching])
+        await system.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_server_that_takes_messages_only_is_asked_for_a_chat() -> None:
+    upstream = Upstream([["Kar", "vel"], ["Karvel"]])
+
+    async def work() -> None:
+        messages = [{"role": "user", "content": "Where?"}]
+        async with ChatClient(upstream.url, "k", "tiny") as client:
+            for whole in (False, True):
+                pieces = client.stream([1, 2], whole=whole, messages=messages)
+                assert "".join([piece.text async for piece in pieces]) == "Karvel"
+        for request in upstream.requests:
+            assert request["messages"] == messages
+            assert "prompt" not in request and "stop_token_ids" not in request
+
+    asyncio.run(work())
 
 
 def test_flags_for_vllm_beside_an_upstream_are_refused(tmp_path: Path) -> None:

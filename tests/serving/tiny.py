@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, USER, ASSISTANT, END, PAD = "<|begin|>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
+CONTEXT = 4096
 CHAT_TEMPLATE = (
     "{{ '<|begin|>' }}{% for message in messages %}"
     "{{ '<|user|>' if message['role'] == 'user' else '<|assistant|>' }}"
@@ -42,7 +43,7 @@ def tiny_tokenizer() -> Any:
         pad_token=PAD,
         extra_special_tokens=[USER, ASSISTANT],
         chat_template=CHAT_TEMPLATE,
-        model_max_length=1024,
+        model_max_length=CONTEXT,
     )
 
 
@@ -55,7 +56,10 @@ def save_tiny_llama(
     layers: int = 2,
     head_dim: int | None = None,
 ) -> Path:
-    """Write a random Llama checkpoint (float32) and its tokenizer to `directory`."""
+    """Write a random Llama checkpoint (float32) and its tokenizer to `directory`.
+
+    It never ends an answer by itself: how long one takes is what `max_tokens` says.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -69,13 +73,17 @@ def save_tiny_llama(
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_dim=head_dim or hidden // heads,
-        max_position_embeddings=1024,
+        max_position_embeddings=CONTEXT,
         initializer_range=0.2,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
     )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        # The head is tied to this: a row of zeros is never the likeliest of all tokens.
+        model.get_input_embeddings().weight[tokenizer.eos_token_id] = 0
+    model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

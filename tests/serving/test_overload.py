@@ -1,0 +1,50 @@
+"""Ten times more than can be answered: clear refusals, steady memory, and service afterwards.
+
+How long admitted requests take then is measured by `benchmarks/serving.py`, on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.load import Asker, Load, by_clients, by_clock
+from tests.serving.live import QUESTION, Live
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SECONDS = 10.0
+# Enough for buffers of what is in flight, far less than what all that was refused would take.
+GROWTH = 96 * 2**20
+
+
+def test_ten_times_the_load_gets_answers_or_clear_refusals(front: Live) -> None:
+    before, during, after, grown = asyncio.run(_overload(front))
+    assert set(before.statuses) == {200}
+    assert set(during.statuses) <= {200, 429, 503}, during.statuses
+    assert during.statuses[200] > 0
+    assert during.statuses[429] > during.statuses[200], during.statuses
+    assert grown < GROWTH, f"{grown / 2**20:.0f} MiB"
+    assert set(after.statuses) == {200}
+    assert httpx.get(f"{front.url}/ready").json()["ready"] is True
+    figures = httpx.get(f"{front.url}/metrics").text
+    assert "neurorit_requests_running 0.0" in figures
+    assert "neurorit_requests_waiting 0.0" in figures
+
+
+async def _overload(front: Live) -> tuple[Load, Load, Load, int]:
+    async with Asker(front.url, [QUESTION], stream=False) as asker:
+        before = await by_clients(asker.send, 256, 64)
+        memory = _memory(front.process.pid)
+        during = await by_clock(asker.send, 10 * before.per_second, SECONDS)
+        grown = _memory(front.process.pid) - memory
+        after = await by_clients(asker.send, 128, 16)
+    return before, during, after, grown
+
+
+def _memory(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
