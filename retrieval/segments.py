@@ -189,14 +189,16 @@ def _journal(place: Path, moved: Path | None) -> list[Segment]:
 def _count(folder: Path, left: int, size: int, dimension: int) -> int:
     """Passages of the next segment.
 
-    The rest goes into it where a last one would be small. What an interrupted build with more
-    memory left may be larger than `size`: then it is cut in two.
+    The last two share what is left, so that neither is too small to be trained. What an interrupted
+    build with more memory left may be larger than `size`: then it is cut in two.
     """
     following = folder.with_name(f"{int(folder.name) + 1:05d}")
     made, _ = _progress(_part(folder), dimension)
     if made and _progress(_part(following), dimension)[0]:
         return made
-    count = left if left < size * 3 // 2 else size
+    count = size if left >= 2 * size else min(size, -(-left // (2 * CHUNK)) * CHUNK)
+    if left <= size or left - count < min(CHUNK, size) // 2:
+        count = left
     if made > count:
         _cut(_part(folder), _part(following), made, count, dimension)
     return count

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from neurorit.cli import app
+from retrieval import segments
 from retrieval.building import BuildSettings
 from retrieval.encoder import load_encoder
 from retrieval.errors import ArtifactError, BadInput
@@ -280,3 +283,13 @@ def test_a_segment_fits_the_memory(kind: str) -> None:
     assert build_bytes(kind, size, DIMENSION) <= 300 * 10**6
     assert build_bytes(kind, size + 1024, DIMENSION) > 300 * 10**6
     assert most_vectors(kind, DIMENSION, 1, 1024) == 1024
+
+
+@given(st.integers(1, 40_000), st.sampled_from([1024, 2048, 10_240]))
+def test_segments_are_neither_too_large_nor_too_small(total: int, size: int) -> None:
+    left, made = total, []
+    while left:
+        made.append(segments._count(Path("/nowhere/00000"), left, size, 4))
+        left -= made[-1]
+    assert sum(made) == total and max(made) <= size + 512
+    assert len(made) == 1 or min(made) >= 512
