@@ -152,7 +152,8 @@ class Asker:
     async def __aenter__(self) -> Asker:
         # What measures a server must cost far less than the server.
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # The gateway closes one that is idle for 5 s: it must not be asked on at that moment.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_read=300.0),
         )

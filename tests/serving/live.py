@@ -20,7 +20,7 @@ from serving.engine import free_port
 
 QUESTION = "Where was Mira Solden born and what is Glass"
 # One client for all: to make one anew takes longer than some of what is to be seen.
-_poller = httpx.Client(timeout=30, trust_env=False)
+_client = httpx.Client(timeout=30, trust_env=False)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -62,7 +62,7 @@ def gateway(
 def chat(live: Live, **fields: Any) -> httpx.Response:
     """One question to a gateway."""
     body = {"messages": [{"role": "user", "content": QUESTION}], **fields}
-    return httpx.post(f"{live.url}/v1/chat/completions", json=body, timeout=120)
+    return _client.post(f"{live.url}/v1/chat/completions", json=body, timeout=120)
 
 
 def vllm_pid(live: Live) -> int:
@@ -92,7 +92,7 @@ def running_in_vllm(url: str) -> int:
 
 def vllm_figure(url: str, name: str) -> int:
     """The sum of vLLM's figures whose name matches the pattern, whatever their labels."""
-    text = _poller.get(f"{url}/metrics").text
+    text = _client.get(f"{url}/metrics").text
     figures = re.findall(rf"^vllm:{name}\{{[^}}]*\}} (\S+)$", text, re.M)
     assert figures, f"vLLM's metrics have no {name} now"
     return int(sum(float(figure) for figure in figures))

@@ -22,7 +22,7 @@ def under_load(asked: Live, url: str) -> Iterator[list[httpx.Response]]:
     answers: list[httpx.Response] = []
 
     def ask(stream: bool) -> None:
-        answers.append(chat(asked, max_tokens=1000, neurorit={"top_k": 0}, stream=stream))
+        answers.append(chat(asked, max_tokens=2000, neurorit={"top_k": 0}, stream=stream))
 
     askers = [threading.Thread(target=ask, args=(i % 2 == 0,)) for i in range(8)]
     for asker in askers:
