@@ -48,7 +48,7 @@ def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
         run / "examples-test",
         PoolSettings(within="split"),
     )
-    for name, strength in (("neuro-rit", 0.02), ("sft", 0.04), ("lora", 0.06)):
+    for name, strength in (("neuro-rit", 0.2), ("sft", 0.4), ("lora", 0.8)):
         stand_in(run / name, strength)
     systems = {"base": base_model_dir()} | {n: run / n for n in ("neuro-rit", "sft", "lora")}
     with reporting() as report:
