@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from retrieval.search import Retriever, SearchSettings
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
+    # A busy machine takes longer than Ray's own thirty seconds to start a node.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
