@@ -8,6 +8,7 @@ Only servers that are named here are ever asked. It knows nothing of prompts or 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -22,6 +23,7 @@ from serving.client import CompletionClient, Piece, Sampling, UpstreamError
 
 KEY_VARIABLE = "NEURORIT_UPSTREAM_KEY"
 _REST_SECONDS = 5.0
+_SILENT_SECONDS = 30.0
 
 
 @dataclass
@@ -31,6 +33,7 @@ class _Server:
     resting_until: float = 0.0
     context: int | None = None
     fault: NeuroritError | None = None
+    heard: float = -math.inf
 
 
 class Upstreams:
@@ -75,6 +78,7 @@ class Upstreams:
                 async with aclosing(pieces):
                     async for piece in pieces:
                         begun = True
+                        server.heard = time.monotonic()
                         yield piece
                 return
             except UpstreamError as error:
@@ -130,9 +134,12 @@ async def _look(server: _Server) -> None:
     try:
         card = await server.client.look()
     except NeuroritError as error:
-        server.fault = error
+        # One that is busy answers late: it is only gone when nothing at all comes from it.
+        slow = isinstance(error.__cause__, TimeoutError)
+        if not slow or time.monotonic() - server.heard > _SILENT_SECONDS:
+            server.fault = error
         return
-    server.fault, server.context = None, card.context
+    server.fault, server.context, server.heard = None, card.context, time.monotonic()
     server.client.model = server.client.model or card.model
 
 

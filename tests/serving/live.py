@@ -62,7 +62,7 @@ def gateway(
 def chat(live: Live, **fields: Any) -> httpx.Response:
     """One question to a gateway."""
     body = {"messages": [{"role": "user", "content": QUESTION}], **fields}
-    return _client.post(f"{live.url}/v1/chat/completions", json=body, timeout=120)
+    return _client.post(f"{live.url}/v1/chat/completions", json=body, timeout=300)
 
 
 def vllm_pid(live: Live) -> int:

@@ -37,6 +37,7 @@ if __name__ == "__main__":
         vllm_log=log,
         max_model_len=CONTEXT,
         max_tokens=12,
+        drain_seconds=300,
         upstream=(upstream,) if upstream else (),
         base=upstream,
     )

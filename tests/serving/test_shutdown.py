@@ -22,7 +22,7 @@ def under_load(asked: Live, url: str) -> Iterator[list[httpx.Response]]:
     answers: list[httpx.Response] = []
 
     def ask(stream: bool) -> None:
-        answers.append(chat(asked, max_tokens=2000, neurorit={"top_k": 0}, stream=stream))
+        answers.append(chat(asked, max_tokens=4000, neurorit={"top_k": 0}, stream=stream))
 
     askers = [threading.Thread(target=ask, args=(i % 2 == 0,)) for i in range(8)]
     for asker in askers:
@@ -30,7 +30,7 @@ def under_load(asked: Live, url: str) -> Iterator[list[httpx.Response]]:
     wait_for(lambda: running_in_vllm(url) == 8, 60, lambda: [a.text[:200] for a in answers])
     yield answers
     for asker in askers:
-        asker.join(120)
+        asker.join(300)
     assert [answer.status_code for answer in answers] == [200] * 8
     assert sum(answer.text.endswith("data: [DONE]\n\n") for answer in answers) == 4
 

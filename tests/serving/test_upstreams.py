@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from retrieval.errors import BadInput
@@ -201,6 +202,25 @@ def test_a_server_that_looked_dead_gets_no_request_and_gets_some_when_it_is_back
         assert await ask_once() == "a"
         dead.status = sound.status = 503
         await upstreams.look()
+        assert not upstreams.reachable
+        await upstreams.aclose()
+
+    asyncio.run(work())
+
+
+def test_a_busy_server_that_answers_late_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Upstream([["x"]], forever=True)
+
+    async def work() -> None:
+        upstreams = Upstreams([late.client()])
+        assert await upstreams.look() == []
+        never = aiohttp.ClientTimeout(total=1e-6)
+        monkeypatch.setattr("serving.client._OF_LOOKS", never)
+        assert await upstreams.look() == []
+        assert upstreams.reachable
+        monkeypatch.setattr("serving.upstreams._SILENT_SECONDS", 0.0)
+        await asyncio.sleep(0.01)
+        assert len(await upstreams.look()) == 1
         assert not upstreams.reachable
         await upstreams.aclose()
 
