@@ -1,9 +1,10 @@
-"""The demo's table from its YAML file, twice: every figure and every line the same."""
+"""The demo's table from its YAML file: every figure and every line the same."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,25 +49,26 @@ def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
         run / "examples-test",
         PoolSettings(within="split"),
     )
-    for name, strength in (("neuro-rit", 0.2), ("sft", 0.4), ("lora", 0.8)):
-        stand_in(run / name, strength)
-    systems = {"base": base_model_dir()} | {n: run / n for n in ("neuro-rit", "sft", "lora")}
+    for name in ("neuro-rit", "sft", "lora"):
+        stand_in(run / name, 0.8)
+    systems = {"base": base_model_dir(), "neuro-rit": run / "neuro-rit"}
     with reporting() as report:
         demo = run_systems(
             systems, run / "examples-test", run / "report", CONDITIONS, "lab", report,
             limit=QUESTIONS, max_tokens=16, seed=0,
         )  # fmt: skip
     lines = (run / "report" / "predictions.jsonl").read_bytes()
-    for name in ("once", "twice"):
-        settings = EvalSettings.read("demo", {"root": str(run), "limit": QUESTIONS})
-        again: dict[str, Any] = dict(evaluate(settings, tmp_path / name, None))
-        assert again["timings"]["answers_asked"] == QUESTIONS * 4 * len(CONDITIONS)
-        for part in demo.keys() - {"timings", "manifest"}:
-            assert again[part] == demo[part], part
-        assert again["manifest"]["prompts"] == demo["manifest"]["prompts"]
-        assert (tmp_path / name / "predictions.jsonl").read_bytes() == lines
-        saved = json.loads((tmp_path / name / "report.json").read_text())
-        assert saved["results"] == demo["results"]
+    settings = EvalSettings.read("demo", {"root": str(run), "limit": QUESTIONS})
+    # Every system is an engine to start: two are enough here.
+    settings = replace(settings, systems={n: settings.systems[n] for n in systems})
+    again: dict[str, Any] = dict(evaluate(settings, tmp_path / "again", None))
+    assert again["timings"]["answers_asked"] == QUESTIONS * 2 * len(CONDITIONS)
+    for part in demo.keys() - {"timings", "manifest"}:
+        assert again[part] == demo[part], part
+    assert again["manifest"]["prompts"] == demo["manifest"]["prompts"]
+    assert (tmp_path / "again" / "predictions.jsonl").read_bytes() == lines
+    saved = json.loads((tmp_path / "again" / "report.json").read_text())
+    assert saved["results"] == demo["results"]
     # The systems differ, so that equal figures say something.
     em = {row["system"]: row["em"] for row in demo["pooled"]}
     assert len(set(em.values())) > 1
