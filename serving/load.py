@@ -152,8 +152,7 @@ class Asker:
     async def __aenter__(self) -> Asker:
         # What measures a server must cost far less than the server.
         self._http = aiohttp.ClientSession(
-            # The gateway closes one that is idle for 5 s: it must not be asked on at that moment.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+            connector=aiohttp.TCPConnector(limit=0),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_read=300.0),
         )

@@ -113,6 +113,9 @@ class Running:
             log_level="warning",
             access_log=False,
             server_header=False,
+            # Longer than clients and load balancers keep an idle connection: whoever closes first
+            # must not be the one that is being asked.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=self._settings.drain_seconds,
         )
         server = uvicorn.Server(config)
