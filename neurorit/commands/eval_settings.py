@@ -168,9 +168,12 @@ class EvalSettings:
             return {"": self.path(self.data)}
         return {str(name): self.path(str(place)) for name, place in self.data.items()}
 
-    def all_systems(self) -> list[System]:
-        """The systems, in the file's order. Raises BadInput naming the one that is malformed."""
-        return [self._system(str(name), value) for name, value in self.systems.items()]
+    def all_systems(self, *, fetch: bool = False) -> list[System]:
+        """The systems, in the file's order. Raises BadInput naming the one that is malformed.
+
+        fetch: checkpoints that are a hub's are brought here, and stand as the folders they are in.
+        """
+        return [self._system(str(n), value, fetch) for n, value in self.systems.items()]
 
     def all_conditions(self) -> list[str]:
         """The conditions; with a retriever also `retrieved-K`, where none of these is named."""
@@ -228,14 +231,14 @@ class EvalSettings:
             raise BadInput(f"{self.source}: calls want concurrency >= 1, retries >= 0, timeout > 0")
         return made
 
-    def _system(self, name: str, value: Any) -> System:
+    def _system(self, name: str, value: Any, fetch: bool) -> System:
         from eval.systems import System, parse_system
 
         if isinstance(value, str):
             system = parse_system(f"{name}={value}")
             if system.model is None:
                 return system
-            return replace(system, model=self._model(value))
+            return replace(system, model=self._model(value, fetch))
         where = f"{self.source}: systems.{name}"
         if not isinstance(value, Mapping):
             raise BadInput(f"{where} is {value!r}: write a directory, an address, or NAME: VALUE")
@@ -243,7 +246,7 @@ class EvalSettings:
         if sum(map(bool, (found.model, found.url, found.gateway))) != 1:
             raise BadInput(f"{where}: name exactly one of model, url and gateway")
         if found.model:
-            return System(name, "checkpoint", model=self._model(found.model))
+            return System(name, "checkpoint", model=self._model(found.model, fetch))
         return System(
             name,
             "endpoint" if found.url else "gateway",
@@ -253,7 +256,7 @@ class EvalSettings:
             request=dict(found.request),
         )
 
-    def _model(self, text: str) -> Path:
+    def _model(self, text: str, fetch: bool) -> Path:
         if text == "lab" and not self.path(text).exists():
             from neurorit.lab import base_model_dir
 
@@ -261,7 +264,7 @@ class EvalSettings:
         from neurorit.checkpoints import checkpoint_dir
 
         here = self.path(text)
-        return here if here.exists() else checkpoint_dir(text)
+        return checkpoint_dir(text) if fetch and not here.exists() else here
 
 
 def systems_of_options(

@@ -158,7 +158,7 @@ def _one(
     """One data set: its report, or what would be asked."""
     from eval.runner import run_evaluation
 
-    systems, conditions = settings.all_systems(), settings.all_conditions()
+    systems, conditions = settings.all_systems(fetch=True), settings.all_conditions()
     engine = engine_settings(settings.max_tokens)
     chosen = settings.retriever_settings()
     retrieve = _retriever(chosen)
@@ -212,7 +212,7 @@ def _estimate(
         Cache(place if (place / FILE).is_file() else Path(nowhere)) as store,
     ):
         plan = make_plan(
-            settings.all_systems(),
+            settings.all_systems(fetch=True),
             examples,
             settings.all_conditions(),
             settings.seed,
@@ -221,7 +221,7 @@ def _estimate(
             limit=settings.limit,
             sample=settings.sample,
             retrieve=retrieve,
-            identities=identify_all(settings.all_systems(), store),
+            identities=identify_all(settings.all_systems(fetch=True), store),
         )
         return estimate(
             plan,
