@@ -362,7 +362,7 @@ def test_without_an_atlas_it_mines_and_never_uses_another_models(
     tokenizer.save_pretrained(other)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "mine: {samples: 4, steps: 4, share: 0.2, resamples: 2, force: true}\n"
+        "mine: {samples: 4, contexts: all, steps: 4, share: 0.2, resamples: 2, force: true}\n"
         "tune: {stage1_steps: 1, steps: 1, dense_layers: 1, batch_size: 4}\n"
     )
 
