@@ -1,4 +1,4 @@
-"""Orders to the judge inside wrong answers gain next to nothing: the lab's judge, on enough of them.
+"""Orders to the judge in wrong answers gain next to nothing: the lab's judge, on enough of them.
 
 NEURORIT_WRONG_ANSWERS sets how many. One in a hundred is what was wanted; on these 2,019 the worst
 order flips 1.04 % (docs/log.md), so the test's bound is what it takes to see the judge get worse.
