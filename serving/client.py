@@ -96,7 +96,8 @@ class CompletionClient:
 
     base_url: without `/v1`, may be set anew; model: empty for the first that the server lists when
     it is looked at; timeout: seconds without a byte before a stream counts as lost; whole_timeout:
-    seconds that a whole answer may take, of which no byte comes before its last word.
+    seconds that a whole answer may take, of which no byte comes before its last word;
+    connect_timeout: seconds until a server that does not take a connection counts as unreachable.
     """
 
     _path = "/v1/completions"
@@ -109,14 +110,17 @@ class CompletionClient:
         *,
         timeout: float = 120.0,
         whole_timeout: float = 900.0,
+        connect_timeout: float = 5.0,
     ) -> None:
         self.model = model
         self.base_url = base_url.rstrip("/")
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._of_streams = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=timeout)
-        self._of_answers = aiohttp.ClientTimeout(total=whole_timeout, sock_connect=5.0)
+        self._of_streams = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout, sock_read=timeout
+        )
+        self._of_answers = aiohttp.ClientTimeout(total=whole_timeout, sock_connect=connect_timeout)
         self._opened: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> CompletionClient:

@@ -18,6 +18,7 @@ import aiohttp
 import orjson
 
 from retrieval.errors import BadInput, NeuroritError
+from serving.open_files import allow_many
 
 Send = Callable[[int], Awaitable["Answered"]]
 PERCENTILES = (50, 90, 95, 99)
@@ -152,7 +153,8 @@ class Asker:
     async def __aenter__(self) -> Asker:
         # What measures a server must cost far less than the server.
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # One that waits here for a free connection waits on its own clock too.
+            connector=aiohttp.TCPConnector(limit=allow_many()),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_read=300.0),
         )

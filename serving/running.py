@@ -24,6 +24,7 @@ from serving.upstreams import read_upstream_key
 
 if TYPE_CHECKING:
     import uvicorn
+    from transformers import PreTrainedTokenizerBase
 
 Tell = Callable[[str], None]
 
@@ -166,12 +167,14 @@ class Running:
         # Whichever fails ends the waiting for the other.
         starting = asyncio.create_task(system.start(tell))
         try:
-            retriever, _ = await asyncio.gather(loading, starting)
+            retriever, tokenizer, _ = await asyncio.gather(
+                loading, asyncio.to_thread(_load_tokenizer, system.model_dir), starting
+            )
         except BaseException:
             system.stop()
             starting.cancel()
             raise
-        pipeline = await asyncio.to_thread(self._pipeline, retriever, system)
+        pipeline = await asyncio.to_thread(self._pipeline, retriever, tokenizer, system)
         if self._searched and system.own:  # the weights are at hand
             digest = await asyncio.to_thread(
                 answers_digest, system.model_dir, self._searched, self._settings
@@ -182,12 +185,12 @@ class Running:
         else:
             self._gateway.base = pipeline
 
-    def _pipeline(self, retriever: Retriever, system: System) -> RagPipeline:
-        from transformers import AutoTokenizer
-
+    def _pipeline(
+        self, retriever: Retriever, tokenizer: PreTrainedTokenizerBase, system: System
+    ) -> RagPipeline:
         return RagPipeline(
             retriever,
-            AutoTokenizer.from_pretrained(system.model_dir),
+            tokenizer,
             PromptTemplate.of_checkpoint(system.model_dir),
             system.generator,
             policy=self._settings.policy,
@@ -214,6 +217,13 @@ class Running:
         if phase != self._gateway.base_phase:
             self._gateway.base_phase = _public(phase)
             self._say(f"{self._gateway.base_model}: {phase}")
+
+
+def _load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir)
+    return found
 
 
 def _public(phase: str) -> str:

@@ -19,6 +19,7 @@ from retrieval.artifact import hash_inputs, read_manifest
 from serving.access import read_api_keys
 from serving.app import Gateway
 from serving.engine import require_free_port
+from serving.open_files import allow_many
 from serving.pipeline import Retriever
 from serving.running import Running, systems_of
 from serving.settings import ServeSettings
@@ -77,6 +78,7 @@ def serve(
         )
     if settings.port != 0:
         require_free_port(settings.host, settings.port, "--port")
+    allow_many()
     systems = systems_of(model, settings)
     gateway = Gateway(
         model=systems[0].name,

@@ -23,6 +23,8 @@ UNREACHABLE = "waiting for the upstream servers"
 _LOOK_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 1.0
 _LOOKS = 2
+# Nobody is lost on the way to loopback: where a connection takes long, the machine is busy.
+_LOOPBACK_SECONDS = 60.0
 
 
 class System:
@@ -100,7 +102,9 @@ class System:
         if self._engine is not None:
             await asyncio.to_thread(self._engine.start, tell)
             engine = self._engine
-            self._own = CompletionClient(engine.base_url, engine.api_key, engine.model)
+            self._own = CompletionClient(
+                engine.base_url, engine.api_key, engine.model, connect_timeout=_LOOPBACK_SECONDS
+            )
             self._told = (await self._own.look()).context
             return
         assert self._upstreams is not None

@@ -43,7 +43,8 @@ def under_load(asked: Live, url: str, refused: int = 0) -> Iterator[list[httpx.R
     for asker in askers:
         asker.join(300)
     statuses = [answer.status_code for answer in answers]
-    assert set(statuses) <= {200, 503} and statuses.count(503) <= refused, statuses
+    refusals = [answer.text for answer in answers if answer.status_code != 200]
+    assert set(statuses) <= {200, 503} and len(refusals) <= refused, refusals
     assert sum(answer.text.endswith("data: [DONE]\n\n") for answer in answers) >= 4 - refused
 
 
@@ -69,7 +70,7 @@ def test_sigterm_under_load_finishes_what_was_begun(live: Live, front: Live) -> 
 def test_sigterm_under_load_ends_the_gateway_and_its_own_vllm_afterwards(live: Live) -> None:
     child, (url, _) = vllm_pid(live), vllm_address(live)
     # On a busy machine one that had not reached vLLM yet was seen to be refused.
-    with under_load(live, url, refused=2):
+    with under_load(live, url, refused=0):
         live.process.send_signal(signal.SIGTERM)
     assert live.process.wait(60) == 0
     wait_for(lambda: not Path(f"/proc/{child}").exists(), 10)
