@@ -6,8 +6,11 @@ only messages are asked for a chat. It knows nothing of retrieval.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -15,6 +18,7 @@ import orjson
 
 from retrieval.errors import BadInput, NeuroritError
 
+_TRIES = 3
 _OF_LOOKS = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -213,9 +217,30 @@ class CompletionClient:
             raise _refused(response, content)
         return _card(content, self.model)
 
-    def _post(self, body: dict[str, Any], timeout: aiohttp.ClientTimeout) -> Any:
-        url = self.base_url + self._path
-        return self._session().post(url, data=orjson.dumps(body), timeout=timeout)
+    @contextlib.asynccontextmanager
+    async def _post(
+        self, body: dict[str, Any], timeout: aiohttp.ClientTimeout
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """The response to a request, from its first byte on.
+
+        A kept connection may be closed by the server at the moment it is used again: nothing was
+        answered then, and the request is sent anew.
+        """
+        url, data = self.base_url + self._path, orjson.dumps(body)
+        for tries_left in reversed(range(_TRIES)):
+            connection = SimpleNamespace(kept=False)
+            try:
+                response = await self._session().post(
+                    url, data=data, timeout=timeout, trace_request_ctx=connection
+                )
+                break
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not connection.kept or not tries_left:
+                    raise
+                # The loop hears now which other kept connections have closed.
+                await asyncio.sleep(0)
+        async with response:
+            yield response
 
     def _session(self) -> aiohttp.ClientSession:
         """The connections, which belong to the event loop that first asks for them."""
@@ -224,6 +249,7 @@ class CompletionClient:
                 # As many connections as there are requests: the gateway itself counts those.
                 # vLLM closes one that is idle for 5 s: it must not be asked on at that moment.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+                trace_configs=[_told_of_kept_connections()],
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # The upstream is named by the operator: a proxy of the environment is not asked.
@@ -285,6 +311,16 @@ class ChatClient(CompletionClient):
 
     def _text(self, choice: Any) -> Any:
         return (choice.get("delta") or choice.get("message") or {}).get("content")
+
+
+def _told_of_kept_connections() -> aiohttp.TraceConfig:
+    async def kept(session: Any, context: SimpleNamespace, parameters: Any) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.kept = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(kept)
+    return config
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

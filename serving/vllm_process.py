@@ -52,6 +52,8 @@ def vllm_environment() -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        # Seconds; the gateway drops idle connections long before.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
         # Checkpoints are local directories: a hub that cannot be reached only costs time-outs.
         "HF_HUB_OFFLINE": "1",
     }
