@@ -44,6 +44,13 @@ def test_phases_were_told_while_it_started(live: Live) -> None:
     assert live.phases[-1] == "ready"
 
 
+def test_vllm_is_a_group_of_the_gateways_session(live: Live) -> None:
+    # Linux shares cores between sessions: in one of its own, vLLM held searches up for 0.4 s.
+    child, parent = vllm_pid(live), live.process.pid
+    assert os.getsid(child) == os.getsid(parent)
+    assert os.getpgid(child) == child != os.getpgid(parent)
+
+
 def test_answers_equal_those_of_the_model_itself(live: Live) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
