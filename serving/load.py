@@ -122,7 +122,8 @@ async def by_clock(send: Send, rate: float, seconds: float, seed: int = 0) -> Lo
 class Asker:
     """Sends questions in turn to one gateway; use it as an async context manager.
 
-    stream: measure the first word too; options: further fields of each request.
+    stream: measure the first word too; options: further fields of each request; connections: so
+    many at most (0: as many as the system allows).
     """
 
     def __init__(
@@ -133,7 +134,9 @@ class Asker:
         key: str = "",
         stream: bool = True,
         options: dict[str, Any] | None = None,
+        connections: int = 0,
     ) -> None:
+        self._connections = connections
         self._bodies = [
             orjson.dumps(
                 {
@@ -154,7 +157,7 @@ class Asker:
         # What measures a server must cost far less than the server.
         self._http = aiohttp.ClientSession(
             # One that waits here for a free connection waits on its own clock too.
-            connector=aiohttp.TCPConnector(limit=allow_many()),
+            connector=aiohttp.TCPConnector(limit=self._connections or allow_many()),
             headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_read=300.0),
         )

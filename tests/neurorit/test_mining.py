@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from neurorit.precision import float32_activations
 from retrieval.artifact import read_manifest
 from retrieval.errors import ArtifactError, BadInput, NeuroritError
 from retrieval.examples import write_examples
+from tests.forks import forked
 from tests.neurorit.conftest import examples, run_in_two_processes
 from tests.neurorit.tiny import ARCHITECTURES, tiny
 
@@ -354,33 +354,33 @@ def test_whole_answers_are_mined_too(
     assert float(np.median(atlas.residuals)) < 0.2
 
 
+# One context a batch, so 40 records.
+KILLED = replace(SETTINGS, samples=24, rows=84)
+
+
+def _mine_telling(model: Path, examples: Path, out: Path, pipe: Connection) -> None:
+    """Mine; each record is told as soon as it is in the journal."""
+
+    def tell(done: int, *_: object) -> None:
+        pipe.send(done)
+        time.sleep(0.05)
+
+    mine(model, examples, out, KILLED, 0, progress=tell)
+
+
 @pytest.mark.slow
 def test_killed_ten_times_while_it_mines_it_ends_in_the_same_bytes(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, samples=24, rows=84)
-    mine(checkpoint, examples_path, tmp_path / "whole", settings, 0)
-    # Each record is told as soon as it is in the journal; one context a batch, so 40 of them.
-    code = (
-        "import sys, time; from dataclasses import replace; from pathlib import Path\n"
-        "from neurorit.mining import mine\n"
-        "from tests.neurorit.test_mining import SETTINGS\n"
-        "def tell(done, *_):\n"
-        "    print(done, flush=True); time.sleep(0.05)\n"
-        "mine(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]),\n"
-        "     replace(SETTINGS, samples=24, rows=84), 0, progress=tell)\n"
-    )
+    mine(checkpoint, examples_path, tmp_path / "whole", KILLED, 0)
     out, journal = tmp_path / "killed", tmp_path / ".killed.journal-0.jsonl"
-    command = [sys.executable, "-c", code, str(checkpoint), str(examples_path), str(out)]
     rng = random.Random(0)
     kept: list[str] = []
     for _ in range(10):
         more = rng.randint(1, 2)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            told = [int(process.stdout.readline()) for _ in range(more)]
+        with forked(_mine_telling, checkpoint, examples_path, out) as pipe:
+            told = [pipe.recv() for _ in range(more)]
             time.sleep(rng.uniform(0.0, 0.06))
-            process.kill()
         # It went on after what was kept, and none of that was lost.
         assert told[0] > len(kept)
         records = journal.read_text(encoding="utf-8").split("\n")[1:-1]
@@ -390,6 +390,6 @@ def test_killed_ten_times_while_it_mines_it_ends_in_the_same_bytes(
         # Nothing half-made stands where the atlas is to be.
         assert not out.exists()
     assert 10 <= len(kept) < 40
-    assert subprocess.run(command, stdout=subprocess.DEVNULL, check=True).returncode == 0
+    mine(checkpoint, examples_path, out, KILLED, 0)
     for name in ("atlas.safetensors", "manifest.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

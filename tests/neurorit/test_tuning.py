@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from neurorit.tuning import tune
 from retrieval.artifact import read_manifest
 from retrieval.errors import BadInput
 from retrieval.examples import write_examples
+from tests.forks import forked
 from tests.neurorit.conftest import examples, run_in_two_processes
 
 SETTINGS = TuneSettings(
@@ -291,38 +291,29 @@ def test_another_models_atlas_is_refused(
         tune(other, examples_path, tmp_path / "tuned", SETTINGS, 0, atlas=atlas_dir)
 
 
+def _tune_telling(model: Path, examples: Path, atlas: Path, out: Path, pipe: Connection) -> None:
+    def tell(*where: object) -> None:
+        pipe.send(" ".join(map(str, where)))
+        time.sleep(0.1)
+
+    tune(model, examples, out, OFTEN, 0, atlas=atlas, progress=tell)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_steps_of_both_stages_it_ends_in_the_same_weights(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, seed: int
 ) -> None:
     tune(checkpoint, examples_path, tmp_path / "whole", OFTEN, 0, atlas=atlas_dir)
-    code = (
-        "import sys, time; from pathlib import Path\n"
-        "from neurorit.tuning import tune\n"
-        "from tests.neurorit.test_tuning import OFTEN\n"
-        "model, data, atlas, out = map(Path, sys.argv[1:])\n"
-        "def tell(*where):\n"
-        "    print(*where, flush=True); time.sleep(0.1)\n"
-        "tune(model, data, out, OFTEN, 0, atlas=atlas, progress=tell)\n"
-    )
     out = tmp_path / "killed"
-    command = [
-        sys.executable, "-c", code,
-        *map(str, (checkpoint, examples_path, atlas_dir, out)),
-    ]  # fmt: skip
     rng = random.Random(seed)
     seen: list[str] = []
     for stop in (*sorted(rng.sample(range(2, 9), 2)), *sorted(rng.sample(range(10, 15), 2))):
         last = f"stage1 {stop} 8" if stop <= 8 else f"stage2 {stop - 8} 8"
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                seen.append(line.strip())
-                if line.strip() == last:
-                    time.sleep(rng.uniform(0.0, 0.2))
-                    process.kill()
-                    break
+        with forked(_tune_telling, checkpoint, examples_path, atlas_dir, out) as pipe:
+            while not seen or seen[-1] != last:
+                seen.append(pipe.recv())
+            time.sleep(rng.uniform(0.0, 0.2))
         assert seen[-1] == last
         assert not out.exists()
     # Each went on from a saved state: neither stage was begun anew.
