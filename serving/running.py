@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neurorit.prompts import PromptTemplate
 from retrieval.artifact import fingerprint_model
@@ -24,7 +24,6 @@ from serving.upstreams import read_upstream_key
 
 if TYPE_CHECKING:
     import uvicorn
-    from transformers import PreTrainedTokenizerBase
 
 Tell = Callable[[str], None]
 
@@ -185,9 +184,7 @@ class Running:
         else:
             self._gateway.base = pipeline
 
-    def _pipeline(
-        self, retriever: Retriever, tokenizer: PreTrainedTokenizerBase, system: System
-    ) -> RagPipeline:
+    def _pipeline(self, retriever: Retriever, tokenizer: Any, system: System) -> RagPipeline:
         return RagPipeline(
             retriever,
             tokenizer,
@@ -219,11 +216,11 @@ class Running:
             self._say(f"{self._gateway.base_model}: {phase}")
 
 
-def _load_tokenizer(model_dir: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+def _load_tokenizer(model_dir: Path) -> Any:
+    # Imported in the thread: torch takes seconds, in which the gateway is to answer on /ready.
+    from neurorit.models import load_tokenizer
 
-    found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_dir)
-    return found
+    return load_tokenizer(model_dir)
 
 
 def _public(phase: str) -> str:

@@ -92,16 +92,15 @@ def trace_run(
 @contextmanager
 def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
     """Answers by one offline vLLM engine, with the prompts that evaluation uses."""
-    from transformers import AutoTokenizer
-
     from neurorit.checkpoints import checkpoint_dir
+    from neurorit.models import load_tokenizer
     from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
     from serving.offline import OfflineEngine
 
     model = checkpoint_dir(model)
     if not (model / "config.json").is_file():
         raise BadInput(f"no checkpoint at {model}: it has no config.json")
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     template = PromptTemplate.of_checkpoint(model)
     with OfflineEngine() as engine:
 
