@@ -149,7 +149,7 @@ def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> No
     )
     parent = (
         "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]],"
-        "stdin=subprocess.PIPE, start_new_session=True); time.sleep(600)"
+        "stdin=subprocess.PIPE, process_group=0); time.sleep(600)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
