@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from neurorit.models import FeedForward, feed_forward
+from neurorit.sharding import first_row, own_part
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,15 @@ class NeuronAdapters(nn.Module):
     Installing changes no output: deltas start at zero. `samples` must be called before each
     forward pass whose gradients are wanted. `merge` adds the deltas to the weights and takes the
     adapters out again. A neuron in a dense layer is trained with its layer and has no delta.
+    device: of the deltas, where the model is to be moved or spread there later; else its own.
     """
 
     def __init__(
-        self, model: Any, groups: Mapping[str, Group], dense_layers: Sequence[int] = ()
+        self,
+        model: Any,
+        groups: Mapping[str, Group],
+        dense_layers: Sequence[int] = (),
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
         self._blocks = feed_forward(model)
@@ -52,10 +58,16 @@ class NeuronAdapters(nn.Module):
         self.layers = nn.ModuleDict()
         self._adapters: list[_LayerAdapter] = []
         for layer, neurons, masks in _by_layer(groups, self._blocks, self.dense_layers):
-            adapter = _LayerAdapter(self._blocks, layer, neurons, masks, lambda: self._learns)
+            place = device or self._blocks.down(layer).weight.device
+            adapter = _LayerAdapter(
+                self._blocks, layer, neurons, masks, lambda: self._learns, place
+            )
             self.layers[str(layer)] = adapter
             self._adapters.append(adapter)
             self._hooks += adapter.install()
+        # Before the whole model, not before a block: a block of a spread model computes with a
+        # copy of its weights, in which a changed delta would be lost.
+        self._hooks.append(model.register_forward_pre_hook(lambda _model, _inputs: self.write()))
 
     def samples(self, evidence: torch.Tensor) -> None:
         """Say which samples of the next batch [B] hold evidence (boolean)."""
@@ -73,10 +85,14 @@ class NeuronAdapters(nn.Module):
             for name, parameter in self._blocks.blocks[layer].named_parameters()
         ]
 
-    def merge(self) -> None:
-        """Leave the deltas in the model's weights, and take the adapters out."""
+    def write(self) -> None:
+        """Put changed deltas into the weights."""
         for adapter in self._adapters:
             adapter.write()
+
+    def merge(self) -> None:
+        """Leave the deltas in the model's weights, and take the adapters out."""
+        self.write()
         self._take_out()
 
     def remove(self) -> None:
@@ -105,13 +121,12 @@ class _LayerAdapter(nn.Module):
         neurons: torch.Tensor,
         masks: torch.Tensor,
         learns: Callable[[], torch.Tensor | None],
+        device: torch.device,
     ) -> None:
         super().__init__()
         down, up, gate = blocks.down(layer), blocks.up(layer), blocks.gate(layer)
-        device, count = down.weight.device, len(neurons)
+        count = len(neurons)
         neurons = neurons.to(device)
-        # In a tuple, so that it does not count as a part, with parameters, of the adapter.
-        self._block = (blocks.blocks[layer],)
         self._masks = masks.to(device)
         self._all_learn = bool(masks.all())
         self._learns = learns
@@ -127,8 +142,7 @@ class _LayerAdapter(nn.Module):
             self._deltas.append(_Delta(gate or up, neurons, self.gate, 0))
 
     def install(self) -> Iterator[Any]:
-        """Hooks that write changed deltas and collect their gradients; yields their handles."""
-        yield self._block[0].register_forward_pre_hook(lambda _module, _inputs: self.write())
+        """Hooks that collect the deltas' gradients; yields their handles."""
         for delta in self._deltas:
             yield delta.linear.register_forward_hook(self._tap(delta))
 
@@ -162,13 +176,16 @@ class _LayerAdapter(nn.Module):
 
 
 class _Delta:
-    """A trained delta of rows (dim 0) or columns (dim 1) of a linear layer's frozen weight."""
+    """A trained delta of rows (dim 0) or columns (dim 1) of a linear layer's frozen weight.
+
+    Of a weight that is spread over processes each writes into the rows that it holds.
+    """
 
     def __init__(
         self, linear: nn.Linear, index: torch.Tensor, value: nn.Parameter, dim: int
     ) -> None:
         self.linear, self.index, self.value, self.dim = linear, index, value, dim
-        self._before = linear.weight.data.index_select(dim, index)
+        self._before: torch.Tensor | None = None
         self._written = value._version
 
     @torch.no_grad()
@@ -176,13 +193,30 @@ class _Delta:
         """Add the delta, in float32 and rounding once, if it has changed since."""
         if self.value._version == self._written:
             return
-        now = (self._before.float() + self.value).to(self._before.dtype)
-        self.linear.weight.data.index_copy_(self.dim, self.index, now)
+        weight = own_part(self.linear.weight.data)
+        index, value = self._own(weight.shape[0])
+        if self._before is None:
+            self._before = weight.index_select(self.dim, index)
+        now = (self._before.float() + value).to(weight.dtype)
+        weight.index_copy_(self.dim, index, now)
         self._written = self.value._version
 
     @torch.no_grad()
     def undo(self) -> None:
-        self.linear.weight.data.index_copy_(self.dim, self.index, self._before)
+        """Put the weight back as it was."""
+        if self._before is not None:
+            weight = own_part(self.linear.weight.data)
+            weight.index_copy_(self.dim, self._own(weight.shape[0])[0], self._before)
+
+    def _own(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where in this process's rows of the weight which part of the delta belongs."""
+        if rows == self.linear.weight.shape[0]:
+            return self.index, self.value
+        first = first_row(self.linear.weight)
+        if self.dim == 1:
+            return self.index, self.value[first : first + rows]
+        own = (self.index >= first) & (self.index < first + rows)
+        return self.index[own] - first, self.value[own]
 
 
 class _Tap(torch.autograd.Function):

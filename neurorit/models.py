@@ -132,7 +132,7 @@ def load_model(
     # A lone name may be a hub's; longer ones are paths.
     if len(folder.parts) > 1 and not folder.is_dir():
         raise BadInput(f"--model {path}: no such folder")
-    place = _device(device)
+    place = device_named(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -242,7 +242,7 @@ def weights_digest(model: str | Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
     """The device by its setting; torchrun and accelerate give every process a GPU of its own."""
     own = os.environ.get("LOCAL_RANK", "0")
     if name == "auto":

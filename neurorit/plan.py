@@ -19,7 +19,7 @@ from neurorit.adapters import Group, NeuronAdapters
 from neurorit.atlas import NeuronAtlas
 from neurorit.baselines import FullTuning, LoraTuning
 from neurorit.checkpoints import checkpoint_dir
-from neurorit.models import feed_forward
+from neurorit.models import decoder_layers, feed_forward
 from neurorit.tune_settings import NEURON_METHODS, TuneSettings
 from retrieval.errors import BadInput
 
@@ -36,8 +36,10 @@ def plan(
 ) -> Mapping[str, Any]:
     """Parameters, bytes, steps and seconds of a tuning run.
 
-    atlas: what was mined; without one, `share` of all neurons for each side, the most that mining
-    can choose, spread evenly. length: tokens of the longest sample (None: max_length).
+    With `shard`, also what each of 2, 4 and 8 processes holds: its part, two layers that are whole
+    while they compute, deltas and activations. atlas: what was mined; without one, `share` of all
+    neurons for each side, the most that mining can choose, spread evenly. length: tokens of the
+    longest sample (None: max_length).
     """
     model_dir = checkpoint_dir(model_dir)
     settings = replace(settings, dtype=_dtype(model_dir, settings.dtype))
@@ -57,6 +59,13 @@ def plan(
     work = (passes * forward + 2.0 * count * tokens) * settings.accumulation
     activations = _activations(model, trainable, settings, length or settings.max_length)
     gigabyte = 2**30
+    total = stored + 2 * lower + 12 * count + activations
+    each = {}
+    if settings.shard:
+        deltas = sum(p.numel() for _, p in trainable.deltas()) if _has_deltas(trainable) else 0
+        spread = stored + 2 * lower + 12 * (count - deltas)
+        whole = 16 * deltas + activations + 2 * _largest_layer(model)
+        each = {f"each_of_{n}_gib": (spread / n + whole) / gigabyte for n in (2, 4, 8)}
     return {
         "method": settings.method,
         "parameters": size,
@@ -67,7 +76,8 @@ def plan(
         "gradients_gib": 4 * count / gigabyte,
         "optimizer_gib": 8 * count / gigabyte,
         "activations_gib": activations / gigabyte,
-        "total_gib": (stored + 2 * lower + 12 * count + activations) / gigabyte,
+        "total_gib": total / gigabyte,
+        **each,
         "steps": steps,
         "tokens_a_step": tokens * settings.accumulation,
         "seconds_a_step": work / (speed * _EFFICIENCY),
@@ -139,8 +149,16 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
     return NeuronAdapters(model, {name: Group(neurons) for name, neurons in sets.items()}, dense)
 
 
+def _has_deltas(trainable: Any) -> bool:
+    return isinstance(trainable, NeuronAdapters)
+
+
+def _largest_layer(model: Any) -> int:
+    return max(sum(p.nbytes for p in layer.parameters()) for layer in decoder_layers(model))
+
+
 def _trained(trainable: Any) -> list[torch.nn.Parameter]:
-    if isinstance(trainable, NeuronAdapters):
+    if _has_deltas(trainable):
         return [p for _, p in trainable.deltas() + trainable.dense()]
     return [p for _, p in trainable.trained()]
 

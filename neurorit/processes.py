@@ -39,6 +39,7 @@ def join(device: str = "auto") -> None:
             "DeepSpeed is not supported: deltas are written into whole weights; start it with "
             "torchrun, or with accelerate's MULTI_GPU"
         )
+    asked_to_shard()
     if count() == 1:
         return
     if ":" in device:
@@ -47,6 +48,16 @@ def join(device: str = "auto") -> None:
             "takes a GPU of its own"
         )
     _joined(device.startswith("cpu"))
+
+
+@cache
+def asked_to_shard() -> bool:
+    """Whether accelerate was told to use FSDP.
+
+    That is then taken out of the environment: we spread the model ourselves, layer by layer with
+    its deltas left whole (`neurorit.sharding`), which accelerate's way of wrapping cannot do.
+    """
+    return os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def wait() -> None:

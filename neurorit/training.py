@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,15 +24,17 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neurorit.batches import Sample, check_ends, collate, draw_batches
+from neurorit.processes import wait
 from neurorit.prompts import end_token_id
+from neurorit.sharding import average, clip, load_parts, load_whole, own_part, save_parts, shard
 from neurorit.tune_settings import TuneSettings
 from retrieval.artifact import write_text
-from retrieval.errors import BadInput
+from retrieval.errors import NeuroritError
 
 Named = list[tuple[str, nn.Parameter]]
 _LOWEST = 0.1  # of the learning rate, at the end
 _LOGGED = 10  # steps between logged losses
-_MARK = "state.json"
+_MARK, _WHOLE = "state.json", "state.safetensors"
 
 
 class Trainable(Protocol):
@@ -48,27 +50,35 @@ class Trainable(Protocol):
 
 
 class TrainingRun:
-    """One stage of training. rates: named parameters with the learning rate of each group.
+    """One stage of training.
 
-    Trained parameters are kept in float32 while they learn, whatever the model's type is.
+    rates: gives named parameters with the learning rate of each group. Trained parameters are kept
+    in float32 while they learn, whatever the model's type is. spread_on: spread the model's weights
+    over all processes on this device; the model cannot be used for anything else afterwards, and
+    what it has learned is read from its saved state (`restore`) into a whole one.
     """
 
     def __init__(
         self,
         model: Any,
         trainable: Trainable,
-        rates: Sequence[tuple[Named, float]],
+        rates: Callable[[], Sequence[tuple[Named, float]]],
         steps: int,
         settings: TuneSettings,
+        spread_on: torch.device | None = None,
     ) -> None:
         self.steps, self.settings = steps, settings
-        self._model = _Tuned(model, trainable)
         self._mixed = model.dtype != torch.float32
-        self._rates = [(named, rate) for named, rate in rates if named]
+        self._model = _Tuned(model, trainable, spread_on, self._mixed)
+        self._types = {}
+        for named, _ in rates():
+            for name, parameter in named:
+                self._types[name] = parameter.dtype
+                parameter.data = parameter.data.float()
+        if spread_on is not None:
+            shard(model, spread_on)
+        self._rates = [(named, rate) for named, rate in rates() if named]
         self._named = [pair for named, _ in self._rates for pair in named]
-        self._types = {name: parameter.dtype for name, parameter in self._named}
-        for _, parameter in self._named:
-            parameter.data = parameter.data.float()
 
     def train(
         self,
@@ -89,20 +99,35 @@ class TrainingRun:
         trainer = self._trainer(samples, seed, tokenizer, state, identity, report, logs)
         found = _saved(state, identity)
         if found is not None and found[1] >= self.steps:
-            trainer._load_from_checkpoint(str(found[0]))
             loss = float(json.loads((state / _MARK).read_text(encoding="utf-8"))["loss"])
+            if self._model.spread_on is None:
+                self.restore(state, identity)
         else:
             trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
             loss = trainer.last_loss
-        for name, parameter in self._named:
-            parameter.data = parameter.data.to(self._types[name])
-        self._model.model.eval()
+            self._finish()
         return {
             "trained_parameters": sum(parameter.numel() for _, parameter in self._named),
             "steps": self.steps,
             "loss": round(loss, 4),
             "seconds": round(time.perf_counter() - started, 1),
         }
+
+    def restore(self, state: Path, identity: dict[str, Any]) -> None:
+        """Take what a finished run has learned from its saved state, in the model's own types."""
+        found = _saved(state, identity)
+        if found is None or found[1] < self.steps:
+            raise NeuroritError(f"{state} holds no finished training; run the command again")
+        _put_values(self._named, _whole(found[0]))
+        self._finish()
+
+    def _finish(self) -> None:
+        """Back to the model's own types, where it is used further."""
+        if self._model.spread_on is not None:
+            return
+        for name, parameter in self._named:
+            parameter.data = parameter.data.to(self._types[name])
+        self._model.model.eval()
 
     def _trainer(
         self,
@@ -115,14 +140,15 @@ class TrainingRun:
         logs: Path | None,
     ) -> _Trainer:
         settings = self.settings
-        device = self._model.model.device
+        device = self._model.spread_on or self._model.model.device
         reporters = [name for name in settings.report_to.split(",") if name not in ("", "none")]
         arguments = _Arguments(
             output_dir=str(logs if reporters and logs is not None else state),
             max_steps=self.steps,
             per_device_train_batch_size=settings.batch_size,
             gradient_accumulation_steps=settings.accumulation,
-            max_grad_norm=settings.max_grad_norm,
+            # What is spread over processes we clip ourselves, see _Trainer.training_step.
+            max_grad_norm=0.0 if self._model.spread_on else settings.max_grad_norm,
             gradient_checkpointing=settings.gradient_checkpointing,
             bf16=self._mixed,
             use_cpu=device.type != "cuda",
@@ -136,6 +162,7 @@ class TrainingRun:
             log_level="error",
         )
         arguments.place_on(device)
+        arguments.spread = self._model.spread_on is not None
         pad = tokenizer.pad_token_id
         pad = tokenizer.eos_token_id if pad is None else pad
         check_ends(samples, end_token_id(tokenizer), pad)
@@ -151,13 +178,9 @@ class TrainingRun:
             train_dataset=list(samples),
             callbacks=[_Steps(report)] if report is not None else [],
         )
-        if trainer.is_fsdp_enabled:
-            raise BadInput(
-                "tune: FSDP is not supported yet, since deltas are written into whole weights; "
-                "start it with torchrun, or with accelerate's MULTI_GPU"
-            )
         trainer.remove_callback(PrinterCallback)
         trainer.prepare(self._rates, batches, lambda part: collate(part, pad), state, identity)
+        trainer.most_norm = settings.max_grad_norm
         trainer.warm = max(1, round(settings.warmup * self.steps))
         return trainer
 
@@ -170,12 +193,18 @@ class _Arguments(TrainingArguments):  # type: ignore[misc]
     """
 
     _place: torch.device | None = None
+    spread = False
 
     def place_on(self, device: torch.device) -> None:
         """Name the device; what accelerate calls `cuda` is then that one too."""
         self._place = device
         if device.type == "cuda":
             torch.cuda.set_device(device)
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """No, where each process holds a part of it on its device already."""
+        return False if self.spread else None
 
     @property
     def n_gpu(self) -> int:
@@ -190,11 +219,14 @@ class _Arguments(TrainingArguments):  # type: ignore[misc]
 class _Tuned(nn.Module):
     """A model with what is trained in it; returns the summed cross-entropy of the responses."""
 
-    def __init__(self, model: Any, trainable: Trainable) -> None:
+    def __init__(
+        self, model: Any, trainable: Trainable, spread_on: torch.device | None, mixed: bool
+    ) -> None:
         super().__init__()
         self.model = model
         self.trainable = trainable
         self.config = model.config
+        self.spread_on, self.mixed = spread_on, mixed
 
     def forward(
         self,
@@ -223,11 +255,27 @@ class _Tuned(nn.Module):
         )
 
 
+class _Spread(nn.Module):
+    """In the place of accelerate's wrapping, for a model that is spread already."""
+
+    def __init__(self, tuned: _Tuned) -> None:
+        super().__init__()
+        self.module = tuned
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        device = self.module.spread_on
+        assert device is not None
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.module.mixed):
+            summed: torch.Tensor = self.module(**inputs)
+        return summed
+
+
 class _Trainer(Trainer):  # type: ignore[misc]
     """The Trainer with our batches, rates, loss and saved states."""
 
     loss_is_scaled_for_ga = True
     warm = 1
+    most_norm = 1.0
 
     def prepare(
         self,
@@ -272,6 +320,21 @@ class _Trainer(Trainer):  # type: ignore[misc]
         )
         return self.accelerator.prepare(loader)
 
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        if isinstance(model, _Spread):
+            return model
+        if self.args.spread and training:
+            return _Spread(model)
+        return super()._wrap_model(model, training, dataloader)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.spread and self.accelerator.sync_gradients:
+            parameters = [parameter for _, parameter in self._named]
+            average(parameters)
+            clip(parameters, self.most_norm)
+        return loss
+
     def create_optimizer(self, model: Any = None) -> Any:
         self.optimizer = self._adamw
         return self.optimizer
@@ -301,21 +364,27 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Parameters, moments and the Trainer's state, then the mark that names them."""
-        from safetensors.torch import save_file
-
-        if not self.args.should_save:
+        spread = self.args.spread
+        if not (self.args.should_save or spread):
             return
         step = self.state.global_step
-        tensors = {f"value/{name}": p.detach().cpu().contiguous() for name, p in self._named}
+        tensors = {f"value/{name}": p.detach() for name, p in self._named}
         for name, parameter in self._named:
             for key, value in self._adamw.state[parameter].items():
-                tensors[f"{key}/{name}"] = value.detach().cpu().contiguous()
+                tensors[f"{key}/{name}"] = value.detach()
         folder = self._state_dir / f"step-{step}"
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "state.safetensors"
-        save_file(tensors, path)
+        path = save_parts(tensors, folder) if spread else _save_whole(tensors, folder)
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
+        if spread:
+            wait()  # the mark is of all parts
+        if self.args.should_save:
+            self._mark(folder, step)
+        if spread:
+            wait()
+
+    def _mark(self, folder: Path, step: int) -> None:
         self.state.save_to_json(str(folder / "trainer_state.json"))
         scheduler = {
             key: value
@@ -330,28 +399,21 @@ class _Trainer(Trainer):  # type: ignore[misc]
                 shutil.rmtree(old, ignore_errors=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        from safetensors.torch import load_file
+        _put_values(self._named, self._tensors(resume_from_checkpoint))
 
-        tensors = load_file(Path(resume_from_checkpoint) / "state.safetensors")
-        with torch.no_grad():
-            for name, parameter in self._named:
-                parameter.copy_(tensors[f"value/{name}"])
+    def _tensors(self, checkpoint: str) -> dict[str, torch.Tensor]:
+        return load_parts(Path(checkpoint)) if self.args.spread else _whole(Path(checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        from safetensors.torch import load_file
-
         if checkpoint is None:
             return
-        tensors = load_file(Path(checkpoint) / "state.safetensors")
+        tensors = self._tensors(checkpoint)
         for name, parameter in self._named:
             # AdamW keeps its step count on the CPU and its moments beside the parameter.
-            self._adamw.state[parameter] = {
-                "step": tensors[f"step/{name}"],
-                **{
-                    key: tensors[f"{key}/{name}"].to(parameter.device)
-                    for key in ("exp_avg", "exp_avg_sq")
-                },
-            }
+            moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            for key, moment in moments.items():
+                own_part(moment).copy_(tensors[f"{key}/{name}"])
+            self._adamw.state[parameter] = {"step": tensors[f"step/{name}"], **moments}
         kept = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
         self.lr_scheduler.load_state_dict({**kept, "lr_lambdas": [None] * len(self._rates)})
         for group, rate in zip(self._adamw.param_groups, kept["_last_lr"], strict=True):
@@ -359,6 +421,28 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing is drawn while training: batches come from the seed and the step."""
+
+
+def _save_whole(tensors: dict[str, torch.Tensor], folder: Path) -> Path:
+    from safetensors.torch import save_file
+
+    path = folder / _WHOLE
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def _whole(folder: Path) -> dict[str, torch.Tensor]:
+    """A saved state's tensors, also where processes wrote parts of them."""
+    from safetensors.torch import load_file
+
+    path = folder / _WHOLE
+    return load_file(path) if path.is_file() else load_whole(folder)
+
+
+@torch.no_grad()
+def _put_values(named: Named, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in named:
+        own_part(parameter).copy_(tensors[f"value/{name}"])
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]

@@ -33,10 +33,11 @@ class TuneSettings:
     batch_size: samples in a forward pass on each process; accumulation: of these a step. warmup:
     share of steps with a rising rate, which then falls linearly to a tenth. Weight decay is none,
     since it would move what must stay. max_length: longer samples are left out.
-    gradient_checkpointing: less memory, more time. dtype: of frozen weights and of what is written;
-    auto is the one that the checkpoint is stored in. Trained weights learn in float32. device:
-    auto, cpu, cuda or cuda:N. checkpoint_every: steps between saved states. report_to: names of the
-    Trainer's loggers, such as tensorboard, parted by commas.
+    gradient_checkpointing: less memory, more time. shard: spread the weights over all processes
+    (FSDP), for models that do not fit on one device. dtype: of frozen weights and of what is
+    written; auto is the one that the checkpoint is stored in. Trained weights learn in float32.
+    device: auto, cpu, cuda or cuda:N. checkpoint_every: steps between saved states. report_to:
+    names of the Trainer's loggers, such as tensorboard, parted by commas.
     """
 
     method: str = "neuro-rit"
@@ -57,6 +58,7 @@ class TuneSettings:
     lora_alpha: int = 32
     max_length: int = 2048
     gradient_checkpointing: bool = False
+    shard: bool = False
     dtype: str = "auto"
     device: str = "auto"
     checkpoint_every: int = 50

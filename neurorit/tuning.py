@@ -19,7 +19,7 @@ import numpy as np
 
 from neurorit.atlas import SETS, NeuronAtlas
 from neurorit.controls import activity, control_atlas, control_layers
-from neurorit.processes import join, rank, wait
+from neurorit.processes import asked_to_shard, count, join, rank, wait
 from neurorit.prompts import PromptTemplate
 from neurorit.tune_settings import RIVALS, TuneSettings
 from retrieval.artifact import Manifest, hash_inputs, writing
@@ -52,8 +52,10 @@ def tune(
     from neurorit.batches import make_samples
     from neurorit.checkpoints import checkpoint_dir
     from neurorit.evidence import responses
-    from neurorit.models import feed_forward, load_model, make_savable, weights_digest
+    from neurorit.models import device_named, weights_digest
 
+    if asked_to_shard():
+        settings = replace(settings, shard=True)
     settings.check(atlas=atlas is not None, adapter=adapter is not None)
     out = Path(out)
     for place in (out, adapter):
@@ -71,8 +73,8 @@ def tune(
     said = responses(pool, settings.target, _teacher(settings, out), progress)
     if rank() == 0:
         wait()
-    model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
-    make_savable(model)
+    spread_on = device_named(settings.device) if settings.shard and count() > 1 else None
+    model, tokenizer = _load(model_dir, settings, spread_on)
     template = PromptTemplate.of_checkpoint(model_dir)
     samples, dropped = make_samples(
         pool,
@@ -86,16 +88,20 @@ def tune(
         raise BadInput(f"{source}: every example is longer than max_length {settings.max_length}")
     plan = None
     if neurons is not None:
-        blocks = feed_forward(model)
-        neurons.check_shape(blocks.depth, blocks.width, f"--atlas {atlas}")
-        plan = _choose(model, neurons, samples, settings, seed)
+        plan = _choose(model, neurons, samples, settings, seed, f"--atlas {atlas}")
     state = out.with_name(f".{out.name}.tuning")
     identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
+    if spread_on is not None:
+        identity["processes"] = count()  # each saves its part
     made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
-    for stage in _stages(model, samples, settings, plan, source):
-        made[stage.name] = _run(
-            stage, model, tokenizer, settings, seed, state, out, identity, progress
-        )
+    work = _Work(model_dir, tokenizer, settings, seed, state, out, identity, spread_on, progress)
+    stages = _stages(samples, settings, plan, source)
+    for number, stage in enumerate(stages, 1):
+        made[stage.name] = work.train(stage, model)
+        if spread_on is not None:
+            # Its weights are spread now. What goes on is a whole one that has learned the same.
+            del model
+            model = work.again(stages[:number]) if rank() == 0 or number < len(stages) else None
     manifest = Manifest(
         kind="checkpoint",
         command=f"neurorit-rag tune --method {settings.method}",
@@ -142,9 +148,18 @@ class _Plan:
 
 
 def _choose(
-    model: Any, atlas: NeuronAtlas, samples: Sequence[Any], settings: TuneSettings, seed: int
+    model: Any,
+    atlas: NeuronAtlas,
+    samples: Sequence[Any],
+    settings: TuneSettings,
+    seed: int,
+    named: str,
 ) -> _Plan:
     """What the atlas says, or a control in its place."""
+    from neurorit.models import feed_forward
+
+    blocks = feed_forward(model)
+    atlas.check_shape(blocks.depth, blocks.width, named)
     active = None
     if settings.method == "active-neurons":
         active = activity(model, [sample.prompt for sample in samples[:_ACTIVE]])
@@ -154,7 +169,10 @@ def _choose(
 
 @dataclass(frozen=True)
 class _Stage:
-    """What is trained, on which samples, for how long. `install` is called when its turn comes."""
+    """What is trained, on which samples, for how long.
+
+    install: makes it in a model, for a device, when its turn comes.
+    """
 
     name: str
     install: Any
@@ -164,7 +182,6 @@ class _Stage:
 
 
 def _stages(
-    model: Any,
     samples: Sequence[Any],
     settings: TuneSettings,
     plan: _Plan | None,
@@ -178,28 +195,30 @@ def _stages(
 
     total = settings.stage1_steps + settings.steps
     if settings.method == "sft":
-        return [_Stage("sft", lambda: FullTuning(model), samples, total, learned)]
+        return [_Stage("sft", lambda model, _: FullTuning(model), samples, total, learned)]
     if settings.method in RIVALS:
-        rank, alpha = settings.lora_rank, settings.lora_alpha
-        return [
-            _Stage(settings.method, lambda: LoraTuning(model, rank, alpha), samples, total, learned)
-        ]
+
+        def lora(model: Any, _: Any) -> LoraTuning:
+            return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
+
+        return [_Stage(settings.method, lora, samples, total, learned)]
     assert plan is not None
     atlas = plan.atlas
     noise = [sample for sample in samples if not sample.evidence]
     _need(len(noise), "without evidence", source)
     _need(len(samples) - len(noise), "with evidence", source)
 
-    def first() -> NeuronAdapters:
-        return NeuronAdapters(model, {"irrel": Group(atlas.irrel, from_evidence=False)})
+    def first(model: Any, device: Any) -> NeuronAdapters:
+        groups = {"irrel": Group(atlas.irrel, from_evidence=False)}
+        return NeuronAdapters(model, groups, device=device)
 
-    def second() -> NeuronAdapters:
+    def second(model: Any, device: Any) -> NeuronAdapters:
         groups = {
             "rel": Group(atlas.rel, from_noise=False),
             "irrel": Group(atlas.irrel, from_evidence=False),
             "shared": Group(atlas.shared),
         }
-        return NeuronAdapters(model, groups, plan.dense)
+        return NeuronAdapters(model, groups, plan.dense, device)
 
     dense_rate = settings.dense_learning_rate or settings.learning_rate
     stage1 = _Stage(
@@ -223,37 +242,79 @@ def _stages(
     return [stage for stage in kept if stage.steps > 0]
 
 
-def _run(
-    stage: _Stage,
-    model: Any,
-    tokenizer: Any,
-    settings: TuneSettings,
-    seed: int,
-    state: Path,
-    out: Path,
-    identity: dict[str, Any],
-    progress: Any,
-) -> dict[str, Any]:
-    """Train one stage, or go on with it, and merge what it learned into the model."""
-    import torch
+@dataclass(frozen=True)
+class _Work:
+    """One run's stages, each trained or gone on with, and merged into the model."""
 
-    from neurorit.training import TrainingRun
+    model_dir: Path
+    tokenizer: Any
+    settings: TuneSettings
+    seed: int
+    state: Path
+    out: Path
+    identity: dict[str, Any]
+    spread_on: Any
+    progress: Any
 
-    torch.manual_seed(seed)  # LoRA's start is random
-    trainable = stage.install()
-    run = TrainingRun(model, trainable, stage.rates(trainable), stage.steps, settings)
-    where = state / stage.name
-    done = run.train(
-        stage.samples,
-        f"{seed}/{stage.name}",
-        tokenizer,
-        where,
-        identity,
-        (lambda step: progress(stage.name, step, stage.steps)) if progress is not None else None,
-        logs=out.with_name(f"{out.name}-logs") / stage.name,
-    )
-    trainable.merge()
-    return done
+    def train(self, stage: _Stage, model: Any) -> dict[str, Any]:
+        """Train one stage; a model that is spread over processes cannot be used afterwards."""
+        run, trainable = self._installed(stage, model, self.spread_on)
+        done: dict[str, Any] = run.train(
+            stage.samples,
+            f"{self.seed}/{stage.name}",
+            self.tokenizer,
+            self.state / stage.name,
+            self.identity,
+            self._report(stage),
+            logs=self.out.with_name(f"{self.out.name}-logs") / stage.name,
+        )
+        if self.spread_on is None:
+            trainable.merge()
+        return done
+
+    def again(self, stages: Sequence[_Stage]) -> Any:
+        """A whole model that has learned what these finished stages taught."""
+        from neurorit.models import release
+
+        release()
+        model, _ = _load(self.model_dir, self.settings, self.spread_on)
+        for stage in stages:
+            run, trainable = self._installed(stage, model, None)
+            run.restore(self.state / stage.name, self.identity)
+            trainable.merge()
+        return model
+
+    def _installed(self, stage: _Stage, model: Any, spread_on: Any) -> tuple[Any, Any]:
+        import torch
+
+        from neurorit.training import TrainingRun
+
+        torch.manual_seed(self.seed)  # LoRA's start is random
+        trainable = stage.install(model, spread_on)
+        run = TrainingRun(
+            model,
+            trainable,
+            lambda: stage.rates(trainable),
+            stage.steps,
+            self.settings,
+            spread_on,
+        )
+        return run, trainable
+
+    def _report(self, stage: _Stage) -> Any:
+        if self.progress is None:
+            return None
+        return lambda step: self.progress(stage.name, step, stage.steps)
+
+
+def _load(model_dir: Path, settings: TuneSettings, spread_on: Any) -> tuple[Any, Any]:
+    """The model and its tokenizer; one that is to be spread need not fit on a device whole."""
+    from neurorit.models import load_model, make_savable
+
+    device = "cpu" if spread_on is not None else settings.device
+    model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=device)
+    make_savable(model)
+    return model, tokenizer
 
 
 def _need(count: int, what: str, source: Path) -> None:

@@ -46,6 +46,17 @@ def test_neurons_take_less_than_everything_and_low_precision_needs_copies(
     assert low["float32_copies_gib"] == pytest.approx(everything["weights_gib"] / 2)
 
 
+def test_processes_that_share_a_model_hold_less_each(checkpoint: Path) -> None:
+    alone = replace(SETTINGS, method="sft")
+    assert not [name for name in plan(checkpoint, alone, length=40) if name.startswith("each_of")]
+    shared = plan(checkpoint, replace(alone, shard=True), length=40)
+    parts = [shared[f"each_of_{n}_gib"] for n in (2, 4, 8)]
+    assert parts == sorted(parts, reverse=True)
+    # What is spread halves from two to four; layers and activations in work do not.
+    spread = shared["total_gib"] - shared["activations_gib"]
+    assert parts[0] - parts[1] == pytest.approx(spread / 4)
+
+
 def test_activations_are_what_the_forward_pass_keeps(checkpoint: Path) -> None:
     model, tokenizer = load_model(checkpoint)
     samples, _ = make_samples(examples(), tokenizer, PromptTemplate(), 512)

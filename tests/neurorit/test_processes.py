@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from neurorit import models, processes, tuning
 from neurorit.batches import Sample, check_ends
 from neurorit.commands.progress import Reporter, _duration
 from neurorit.models import release
+from neurorit.processes import asked_to_shard, join
 from neurorit.tune_settings import TuneSettings
 from neurorit.tuning import tune
 from retrieval.errors import BadInput, NeuroritError
@@ -40,6 +42,19 @@ def test_deepspeed_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(models, "load_model", None)
     with pytest.raises(BadInput, match="DeepSpeed is not supported"):
         tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)
+
+
+def test_accelerates_fsdp_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Left in the environment, it would wrap the model a second time."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    asked_to_shard.cache_clear()
+    try:
+        join()
+        assert "ACCELERATE_USE_FSDP" not in os.environ
+        assert asked_to_shard()
+    finally:
+        asked_to_shard.cache_clear()
+    assert not asked_to_shard()
 
 
 def test_one_device_for_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +91,7 @@ def test_a_model_that_could_not_be_saved_is_found_before_training(
         raise AssertionError("it was trained")
 
     monkeypatch.setattr(models, "make_savable", refuse)
-    monkeypatch.setattr(tuning, "_run", trained)
+    monkeypatch.setattr(tuning._Work, "train", trained)
     with pytest.raises(BadInput, match="cannot be saved"):
         tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)
 

@@ -171,6 +171,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 ONE_STEP = replace(SETTINGS, method="sft", stage1_steps=0, steps=1, batch_size=24)
+SPREAD = replace(SETTINGS, accumulation=2, shard=True)
 
 
 @pytest.mark.parametrize(
@@ -226,21 +227,71 @@ def test_the_adapter_alone_gives_the_tuned_checkpoint(
         tune(checkpoint, examples_path, tmp_path / "x", rival, 0, adapter=tmp_path / "y")
 
 
+TUNE = (
+    "import sys; from dataclasses import replace; from pathlib import Path\n"
+    "from neurorit.tuning import tune\n"
+    "from tests.neurorit.test_tuning import ONE_STEP, SPREAD\n"
+    "paths = [Path(argument) for argument in sys.argv[1:]]\n"
+)
+
+
 @pytest.mark.slow
 def test_several_processes_learn_what_one_does(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:
     tune(checkpoint, examples_path, tmp_path / "one", ONE_STEP, 0)
-    code = (
-        "import sys; from dataclasses import replace; from pathlib import Path\n"
-        "from neurorit.tuning import tune\n"
-        "from tests.neurorit.test_tuning import ONE_STEP\n"
-        "settings = replace(ONE_STEP, batch_size=12, device='cpu')\n"
-        "tune(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), settings, 0)\n"
+    code = TUNE + (
+        "settings = replace(ONE_STEP, batch_size=12, device='cpu')\ntune(*paths[:3], settings, 0)\n"
     )
     out = tmp_path / "two"
     run_in_two_processes(code, checkpoint, examples_path, out)
     assert distance(weights(out), weights(tmp_path / "one")) < 5e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["neuro-rit", "sft", "lora"])
+def test_a_model_spread_over_processes_learns_what_whole_copies_do(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, method: str
+) -> None:
+    """Both stages, several batches a step, groups that learn from their kind of sample."""
+    paths = [checkpoint, examples_path, tmp_path, *([atlas_dir] if method == "neuro-rit" else [])]
+    code = TUNE + (
+        "for shard in (False, True):\n"
+        f"    settings = replace(SPREAD, method={method!r}, device='cpu', shard=shard)\n"
+        "    atlas = paths[3] if len(paths) > 3 else None\n"
+        "    tune(*paths[:2], paths[2] / str(shard), settings, 0, atlas=atlas)\n"
+    )
+    run_in_two_processes(code, *paths)
+    out = tmp_path / "True"
+    found, wanted, before = weights(out), weights(tmp_path / "False"), weights(checkpoint)
+    assert distance(found, wanted) < 1e-5
+    assert distance(found, before) > 1e-3
+    unchanged = {name for name in wanted if torch.equal(wanted[name], before[name])}
+    assert unchanged == {name for name in found if torch.equal(found[name], before[name])}
+
+
+@pytest.mark.slow
+def test_a_spread_run_that_is_killed_goes_on_to_the_same_weights(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    code = TUNE + (
+        "import os\n"
+        "def die(stage, step, steps):\n"
+        "    if (stage, step) == ('stage2', 5) and paths[2].name == 'killed':\n"
+        "        (paths[2].parent / 'died').touch()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "if (paths[2].parent / 'died').exists(): die = None\n"
+        "settings = replace(SPREAD, device='cpu')\n"
+        "tune(*paths[:3], settings, 0, atlas=paths[3], progress=die)\n"
+    )
+    paths = checkpoint, examples_path
+    run_in_two_processes(code, *paths, tmp_path / "whole", atlas_dir)
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
+    assert (tmp_path / ".killed.tuning" / "stage2" / "step-3").is_dir()
+    run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
+    found, wanted = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_tensorboard_logs_are_kept(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
