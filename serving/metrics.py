@@ -32,6 +32,12 @@ class Metrics:
         self.waiting = Gauge(
             f"{_PREFIX}_requests_waiting", "Chats waiting for their turn.", registry=registry
         )
+        self.connections = Gauge(
+            f"{_PREFIX}_connections", "Connections of clients, idle ones too.", registry=registry
+        )
+        self.connections_refused = Counter(
+            f"{_PREFIX}_connections_refused", "Connections beyond the limit.", registry=registry
+        )
         self.queue = histogram("queue_seconds", "Waiting for a turn.")
         self.retrieval = histogram("retrieval_seconds", "Finding passages, waiting included.")
         self.retrieved = Histogram(

@@ -97,6 +97,8 @@ class Running:
         """Listen, make everything ready beside it, and return when the server was told to end."""
         import uvicorn
 
+        from serving.connections import bounded_connections
+
         app = create_app(
             self._gateway,
             api_keys=keys,
@@ -113,6 +115,10 @@ class Running:
             log_level="warning",
             access_log=False,
             server_header=False,
+            http=bounded_connections(
+                self._settings.connections, self._settings.request_seconds, self._gateway.metrics
+            ),
+            ws="none",
             # Longer than clients and load balancers keep an idle connection: whoever closes first
             # must not be the one that is being asked.
             timeout_keep_alive=75,

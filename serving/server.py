@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,13 @@ def serve(
         )
     if settings.port != 0:
         require_free_port(settings.host, settings.port, "--port")
-    allow_many()
+    room = allow_many() - settings.running  # one upstream for each chat
+    if settings.connections > room:
+        say(
+            f"warning: --connections {settings.connections}: the system lets this process hold "
+            f"{max(16, room)}; raise its limit of open files (`ulimit -n`)"
+        )
+        settings = replace(settings, connections=max(16, room))
     systems = systems_of(model, settings)
     gateway = Gateway(
         model=systems[0].name,

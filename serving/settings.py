@@ -30,6 +30,7 @@ class ServeSettings:
     search: how passages are found; ray: a cluster that holds the index (None: this process);
     running, queue: requests answered at once, and waiting at most; queue_seconds: how long;
     max_tokens_limit: of an answer that a request may ask for; max_body: bytes of a request;
+    connections: of clients at once, idle ones too; request_seconds: for a request to arrive whole;
     upstream_model: the upstreams' name for the model (empty: the first that they list);
     upstream_api: what they are asked with, `completions` (token ids, as vLLM takes) or `chat`.
     """
@@ -57,6 +58,8 @@ class ServeSettings:
     queue_seconds: float = PATIENCE_SECONDS
     max_tokens_limit: int = MAX_TOKENS
     max_body: int = MAX_BODY
+    connections: int = 1024
+    request_seconds: float = 30.0
     upstream_model: str = ""
     upstream_api: str = "completions"
 

@@ -40,6 +40,13 @@ def serve(
     max_body: Annotated[
         int, typer.Option(min=1024, help="Bytes of a request; a larger one gets 413.")
     ] = 1024 * 1024,
+    connections: Annotated[
+        int, typer.Option(min=16, help="Connections of clients, idle ones too; more get 503.")
+    ] = 1024,
+    request_seconds: Annotated[
+        float,
+        typer.Option(min=0.1, help="For a request to arrive whole; a slower one gets 408."),
+    ] = 30.0,
     top_k: Annotated[int, typer.Option(min=1, help="Passages for each question.")] = 5,
     max_model_len: Annotated[
         int | None, typer.Option(help="Tokens of prompt and answer together.")
@@ -103,6 +110,8 @@ def serve(
             max_tokens=max_tokens,
             max_tokens_limit=max_tokens_limit,
             max_body=max_body,
+            connections=connections,
+            request_seconds=request_seconds,
             top_k=top_k,
             max_model_len=max_model_len,
             served_name=name,

@@ -6,14 +6,18 @@ How long admitted requests take then is measured by `benchmarks/serving.py`, on 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 from pathlib import Path
 
 import httpx
 import pytest
 
 from serving.load import Asker, Load, by_clients, by_clock
-from tests.serving.live import QUESTION, Live
+from serving.open_files import allow_many
+from serving.settings import ServeSettings
+from tests.serving.live import QUESTION, Live, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SECONDS = 8.0
@@ -52,3 +56,25 @@ async def _overload(front: Live) -> tuple[Load, Load, Load, Load, list[int]]:
 def _memory(pid: int) -> int:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_connections_beyond_the_limit_are_refused_and_take_little(front: Live) -> None:
+    allow_many()
+    before = _memory(front.process.pid)
+    address = ("127.0.0.1", int(front.url.rsplit(":", 1)[1]))
+    with contextlib.ExitStack() as idle:
+        for _ in range(ServeSettings.connections + 100):
+            idle.enter_context(socket.create_connection(address, timeout=10))
+        wait_for(lambda: _fresh_chat(front).status_code == 503, 10)
+        refused = _fresh_chat(front)
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["code"] == "overloaded"
+        assert httpx.get(f"{front.url}/ready").json()["ready"] is True
+        assert _memory(front.process.pid) - before < GROWTH
+    wait_for(lambda: _fresh_chat(front).status_code == 200, 10)
+
+
+def _fresh_chat(front: Live) -> httpx.Response:
+    """A question on a connection of its own."""
+    body = {"messages": [{"role": "user", "content": QUESTION}]}
+    return httpx.post(f"{front.url}/v1/chat/completions", json=body, timeout=30)
