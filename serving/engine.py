@@ -24,12 +24,12 @@ from retrieval.errors import BadInput, NeuroritError
 from serving.vllm_process import (
     check_flags,
     check_model,
+    engine_environment,
     has_gpu,
     require_vllm,
     start_failure,
     stored_dtype,
     temporary_log,
-    vllm_environment,
 )
 
 LOOPBACK = "127.0.0.1"
@@ -169,7 +169,7 @@ class VllmServer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=vllm_environment() | {"VLLM_API_KEY": self.api_key},
+                env=engine_environment(self._extra_args) | {"VLLM_API_KEY": self.api_key},
                 # A group of its own, so that its worker processes can be ended with it. Not a
                 # session: Linux shares a core between sessions before threads, and vLLM's waiting
                 # thread, which never sleeps, was seen to hold a search up for 0.4 s.

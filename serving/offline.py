@@ -27,6 +27,7 @@ from serving.vllm_process import (
     start_failure,
     stored_dtype,
     temporary_log,
+    usable_cores,
     vllm_environment,
 )
 
@@ -79,7 +80,7 @@ class OfflineEngine:
         self._needed: dict[Path, int] = {}
         self._keep_log = log is not None
         self._log = Path(log) if log is not None else temporary_log()
-        self._worker = _Worker(self._log, threads or len(os.sched_getaffinity(0)))
+        self._worker = _Worker(self._log, threads or usable_cores())
 
     @property
     def timings(self) -> list[tuple[str, float]]:

@@ -172,8 +172,8 @@ class Running:
         # Whichever fails ends the waiting for the other.
         starting = asyncio.create_task(system.start(tell))
         try:
-            retriever, tokenizer, _ = await asyncio.gather(
-                loading, asyncio.to_thread(_load_tokenizer, system.model_dir), starting
+            (retriever, tokenizer), _ = await asyncio.gather(
+                _read(loading, system.model_dir), starting
             )
         except BaseException:
             system.stop()
@@ -220,6 +220,15 @@ class Running:
         if phase != self._gateway.base_phase:
             self._gateway.base_phase = _public(phase)
             self._say(f"{self._gateway.base_model}: {phase}")
+
+
+async def _read(loading: asyncio.Task[Retriever], model_dir: Path) -> tuple[Retriever, Any]:
+    """The retriever and the tokenizer, while vLLM starts.
+
+    One after the other: transformers fails to import in two threads at once.
+    """
+    retriever = await loading
+    return retriever, await asyncio.to_thread(_load_tokenizer, model_dir)
 
 
 def _load_tokenizer(model_dir: Path) -> Any:

@@ -36,6 +36,12 @@ _OWNED = {
     "--ssl-keyfile": "the gateway asks it on the loopback interface",
     "--ssl-certfile": "the gateway asks it on the loopback interface",
 }
+_FEW_CORES = 8
+_PLACED = {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"}
+_SEVERAL = (
+    "--tensor-parallel", "-tp", "--pipeline-parallel", "-pp", "--data-parallel", "-dp",
+    "--distributed-executor-backend", "--nnodes",
+)  # fmt: skip
 _LEADER = re.compile(r"^\s*(\(\w+ pid=\d+\)\s*)?(ERROR \S+ \S+ \[[^\]]*\]\s*)?")
 _CAUSE = re.compile(r"^[\w.]*(Error|Exception|Interrupt|Exit)\b.*:")
 
@@ -64,6 +70,30 @@ def vllm_environment() -> dict[str, str]:
     paths = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     return environment
+
+
+def engine_environment(flags: Sequence[str] = ()) -> dict[str, str]:
+    """As `vllm_environment`; on a CPU of few cores with the engine and its model in one process.
+
+    vLLM would give the model a process of its own, and both wait for each other busily: with few
+    cores that takes what everything else needs. Left alone where the user chose threads, processes
+    or, by vLLM's `flags`, several workers.
+    """
+    environment = vllm_environment()
+    cores = usable_cores()
+    chosen = _PLACED & set(environment) or any(flag.startswith(_SEVERAL) for flag in flags)
+    if has_gpu() or cores > _FEW_CORES or chosen:
+        return environment
+    # One core less, as vLLM itself does: here it is the gateway's.
+    threads = str(max(1, cores - 1))
+    return environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def require_vllm() -> None:

@@ -17,7 +17,7 @@ from neurorit import mining
 from neurorit.commands import evaluate, experiment, tuning
 from neurorit.commands.recipe import LAB_RECIPE
 from neurorit.models import weights_digest
-from retrieval.artifact import Manifest, hash_inputs, writing
+from retrieval.artifact import Manifest, hash_inputs, read_manifest, writing
 from retrieval.errors import BadInput
 
 # system name without its seed -> EM on clean, on distractors, refusals on clean
@@ -185,6 +185,21 @@ def test_a_variant_may_have_examples_of_its_own(
     calls.clear()
     experiment.run(path, tmp_path / "out")
     assert not [call for call in calls if not call.startswith("evaluated")]
+
+
+def test_a_variant_may_mine_otherwise(file: Path, calls: list[str], tmp_path: Path) -> None:
+    own = {"method": "neuro-rit", "mine": {"share": 0.2}}
+    path = write(tmp_path, variants={"own": own}, seeds=[0], select=None, test=None)
+    experiment.run(path, tmp_path / "out")
+    shares = [
+        read_manifest(tmp_path / "out" / name, "atlas").settings["share"]
+        for name in ("atlas-0", "own-0-atlas")
+    ]
+    assert shares == [0.05, 0.2]
+    bad = {"method": "neuro-rit", "mine": {"shares": 0.2}}
+    path = write(tmp_path, variants={"own": bad}, seeds=[0], select=None, test=None)
+    with pytest.raises(BadInput, match="shares"):
+        experiment.run(path, tmp_path / "out")
 
 
 def test_another_choice_on_the_same_test_questions_is_refused(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from serving.vllm_process import usable_cores
 
 _GIB = 2**30
 
@@ -67,10 +68,10 @@ def _checks(workplace: Path) -> Iterator[Check]:
     yield _encoder()
     yield _lab_models()
     yield _gpu()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
     yield Check(
         "cores",
-        (cores or 1) >= 2,
+        cores >= 2,
         False,
         f"{cores} usable",
         "the demo takes about twice as long on one core",

@@ -30,6 +30,7 @@ class Variant:
     name: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    mine: Mapping[str, Any] = field(default_factory=dict)
     examples: Path | None = None
 
 
@@ -39,12 +40,12 @@ class Experiment:
 
     model, examples: what is tuned, on what; evaluate: examples with pools (mix --for eval);
     recipe: a recipe file; lab stands for the embedded model or recipe. methods: names of methods;
-    variants: name -> {method, settings, examples}. seeds: of mining and tuning. conditions, limit,
-    max_tokens: of the evaluation. select: the rule {clean_within, refused_clean}: of each method's
-    variants the one with the best mean over the distractor conditions is chosen, among those whose
-    exact match on clean is within `clean_within` of the base's and whose refusals there are at most
-    `refused_clean`. test: examples for the chosen. settings_from: where the settings were chosen,
-    when not here; it stands in the manifest.
+    variants: name -> {method, settings (of tuning), mine (settings of mining), examples}. seeds: of
+    mining and tuning. conditions, limit, max_tokens: of the evaluation. select: the rule
+    {clean_within, refused_clean}: of each method's variants the one with the best mean over the
+    distractor conditions is chosen, among those whose exact match on clean is within `clean_within`
+    of the base's and whose refusals there are at most `refused_clean`. test: examples for the
+    chosen. settings_from: where the settings were chosen, when not here; it stands in the manifest.
     """
 
     model: str
@@ -84,12 +85,14 @@ class Experiment:
         for name, given in self.variants.items():
             if not isinstance(given, Mapping) or "method" not in given:
                 raise BadInput(f"variant {name}: write {{method: ..., settings: ...}}")
-            unknown = set(given) - {"method", "settings", "examples"}
+            unknown = set(given) - {"method", "settings", "mine", "examples"}
             if unknown:
-                raise BadInput(f"variant {name}: it has method, settings, examples, not {unknown}")
+                raise BadInput(
+                    f"variant {name}: it has method, settings, mine, examples, not {unknown}"
+                )
             own = Path(given["examples"]) if given.get("examples") else None
-            settings = dict(given.get("settings", {}))
-            made.append(Variant(str(name), str(given["method"]), settings, own))
+            settings, mining = dict(given.get("settings", {})), dict(given.get("mine", {}))
+            made.append(Variant(str(name), str(given["method"]), settings, mining, own))
         return made
 
 
@@ -156,12 +159,14 @@ def _tune(
     options = {**variant.settings, "method": variant.method}
     settings = Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
     examples = variant.examples or experiment.examples
-    if variant.examples is not None:
+    if variant.examples is not None or variant.mine:
         atlas = out.with_name(f"{out.name}-atlas")
     needed = None
     if variant.method in NEURON_METHODS:
         with reporting() as report:
-            needed = tuning.mined_at(atlas, model, examples, Recipe(recipe), seed, report)
+            needed = tuning.mined_at(
+                atlas, model, examples, Recipe(recipe), seed, report, variant.mine
+            )
     wanted = {
         **hash_inputs(examples=examples, **({"atlas": needed} if needed else {})),
         "model": weights_digest(model),

@@ -162,14 +162,23 @@ def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str
 
 
 def mined_at(
-    place: Path, model: Path, examples: Path, recipe: Recipe, seed: int, report: Reporter
+    place: Path,
+    model: Path,
+    examples: Path,
+    recipe: Recipe,
+    seed: int,
+    report: Reporter,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """The atlas at `place`, mined anew unless it was made of the same model, data and settings."""
+    """The atlas at `place`, mined anew unless it was made of the same model, data and settings.
+
+    options: settings of mining over the recipe's.
+    """
     from neurorit.mining import mine as mine_atlas
     from neurorit.mining_settings import MiningSettings
     from neurorit.models import weights_digest
 
-    settings = recipe.settings(MiningSettings, "mine", {})
+    settings = recipe.settings(MiningSettings, "mine", options or {})
     inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
     if made_of(place, "atlas", settings, seed, inputs):
         report.say(f"using the neurons in {place}")

@@ -9,9 +9,15 @@ import pytest
 
 from retrieval.errors import BadInput, NeuroritError
 from serving import engine as engine_module
+from serving import vllm_process
 from serving.engine import VllmServer, free_port, require_free_port
 from serving.offline import Completion, OfflineEngine
-from serving.vllm_process import start_failure, stored_dtype, vllm_environment
+from serving.vllm_process import (
+    engine_environment,
+    start_failure,
+    stored_dtype,
+    vllm_environment,
+)
 
 
 @pytest.fixture
@@ -96,6 +102,35 @@ def test_what_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = vllm_environment()
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "9"
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("cores", "flags", "variable", "threads"),
+    [
+        (1, [], "", "1"),
+        (2, [], "", "1"),
+        (6, [], "", "5"),
+        (64, [], "", None),
+        (2, ["--tensor-parallel-size=2"], "", None),
+        (2, [], "VLLM_CPU_OMP_THREADS_BIND", None),
+    ],
+)
+def test_on_few_cores_the_engine_is_one_process(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    flags: list[str],
+    variable: str,
+    threads: str | None,
+) -> None:
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setattr(vllm_process, "usable_cores", lambda: cores)
+    monkeypatch.setattr(vllm_process, "has_gpu", lambda: False)
+    found = engine_environment(flags)
+    assert found.get("OMP_NUM_THREADS") == threads
+    assert found.get("VLLM_ENABLE_V1_MULTIPROCESSING") == ("0" if threads else None)
 
 
 def test_prompts_that_do_not_fit_are_refused_without_a_process(model: Path) -> None:

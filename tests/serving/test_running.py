@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from retrieval.errors import BadInput, NeuroritError
+from serving import running
 from serving.app import Gateway
 from serving.running import Running
 from serving.server import ServeSettings, serve
@@ -135,6 +137,28 @@ def test_a_model_that_does_not_start_ends_the_gateway_with_its_cause(folder: Pat
 
     with pytest.raises(NeuroritError, match="no memory left"):
         run([Playing("tuned", folder, "no memory left"), Playing("plain", folder)], work)
+
+
+def test_the_tokenizer_is_loaded_after_the_retriever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both import transformers, which two threads at once break."""
+    order: list[str] = []
+
+    def retriever() -> WordRetriever:
+        order.append("retriever begins")
+        time.sleep(0.1)
+        order.append("retriever is there")
+        return WordRetriever()
+
+    monkeypatch.setattr(running, "_load_tokenizer", lambda _: order.append("tokenizer begins"))
+
+    async def body() -> None:
+        loading = asyncio.create_task(asyncio.to_thread(retriever))
+        await running._read(loading, tmp_path)
+
+    asyncio.run(body())
+    assert order == ["retriever begins", "retriever is there", "tokenizer begins"]
 
 
 @pytest.mark.parametrize(
