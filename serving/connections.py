@@ -100,6 +100,10 @@ class _Bounded(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and (not self.cycle.more_body or self.flow.read_paused):
+            # It waits behind one that is being answered, and is not read meanwhile.
+            self._timer = self.loop.call_later(self.seconds, self._too_slow)
+            return
         if not answering or not self.cycle.response_started:
             self._say(408, f"the request did not arrive whole within {self.seconds:.0f} s")
         self.transport.close()

@@ -148,3 +148,15 @@ def test_a_long_answer_is_no_slow_request() -> None:
             assert (await client.answer())[0] == 200
 
     asyncio.run(body())
+
+
+def test_one_that_waits_behind_another_does_not_end_it() -> None:
+    async def body() -> None:
+        async with _server(9, 0.2) as port:
+            for second in (b"POST /echo HT", HEAD, HEAD + b"\r\nmo"):
+                async with _Client(port) as client:
+                    await client.say(HEAD.replace(b"/echo", b"/late") + b"\r\nmore" + second)
+                    assert (await client.answer())[0] == 200
+                    assert (await client.answer())[0] == 408
+
+    asyncio.run(body())
