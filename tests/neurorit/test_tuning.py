@@ -276,12 +276,13 @@ def test_a_spread_run_that_is_killed_goes_on_to_the_same_weights(
 ) -> None:
     code = TUNE + (
         "import os\n"
+        "os.environ['ACCELERATE_USE_FSDP'] = 'true'  # as `accelerate launch --use_fsdp` does\n"
         "def die(stage, step, steps):\n"
         "    if (stage, step) == ('stage2', 5) and paths[2].name == 'killed':\n"
         "        (paths[2].parent / 'died').touch()\n"
         "        os.kill(os.getpid(), 9)\n"
         "if (paths[2].parent / 'died').exists(): die = None\n"
-        "settings = replace(SPREAD, device='cpu')\n"
+        "settings = replace(SPREAD, device='cpu', shard=False)\n"
         "tune(*paths[:3], settings, 0, atlas=paths[3], progress=die)\n"
     )
     paths = checkpoint, examples_path
@@ -290,6 +291,7 @@ def test_a_spread_run_that_is_killed_goes_on_to_the_same_weights(
         run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
     assert (tmp_path / ".killed.tuning" / "stage2" / "step-3").is_dir()
     run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
+    assert read_manifest(tmp_path / "whole", "checkpoint").settings["shard"] is True
     found, wanted = weights(tmp_path / "killed"), weights(tmp_path / "whole")
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
