@@ -9,44 +9,36 @@ It knows nothing of which parameters are trained, or why.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neurorit.batches import Sample, check_ends, collate, draw_batches
 from neurorit.processes import wait
 from neurorit.prompts import end_token_id
-from neurorit.sharding import average, clip, load_parts, load_whole, own_part, save_parts, shard
+from neurorit.saved_state import (
+    Named,
+    Saved,
+    last_saved,
+    mark_saved,
+    read_moments,
+    read_values,
+    write_tensors,
+)
+from neurorit.sharding import average, clip, shard
 from neurorit.tune_settings import TuneSettings
+from neurorit.tuned_model import SpreadModel, Trainable, TunedModel
 from retrieval.artifact import write_text
 from retrieval.errors import NeuroritError
 
-Named = list[tuple[str, nn.Parameter]]
 _LOWEST = 0.1  # of the learning rate, at the end
 _LOGGED = 10  # steps between logged losses
-_MARK, _WHOLE = "state.json", "state.safetensors"
-
-
-class Trainable(Protocol):
-    """What is trained in a model: adapters, everything, or low-rank deltas."""
-
-    def samples(self, evidence: torch.Tensor) -> None:
-        """Told before each forward pass: which samples [B] hold evidence."""
-        ...
-
-    def merge(self) -> None:
-        """Put what was learned into the model's plain weights."""
-        ...
 
 
 class TrainingRun:
@@ -69,7 +61,7 @@ class TrainingRun:
     ) -> None:
         self.steps, self.settings = steps, settings
         self._mixed = model.dtype != torch.float32
-        self._model = _Tuned(model, trainable, spread_on, self._mixed)
+        self._model = TunedModel(model, trainable, spread_on, self._mixed)
         self._types = {}
         for named, _ in rates():
             for name, parameter in named:
@@ -97,13 +89,13 @@ class TrainingRun:
         """
         started = time.perf_counter()
         trainer = self._trainer(samples, seed, tokenizer, state, identity, report, logs)
-        found = _saved(state, identity)
-        if found is not None and found[1] >= self.steps:
-            loss = float(json.loads((state / _MARK).read_text(encoding="utf-8"))["loss"])
+        found = last_saved(state, identity)
+        if found is not None and found.step >= self.steps:
+            loss = found.loss
             if self._model.spread_on is None:
                 self.restore(state, identity)
         else:
-            trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
+            trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
             loss = trainer.last_loss
             self._finish()
         return {
@@ -115,10 +107,10 @@ class TrainingRun:
 
     def restore(self, state: Path, identity: dict[str, Any]) -> None:
         """Take what a finished run has learned from its saved state, in the model's own types."""
-        found = _saved(state, identity)
-        if found is None or found[1] < self.steps:
+        found = last_saved(state, identity)
+        if found is None or found.step < self.steps:
             raise NeuroritError(f"{state} holds no finished training; run the command again")
-        _put_values(self._named, _whole(found[0]))
+        read_values(self._named, found.folder)
         self._finish()
 
     def _finish(self) -> None:
@@ -216,60 +208,6 @@ class _Arguments(TrainingArguments):  # type: ignore[misc]
         return self._place or found
 
 
-class _Tuned(nn.Module):
-    """A model with what is trained in it; returns the summed cross-entropy of the responses."""
-
-    def __init__(
-        self, model: Any, trainable: Trainable, spread_on: torch.device | None, mixed: bool
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.trainable = trainable
-        self.config = model.config
-        self.spread_on, self.mixed = spread_on, mixed
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        position_ids: torch.Tensor,
-        labels: torch.Tensor,
-        evidence: torch.Tensor,
-    ) -> torch.Tensor:
-        self.trainable.samples(evidence)
-        logits = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-            logits_to_keep=labels.shape[1] + 1,
-        ).logits[:, :-1]
-        return functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
-        )
-
-    def gradient_checkpointing_enable(self, **_: Any) -> None:
-        """The Trainer asks for it; re-entrant checkpoints would need inputs with gradients."""
-        self.model.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
-
-
-class _Spread(nn.Module):
-    """In the place of accelerate's wrapping, for a model that is spread already."""
-
-    def __init__(self, tuned: _Tuned) -> None:
-        super().__init__()
-        self.module = tuned
-
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        device = self.module.spread_on
-        assert device is not None
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.module.mixed):
-            summed: torch.Tensor = self.module(**inputs)
-        return summed
-
-
 class _Trainer(Trainer):  # type: ignore[misc]
     """The Trainer with our batches, rates, loss and saved states."""
 
@@ -321,10 +259,10 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return self.accelerator.prepare(loader)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
-        if isinstance(model, _Spread):
+        if isinstance(model, SpreadModel):
             return model
         if self.args.spread and training:
-            return _Spread(model)
+            return SpreadModel(model)
         return super()._wrap_model(model, training, dataloader)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -364,56 +302,28 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Parameters, moments and the Trainer's state, then the mark that names them."""
-        spread = self.args.spread
+        spread, step = self.args.spread, self.state.global_step
         if not (self.args.should_save or spread):
             return
-        step = self.state.global_step
-        tensors = {f"value/{name}": p.detach() for name, p in self._named}
-        for name, parameter in self._named:
-            for key, value in self._adamw.state[parameter].items():
-                tensors[f"{key}/{name}"] = value.detach()
-        folder = self._state_dir / f"step-{step}"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = save_parts(tensors, folder) if spread else _save_whole(tensors, folder)
-        with open(path, "rb") as stream:
-            os.fsync(stream.fileno())
+        folder = write_tensors(self._named, self._adamw, self._state_dir, step, spread=spread)
         if spread:
             wait()  # the mark is of all parts
         if self.args.should_save:
-            self._mark(folder, step)
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            kept = self.lr_scheduler.state_dict()
+            kept.pop("lr_lambdas")
+            write_text(folder / "scheduler.json", json.dumps(kept) + "\n")
+            mark_saved(Saved(folder, step, self.last_loss), self._identity)
         if spread:
             wait()
 
-    def _mark(self, folder: Path, step: int) -> None:
-        self.state.save_to_json(str(folder / "trainer_state.json"))
-        scheduler = {
-            key: value
-            for key, value in self.lr_scheduler.state_dict().items()
-            if key != "lr_lambdas"
-        }
-        write_text(folder / "scheduler.json", json.dumps(scheduler) + "\n")
-        mark = {"identity": self._identity, "step": step, "loss": self.last_loss}
-        write_text(self._state_dir / _MARK, json.dumps(mark) + "\n")
-        for old in self._state_dir.glob("step-*"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        _put_values(self._named, self._tensors(resume_from_checkpoint))
-
-    def _tensors(self, checkpoint: str) -> dict[str, torch.Tensor]:
-        return load_parts(Path(checkpoint)) if self.args.spread else _whole(Path(checkpoint))
+        read_values(self._named, Path(resume_from_checkpoint), spread=self.args.spread)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        tensors = self._tensors(checkpoint)
-        for name, parameter in self._named:
-            # AdamW keeps its step count on the CPU and its moments beside the parameter.
-            moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-            for key, moment in moments.items():
-                own_part(moment).copy_(tensors[f"{key}/{name}"])
-            self._adamw.state[parameter] = {"step": tensors[f"step/{name}"], **moments}
+        read_moments(self._named, self._adamw, Path(checkpoint), spread=self.args.spread)
         kept = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
         self.lr_scheduler.load_state_dict({**kept, "lr_lambdas": [None] * len(self._rates)})
         for group, rate in zip(self._adamw.param_groups, kept["_last_lr"], strict=True):
@@ -421,28 +331,6 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing is drawn while training: batches come from the seed and the step."""
-
-
-def _save_whole(tensors: dict[str, torch.Tensor], folder: Path) -> Path:
-    from safetensors.torch import save_file
-
-    path = folder / _WHOLE
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
-    return path
-
-
-def _whole(folder: Path) -> dict[str, torch.Tensor]:
-    """A saved state's tensors, also where processes wrote parts of them."""
-    from safetensors.torch import load_file
-
-    path = folder / _WHOLE
-    return load_file(path) if path.is_file() else load_whole(folder)
-
-
-@torch.no_grad()
-def _put_values(named: Named, tensors: Mapping[str, torch.Tensor]) -> None:
-    for name, parameter in named:
-        own_part(parameter).copy_(tensors[f"value/{name}"])
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
@@ -453,14 +341,3 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._report(state.global_step)
-
-
-def _saved(state: Path, identity: dict[str, Any]) -> tuple[Path, int] | None:
-    """The saved state of this run and its step; None where there is none."""
-    mark = state / _MARK
-    if not mark.is_file():
-        return None
-    kept = json.loads(mark.read_text(encoding="utf-8"))
-    if kept["identity"] != json.loads(json.dumps(identity)):
-        return None
-    return state / f"step-{kept['step']}", int(kept["step"])

@@ -249,25 +249,25 @@ def test_several_processes_learn_what_one_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["neuro-rit", "sft", "lora"])
 def test_a_model_spread_over_processes_learns_what_whole_copies_do(
-    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, method: str
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
     """Both stages, several batches a step, groups that learn from their kind of sample."""
-    paths = [checkpoint, examples_path, tmp_path, *([atlas_dir] if method == "neuro-rit" else [])]
     code = TUNE + (
-        "for shard in (False, True):\n"
-        f"    settings = replace(SPREAD, method={method!r}, device='cpu', shard=shard)\n"
-        "    atlas = paths[3] if len(paths) > 3 else None\n"
-        "    tune(*paths[:2], paths[2] / str(shard), settings, 0, atlas=atlas)\n"
+        "for method in ('neuro-rit', 'sft', 'lora'):\n"
+        "    for shard in (False, True):\n"
+        "        settings = replace(SPREAD, method=method, device='cpu', shard=shard)\n"
+        "        atlas = paths[3] if method == 'neuro-rit' else None\n"
+        "        tune(*paths[:2], paths[2] / f'{method}-{shard}', settings, 0, atlas=atlas)\n"
     )
-    run_in_two_processes(code, *paths)
-    out = tmp_path / "True"
-    found, wanted, before = weights(out), weights(tmp_path / "False"), weights(checkpoint)
-    assert distance(found, wanted) < 1e-5
-    assert distance(found, before) > 1e-3
-    unchanged = {name for name in wanted if torch.equal(wanted[name], before[name])}
-    assert unchanged == {name for name in found if torch.equal(found[name], before[name])}
+    run_in_two_processes(code, checkpoint, examples_path, tmp_path, atlas_dir)
+    before = weights(checkpoint)
+    for method in ("neuro-rit", "sft", "lora"):
+        found, wanted = (weights(tmp_path / f"{method}-{shard}") for shard in (True, False))
+        assert distance(found, wanted) < 1e-5, method
+        assert distance(found, before) > 1e-3, method
+        unchanged = {name for name in wanted if torch.equal(wanted[name], before[name])}
+        assert unchanged == {name for name in found if torch.equal(found[name], before[name])}
 
 
 @pytest.mark.slow
