@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neurorit.cli import COMMANDS, app, main
+from neurorit.commands import demo
 from neurorit.commands.recipe import Recipe, parse_assignments
 from neurorit.commands.stages import RECORD, Stages
 from retrieval.errors import BadInput
@@ -183,3 +184,18 @@ def test_stages_refuse_a_torn_record(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("{")
     with pytest.raises(BadInput, match="--resume"):
         Stages(tmp_path, resume=True, tell=lambda line: None)
+
+
+def test_what_to_run_next_begins_with_the_environment_where_that_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "activate").touch()
+    monkeypatch.setattr(demo.sys, "executable", str(binaries / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert demo._entered() == ["  source .venv/bin/activate"]
+    (binaries / "neurorit-rag").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(binaries))
+    assert demo._entered() == []

@@ -22,7 +22,8 @@ def demo(
     """Run the whole job on the embedded world, from a corpus to a report."""
     from neurorit.commands import demo as body
 
-    run(lambda: body.demo(out, questions, seed, resume=resume), as_json)
+    # It ends with its own table and what to run next.
+    run(lambda: body.demo(out, questions, seed, resume=resume), as_json, show=lambda _: None)
 
 
 def doctor(as_json: Json = False) -> None:

@@ -6,6 +6,8 @@ Settings come from the packaged recipe, which was chosen on validation questions
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,9 +251,18 @@ def _close(document: Mapping[str, Any], served: Mapping[str, Any], out: Path) ->
     for line in (
         f"report: {(out / 'report.html').resolve()}",
         "next:",
+        *_entered(),
         f"  neurorit-rag serve --model {out / 'neuro-rit'} --index {out / 'index'}",
         f"  neurorit-rag atlas plot {out / 'atlas'} --out atlas.svg",
         f"  neurorit-rag demo --out {out} --resume",
         "  your own data: docs/using-your-own-data.md",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _entered() -> list[str]:
+    """What makes the commands below work as they stand, where they are not on the path."""
+    activate = Path(sys.executable).parent / "activate"
+    if shutil.which("neurorit-rag") is not None or not activate.is_file():
+        return []
+    return [f"  source {os.path.relpath(activate)}"]
