@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from neurorit.models import FeedForward, feed_forward
-from neurorit.sharding import first_row, own_part
+from neurorit.sharding import first_row, local_shard
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class NeuronAdapters(nn.Module):
             self.layers[str(layer)] = adapter
             self._adapters.append(adapter)
             self._hooks += adapter.install()
-        # Before the whole model, not before a block: a block of a spread model computes with a
+        # Before the whole model, not before a block: a block of a sharded model computes with a
         # copy of its weights, in which a changed delta would be lost.
         self._hooks.append(model.register_forward_pre_hook(lambda _model, _inputs: self.write()))
 
@@ -178,7 +178,7 @@ class _LayerAdapter(nn.Module):
 class _Delta:
     """A trained delta of rows (dim 0) or columns (dim 1) of a linear layer's frozen weight.
 
-    Of a weight that is spread over processes each writes into the rows that it holds.
+    Of a weight that is sharded over processes each writes into the rows that it holds.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class _Delta:
         """Add the delta, in float32 and rounding once, if it has changed since."""
         if self.value._version == self._written:
             return
-        weight = own_part(self.linear.weight.data)
+        weight = local_shard(self.linear.weight.data)
         index, value = self._own(weight.shape[0])
         if self._before is None:
             self._before = weight.index_select(self.dim, index)
@@ -205,7 +205,7 @@ class _Delta:
     def undo(self) -> None:
         """Put the weight back as it was."""
         if self._before is not None:
-            weight = own_part(self.linear.weight.data)
+            weight = local_shard(self.linear.weight.data)
             weight.index_copy_(self.dim, self._own(weight.shape[0])[0], self._before)
 
     def _own(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -63,9 +63,9 @@ def plan(
     each = {}
     if settings.shard:
         deltas = sum(p.numel() for _, p in trainable.deltas()) if _has_deltas(trainable) else 0
-        spread = stored + 2 * lower + 12 * (count - deltas)
+        sharded = stored + 2 * lower + 12 * (count - deltas)
         whole = 16 * deltas + activations + 2 * _largest_layer(model)
-        each = {f"each_of_{n}_gib": (spread / n + whole) / gigabyte for n in (2, 4, 8)}
+        each = {f"each_of_{n}_gib": (sharded / n + whole) / gigabyte for n in (2, 4, 8)}
     return {
         "method": settings.method,
         "parameters": size,

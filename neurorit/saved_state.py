@@ -1,7 +1,7 @@
 """Saved states of a training run: tensors in safetensors, and a mark that names the last whole one.
 
 A state that was not finished has no mark, so a run that was killed goes on from the one before it.
-Where a model is spread over processes each writes its part. It knows nothing of how training goes.
+Of a model that is sharded each process writes its part. It knows nothing of how training goes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from neurorit.sharding import load_parts, load_whole, own_part, save_parts
+from neurorit.sharding import load_shards, load_whole, local_shard, save_shards
 from retrieval.artifact import write_text
+from retrieval.errors import NeuroritError
 
 Named = list[tuple[str, nn.Parameter]]
 _MARK, _WHOLE = "state.json", "state.safetensors"
@@ -44,6 +45,12 @@ def last_saved(state: Path, identity: Mapping[str, Any]) -> Saved | None:
     return Saved(state / f"step-{kept['step']}", int(kept["step"]), float(kept["loss"]))
 
 
+def clear(state: Path) -> None:
+    """Remove what another run left, whose files must not be taken for some of this one's."""
+    if state.exists():
+        shutil.rmtree(state)
+
+
 def mark_saved(saved: Saved, identity: Mapping[str, Any]) -> None:
     """Say that a state is whole, and remove those before it."""
     mark = {"identity": identity, "step": saved.step, "loss": saved.loss}
@@ -54,11 +61,11 @@ def mark_saved(saved: Saved, identity: Mapping[str, Any]) -> None:
 
 
 def write_tensors(
-    named: Named, optimizer: torch.optim.Optimizer, state: Path, step: int, *, spread: bool
+    named: Named, optimizer: torch.optim.Optimizer, state: Path, step: int, *, sharded: bool
 ) -> Path:
     """Write parameters and the optimizer's moments; returns the folder, which has no mark yet.
 
-    spread: this process writes its part only.
+    sharded: this process writes its part only.
     """
     from safetensors.torch import save_file
 
@@ -68,8 +75,8 @@ def write_tensors(
             tensors[f"{key}/{name}"] = value.detach()
     folder = state / f"step-{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    if spread:
-        path = save_parts(tensors, folder)
+    if sharded:
+        path = save_shards(tensors, folder)
     else:
         path = folder / _WHOLE
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
@@ -79,31 +86,38 @@ def write_tensors(
 
 
 @torch.no_grad()
-def read_values(named: Named, folder: Path, *, spread: bool = False) -> None:
+def read_values(named: Named, folder: Path, *, sharded: bool = False) -> None:
     """Put saved values into parameters; those that parts hold are put together for whole ones."""
-    tensors = _read(folder, spread)
+    tensors = _read(folder, sharded)
     for name, parameter in named:
-        own_part(parameter).copy_(tensors[f"value/{name}"])
+        local_shard(parameter).copy_(tensors[f"value/{name}"])
 
 
 @torch.no_grad()
 def read_moments(
-    named: Named, optimizer: torch.optim.Optimizer, folder: Path, *, spread: bool = False
+    named: Named, optimizer: torch.optim.Optimizer, folder: Path, *, sharded: bool = False
 ) -> None:
     """Put saved moments into an AdamW optimizer."""
-    tensors = _read(folder, spread)
+    tensors = _read(folder, sharded)
     for name, parameter in named:
         # AdamW keeps its step count on the CPU and its moments beside the parameter.
         moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
         for key, moment in moments.items():
-            own_part(moment).copy_(tensors[f"{key}/{name}"])
+            local_shard(moment).copy_(tensors[f"{key}/{name}"])
         optimizer.state[parameter] = {"step": tensors[f"step/{name}"], **moments}
 
 
-def _read(folder: Path, spread: bool) -> dict[str, torch.Tensor]:
+def _read(folder: Path, sharded: bool) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if spread:
-        return load_parts(folder)
     path = folder / _WHOLE
-    return load_file(path) if path.is_file() else load_whole(folder)
+    try:
+        if sharded:
+            return load_shards(folder)
+        return load_file(path) if path.is_file() else load_whole(folder)
+    except (OSError, SafetensorError) as error:
+        raise NeuroritError(
+            f"{folder}: this saved state cannot be read ({error}); remove {folder.parent}, and the "
+            "stage begins again"
+        ) from error

@@ -17,6 +17,8 @@ from torch import nn
 
 from neurorit.models import decoder_layers
 
+_COUNT = "processes"
+
 
 def shard(model: Any, device: torch.device) -> None:
     """Spread the weights of a model over all processes, on `device`; they keep their types.
@@ -32,8 +34,8 @@ def shard(model: Any, device: torch.device) -> None:
     fully_shard(model, mesh=mesh)
 
 
-def own_part(weight: torch.Tensor) -> torch.Tensor:
-    """The rows of a weight that this process holds; all of one that is not spread."""
+def local_shard(weight: torch.Tensor) -> torch.Tensor:
+    """The rows of a weight that this process holds; all of one that is not sharded."""
     from torch.distributed.tensor import DTensor
 
     return weight.to_local() if isinstance(weight, DTensor) else weight
@@ -41,7 +43,7 @@ def own_part(weight: torch.Tensor) -> torch.Tensor:
 
 def first_row(weight: torch.Tensor) -> int:
     """Where in the whole weight this process's rows begin."""
-    if not _is_spread(weight):
+    if not _is_sharded(weight):
         return 0
     # As FSDP deals them out: equal parts, rounded up, so that the last may hold fewer or none.
     part = -(-weight.shape[0] // distributed.get_world_size())
@@ -49,8 +51,8 @@ def first_row(weight: torch.Tensor) -> int:
 
 
 def average(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients of those that are not spread over all processes."""
-    gradients = [p.grad for p in parameters if p.grad is not None and not _is_spread(p.grad)]
+    """Average the gradients of those that are not sharded over all processes."""
+    gradients = [p.grad for p in parameters if p.grad is not None and not _is_sharded(p.grad)]
     if not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -65,31 +67,31 @@ def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
     """Scale all gradients so that their common norm is at most `most`."""
     from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-    kinds = [[p for p in parameters if _is_spread(p) is spread] for spread in (True, False)]
+    kinds = [[p for p in parameters if _is_sharded(p) is sharded] for sharded in (True, False)]
     norms = []
     for chosen in kinds:
         norm: Any = get_total_norm([p.grad for p in chosen if p.grad is not None])
-        norms.append(norm.full_tensor() if _is_spread(norm) else norm)
+        norms.append(norm.full_tensor() if _is_sharded(norm) else norm)
     total = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
     for chosen in kinds:
         clip_grads_with_norm_(chosen, most, total)
 
 
-def save_parts(tensors: Mapping[str, torch.Tensor], folder: Path) -> Path:
-    """Write this process's rows, and in the first process what is not spread; returns the file."""
+def save_shards(tensors: Mapping[str, torch.Tensor], folder: Path) -> Path:
+    """Write this process's rows, and in the first process what is not sharded; returns the file."""
     from safetensors.torch import save_file
 
     kept = {
-        name: own_part(tensor).detach().cpu().contiguous()
+        name: local_shard(tensor).detach().cpu().contiguous()
         for name, tensor in tensors.items()
-        if _is_spread(tensor) or distributed.get_rank() == 0
+        if _is_sharded(tensor) or distributed.get_rank() == 0
     }
     path = folder / f"state-{distributed.get_rank():05d}.safetensors"
-    save_file(kept, path)
+    save_file(kept, path, metadata={_COUNT: str(distributed.get_world_size())})
     return path
 
 
-def load_parts(folder: Path) -> dict[str, torch.Tensor]:
+def load_shards(folder: Path) -> dict[str, torch.Tensor]:
     """What this process wrote, with what the first one wrote for all."""
     from safetensors.torch import load_file
 
@@ -98,17 +100,26 @@ def load_parts(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_whole(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors that all processes wrote together, each whole again."""
-    from safetensors.torch import load_file
+    """The tensors that all processes wrote together, each whole again.
+
+    Raises FileNotFoundError where the file of a process is missing.
+    """
+    from safetensors import safe_open
 
     found: dict[str, list[torch.Tensor]] = {}
-    for path in sorted(folder.glob("state-*.safetensors")):
-        for name, part in load_file(path).items():
-            found.setdefault(name, []).append(part)
+    files = sorted(folder.glob("state-*.safetensors"))
+    wanted = 1
+    for path in files:
+        with safe_open(path, framework="pt") as stream:
+            wanted = int(stream.metadata()[_COUNT])
+            for name in stream.keys():  # noqa: SIM118, it is no mapping
+                found.setdefault(name, []).append(stream.get_tensor(name))
+    if len(files) != wanted:
+        raise FileNotFoundError(f"{len(files)} of {wanted} processes' files are there")
     return {name: p[0] if len(p) == 1 else torch.cat(p) for name, p in found.items()}
 
 
-def _is_spread(tensor: torch.Tensor) -> bool:
+def _is_sharded(tensor: torch.Tensor) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)

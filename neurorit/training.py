@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from neurorit.batches import Sample, check_ends, collate, draw_batches
-from neurorit.processes import wait
+from neurorit.processes import rank, wait
 from neurorit.prompts import end_token_id
 from neurorit.saved_state import (
     Named,
     Saved,
+    clear,
     last_saved,
     mark_saved,
     read_moments,
@@ -33,7 +34,7 @@ from neurorit.saved_state import (
 )
 from neurorit.sharding import average, clip, shard
 from neurorit.tune_settings import TuneSettings
-from neurorit.tuned_model import SpreadModel, Trainable, TunedModel
+from neurorit.tuned_model import ShardedModel, Trainable, TunedModel
 from retrieval.artifact import write_text
 from retrieval.errors import NeuroritError
 
@@ -45,7 +46,7 @@ class TrainingRun:
     """One stage of training.
 
     rates: gives named parameters with the learning rate of each group. Trained parameters are kept
-    in float32 while they learn, whatever the model's type is. spread_on: spread the model's weights
+    in float32 while they learn, whatever the model's type is. shard_on: shard the model's weights
     over all processes on this device; the model cannot be used for anything else afterwards, and
     what it has learned is read from its saved state (`restore`) into a whole one.
     """
@@ -57,18 +58,18 @@ class TrainingRun:
         rates: Callable[[], Sequence[tuple[Named, float]]],
         steps: int,
         settings: TuneSettings,
-        spread_on: torch.device | None = None,
+        shard_on: torch.device | None = None,
     ) -> None:
         self.steps, self.settings = steps, settings
         self._mixed = model.dtype != torch.float32
-        self._model = TunedModel(model, trainable, spread_on, self._mixed)
+        self._model = TunedModel(model, trainable, shard_on, self._mixed)
         self._types = {}
         for named, _ in rates():
             for name, parameter in named:
                 self._types[name] = parameter.dtype
                 parameter.data = parameter.data.float()
-        if spread_on is not None:
-            shard(model, spread_on)
+        if shard_on is not None:
+            shard(model, shard_on)
         self._rates = [(named, rate) for named, rate in rates() if named]
         self._named = [pair for named, _ in self._rates for pair in named]
 
@@ -88,11 +89,15 @@ class TrainingRun:
         logs: where TensorBoard and others write, when `report_to` names one.
         """
         started = time.perf_counter()
-        trainer = self._trainer(samples, seed, tokenizer, state, identity, report, logs)
         found = last_saved(state, identity)
+        if found is None:
+            if rank() == 0:
+                clear(state)
+            wait()
+        trainer = self._trainer(samples, seed, tokenizer, state, identity, report, logs)
         if found is not None and found.step >= self.steps:
             loss = found.loss
-            if self._model.spread_on is None:
+            if self._model.shard_on is None:
                 self.restore(state, identity)
         else:
             trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
@@ -115,7 +120,7 @@ class TrainingRun:
 
     def _finish(self) -> None:
         """Back to the model's own types, where it is used further."""
-        if self._model.spread_on is not None:
+        if self._model.shard_on is not None:
             return
         for name, parameter in self._named:
             parameter.data = parameter.data.to(self._types[name])
@@ -132,15 +137,15 @@ class TrainingRun:
         logs: Path | None,
     ) -> _Trainer:
         settings = self.settings
-        device = self._model.spread_on or self._model.model.device
+        device = self._model.shard_on or self._model.model.device
         reporters = [name for name in settings.report_to.split(",") if name not in ("", "none")]
         arguments = _Arguments(
             output_dir=str(logs if reporters and logs is not None else state),
             max_steps=self.steps,
             per_device_train_batch_size=settings.batch_size,
             gradient_accumulation_steps=settings.accumulation,
-            # What is spread over processes we clip ourselves, see _Trainer.training_step.
-            max_grad_norm=0.0 if self._model.spread_on else settings.max_grad_norm,
+            # What is sharded over processes we clip ourselves, see _Trainer.training_step.
+            max_grad_norm=0.0 if self._model.shard_on else settings.max_grad_norm,
             gradient_checkpointing=settings.gradient_checkpointing,
             bf16=self._mixed,
             use_cpu=device.type != "cuda",
@@ -154,7 +159,7 @@ class TrainingRun:
             log_level="error",
         )
         arguments.place_on(device)
-        arguments.spread = self._model.spread_on is not None
+        arguments.sharded = self._model.shard_on is not None
         pad = tokenizer.pad_token_id
         pad = tokenizer.eos_token_id if pad is None else pad
         check_ends(samples, end_token_id(tokenizer), pad)
@@ -185,7 +190,7 @@ class _Arguments(TrainingArguments):  # type: ignore[misc]
     """
 
     _place: torch.device | None = None
-    spread = False
+    sharded = False
 
     def place_on(self, device: torch.device) -> None:
         """Name the device; what accelerate calls `cuda` is then that one too."""
@@ -196,7 +201,7 @@ class _Arguments(TrainingArguments):  # type: ignore[misc]
     @property
     def place_model_on_device(self) -> bool | None:
         """No, where each process holds a part of it on its device already."""
-        return False if self.spread else None
+        return False if self.sharded else None
 
     @property
     def n_gpu(self) -> int:
@@ -259,15 +264,15 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return self.accelerator.prepare(loader)
 
     def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
-        if isinstance(model, SpreadModel):
+        if isinstance(model, ShardedModel):
             return model
-        if self.args.spread and training:
-            return SpreadModel(model)
+        if self.args.sharded and training:
+            return ShardedModel(model)
         return super()._wrap_model(model, training, dataloader)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self.args.spread and self.accelerator.sync_gradients:
+        if self.args.sharded and self.accelerator.sync_gradients:
             parameters = [parameter for _, parameter in self._named]
             average(parameters)
             clip(parameters, self.most_norm)
@@ -302,11 +307,11 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Parameters, moments and the Trainer's state, then the mark that names them."""
-        spread, step = self.args.spread, self.state.global_step
-        if not (self.args.should_save or spread):
+        sharded, step = self.args.sharded, self.state.global_step
+        if not (self.args.should_save or sharded):
             return
-        folder = write_tensors(self._named, self._adamw, self._state_dir, step, spread=spread)
-        if spread:
+        folder = write_tensors(self._named, self._adamw, self._state_dir, step, sharded=sharded)
+        if sharded:
             wait()  # the mark is of all parts
         if self.args.should_save:
             self.state.save_to_json(str(folder / "trainer_state.json"))
@@ -314,16 +319,16 @@ class _Trainer(Trainer):  # type: ignore[misc]
             kept.pop("lr_lambdas")
             write_text(folder / "scheduler.json", json.dumps(kept) + "\n")
             mark_saved(Saved(folder, step, self.last_loss), self._identity)
-        if spread:
+        if sharded:
             wait()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        read_values(self._named, Path(resume_from_checkpoint), spread=self.args.spread)
+        read_values(self._named, Path(resume_from_checkpoint), sharded=self.args.sharded)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        read_moments(self._named, self._adamw, Path(checkpoint), spread=self.args.spread)
+        read_moments(self._named, self._adamw, Path(checkpoint), sharded=self.args.sharded)
         kept = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
         self.lr_scheduler.load_state_dict({**kept, "lr_lambdas": [None] * len(self._rates)})
         for group, rate in zip(self._adamw.param_groups, kept["_last_lr"], strict=True):

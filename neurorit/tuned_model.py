@@ -28,13 +28,13 @@ class TunedModel(nn.Module):
     """A model with what is trained in it; returns the summed cross-entropy of the responses."""
 
     def __init__(
-        self, model: Any, trainable: Trainable, spread_on: torch.device | None, mixed: bool
+        self, model: Any, trainable: Trainable, shard_on: torch.device | None, mixed: bool
     ) -> None:
         super().__init__()
         self.model = model
         self.trainable = trainable
         self.config = model.config
-        self.spread_on, self.mixed = spread_on, mixed
+        self.shard_on, self.mixed = shard_on, mixed
 
     def forward(
         self,
@@ -63,15 +63,15 @@ class TunedModel(nn.Module):
         )
 
 
-class SpreadModel(nn.Module):
-    """In the place of accelerate's wrapping, for a model that is spread already."""
+class ShardedModel(nn.Module):
+    """In the place of accelerate's wrapping, for a model that is sharded already."""
 
     def __init__(self, tuned: TunedModel) -> None:
         super().__init__()
         self.module = tuned
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        device = self.module.spread_on
+        device = self.module.shard_on
         assert device is not None
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.module.mixed):
             summed: torch.Tensor = self.module(**inputs)

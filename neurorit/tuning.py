@@ -73,8 +73,8 @@ def tune(
     said = responses(pool, settings.target, _teacher(settings, out), progress)
     if rank() == 0:
         wait()
-    spread_on = device_named(settings.device) if settings.shard and count() > 1 else None
-    model, tokenizer = _load(model_dir, settings, spread_on)
+    shard_on = device_named(settings.device) if settings.shard and count() > 1 else None
+    model, tokenizer = _load(model_dir, settings, shard_on)
     template = PromptTemplate.of_checkpoint(model_dir)
     samples, dropped = make_samples(
         pool,
@@ -91,15 +91,15 @@ def tune(
         plan = _choose(model, neurons, samples, settings, seed, f"--atlas {atlas}")
     state = out.with_name(f".{out.name}.tuning")
     identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
-    if spread_on is not None:
+    if shard_on is not None:
         identity["processes"] = count()  # each saves its part
     made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
-    work = _Work(model_dir, tokenizer, settings, seed, state, out, identity, spread_on, progress)
+    work = _Work(model_dir, tokenizer, settings, seed, state, out, identity, shard_on, progress)
     stages = _stages(samples, settings, plan, source)
     for number, stage in enumerate(stages, 1):
         made[stage.name] = work.train(stage, model)
-        if spread_on is not None:
-            # Its weights are spread now. What goes on is a whole one that has learned the same.
+        if shard_on is not None:
+            # Its weights are sharded now. What goes on is a whole one that has learned the same.
             del model
             model = work.again(stages[:number]) if rank() == 0 or number < len(stages) else None
     manifest = Manifest(
@@ -253,12 +253,12 @@ class _Work:
     state: Path
     out: Path
     identity: dict[str, Any]
-    spread_on: Any
+    shard_on: Any
     progress: Any
 
     def train(self, stage: _Stage, model: Any) -> dict[str, Any]:
-        """Train one stage; a model that is spread over processes cannot be used afterwards."""
-        run, trainable = self._installed(stage, model, self.spread_on)
+        """Train one stage; a model that is sharded over processes cannot be used afterwards."""
+        run, trainable = self._installed(stage, model, self.shard_on)
         done: dict[str, Any] = run.train(
             stage.samples,
             f"{self.seed}/{stage.name}",
@@ -268,7 +268,7 @@ class _Work:
             self._report(stage),
             logs=self.out.with_name(f"{self.out.name}-logs") / stage.name,
         )
-        if self.spread_on is None:
+        if self.shard_on is None:
             trainable.merge()
         return done
 
@@ -277,27 +277,27 @@ class _Work:
         from neurorit.models import release
 
         release()
-        model, _ = _load(self.model_dir, self.settings, self.spread_on)
+        model, _ = _load(self.model_dir, self.settings, self.shard_on)
         for stage in stages:
             run, trainable = self._installed(stage, model, None)
             run.restore(self.state / stage.name, self.identity)
             trainable.merge()
         return model
 
-    def _installed(self, stage: _Stage, model: Any, spread_on: Any) -> tuple[Any, Any]:
+    def _installed(self, stage: _Stage, model: Any, shard_on: Any) -> tuple[Any, Any]:
         import torch
 
         from neurorit.training import TrainingRun
 
         torch.manual_seed(self.seed)  # LoRA's start is random
-        trainable = stage.install(model, spread_on)
+        trainable = stage.install(model, shard_on)
         run = TrainingRun(
             model,
             trainable,
             lambda: stage.rates(trainable),
             stage.steps,
             self.settings,
-            spread_on,
+            shard_on,
         )
         return run, trainable
 
@@ -307,11 +307,11 @@ class _Work:
         return lambda step: self.progress(stage.name, step, stage.steps)
 
 
-def _load(model_dir: Path, settings: TuneSettings, spread_on: Any) -> tuple[Any, Any]:
-    """The model and its tokenizer; one that is to be spread need not fit on a device whole."""
+def _load(model_dir: Path, settings: TuneSettings, shard_on: Any) -> tuple[Any, Any]:
+    """The model and its tokenizer; one that is to be sharded need not fit on a device whole."""
     from neurorit.models import load_model, make_savable
 
-    device = "cpu" if spread_on is not None else settings.device
+    device = "cpu" if shard_on is not None else settings.device
     model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=device)
     make_savable(model)
     return model, tokenizer

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from neurorit.mining import mine
+from neurorit.mining_settings import MiningSettings
 from retrieval.examples import Example, Passage, write_examples
 from tests.serving.tiny import save_tiny_llama
 
@@ -39,6 +41,18 @@ def examples_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("examples") / "examples.jsonl"
     write_examples(path, examples())
     return path
+
+
+@pytest.fixture(scope="session")
+def atlas_dir(
+    checkpoint: Path, examples_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("mined") / "atlas"
+    settings = MiningSettings(
+        samples=8, contexts="all", steps=10, share=0.2, resamples=5, force=True
+    )
+    mine(checkpoint, examples_path, out, settings, 0)
+    return out
 
 
 def run_in_two_processes(code: str, *arguments: Path) -> None:

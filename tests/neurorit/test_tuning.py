@@ -19,8 +19,6 @@ from neurorit.adapter_file import apply_adapter
 from neurorit.atlas import NeuronAtlas
 from neurorit.batches import make_samples
 from neurorit.cli import app
-from neurorit.mining import mine
-from neurorit.mining_settings import MiningSettings
 from neurorit.models import load_model
 from neurorit.prompts import PromptTemplate
 from neurorit.tune_settings import METHODS, RIVALS, TuneSettings
@@ -29,24 +27,12 @@ from retrieval.artifact import read_manifest
 from retrieval.errors import BadInput
 from retrieval.examples import write_examples
 from tests.forks import forked
-from tests.neurorit.conftest import examples, run_in_two_processes
+from tests.neurorit.conftest import examples
 
 SETTINGS = TuneSettings(
     stage1_steps=4, steps=8, batch_size=6, dense_layers=1, checkpoint_every=3, lora_rank=4
 )
 OFTEN = replace(SETTINGS, stage1_steps=8, checkpoint_every=1)
-
-
-@pytest.fixture(scope="module")
-def atlas_dir(
-    checkpoint: Path, examples_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("mined") / "atlas"
-    settings = MiningSettings(
-        samples=8, contexts="all", steps=10, share=0.2, resamples=5, force=True
-    )
-    mine(checkpoint, examples_path, out, settings, 0)
-    return out
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
@@ -171,7 +157,6 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 ONE_STEP = replace(SETTINGS, method="sft", stage1_steps=0, steps=1, batch_size=24)
-SPREAD = replace(SETTINGS, accumulation=2, shard=True)
 
 
 @pytest.mark.parametrize(
@@ -225,75 +210,6 @@ def test_the_adapter_alone_gives_the_tuned_checkpoint(
     rival = replace(SETTINGS, method="sft")
     with pytest.raises(BadInput, match="tunes no neurons"):
         tune(checkpoint, examples_path, tmp_path / "x", rival, 0, adapter=tmp_path / "y")
-
-
-TUNE = (
-    "import sys; from dataclasses import replace; from pathlib import Path\n"
-    "from neurorit.tuning import tune\n"
-    "from tests.neurorit.test_tuning import ONE_STEP, SPREAD\n"
-    "paths = [Path(argument) for argument in sys.argv[1:]]\n"
-)
-
-
-@pytest.mark.slow
-def test_several_processes_learn_what_one_does(
-    checkpoint: Path, examples_path: Path, tmp_path: Path
-) -> None:
-    tune(checkpoint, examples_path, tmp_path / "one", ONE_STEP, 0)
-    code = TUNE + (
-        "settings = replace(ONE_STEP, batch_size=12, device='cpu')\ntune(*paths[:3], settings, 0)\n"
-    )
-    out = tmp_path / "two"
-    run_in_two_processes(code, checkpoint, examples_path, out)
-    assert distance(weights(out), weights(tmp_path / "one")) < 5e-5
-
-
-@pytest.mark.slow
-def test_a_model_spread_over_processes_learns_what_whole_copies_do(
-    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
-) -> None:
-    """Both stages, several batches a step, groups that learn from their kind of sample."""
-    code = TUNE + (
-        "for method in ('neuro-rit', 'sft', 'lora'):\n"
-        "    for shard in (False, True):\n"
-        "        settings = replace(SPREAD, method=method, device='cpu', shard=shard)\n"
-        "        atlas = paths[3] if method == 'neuro-rit' else None\n"
-        "        tune(*paths[:2], paths[2] / f'{method}-{shard}', settings, 0, atlas=atlas)\n"
-    )
-    run_in_two_processes(code, checkpoint, examples_path, tmp_path, atlas_dir)
-    before = weights(checkpoint)
-    for method in ("neuro-rit", "sft", "lora"):
-        found, wanted = (weights(tmp_path / f"{method}-{shard}") for shard in (True, False))
-        assert distance(found, wanted) < 1e-5, method
-        assert distance(found, before) > 1e-3, method
-        unchanged = {name for name in wanted if torch.equal(wanted[name], before[name])}
-        assert unchanged == {name for name in found if torch.equal(found[name], before[name])}
-
-
-@pytest.mark.slow
-def test_a_spread_run_that_is_killed_goes_on_to_the_same_weights(
-    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
-) -> None:
-    code = TUNE + (
-        "import os\n"
-        "os.environ['ACCELERATE_USE_FSDP'] = 'true'  # as `accelerate launch --use_fsdp` does\n"
-        "def die(stage, step, steps):\n"
-        "    if (stage, step) == ('stage2', 5) and paths[2].name == 'killed':\n"
-        "        (paths[2].parent / 'died').touch()\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "if (paths[2].parent / 'died').exists(): die = None\n"
-        "settings = replace(SPREAD, device='cpu', shard=False)\n"
-        "tune(*paths[:3], settings, 0, atlas=paths[3], progress=die)\n"
-    )
-    paths = checkpoint, examples_path
-    run_in_two_processes(code, *paths, tmp_path / "whole", atlas_dir)
-    with pytest.raises(AssertionError, match="SIGKILL"):
-        run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
-    assert (tmp_path / ".killed.tuning" / "stage2" / "step-3").is_dir()
-    run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
-    assert read_manifest(tmp_path / "whole", "checkpoint").settings["shard"] is True
-    found, wanted = weights(tmp_path / "killed"), weights(tmp_path / "whole")
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_tensorboard_logs_are_kept(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
