@@ -245,6 +245,8 @@ def _close(document: Mapping[str, Any], served: Mapping[str, Any], out: Path) ->
     console.print()
     console.print(f"asked the server: {served['question']}", markup=False, highlight=False)
     console.print(f"it answered:      {served['answer']}", markup=False, highlight=False)
+    truth = " or ".join(served["expected"])
+    console.print(f"the right answer: {truth}", markup=False, highlight=False)
     console.print(f"from passages on: {served['sources']}", markup=False, highlight=False)
     console.print()
     print_table(document, console)
