@@ -89,6 +89,45 @@ def test_a_sharded_run_that_is_killed_goes_on_to_the_same_weights(
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+# Run by each of two processes, on the same batches.
+EVERY_ARCHITECTURE = """
+import torch
+from neurorit.adapters import NeuronAdapters
+from neurorit.processes import join
+from neurorit.sharding import average, shard
+from tests.neurorit.test_adapters import EVIDENCE, GROUPS, loss_of, tokens
+from tests.neurorit.tiny import ARCHITECTURES, tiny
+
+join("cpu")
+for kind in ARCHITECTURES:
+    found = []
+    for sharded in (False, True):
+        model = tiny(kind)
+        adapters = NeuronAdapters(model, GROUPS, (1,))
+        if sharded:
+            shard(model, torch.device("cpu"))
+        trained = [p for _, p in adapters.deltas() + adapters.dense()]
+        deltas = len(adapters.deltas())
+        groups = [{"params": trained[:deltas]}, {"params": trained[deltas:]}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.0)
+        for step in range(3):
+            adapters.samples(EVIDENCE)
+            optimizer.zero_grad()
+            loss_of(model, tokens(step)).backward()
+            average(trained)
+            optimizer.step()
+        adapters.write()
+        found.append([(n, p.full_tensor() if sharded else p) for n, p in model.named_parameters()])
+    for (name, wanted), (_, other) in zip(*found, strict=True):
+        torch.testing.assert_close(other, wanted, rtol=1e-5, atol=1e-5, msg=f"{kind} {name}")
+"""
+
+
+@pytest.mark.slow
+def test_every_architecture_learns_the_same_in_shards() -> None:
+    run_in_two_processes(EVERY_ARCHITECTURE)
+
+
 def test_shards_are_put_together_and_a_missing_one_is_named(tmp_path: Path) -> None:
     whole = torch.arange(15.0).view(5, 3)
     for rank, rows in enumerate((whole[:2], whole[2:4], whole[4:])):
