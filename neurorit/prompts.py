@@ -26,7 +26,7 @@ _ASKED = "\nAnswer:"  # where there is no chat template
 _GUARD = "\n"
 # [INST], [/INST], <<SYS>>, <|user|>, </s>
 _BRACKETED = re.compile(r"\[/?[A-Z_]+\]|<{1,2}[|/]*\w+\|?>{1,2}")
-_MARKERS: MutableMapping[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
+_FRAMES = 64  # templates' texts that are kept; one with the day in it changes daily
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,22 @@ class PromptTemplate:
         write_text(Path(checkpoint) / TEMPLATE_FILE, json.dumps(asdict(self), indent=2) + "\n")
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What a tokenizer of this many tokens is known to do.
+
+    markers: every token that was added to its vocabulary as a whole, by id; frames: what is
+    between the contents of a chat, and of it the markers' ids and those written as plain text.
+    """
+
+    tokens: int
+    markers: dict[int, str]
+    frames: dict[tuple[str, ...], tuple[list[int], list[str]]]
+
+
+_KNOWN: MutableMapping[Any, _Known] = WeakKeyDictionary()
+
+
 def render_prompt(
     tokenizer: Any, template: PromptTemplate, question: str, passages: Sequence[Passage]
 ) -> list[int]:
@@ -101,7 +117,7 @@ def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
         for i, message in enumerate(messages)
     ]
     pieces = _chat(tokenizer, marked).split(_MARK)
-    written = _written_markers(tokenizer, pieces[::2])
+    _, written = _frame(tokenizer, pieces[::2])
     contents = [_parted(messages[int(piece)]["content"], written) for piece in pieces[1::2]]
     whole = _encode_whole(tokenizer, pieces[::2], contents)
     if whole is not None:
@@ -206,7 +222,7 @@ def _encode_whole(
             return None
         if start == end and any(first <= start <= last for first, last in spans):
             return None  # made by normalizing, so its place says little
-    own = [i for piece in pieces for i in _encode(tokenizer, piece, special=True) if i in markers]
+    own, _ = _frame(tokenizer, pieces)
     return ids if [i for i in ids if i in markers] == own else None
 
 
@@ -239,12 +255,30 @@ def _markers(tokenizer: Any) -> dict[int, str]:
     Not only those called special: Qwen's `<tool_call>` and `<think>` are not, and a tokenizer
     finds them in plain text all the same.
     """
-    found = _MARKERS.get(tokenizer)
-    if found is None or found[0] != len(tokenizer):
+    return _known(tokenizer).markers
+
+
+def _known(tokenizer: Any) -> _Known:
+    found = _KNOWN.get(tokenizer)
+    if found is None or found.tokens != len(tokenizer):
         added = tokenizer.added_tokens_decoder.items()
         markers = {int(i): str(token) for i, token in added if str(token).strip()}
-        found = _MARKERS[tokenizer] = (len(tokenizer), markers)
-    return found[1]
+        found = _KNOWN[tokenizer] = _Known(len(tokenizer), markers, {})
+    return found
+
+
+def _frame(tokenizer: Any, pieces: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Ids of the markers that a template's pieces hold, and markers that they write as text."""
+    known, key = _known(tokenizer), tuple(pieces)
+    found = known.frames.get(key)
+    if found is None:
+        encoded = [i for piece in pieces for i in _encode(tokenizer, piece, special=True)]
+        own = [i for i in encoded if i in known.markers]
+        found = own, _written_markers(tokenizer, pieces)
+        if len(known.frames) >= _FRAMES:
+            known.frames.clear()
+        known.frames[key] = found
+    return found
 
 
 def _written_markers(tokenizer: Any, pieces: Sequence[str]) -> list[str]:
@@ -295,13 +329,5 @@ def _encode_halved(
 
 def _fill(pattern: str, **values: str) -> str:
     """Put values into {names} once; braces inside the values stay as they are."""
-    parts: list[str] = []
-    rest = pattern
-    while rest:
-        found = [(rest.find("{" + k + "}"), k) for k in values if "{" + k + "}" in rest]
-        if not found:
-            break
-        at, name = min(found)
-        parts += [rest[:at], values[name]]
-        rest = rest[at + len(name) + 2 :]
-    return "".join([*parts, rest])
+    names = "|".join(map(re.escape, values))
+    return re.sub(f"{{({names})}}", lambda found: values[found[1]], pattern)

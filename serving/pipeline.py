@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +21,7 @@ from serving.batching import SearchBatches
 from serving.client import Piece, Sampling, UpstreamError
 from serving.fitting import Found, Renderer, Turn
 from serving.metrics import Metrics
+from serving.threads import one_thread
 
 Policy = Literal["abstain", "closed-book", "deeper"]
 POLICIES: tuple[str, ...] = get_args(Policy)
@@ -153,8 +153,8 @@ class RagPipeline:
         self._client = client
         self._stop = (end_token_id(tokenizer),)
         # One thread: encoding would stop the event loop, and fast tokenizers refuse two at once.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
-        self._rendering_thread = ThreadPoolExecutor(1, thread_name_prefix="rendering")
+        self._thread = one_thread("retrieval")
+        self._rendering_thread = one_thread("rendering")
         self.metrics = metrics or Metrics()
         self._batches = SearchBatches(
             lambda queries, how: self._aside(lambda: self._way(how[1]).search(queries, how[0])),

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from serving.open_files import allow_many
 from serving.pipeline import Retriever
 from serving.running import Running, systems_of
 from serving.settings import ServeSettings
+from serving.threads import few_threads
 
 __all__ = ["ServeSettings", "run_server", "serve"]
 
@@ -46,7 +45,7 @@ def run_server(
         def load() -> Retriever:
             from retrieval.search import Retriever as IndexRetriever
 
-            _few_threads()
+            few_threads()
             if settings.ray is None:
                 return IndexRetriever.load(index, settings.search)
             from retrieval.cluster import connected
@@ -110,18 +109,6 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
-
-
-def _few_threads() -> None:
-    """Leave the cores to the model: many threads for a few short queries only wait for each other.
-
-    Threads that wait do so busily, and on a CPU take from vLLM what they do not use.
-    """
-    import torch
-
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 4))
-    # A thread that computes hands the interpreter over after 0.5 ms, not 5: requests do not wait.
-    sys.setswitchinterval(0.0005)
 
 
 def _is_loopback(host: str) -> bool:

@@ -129,6 +129,26 @@ def test_a_content_that_completes_a_marker_with_the_templates_text_does_not() ->
         assert end not in ids, content
 
 
+def test_what_is_known_of_a_template_and_a_tokenizer_follows_their_changes() -> None:
+    from copy import deepcopy
+
+    tokenizer = deepcopy(TOKENIZERS["llama-3"])
+    question = [{"role": "user", "content": "Who wrote <late>?"}]
+    for day in ("26 Jul", "<|eot_id|>", "[INST]"):  # as a template that tells the date
+        tokenizer.chat_template = day + TOKENIZERS["llama-3"].chat_template
+        assert render_chat(tokenizer, question) == own_ids(tokenizer, question), day
+    assert tokenizer.add_tokens(["<late>"]) == 1
+    late = tokenizer.convert_tokens_to_ids("<late>")
+    assert late in own_ids(tokenizer, question)
+    assert late not in render_chat(tokenizer, question)
+
+
+def test_a_name_in_a_value_stays_as_it_is() -> None:
+    template = PromptTemplate("", "{number}{title}|{{text}}{x}\\1", "{question}{question}")
+    shown = template.user_turn("{title}\\1", [Passage("p", "{text}", "{number}")])
+    assert shown == "1{text}|{{number}}{x}\\1{title}\\1{title}\\1"
+
+
 def test_models_that_may_think_are_asked_not_to() -> None:
     from copy import deepcopy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import Callable
@@ -137,6 +138,18 @@ def test_a_model_that_does_not_start_ends_the_gateway_with_its_cause(folder: Pat
 
     with pytest.raises(NeuroritError, match="no memory left"):
         run([Playing("tuned", folder, "no memory left"), Playing("plain", folder)], work)
+
+
+def test_a_ready_gateway_no_longer_goes_through_what_it_loaded(folder: Path) -> None:
+    """A collection of all of it would stop every request for a third of a second."""
+    gc.unfreeze()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert gc.get_freeze_count() > 10_000
+        assert await ask(client, "tuned") == 200
+
+    run([Playing("tuned", folder)], work)
+    gc.unfreeze()
 
 
 def test_the_tokenizer_is_loaded_after_the_retriever(
