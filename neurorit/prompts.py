@@ -76,10 +76,10 @@ class PromptTemplate:
 
 @dataclass(frozen=True)
 class _Known:
-    """What a tokenizer of this many tokens is known to do.
+    """What was found out about a tokenizer while it had so many tokens.
 
-    markers: every token that was added to its vocabulary as a whole, by id; frames: what is
-    between the contents of a chat, and of it the markers' ids and those written as plain text.
+    markers: every token that was added to the vocabulary as a whole, by id; frames: for a chat
+    template's texts around the contents, ids of their markers and markers that are plain text.
     """
 
     tokens: int

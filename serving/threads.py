@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-_LATER = 5  # by how much `nice` grows: a third of the engine's share of a core that both want
+_NICE = 5  # a third of the engine's share of a core that both want
 
 
 def search_threads() -> int:
@@ -33,7 +33,7 @@ def few_threads() -> None:
 def one_thread(name: str) -> ThreadPoolExecutor:
     """One thread for work that the event loop must not do; it gives way to the model's engine.
 
-    What it calls for the first time is to be loaded before: its libraries are bounded then.
+    Libraries that are loaded when its first work comes compute with `search_threads`.
     """
     return ThreadPoolExecutor(
         1, thread_name_prefix=name, initializer=partial(_give_way, search_threads())
@@ -49,4 +49,4 @@ def _give_way(threads: int) -> None:
     if sys.platform == "linux":  # elsewhere it would be the whole process
         thread = threading.get_native_id()
         nice = os.getpriority(os.PRIO_PROCESS, thread)
-        os.setpriority(os.PRIO_PROCESS, thread, nice + _LATER)
+        os.setpriority(os.PRIO_PROCESS, thread, nice + _NICE)

@@ -10,6 +10,11 @@ from tests.serving.live import Live, gateway, vllm_address
 from tests.serving.tiny import save_tiny_llama
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of shutdown end the servers that the others share: they come last in any order."""
+    items.sort(key=lambda item: item.path.name == "test_shutdown.py")
+
+
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A gateway with a vLLM of its own."""
