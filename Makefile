@@ -30,7 +30,7 @@ test: $(STAMP) browser ## run all tests, with a real vLLM server and browser
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(STAMP) ## run the tests that start no vLLM
+test-fast: $(STAMP) ## run the quick tests
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 .PHONY: bench

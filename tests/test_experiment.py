@@ -20,6 +20,8 @@ from neurorit.models import weights_digest
 from retrieval.artifact import Manifest, hash_inputs, read_manifest, writing
 from retrieval.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 # system name without its seed -> EM on clean, on distractors, refusals on clean
 FIGURES = {
     "base": (1.0, 0.5, 0.0),

@@ -199,6 +199,7 @@ def test_data_sets_are_one_family(tmp_path: Path) -> None:
     json.dumps(macro, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_the_macro_test_keeps_its_level_and_covers() -> None:
     """Three sets of unequal size and accuracy, no difference: how often is one claimed?"""
     rng = np.random.default_rng(3)

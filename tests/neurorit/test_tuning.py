@@ -29,6 +29,8 @@ from retrieval.examples import write_examples
 from tests.forks import forked
 from tests.neurorit.conftest import examples
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TuneSettings(
     stage1_steps=4, steps=8, batch_size=6, dense_layers=1, checkpoint_every=3, lora_rank=4
 )
@@ -104,17 +106,12 @@ def test_stage_one_touches_neurons_of_irrelevant_context_alone(
     ("method", "at"),
     [
         ("neuro-rit", 6),
-        *(
-            pytest.param(method, at, marks=pytest.mark.slow)
-            for method, at in (
-                ("neuro-rit", 2),
-                ("neuro-rit", 11),
-                ("lora", 2),
-                ("lora", 6),
-                ("sft", 6),
-                ("sft", 11),
-            )
-        ),
+        ("neuro-rit", 2),
+        ("neuro-rit", 11),
+        ("lora", 2),
+        ("lora", 6),
+        ("sft", 6),
+        ("sft", 11),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(
@@ -268,7 +265,6 @@ def _tune_telling(model: Path, examples: Path, atlas: Path, out: Path, pipe: Con
     tune(model, examples, out, OFTEN, 0, atlas=atlas, progress=tell)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_steps_of_both_stages_it_ends_in_the_same_weights(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, seed: int
@@ -293,7 +289,6 @@ def test_killed_at_random_steps_of_both_stages_it_ends_in_the_same_weights(
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
-@pytest.mark.slow
 def test_vllm_answers_as_hugging_face_does(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_every_kind_reaches_its_target(
         assert ids(most.search_vectors(queries, 10)) == wanted
 
 
+@pytest.mark.slow
 def test_product_quantization_takes_an_eighth_of_a_byte_a_dimension(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((2_000, 32)).astype(np.float32)

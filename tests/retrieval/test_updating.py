@@ -21,6 +21,7 @@ from retrieval.search import Retriever, SearchSettings
 from retrieval.updating import update_index
 
 COUNT = 3_000
+PQ = pytest.param("ivf-pq", marks=pytest.mark.slow)  # it trains for seconds
 
 
 class Encoder:
@@ -77,7 +78,7 @@ def own(index: Index, numbers: Sequence[int]) -> None:
     assert [hits[0].passage.id for hits in found] == [f"p{i}" for i in numbers]
 
 
-@pytest.mark.parametrize("kind", ["ivf", "ivf-pq", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf", PQ, "hnsw"])
 def test_one_passage_is_added_to_every_kind(tmp_path: Path, encoder: Encoder, kind: str) -> None:
     place = built(tmp_path, encoder, kind)
     done = update_index(place, add=write(tmp_path / "new.jsonl", [COUNT]))
@@ -127,7 +128,7 @@ def test_a_source_is_deleted_by_its_field(tmp_path: Path, encoder: Encoder) -> N
         update_index(place, delete_where={"source": "7.md"})
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-pq", "sq8"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", PQ, "sq8"])
 def test_compaction_reclaims_what_was_deleted(tmp_path: Path, encoder: Encoder, kind: str) -> None:
     place = built(tmp_path, encoder, kind)
     update_index(place, add=write(tmp_path / "new.jsonl", range(COUNT, COUNT + 20)))
@@ -169,7 +170,7 @@ def test_an_emptied_index_finds_nothing_in_any_way(tmp_path: Path, encoder: Enco
         compact_index(place)
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "ivf-pq", "sq8"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", PQ, "sq8"])
 @pytest.mark.parametrize("share", [1 / 300, 1 / 2])
 def test_a_filter_finds_as_many_as_there_are(
     tmp_path: Path, encoder: Encoder, kind: str, share: float, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,8 @@ from serving.pipeline import RagPipeline
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("NEURORIT_OPENAPI_EXAMPLES", "450"))
 WANTED = 2000
 cases: Counter[str] = Counter()
