@@ -1,7 +1,9 @@
 """The gateway against vLLM alone: same prompts, same server, taken in turns in one run.
 
 What the gateway adds to a request beside retrieval, how much throughput it costs, and what happens
-when ten times more comes than can be answered. Run it alone on the machine.
+when ten times more comes than can be answered. A third system searches, renders and asks vLLM in
+one program without a gateway, so that what the search costs and what the gateway costs are told
+apart. Run it alone on the machine.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,15 @@ from _harness import Bench, options
 
 from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world
+from neurorit.models import load_tokenizer
 from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
 from retrieval.index import build_index
 from retrieval.search import Retriever, SearchSettings
-from serving.client import Sampling
+from serving.batching import SearchBatches
+from serving.client import CompletionClient, Sampling
 from serving.engine import VllmServer, free_port
-from serving.load import Answered, Asker, Load, by_clients, by_clock, percentile
+from serving.load import Answered, Asker, Load, Send, by_clients, by_clock, percentile
+from serving.threads import few_threads, one_thread
 
 TOP_K = 5
 # Every prompt is computed: users bring other passages each time, a benchmark the same ones again.
@@ -66,19 +72,61 @@ class Plain:
             return Answered(response.status, time.perf_counter() - started)
 
 
+class WithoutGateway:
+    """The same searches and prompts in this program: no request of its own, no checks, no page."""
+
+    def __init__(
+        self, server: VllmServer, index: Path, questions: Sequence[str], model: Path, given: Any
+    ) -> None:
+        self._retriever = Retriever.load(index, SearchSettings(mode=given.retriever))
+        self._questions = questions
+        self._tokenizer = load_tokenizer(model)
+        self._template = PromptTemplate.of_checkpoint(model)
+        self._sampling = Sampling(max_tokens=given.max_tokens)
+        self._end = (end_token_id(self._tokenizer),)
+        self._client = CompletionClient(server.base_url, server.api_key, server.model)
+        self._searching, self._rendering = one_thread("searching"), one_thread("rendering")
+        self._batches = SearchBatches(self._search)
+
+    async def __aenter__(self) -> WithoutGateway:
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self._client.aclose()
+
+    async def send(self, number: int) -> Answered:
+        """One answer."""
+        started = time.perf_counter()
+        question = self._questions[number % len(self._questions)]
+        hits = await self._batches.find(question, TOP_K)
+        render = partial(render_prompt, self._tokenizer, self._template, question)
+        loop = asyncio.get_running_loop()
+        prompt = await loop.run_in_executor(self._rendering, render, [h.passage for h in hits])
+        await self._client.complete(prompt, self._sampling, stop_token_ids=self._end)
+        return Answered(200, time.perf_counter() - started)
+
+    async def _search(self, queries: Sequence[str], k: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._searching, self._retriever.search, queries, k)
+
+
 def main() -> None:
     """Measure and print."""
     parser = options(__doc__ or "")
-    parser.add_argument("--requests", type=int, default=160, help="of one turn of throughput")
-    parser.add_argument("--turns", type=int, default=5, help="of each of the two")
+    parser.add_argument("--requests", type=int, default=320, help="of one turn of throughput")
+    parser.add_argument("--turns", type=int, default=8, help="of each of the three")
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--encoder", default="minilm+int8", help="of the gateway's index")
     parser.add_argument("--retriever", default="dense", help="dense, bm25 or hybrid")
+    parser.add_argument(
+        "--wider", type=int, default=1, help="a random model, so many times as wide as the lab's"
+    )
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     given = parser.parse_args()
     settings = {key: value for key, value in vars(given).items() if key != "json"}
     bench = Bench("serving", settings)
+    few_threads()  # as the gateway does
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(_measure(bench, given, Path(folder)))
     bench.finish(given.json)
@@ -86,7 +134,7 @@ def main() -> None:
 
 async def _measure(bench: Bench, given: Any, folder: Path) -> None:
     index, questions = _data(folder, given.encoder)
-    model = base_model_dir()
+    model = _model(folder, given.wider)
     prompts = _prompts(index, questions, model, given.retriever)
     running = given.concurrency
     with (
@@ -97,11 +145,14 @@ async def _measure(bench: Bench, given: Any, folder: Path) -> None:
         tokens = {"max_tokens": given.max_tokens}
         async with (
             Plain(vllm, prompts, fields | {"stop_token_ids": [_end(model)]}) as plain,
+            WithoutGateway(vllm, index, questions, model, given) as parts,
             Asker(url, questions, stream=False, options=tokens) as ours,
         ):
             await ours.check()
             await _latency(bench, plain, ours, len(questions))
-            await _throughput(bench, plain, ours, given)
+            await _throughput(
+                bench, {"vllm": plain.send, "parts": parts.send, "gateway": ours.send}, given
+            )
             await _overload(bench, ours, process, given, running)
 
 
@@ -132,18 +183,23 @@ async def _latency(bench: Bench, plain: Plain, ours: Asker, count: int) -> None:
     bench.ratios["added_latency_ms_p50"] = 1000 * statistics.median(added)
 
 
-async def _throughput(bench: Bench, plain: Plain, ours: Asker, given: Any) -> None:
-    rates: dict[str, list[float]] = {"vllm": [], "gateway": []}
+async def _throughput(bench: Bench, systems: Mapping[str, Send], given: Any) -> None:
+    rates: dict[str, list[float]] = {system: [] for system in systems}
     for turn in range(given.turns + 1):
-        for system, send in (("vllm", plain.send), ("gateway", ours.send)):
+        for system, send in systems.items():
             load = await by_clients(send, given.requests, given.concurrency)
             assert set(load.statuses) == {200}, load.statuses
             if turn:  # the first one warms up
                 rates[system].append(load.per_second)
     for system, found in rates.items():
         bench.add(system, "throughput", statistics.median(found), "requests/s")
-    ratios = [b / a for a, b in zip(rates["vllm"], rates["gateway"], strict=True)]
-    bench.ratios["throughput_vs_vllm"] = statistics.median(ratios)
+    for name, rival, ours in (
+        ("throughput_vs_vllm", "vllm", "gateway"),
+        ("throughput_vs_parts", "parts", "gateway"),
+        ("parts_vs_vllm", "vllm", "parts"),
+    ):
+        ratios = [b / a for a, b in zip(rates[rival], rates[ours], strict=True)]
+        bench.ratios[name] = statistics.median(ratios)
 
 
 async def _overload(
@@ -180,10 +236,24 @@ def _data(folder: Path, encoder: str) -> tuple[Path, list[str]]:
     return folder / "index", [json.loads(line)["question"] for line in lines]
 
 
-def _prompts(index: Path, questions: Sequence[str], model: Path, mode: str) -> list[list[int]]:
-    from transformers import AutoTokenizer
+def _model(folder: Path, wider: int) -> Path:
+    """The lab's model, or random weights of its form in which a token costs wider^2 as much."""
+    if wider == 1:
+        return base_model_dir()
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    config = AutoConfig.from_pretrained(base_model_dir())
+    heads = ("num_attention_heads", "num_key_value_heads")
+    for name in ("hidden_size", "intermediate_size", *heads):
+        setattr(config, name, wider * getattr(config, name))
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder / "model")
+    load_tokenizer(base_model_dir()).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def _prompts(index: Path, questions: Sequence[str], model: Path, mode: str) -> list[list[int]]:
+    tokenizer = load_tokenizer(model)
     template = PromptTemplate.of_checkpoint(model)
     found = Retriever.load(index, SearchSettings(mode=mode)).search(questions, TOP_K)
     return [
@@ -193,9 +263,7 @@ def _prompts(index: Path, questions: Sequence[str], model: Path, mode: str) -> l
 
 
 def _end(model: Path) -> int:
-    from transformers import AutoTokenizer
-
-    return end_token_id(AutoTokenizer.from_pretrained(model))
+    return end_token_id(load_tokenizer(model))
 
 
 @contextlib.contextmanager
