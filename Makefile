@@ -30,8 +30,9 @@ test: $(STAMP) browser ## run all tests, with a real vLLM server and browser
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-fast
-test-fast: $(STAMP) ## run the quick tests
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test-fast: $(STAMP) ## run the quick tests, several at a time
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 \
+	    --dist loadfile $(ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## run every benchmark; results in benchmarks/results

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import metrics
-from eval.analysis import Analysis
+from eval.analysis import Analysis, Metric
 from eval.judge import Item, Verdict
 from eval.refusals import Refusal, refusal_of
 from retrieval.artifact import write_text
@@ -63,6 +63,10 @@ class Prediction:
         """What a judge gets to see of it."""
         return Item(self.question, self.answers, self.output)
 
+    def right_by(self, metric: Metric) -> bool:
+        """Whether it counts as right in a run that rests on `metric`."""
+        return _right(metric, self.em, self.match, self.parts)
+
     def judged(self, verdict: Verdict, judged_by: str | None) -> Prediction:
         """The same prediction with its verdict."""
         return replace(self, verdict=verdict, judged_by=judged_by)
@@ -99,6 +103,19 @@ def score(
 def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Prediction:
     """The prediction scored as `analysis` says, whatever an earlier run made of its answer."""
     return replace(prediction, **_scores(prediction.output, example, analysis))
+
+
+def is_right(output: str, example: Example, metric: Metric) -> bool:
+    """Whether an answer counts as right in a run that rests on `metric`."""
+    scores = _scores(output, example, Analysis())
+    return _right(metric, scores["em"], scores["match"], scores["parts"])
+
+
+def _right(metric: Metric, em: bool, matched: bool, parts: float | None) -> bool:
+    """F1 draws no line between right and wrong: there it is exact match. Of parts all count."""
+    if metric == "parts" and parts is not None:
+        return parts == 1.0
+    return em if metric in ("em", "f1") else matched
 
 
 def gold_ids(example: Example) -> set[str]:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.metrics import exact_match, is_abstention
+from eval.analysis import Metric
+from eval.journal import is_right
+from eval.metrics import is_abstention
 from eval.reading import found_in
 from retrieval.examples import Example, Passage
 
@@ -32,11 +34,12 @@ def trace(
     answer: Answerer,
     *,
     why: Mapping[tuple[str, str], str] | None = None,
+    metric: Metric = "em",
 ) -> list[dict[str, Any]]:
     """For each case, what the system says with one passage less.
 
-    A passage is a *culprit* when the answer is right without it. why: (question id, passage id) ->
-    the ledger's reason. All questions go to `answer` in one call, first each case as it was:
+    A passage is a *culprit* when the answer is right without it, by the run's `metric`. why:
+    (question id, passage id) -> the ledger's reason. All questions go to `answer` in one call, first each case as it was:
     a system that now gives another answer is reported as `repeated` false, and its culprits are
     judged against the new one. Raises ValueError if the answers do not match the questions.
     """
@@ -51,18 +54,18 @@ def trace(
         raise ValueError(f"{len(said)} answers to {len(asked)} questions")
     given = iter(said)
     return [
-        _record(case, [next(given) for _ in range(1 + len(case.passages))], why) for case in cases
+        _record(case, [next(given) for _ in range(1 + len(case.passages))], why, metric)
+        for case in cases
     ]
 
 
 def _record(
-    case: Case, said: Sequence[str], why: Mapping[tuple[str, str], str] | None
+    case: Case, said: Sequence[str], why: Mapping[tuple[str, str], str] | None, metric: Metric
 ) -> dict[str, Any]:
     now, without = said[0].strip(), [text.strip() for text in said[1:]]
-    answers = case.example.answers
     read = found_in(now, case.passages)
     passages = []
-    wrong = not exact_match(now, answers)
+    wrong = not is_right(now, case.example, metric)
     for number, (passage, text) in enumerate(zip(case.passages, without, strict=True), start=1):
         passages.append(
             {
@@ -73,14 +76,14 @@ def _record(
                 "says_the_answer": number in read,
                 "without_it": text,
                 "changes_answer": text != now,
-                "culprit": wrong and exact_match(text, answers),
+                "culprit": wrong and is_right(text, case.example, metric),
             }
         )
     return {
         "id": case.example.id,
         "condition": case.condition,
         "question": case.example.question,
-        "answers": list(answers),
+        "answers": list(case.example.answers),
         "output": now,
         "repeated": now == case.output.strip(),
         "wrong": wrong,

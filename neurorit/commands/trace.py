@@ -18,6 +18,7 @@ from retrieval.mixing import LEDGER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from eval.analysis import Metric
     from eval.systems import System
     from eval.trace import Answerer, Case
 
@@ -51,7 +52,8 @@ def trace_run(
     from eval.systems import parse_system
     from eval.trace import trace
 
-    made = read_report(run).get("manifest") or {}
+    report = read_report(run)
+    made, metric = report.get("manifest") or {}, report.get("metric", "em")
     asked = parse_system(f"{system}={model}", key)
     if asked.kind == "gateway":
         raise BadInput(
@@ -61,7 +63,7 @@ def trace_run(
     if asked.kind == "endpoint":
         asked.check([])
     limit_tokens = max_tokens or made.get("engine", {}).get("max_tokens") or _MAX_TOKENS
-    cases = _cases(run, examples, system, condition, question, limit, index)
+    cases = _cases(run, examples, system, condition, question, limit, index, metric)
     why = _ledger(examples)
     answers = (
         endpoint_answers(asked, limit_tokens, int(made.get("seed") or 0))
@@ -69,7 +71,7 @@ def trace_run(
         else (opened or vllm_answers)(asked.place, limit_tokens)
     )
     with answers as answer:
-        traces = trace(cases, answer, why=why)
+        traces = trace(cases, answer, why=why, metric=metric)
     if out is not None:
         from retrieval.artifact import write_text
 
@@ -155,6 +157,7 @@ def _cases(
     question: Sequence[str] | None,
     limit: int,
     index: Path | None,
+    metric: Metric,
 ) -> list[Case]:
     from eval.comparison import read_run
     from eval.trace import Case
@@ -170,7 +173,7 @@ def _cases(
         p
         for name in ([condition] if condition else conditions)
         for p in cells[system, name].values()
-        if not p.em and p.passages and (not question or p.id in question)
+        if not p.right_by(metric) and p.passages and (not question or p.id in question)
     ]
     if not wrong:
         raise BadInput(f"{run}: {system} gave no such wrong answer with passages")

@@ -16,7 +16,7 @@ import pytest
 
 from eval.comparison import compare_runs, read_run
 from eval.conditions import build_condition
-from eval.journal import Journal, Prediction, score
+from eval.journal import Journal, Prediction, is_right, score
 from eval.metrics import ndcg, recall
 from eval.power import questions_needed
 from eval.reading import is_misled, read_in
@@ -255,6 +255,22 @@ def test_trace_names_the_passage() -> None:
     assert trace([], gullible) == []
     with pytest.raises(ValueError, match="answers to"):
         trace([case], lambda asked: [])
+
+
+def test_a_right_answer_in_a_sentence_is_not_traced_where_the_run_matches() -> None:
+    example = make_example(1)
+    shown = build_condition(example, "counterfactual-1")
+    false = next(i for i, p in enumerate(shown) if p.kind == "counterfactual")
+
+    def wordy(asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+        return [f"It is {text}." for text in gullible(asked)]
+
+    case = Case(example, "counterfactual-1", shown, wordy([("", shown)])[0])
+    by_match = trace([case], wordy, metric="match")[0]
+    assert by_match["wrong"] and by_match["culprits"] == [false + 1]
+    assert trace([case], wordy)[0]["culprits"] == []  # no sentence is an exact match
+    right = f"It is {example.answers[0]}."
+    assert is_right(right, example, "match") and not is_right(right, example, "em")
 
 
 def test_trace_command(run: Path, tmp_path: Path) -> None:
