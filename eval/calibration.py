@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.judge import VERDICTS, Item, Judge, give_verdicts
+from eval.judge import VERDICTS, Item, Judge, failure_of, give_verdicts
 from eval.judge_bias import measure_bias
 from eval.statistics import RESAMPLES, Floats, bootstrap_interval
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, NeuroritError
 
 LABELS = ("right", "wrong", "abstained")
 
@@ -69,9 +69,15 @@ def calibrate(
 
     bias: also ask what `measure_bias` asks, about six times as many calls.
 
-    An unscored answer counts as disagreement. confusion: label -> verdict -> count.
+    An unscored answer counts as disagreement, and `unscored` says how many there are; where none
+    got a verdict, NeuroritError. confusion: label -> verdict -> count.
     """
     verdicts = give_verdicts(judge, [record.item for record in labelled])
+    unscored = verdicts.count("unscored")
+    if unscored and not {"right", "wrong"} & set(verdicts):
+        raise NeuroritError(
+            f"the judge {judge.name} gave no verdict on any answer{failure_of(judge)}"
+        )
     position: dict[str, int] = {verdict: i for i, verdict in enumerate(VERDICTS)}
     table = np.zeros((len(VERDICTS), len(VERDICTS)))
     by_kind: dict[str, list[bool]] = defaultdict(list)
@@ -87,6 +93,7 @@ def calibrate(
         "name": judge.name,
         "fingerprint": judge.fingerprint,
         "n": len(labelled),
+        "unscored": unscored,
         "kappa": float(_kappas(table[None])[0]),
         "kappa_ci95": [float(low), float(high)],
         "agreement": sum(agreed) / len(agreed),

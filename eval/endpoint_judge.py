@@ -19,7 +19,7 @@ from eval.identity import identify
 from eval.judge import Item, Verdict, judge_turn, prompt_digest
 from eval.judge_prompts import GRADED, PAIRWISE, RUBRIC, YES_NO, fill_prompt, safe
 from retrieval.endpoint import CallFailed, CallSettings, Endpoint, in_parallel
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, NeuroritError
 
 Mode = Literal["yes-no", "graded"]
 Preference = Literal["first", "second", "tie", "unscored"]
@@ -54,6 +54,7 @@ class EndpointJudge:
         if repeats < 1 or repeats % 2 == 0:
             raise BadInput(f"a judge is asked an odd number of times, not {repeats}: no draws")
         self.name = model
+        self.failure = ""
         self._url, self._key = base_url.rstrip("/"), api_key
         self._template = template or (YES_NO if mode == "yes-no" else GRADED)
         if mode == "graded":
@@ -78,7 +79,8 @@ class EndpointJudge:
     def settle(self, cache: Cache) -> None:
         """Find out who the judge is and whether it gives probabilities; `cache` remembers both.
 
-        The fingerprint is final after it. A judge that cannot be reached is asked as if it did.
+        The fingerprint is final after it. A judge that cannot be reached is asked as if it did; one
+        that refuses the key or knows no such model will refuse every answer: NeuroritError.
         """
         self._identity = identify(self._url, self.name, self._key, cache).text
         if self._by_probability is not None:
@@ -108,7 +110,7 @@ class EndpointJudge:
         with self._open() as endpoint:
             work = partial(self._verdict, endpoint)
             for i, found in in_parallel(work, items, self._calls.concurrency):
-                yield i, "unscored" if isinstance(found, CallFailed) else found
+                yield i, self._failed(found) if isinstance(found, CallFailed) else found
 
     def prefer(
         self, pairs: Sequence[tuple[Item, str]], cache: Cache | None = None
@@ -130,6 +132,7 @@ class EndpointJudge:
             order = list(waiting)
             for at, said in in_parallel(work, given, self._calls.concurrency):
                 if isinstance(said, CallFailed):
+                    self._failed(said)
                     continue
                 known[order[at]] = said
                 if cache is not None:
@@ -187,7 +190,16 @@ class EndpointJudge:
             try:
                 return endpoint.chat(request, look)
             except CallFailed as error:
+                if error.status in (401, 403, 404):
+                    raise NeuroritError(
+                        f"the judge {self.name} cannot be asked: {error}; check its address, its "
+                        "model's name, and the variable that holds its key"
+                    ) from error
                 return False if error.status == 400 else None
+
+    def _failed(self, why: CallFailed) -> Verdict:
+        self.failure = self.failure or str(why)
+        return "unscored"
 
     def _request(self, turn: str, by_probability: bool, repeat: int) -> dict[str, Any]:
         request: dict[str, Any] = {

@@ -81,6 +81,22 @@ class Settling(Protocol):
 
 
 @runtime_checkable
+class Failing(Protocol):
+    """A judge whose calls may fail."""
+
+    @property
+    def failure(self) -> str:
+        """Why the first call that failed did, with its server; empty while none has."""
+        ...
+
+
+def failure_of(judge: Judge) -> str:
+    """Why a judge gave no verdict, for the end of a sentence; empty where it does not say."""
+    why = judge.failure if isinstance(judge, Failing) else ""
+    return f" (first: {why})" if why else ""
+
+
+@runtime_checkable
 class Streaming(Protocol):
     """A judge that hands over each verdict as it is made."""
 
@@ -117,6 +133,11 @@ class CachedJudge:
         self.fingerprint = judge.fingerprint
         self.judge = judge
         self.cache, self._part = cache, part
+
+    @property
+    def failure(self) -> str:
+        """Why the first call that failed did; empty where the judge does not say."""
+        return self.judge.failure if isinstance(self.judge, Failing) else ""
 
     def decide(
         self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None

@@ -19,7 +19,7 @@ from eval.answering import Progress, Unanswered, answer, shown_by, source_of
 from eval.cache import Cache
 from eval.calibration import Labelled, calibrate
 from eval.journal import Journal, Prediction, rescored, writing_alone
-from eval.judge import VERDICTS, CachedJudge, Item, Judge, Verdict, give_verdicts
+from eval.judge import VERDICTS, CachedJudge, Item, Judge, Verdict, failure_of, give_verdicts
 from eval.planning import (
     Plan,
     Retrieve,
@@ -137,7 +137,7 @@ def run_evaluation(
         calibrated = calibrate(judged, calibration, seed=seed) if judged and calibration else None
         timings["judge"] = time.perf_counter() - begun
         if judged is not None:
-            refuse_unscored(judged.name, predictions, max_unscored, unanswered)
+            refuse_unscored(judged.name, predictions, max_unscored, unanswered, failure_of(judged))
         passages, own = _passages(plan, store)
     begun = time.perf_counter()
     left_out = {missing.id for missing in unanswered}

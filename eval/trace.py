@@ -39,9 +39,10 @@ def trace(
     """For each case, what the system says with one passage less.
 
     A passage is a *culprit* when the answer is right without it, by the run's `metric`. why:
-    (question id, passage id) -> the ledger's reason. All questions go to `answer` in one call, first each case as it was:
-    a system that now gives another answer is reported as `repeated` false, and its culprits are
-    judged against the new one. Raises ValueError if the answers do not match the questions.
+    (question id, passage id) -> the ledger's reason. All questions go to `answer` in one call,
+    first each case as it was: a system that now gives another answer is reported as `repeated`
+    false, and its culprits are judged against the new one. Raises ValueError if the answers do not
+    match the questions.
     """
     asked: list[tuple[str, Sequence[Passage]]] = []
     for case in cases:

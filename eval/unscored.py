@@ -21,10 +21,12 @@ def refuse_unscored(
     predictions: Sequence[Prediction],
     most: float,
     unanswered: Sequence[Unanswered] = (),
+    why: str = "",
 ) -> None:
     """Raise NeuroritError where more than `most` of the answers have no verdict.
 
-    A call that failed for good has none either.
+    A call that failed for good has none either. why: what the judge says of it
+    (`eval.judge.failure_of`).
 
     Of all answers, and of each system's under each condition: a judge that fails on one of them
     would shift that figure alone. One answer of such a cell is borne where `most` is above zero.
@@ -39,14 +41,14 @@ def refuse_unscored(
     if missing.total() > most * asked.total():
         raise NeuroritError(
             f"the judge {judge} gave no verdict on {missing.total()} of {asked.total()} "
-            f"answers{calls}, more than {most:.0%} (--max-unscored); {kept}"
+            f"answers{calls}{why}, more than {most:.0%} (--max-unscored); {kept}"
         )
     for (system, condition), count in missing.most_common():
         of = asked[system, condition]
         if count > max(most * of, 1 if most > 0 else 0):
             raise NeuroritError(
                 f"the judge {judge} gave no verdict on {count} of {of} answers of {system} under "
-                f"{condition}{calls}, more than {most:.0%} (--max-unscored); {kept}"
+                f"{condition}{calls}{why}, more than {most:.0%} (--max-unscored); {kept}"
             )
 
 

@@ -53,6 +53,10 @@ def evaluate(
     judge_labels: Annotated[
         str | None, typer.Option(help="Labelled answers (JSONL) that say how far to trust it.")
     ] = None,
+    judge_key: Annotated[
+        str | None,
+        typer.Option(metavar="VARIABLE", help="Environment variable with the judge's key."),
+    ] = None,
     key: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VARIABLE", help="Environment variable with a system's key."),
@@ -118,6 +122,7 @@ def evaluate(
                 "retriever": settings.retriever_of_options(index_dir, top_k, retriever, rerank),
                 "judge": judge,
                 "judge_labels": judge_labels,
+                "judge_key": judge_key,
                 "calls": {"concurrency": concurrency} if concurrency else None,
                 "limit": limit,
                 "metric": metric,

@@ -69,7 +69,7 @@ def judge_calibrate(
 
 def judge_compare(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Where `eval` wrote.")],
-    judge: _Judge,
+    judge: Annotated[str, typer.Option(help="URL/v1#MODEL.")],
     a: Annotated[str, typer.Option(help="A system of the run.")],
     b: Annotated[str, typer.Option(help="Another one.")],
     condition: Annotated[str | None, typer.Option(help="Only this condition.")] = None,

@@ -140,10 +140,16 @@ class EvalSettings:
             held = getattr(made, part)
             if part in given and held:
                 given[part] = {**held, **given[part]}
-        labels = given.pop("judge_labels", None)
+        of_judge = {
+            name: given.pop(f"judge_{name}")
+            for name in ("labels", "key")
+            if f"judge_{name}" in given
+        }
+        if "judge" in given and isinstance(made.judge, Mapping):
+            given["judge"] = _other_judge(made, str(given["judge"]))
         made = replace(made, **given)
-        if labels is not None:
-            made = replace(made, judge=asdict(made.judge_settings()) | {"labels": labels})
+        if of_judge:
+            made = replace(made, judge=asdict(made.judge_settings()) | of_judge)
         if not made.systems:
             raise BadInput("no system to evaluate: give --system, or `systems` in --config")
         if not made.data:
@@ -265,6 +271,14 @@ class EvalSettings:
 
         here = self.path(text)
         return checkpoint_dir(text) if fetch and not here.exists() else here
+
+
+def _other_judge(settings: EvalSettings, text: str) -> dict[str, Any]:
+    """The file's judge with another model; its key goes to no server but its own."""
+    held = settings.judge_settings()
+    named = replace(settings, judge=text).judge_settings()
+    key = held.key if named.url == held.url else ""
+    return asdict(held) | {"model": named.model, "url": named.url, "key": key}
 
 
 def systems_of_options(

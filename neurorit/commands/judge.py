@@ -15,7 +15,7 @@ from neurorit.commands.eval_judge import LABELLED, lab_labels, make_judge
 from neurorit.commands.eval_settings import EvalSettings, JudgeSettings
 from neurorit.commands.progress import reporting
 from retrieval.artifact import write_text
-from retrieval.errors import BadInput, GateMissed
+from retrieval.errors import BadInput, GateMissed, NeuroritError
 
 
 def calibrate(
@@ -77,6 +77,7 @@ def compare(
     from eval.cache import Cache
     from eval.endpoint_judge import EndpointJudge, combine
     from eval.journal import read_predictions
+    from eval.judge import failure_of
     from eval.statistics import bootstrap_interval
 
     judge, _ = make_judge(settings, 0, _calls(calls))
@@ -102,6 +103,8 @@ def compare(
         judge.settle(store)
         found = judge.prefer([(a.item, b.output) for a, b in differ], store)
     counts = Counter(combine(pair) for pair in found)
+    if found and counts["unscored"] == len(found):
+        raise NeuroritError(f"the judge {judge.name} chose in no pair{failure_of(judge)}")
     counts["tie"] += len(pairs) - len(differ)
     said = {"first": 1.0, "second": -1.0, "tie": 0.0}
     values = [said[c] for c in map(combine, found) if c != "unscored"]
@@ -133,6 +136,8 @@ def show(found: Mapping[str, Any]) -> None:
     """A calibration for a person, on stdout."""
     low, high = found["kappa_ci95"]
     print(f"{found['name']} on {found['n']} labelled answers ({found['labels']})")
+    if found["unscored"]:
+        print(f"no verdict on {found['unscored']} of them, which count as disagreement")
     print(f"kappa {found['kappa']:.3f} ({low:.3f} to {high:.3f})")
     low, high = found["agreement_ci95"]
     print(f"agreement {found['agreement']:.1%} ({low:.1%} to {high:.1%})")

@@ -19,7 +19,7 @@ from eval.judge import CachedJudge, Item
 from neurorit.commands.eval_settings import JudgeSettings
 from neurorit.commands.judge import compare
 from retrieval.endpoint import CallSettings
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, NeuroritError
 from tests.eval.chat_server import Reply, said, serving
 
 CALLS = CallSettings(timeout=5.0, retries=0, pause=0.0, concurrency=2)
@@ -223,3 +223,35 @@ def test_compare_prefers_the_better_system_and_asks_each_pair_once(tmp_path: Pat
     assert low < 0.75 < high
     with pytest.raises(BadInput, match="holds no answers of 'none'"):
         compare(run, settings, "good", "none", **options)
+
+
+def test_a_judge_that_refuses_is_an_error_with_its_reason_and_not_a_bad_judge(
+    tmp_path: Path,
+) -> None:
+    from eval.judge_prompts import YES_NO
+    from neurorit.commands.judge import calibrate as measured
+
+    labels = tmp_path / "labels.jsonl"
+    record = {"question": "Capital?", "answers": ["Paris"], "answer": "Rome", "label": "wrong"}
+    labels.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    options: dict[str, Any] = {"out": None, "cache": None, "seed": 0, "least": None}
+
+    def asked(url: str) -> None:
+        measured(JudgeSettings("m", url=url), labels, calls={"retries": 0}, **options)
+
+    with serving(lambda body: (401, {"error": {"message": "no such key"}})) as server:
+        with pytest.raises(NeuroritError, match=r"cannot be asked: .*401: no such key.*key"):
+            asked(server.url)
+        assert len(server.requests) == 1  # it is not asked about each answer
+
+    def fails_on_answers(body: dict[str, Any]) -> Reply:
+        # The trial is answered, so what fails is found with the first answer.
+        known = "France" in body["messages"][0]["content"]
+        return said("Yes") if known else (500, {"error": {"message": "out of memory"}})
+
+    assert "France" not in YES_NO
+    with (
+        serving(fails_on_answers) as server,
+        pytest.raises(NeuroritError, match=r"no verdict on any answer \(first: .*out of memory"),
+    ):
+        asked(server.url)

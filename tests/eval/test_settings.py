@@ -72,6 +72,20 @@ def test_a_file_says_it_all_and_options_win_by_what_they_name(tmp_path: Path) ->
     assert over.judge_settings().url == "http://host/v1"
 
 
+def test_another_judge_keeps_the_files_settings_and_its_key_goes_to_no_other_server(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "eval.yaml", **FULL | {"judge": {**FULL["judge"], "key": "K"}})
+    same = EvalSettings.read(path, {"judge": "http://host/v1#other"}).judge_settings()
+    assert (same.model, same.mode, same.labels, same.key) == (
+        "other", "graded", "labels.jsonl", "K",
+    )  # fmt: skip
+    elsewhere = {"judge": "http://evil/v1#j"}
+    assert EvalSettings.read(path, elsewhere).judge_settings().key == ""
+    named = EvalSettings.read(path, {**elsewhere, "judge_key": "MINE"}).judge_settings()
+    assert (named.url, named.key) == ("http://evil/v1", "MINE")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
