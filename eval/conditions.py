@@ -165,6 +165,6 @@ def _take(
     if len(pool) < count:
         raise TooFewPassages(
             f"example {example.id!r} has {len(pool)} {' or '.join(kinds)} passages, but "
-            f"{condition.name} needs {count}: mix the examples with larger pools"
+            f"{condition.name} needs {count}: mix the examples with larger pools (`mix --for eval`)"
         )
     return pool[:count]

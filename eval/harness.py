@@ -66,7 +66,7 @@ def write_tasks(
         settings={"conditions": list(conditions), "max_tokens": max_tokens, "limit": limit},
         seed=seed,
         inputs=hash_inputs(examples=Path(examples)),
-        made={"skipped": skipped},
+        made={"skipped": list(skipped)},
     )
     names = {condition: _name(condition) for condition in conditions}
     with writing(out, manifest, overwrite=overwrite) as folder:

@@ -51,7 +51,7 @@ class Plan:
     systems: tuple[System, ...]
     conditions: tuple[str, ...]
     prompts: list[Prompt]
-    skipped: list[str]
+    skipped: dict[str, str]
     prints: dict[str, str]
     calls: dict[str, list[str]]
     keys: dict[str, list[str]]
@@ -81,8 +81,15 @@ class Plan:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should know of servers whose weights cannot be told."""
-        found = (warning(name, identity) for name, identity in self.identities.items())
+        """What a person should know: questions left out, servers whose weights cannot be told."""
+        found = [warning(name, identity) for name, identity in self.identities.items()]
+        if self.skipped:
+            of = self.questions + len(self.skipped)
+            why = next(iter(self.skipped.values()))
+            found.append(
+                f"{len(self.skipped)} of {of} questions are left out of all conditions, since they "
+                f"lack passages for one; the first: {why}"
+            )
         return [text for text in found if text]
 
 
@@ -202,6 +209,7 @@ def estimate(
     return {
         "questions": plan.questions,
         "skipped": len(plan.skipped),
+        "warnings": plan.warnings,
         "conditions": list(plan.conditions),
         "systems": rows,
         "calls": sum(row["calls"] for row in rows),

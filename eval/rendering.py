@@ -48,32 +48,31 @@ def render_prompts(
     seed: int,
     retrieved: Retrieved | None = None,
     template: PromptTemplate | None = None,
-) -> tuple[list[Prompt], list[str]]:
+) -> tuple[list[Prompt], dict[str, str]]:
     """Render every question under every condition once, for all systems alike.
 
     models: the checkpoints among the systems; template: the wording where there are none. A
     question whose pools cannot fill one of the conditions is left out of all of them, so that
-    conditions compare the same questions: the second result names these. Raises BadInput if no
+    conditions compare the same questions: the second result says of each why. Raises BadInput if no
     question is left, or if a checkpoint's tokenizer or template would render another prompt.
     """
     wording = template or PromptTemplate()
     if models:
         wording = PromptTemplate.of_checkpoint(next(iter(models.values())))
     shown: list[Prompt] = []
-    skipped: list[str] = []
-    reason = "there are no examples"
+    skipped: dict[str, str] = {}
     for example in examples:
         try:
             built = [(name, build_condition(example, name, seed, retrieved)) for name in conditions]
         except TooFewPassages as error:
-            skipped.append(example.id)
-            reason = str(error)
+            skipped[example.id] = str(error)
             continue
         shown += [
             Prompt(example, name, passages, wording.user_turn(example.question, passages), [])
             for name, passages in built
         ]
     if not shown:
+        reason = next(iter(skipped.values()), "there are no examples")
         raise BadInput(f"no question can be evaluated under {', '.join(conditions)}: {reason}")
     if not models:
         return shown, skipped

@@ -186,7 +186,7 @@ def run_evaluation(
         "questions": plan.questions,
         "left_out": sorted(left_out),
         "warnings": plan.warnings,
-        "skipped": plan.skipped,
+        "skipped": list(plan.skipped),
         "limit": limit,
         "sample": sample if limit else None,
         "analysis": asdict(analysis),

@@ -37,7 +37,8 @@ def mix(
     """Write an examples artifact (`examples.jsonl`, `ledger.jsonl`); returns what was mixed in.
 
     Raises BadInput for unreadable questions or settings, ArtifactError for a bad index. Questions
-    for which no passage at all was found are left out and counted. only: ids of questions whose
+    for which no passage at all was found are left out and counted; `examples_short_of` says of each
+    kind how many examples found fewer passages than were wanted. only: ids of questions whose
     examples are made alone, as they are among all the others.
     """
     asked = list(read_examples(questions))
@@ -54,6 +55,7 @@ def mix(
         made=made,
     )
     kinds: Counter[str] = Counter()
+    short: Counter[str] = Counter()
     counts = {"examples": 0, "answerable": 0, "left_out": 0, "false_negatives_rejected": 0}
     with writing(out, manifest, overwrite=overwrite) as folder:
         mixer = Mixer(Index.load(index_dir), asked, settings, seed)
@@ -63,6 +65,7 @@ def mix(
         ):
             for done, (example, record) in enumerate(mixer.mix(wanted), start=1):
                 ledger.write(json.dumps(record, ensure_ascii=False) + "\n")
+                short.update(record["short"].keys())
                 counts["false_negatives_rejected"] += len(record["rejected"])
                 if example.passages:
                     examples.write(json.dumps(example_record(example), ensure_ascii=False) + "\n")
@@ -76,6 +79,8 @@ def mix(
         if not counts["examples"]:
             raise BadInput(f"{questions}: no question found a passage in {index_dir}")
         made.update(counts, passages=dict(sorted(kinds.items())))
+        if short:
+            made["examples_short_of"] = dict(sorted(short.items()))
     return dict(made)
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from retrieval.answers import held_answer, normalize_answer, replace_answers
+from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage
 from retrieval.index import Hit, Index
 from retrieval.mix_settings import MixSettings, PoolSettings, check_settings
@@ -115,6 +116,13 @@ class Mixer:
         named = [str(identity) for identity in question.meta.get("gold", ())]
         found: list[tuple[Passage, _Reason]] = []
         for identity in named[: self._settings.gold or None]:
+            if identity not in self._index:
+                chunk = f"{identity}#0"
+                of_chunks = f"; it was cut into {chunk} and so on" if chunk in self._index else ""
+                raise BadInput(
+                    f"question {question.id!r}: its gold {identity!r} is no passage of the index"
+                    f"{of_chunks}; without `gold` the best passage that holds an answer is taken"
+                )
             passage = replace(self._index.passage(identity), kind="gold")
             hit = ranks.get(passage.id)
             rank, score = (hit.rank, hit.score) if hit else (None, None)

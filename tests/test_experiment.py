@@ -233,6 +233,18 @@ def test_a_wrong_file_is_named(
         experiment.Experiment.read(write(tmp_path, **changes))
 
 
+def test_data_that_is_not_there_is_named_before_anything_is_made(
+    file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, evaluate="runs/demo/nothing")
+    with pytest.raises(BadInput, match=r"yaml: evaluate: runs/demo/nothing: .*`make demo`"):
+        experiment.run(path, tmp_path / "out")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(BadInput, match=r"processes: 8"):
+        experiment.run(file, tmp_path / "out")
+    assert not calls and not (tmp_path / "out").exists()
+
+
 def test_packaged_experiments_can_be_read() -> None:
     from neurorit.tune_settings import METHODS
 

@@ -78,6 +78,8 @@ def show_estimate(document: Mapping[str, Any]) -> None:
     for name, found in document.get("datasets", {"": document}).items():
         print(f"{name + ': ' if name else ''}{found['questions']} questions x ", end="")
         print(f"{len(found['conditions'])} conditions, {found['calls']} calls to make")
+        for text in found["warnings"]:
+            print(f"  {text}")
         for row in found["systems"]:
             time = "unknown" if row["seconds"] is None else f"{row['seconds']:.0f} s"
             print(

@@ -8,6 +8,7 @@ once: another choice later is refused, since it would have been made with the te
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from neurorit.commands import tuning
 from neurorit.commands.experiment_table import BASE, markdown, paired, plot, rows
+from neurorit.commands.launching import assigned, launch
 from neurorit.commands.progress import Reporter, reporting
 from neurorit.commands.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
 from retrieval.artifact import Manifest, hash_inputs, write_manifest, write_text
@@ -45,7 +47,8 @@ class Experiment:
     {clean_within, refused_clean}: of each method's variants the one with the best mean over the
     distractor conditions is chosen, among those whose exact match on clean is within `clean_within`
     of the base's and whose refusals there are at most `refused_clean`. test: examples for the
-    chosen. settings_from: where the settings were chosen, when not here; it stands in the manifest.
+    chosen. processes: so many mine and tune together, each with a GPU of its own where there are
+    any. settings_from: where the settings were chosen, when not here; it stands in the manifest.
     """
 
     model: str
@@ -60,6 +63,7 @@ class Experiment:
     max_tokens: int = 32
     select: Mapping[str, Any] = field(default_factory=dict)
     test: Path | None = None
+    processes: int = 1
     settings_from: str = ""
 
     @classmethod
@@ -77,7 +81,18 @@ class Experiment:
             raise BadInput(f"{path}: select knows clean_within and refused_clean, not {unknown}")
         if made.test is not None and not made.select:
             raise BadInput(f"{path}: `test` is for the chosen; declare the rule under `select`")
+        if made.processes < 1:
+            raise BadInput(f"{path}: processes must be at least 1")
         return made
+
+    def check_data(self, path: Path) -> None:
+        """Raise BadInput, naming `path`, where examples are not there."""
+        own = [(f"variant {v.name}", v.examples) for v in self.all_variants()]
+        named = [("examples", self.examples), ("evaluate", self.evaluate), ("test", self.test)]
+        for name, place in named + own:
+            if place is not None and not place.exists():
+                demo = "; `make demo` writes it" if "demo" in place.parts else ""
+                raise BadInput(f"{path}: {name}: {place}: no such file or directory{demo}")
 
     def all_variants(self) -> list[Variant]:
         """Methods under their own names, then the variants."""
@@ -105,8 +120,15 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
     if not path.exists() and packaged.is_file():
         path = packaged
     from neurorit.models import release
+    from neurorit.processes import count
 
+    if count() > 1:
+        raise BadInput(
+            f"experiment starts its processes itself: write `processes: {count()}` into {path} and "
+            "start it without torchrun"
+        )
     experiment = Experiment.read(path)
+    experiment.check_data(path)
     out.mkdir(parents=True, exist_ok=True)
     model, recipe = _model(experiment.model), find_recipe(experiment.recipe)
     systems: dict[str, Path] = {BASE: model}
@@ -163,18 +185,25 @@ def _tune(
         atlas = out.with_name(f"{out.name}-atlas")
     needed = None
     if variant.method in NEURON_METHODS:
+        read, mining = Recipe(recipe), variant.mine
+        there = tuning.is_mined(atlas, model, examples, read, seed, mining)
+        if experiment.processes > 1 and not there:
+            launch("mine", model, examples, atlas, recipe, seed, mining, experiment.processes)
         with reporting() as report:
-            needed = tuning.mined_at(
-                atlas, model, examples, Recipe(recipe), seed, report, variant.mine
-            )
+            needed = tuning.mined_at(atlas, model, examples, read, seed, report, mining)
     wanted = {
         **hash_inputs(examples=examples, **({"atlas": needed} if needed else {})),
         "model": weights_digest(model),
     }
     if tuning.made_of(out, "checkpoint", settings, seed, wanted):
         return
-    assigned = [f"{name}={json.dumps(value)}" for name, value in variant.settings.items()]
-    tuning.tune(model, examples, out, variant.method, needed, recipe, assigned, seed, True)
+    if experiment.processes > 1:
+        more = {"method": variant.method, **({"atlas": needed} if needed else {})}
+        own, processes = variant.settings, experiment.processes
+        launch("tune", model, examples, out, recipe, seed, own, processes, more)
+        return
+    texts = assigned(variant.settings)
+    tuning.tune(model, examples, out, variant.method, needed, recipe, texts, seed, True)
 
 
 def _evaluate(
@@ -273,8 +302,6 @@ def _record(
 
 
 def _show(table: Mapping[str, Any]) -> None:
-    import sys
-
     from rich.console import Console
     from rich.markdown import Markdown
 

@@ -176,13 +176,11 @@ def mined_at(
     """
     from neurorit.mining import mine as mine_atlas
     from neurorit.mining_settings import MiningSettings
-    from neurorit.models import weights_digest
 
-    settings = recipe.settings(MiningSettings, "mine", options or {})
-    inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
-    if made_of(place, "atlas", settings, seed, inputs):
+    if is_mined(place, model, examples, recipe, seed, options):
         report.say(f"using the neurons in {place}")
         return place
+    settings = recipe.settings(MiningSettings, "mine", options or {})
     report.say(f"mining into {place}")
     mine_atlas(
         model,
@@ -194,6 +192,23 @@ def mined_at(
         progress=_mining_progress(report),
     )
     return place
+
+
+def is_mined(
+    place: Path,
+    model: Path,
+    examples: Path,
+    recipe: Recipe,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether the atlas of this model, data and settings stands at `place`."""
+    from neurorit.mining_settings import MiningSettings
+    from neurorit.models import weights_digest
+
+    settings = recipe.settings(MiningSettings, "mine", options or {})
+    inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
+    return made_of(place, "atlas", settings, seed, inputs)
 
 
 def made_of(place: Path, kind: str, settings: Any, seed: int, inputs: Mapping[str, str]) -> bool:
