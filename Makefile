@@ -13,6 +13,8 @@ ACCELERATOR ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 # What is installed beside it; an image for serving needs less.
 EXTRAS ?= dev,documents,int8,scale
 ARGS ?=
+FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" \
+    -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help
 help: ## show this list
@@ -27,12 +29,15 @@ demo: $(STAMP) ## run the whole job on the embedded world; report in runs/demo
 
 .PHONY: test
 test: $(STAMP) browser ## run all tests, with a real vLLM server and browser
+ifeq ($(ARGS),)
+	@status=0; $(FAST) || status=$$?; $(BIN)/python -m pytest -m slow || status=$$?; exit $$status
+else
 	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 .PHONY: test-fast
 test-fast: $(STAMP) ## run the quick tests, several at a time
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 \
-	    --dist loadfile $(ARGS)
+	@$(FAST) $(ARGS)
 
 .PHONY: bench
 bench: $(STAMP) ## run every benchmark; results in benchmarks/results

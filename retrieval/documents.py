@@ -77,7 +77,12 @@ def _pdf(path: Path) -> Iterator[Document]:
         raise BadInput(f"{path}: no PDF that can be read: {reason}") from error
     for number, text in enumerate(texts, start=1):
         if text.strip():
-            yield Document(title or _name(path), text.replace("\0", " "), number)
+            yield Document(_whole(title) or _name(path), _whole(text).replace("\0", " "), number)
+
+
+def _whole(text: str) -> str:
+    """Halves of characters, which a PDF's fonts may name, joined where they are pairs."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _name(path: Path) -> str:

@@ -116,14 +116,7 @@ class Mixer:
         named = [str(identity) for identity in question.meta.get("gold", ())]
         found: list[tuple[Passage, _Reason]] = []
         for identity in named[: self._settings.gold or None]:
-            if identity not in self._index:
-                chunk = f"{identity}#0"
-                of_chunks = f"; it was cut into {chunk} and so on" if chunk in self._index else ""
-                raise BadInput(
-                    f"question {question.id!r}: its gold {identity!r} is no passage of the index"
-                    f"{of_chunks}; without `gold` the best passage that holds an answer is taken"
-                )
-            passage = replace(self._index.passage(identity), kind="gold")
+            passage = replace(self._named(question, identity), kind="gold")
             hit = ranks.get(passage.id)
             rank, score = (hit.rank, hit.score) if hit else (None, None)
             found.append(
@@ -138,6 +131,16 @@ class Mixer:
                 reason = _Reason(hit.passage.id, "gold", why, hit.rank, hit.score)
                 return [(replace(hit.passage, kind="gold"), reason)]
         return []
+
+    def _named(self, question: Example, identity: str) -> Passage:
+        try:
+            return self._index.passage(identity)
+        except BadInput as error:
+            raise BadInput(
+                f"question {question.id!r}: its gold: {error} (a chunk of a document is named "
+                f"{identity}#0 and so on); without `gold` the best-ranked passage that holds an "
+                "answer is taken"
+            ) from error
 
     def _no_rivals(
         self,

@@ -11,6 +11,7 @@ import json
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -120,13 +121,17 @@ class PassageParts(Sequence[Passage]):
 
 
 class _Part:
-    """One `passages.jsonl`."""
+    """One `passages.jsonl`.
+
+    All its files are opened at once: a directory that is replaced later changes nothing here.
+    """
 
     def __init__(self, place: Path) -> None:
         import numpy as np
 
-        self._place = place
         self._offsets = np.load(place / OFFSETS, mmap_mode="r")
+        self._hashes = np.load(place / IDS, mmap_mode="r")
+        self._fields = Fields.load(place)
         with open(place / PASSAGES, "rb") as stream:
             self._text = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -160,16 +165,20 @@ class _Part:
     @cached_property
     def fields(self) -> Fields:
         """Which rows have which values in their `meta`."""
-        found = Fields.load(self._place)
-        return Fields.collected(_blocks(self._place)) if found is None else found
+        return self._fields if self._fields is not None else Fields.collected(self._blocks())
 
     @cached_property
     def _sorted(self) -> tuple[Any, Any]:
         import numpy as np
 
-        hashes = np.load(self._place / IDS)
-        order = np.argsort(hashes, kind="stable")
-        return hashes[order], order
+        order = np.argsort(self._hashes, kind="stable")
+        return np.asarray(self._hashes)[order], order
+
+    def _blocks(self) -> Iterator[list[bytes]]:
+        """The lines, some at once."""
+        for start in range(0, len(self), 4096):
+            ends = self._offsets[start : start + 4097].tolist()
+            yield [self._text[a:b] for a, b in pairwise(ends)]
 
 
 def passage_line(passage: Passage) -> bytes:

@@ -6,6 +6,7 @@ It knows nothing of what the routes do.
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -19,10 +20,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, NeuroritError
 from serving.client import UpstreamError
 from serving.departures import run_until_left
 from serving.protocol import error_body
+
+_log = logging.getLogger("neurorit.serving")
 
 KEYS_VARIABLE = "NEURORIT_API_KEYS"
 MAX_BODY = 1024 * 1024
@@ -164,6 +167,9 @@ def install_error_bodies(app: FastAPI) -> None:
         assert isinstance(error, UpstreamError)
         return _response(upstream_refusal(error))
 
+    async def searching(request: Request, error: Exception) -> JSONResponse:
+        return _response(search_refusal(error))
+
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.url.path}: {error.detail}"
@@ -173,6 +179,7 @@ def install_error_bodies(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(BadInput, bad_input)
     app.add_exception_handler(UpstreamError, upstream)
+    app.add_exception_handler(NeuroritError, searching)
     app.add_exception_handler(HTTPException, http)
 
 
@@ -182,6 +189,18 @@ def upstream_refusal(error: UpstreamError) -> ApiError:
         return ApiError(400, str(error))
     headers = {"Retry-After": "2"} if error.status == 503 else {}
     return ApiError(error.status, str(error), kind="upstream_error", headers=headers)
+
+
+def search_refusal(error: Exception) -> ApiError:
+    """What a client is told when passages cannot be found; what failed is the log's."""
+    _log.warning("a search failed: %s", error)
+    return ApiError(
+        503,
+        "passages cannot be searched at the moment; try again",
+        kind="server_error",
+        code="search_failed",
+        headers={"Retry-After": "5"},
+    )
 
 
 def _first_problem(error: RequestValidationError) -> ApiError:

@@ -20,7 +20,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 
 from neurorit import __version__
-from retrieval.errors import BadInput
+from retrieval.errors import BadInput, NeuroritError
 from serving import schemas
 from serving.access import (
     MAX_BODY,
@@ -28,6 +28,7 @@ from serving.access import (
     Guard,
     StrictHeaders,
     install_error_bodies,
+    search_refusal,
     upstream_refusal,
 )
 from serving.admission import PATIENCE_SECONDS, Admission
@@ -40,6 +41,7 @@ from serving.protocol import (
     ChatRequest,
     CompareRequest,
     CompletionRequest,
+    RagOptions,
     RetrieveRequest,
 )
 from serving.rates import RateLimit
@@ -302,7 +304,7 @@ def _asked(
         raise ApiError(400, f"{param}: there is no question in a user message", param=param)
     named = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
     _check_tokens(gateway, request.asked_tokens, named)
-    options = request.neurorit
+    options = request.neurorit or RagOptions()
     earlier = gateway.history if options.history is None else options.history
     asked = Request(
         question=request.questions[-1],
@@ -349,9 +351,7 @@ async def _server_sent(
         async with aclosing(rest):
             for record in chunks.opening():
                 yield _line(record)
-            for event in first:
-                yield _line(chunks.of(event))
-            async for event in rest:
+            async for event in _joined(first, rest):
                 yield _line(chunks.of(event))
                 if isinstance(event, Outcome) and with_usage:
                     yield _line(chunks.usage(event))
@@ -361,12 +361,22 @@ async def _server_sent(
     except BadInput as error:
         yield _line(ApiError(400, str(error)).body)
         return
+    except NeuroritError as error:
+        yield _line(search_refusal(error).body)
+        return
     except Exception:
         # The status is sent: only an event can still say that this is no whole answer.
         _log.exception("a stream failed")
         yield _line(ApiError(500, "the server failed; see its log", kind="server_error").body)
         return
     yield b"data: [DONE]\n\n"
+
+
+async def _joined(first: list[Event], rest: AsyncIterator[Event]) -> AsyncIterator[Event]:
+    for event in first:
+        yield event
+    async for event in rest:
+        yield event
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -191,7 +191,7 @@ class CompletionClient:
                     if data == b"[DONE]":
                         ended = True
                         break
-                    yield self._piece(data)
+                    yield self._piece(data, streamed=True)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
         if not ended:
@@ -274,15 +274,15 @@ class CompletionClient:
     def _text(self, choice: Any) -> Any:
         return choice.get("text")
 
-    def _piece(self, data: str | bytes) -> Piece:
+    def _piece(self, data: str | bytes, *, streamed: bool = False) -> Piece:
         try:
             record = orjson.loads(data)
             if "error" in record:
                 raise UpstreamError(f"the language model failed: {_message(record)}", 502)
             tokens = (record.get("usage") or {}).get("completion_tokens")
             choices = record["choices"]
-            if not choices and tokens is not None:
-                return Piece("", None, tokens)  # a stream's last record counts and says nothing
+            if not choices and streamed:
+                return Piece("", None, tokens)  # it counts, or tells of filters, and says nothing
             choice = choices[0]
             reason = choice.get("stop_reason")
             stopped_by = reason if isinstance(reason, str) else None

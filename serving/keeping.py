@@ -48,7 +48,7 @@ async def keep_running(
                 await asyncio.to_thread(engine.start, new_port=failed > 0)
                 await started_again()
                 break
-            except NeuroritError as error:
+            except (NeuroritError, OSError) as error:  # no memory, no room for a log
                 failed += 1
                 ends.append(time.monotonic())
                 _log.warning("vLLM did not start again: %s", error)

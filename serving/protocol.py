@@ -118,7 +118,7 @@ class Message(BaseModel):
 class StreamOptions(BaseModel):
     """OpenAI's `stream_options`."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ResponseFormat(BaseModel):
@@ -150,7 +150,7 @@ class _Writing(BaseModel):
     """
 
     model: Annotated[_Text, Field(max_length=500)] | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
@@ -165,7 +165,7 @@ class _Writing(BaseModel):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = None
     n: Literal[1] | None = None
-    neurorit: RagOptions = RagOptions()
+    neurorit: RagOptions | None = None
 
     @property
     def asked_tokens(self) -> int | None:

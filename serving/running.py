@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import hashlib
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 Tell = Callable[[str], None]
+_log = logging.getLogger("neurorit.serving")
 
 
 def systems_of(model: Path, settings: ServeSettings) -> list[System]:
@@ -166,7 +168,9 @@ class Running:
         try:
             await self._started(system, loading, self._base_phase)
             await system.watch(partial(self._watched, system, self._base_phase))
-        except NeuroritError as error:
+        except Exception as error:
+            if not isinstance(error, NeuroritError):
+                _log.exception("the system of comparisons failed")
             self._gateway.base_phase = "failed"
             self._say(f"{system.name} cannot be compared with: {error}")
 

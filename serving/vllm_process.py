@@ -134,7 +134,10 @@ def context_length(directory: Path) -> int:
 
 def has_gpu() -> bool:
     """True where an NVIDIA or AMD device is there (found without importing torch)."""
-    return Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()
+    # A container may hold another one than the first; WSL has no node for each.
+    return any(Path("/dev").glob("nvidia[0-9]*")) or any(
+        Path(node).exists() for node in ("/dev/kfd", "/dev/dxg")
+    )
 
 
 def temporary_log() -> Path:

@@ -29,11 +29,6 @@ showSliders();
 page.stop.addEventListener("click", () => running?.abort());
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
-  const typing = event.target.closest("input, select, textarea");
-  if (event.key === "/" && !typing) {
-    event.preventDefault();
-    page.question.focus();
-  }
 });
 watchReadiness();
 
@@ -228,14 +223,19 @@ function begin(question) {
   page.answer.hidden = page.facts.hidden = comparing();
   page.passages.replaceChildren();
   page.noPassages.hidden = true;
-  page.send.disabled = true;
+  const asking = document.activeElement === page.send;
   page.stop.hidden = false;
+  // A button that goes takes the focus with it: the other one of the two has it then.
+  if (asking) page.stop.focus();
+  page.send.disabled = true;
 }
 
 function end() {
   running = null;
   page.result.setAttribute("aria-busy", "false");
+  const stopping = document.activeElement === page.stop;
   page.send.disabled = false;
+  if (stopping) page.question.focus();
   page.stop.hidden = true;
 }
 

@@ -60,6 +60,12 @@ def write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
+def test_half_a_character_of_a_pdf_stops_no_index() -> None:
+    from retrieval.documents import _whole
+
+    assert _whole("b\ud835bb \ud83d\ude00 é") == "b\ufffdbb \U0001f600 é"
+
+
 def test_every_form_of_records_gives_the_same_passages(tmp_path: Path) -> None:
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     (tmp_path / "a.jsonl").write_text(lines)

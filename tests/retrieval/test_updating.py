@@ -224,6 +224,17 @@ def test_a_new_filter_reads_no_passage(
     ]
 
 
+def test_a_filter_is_of_the_passages_that_were_loaded(tmp_path: Path, encoder: Encoder) -> None:
+    place = built(tmp_path, encoder, "flat")
+    retriever = Retriever.load(place)
+    # Another index takes its place, with the same passages in other rows.
+    corpus = write(tmp_path / "corpus.jsonl", list(reversed(range(COUNT))))
+    build_index(corpus, place, encoder=encoder, overwrite=True)
+    hits = retriever.variant(filters={"source": "17.md"}).search(["Passage 17."], 3)[0]
+    assert {hit.passage.meta["source"] for hit in hits} == {"17.md"}
+    assert hits[0].passage.id in retriever.index and "nobody" not in retriever.index
+
+
 def test_bm25_belongs_to_the_passages_that_were_loaded(tmp_path: Path, encoder: Encoder) -> None:
     place = built(tmp_path, encoder, "flat")
     loaded = Index.load(place)

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from neurorit.prompts import PromptTemplate
+from retrieval.errors import NeuroritError
 from retrieval.search import SearchSettings
 from serving.access import MAX_BODY, read_api_keys
 from serving.app import Gateway, create_app
@@ -92,6 +93,37 @@ def test_a_stream_brings_passages_then_text_then_verdict_then_done() -> None:
     assert chunks[-2]["neurorit"]["abstained"] is False
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["completion_tokens"] > 0
+
+
+def test_usage_comes_too_where_the_answer_ends_at_once() -> None:
+    upstream = Upstream([[""]], reason="length")
+    asked = {"stream": True, "stream_options": {"include_usage": True}}
+    *_, last, done = sent(ask(upstream, **asked))
+    assert (last["choices"], done) == ([], "[DONE]")
+    assert last["usage"]["prompt_tokens"] > 0
+
+
+def test_what_is_null_is_left_at_its_default() -> None:
+    response = ask(Upstream([["Karvel"]]), stream=None, neurorit=None, stream_options=None)
+    assert response.json()["choices"][0]["message"]["content"] == "Karvel"
+
+
+def test_a_search_that_fails_is_a_503_that_may_be_tried_again() -> None:
+    class Failing(WordRetriever):
+        def search(self, queries: Any, k: int) -> Any:
+            raise NeuroritError("the encoder http://inside:1/v1#e failed")
+
+    made = RagPipeline(Failing(), TOKENIZER, PromptTemplate(), Upstream([]).client())
+    client = TestClient(create_app(Gateway("tiny", "ready", made)))
+    for path, body in (
+        ("/v1/retrieve", {"query": "q"}),
+        ("/v1/chat/completions", QUESTION),
+        ("/v1/chat/completions", {**QUESTION, "stream": True}),
+    ):
+        response = client.post(path, json=body)
+        assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+        assert error_of(response)["code"] == "search_failed"
+        assert "inside" not in response.text
 
 
 def test_an_upstream_failure_is_a_status_before_and_an_event_within_a_stream() -> None:

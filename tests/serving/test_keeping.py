@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Playing(VllmServer):
     """An engine whose state and starts are a script: None is a start that succeeds."""
 
-    def __init__(self, starts: list[str | None], health: list[bool | None]) -> None:
+    def __init__(self, starts: list[str | Exception | None], health: list[bool | None]) -> None:
         self.starts, self.health = starts, health
         self.new_ports: list[bool] = []
         self.log = Path("vllm.log")
@@ -47,7 +47,7 @@ class Playing(VllmServer):
         self.new_ports.append(new_port)
         failure = self.starts.pop(0)
         if failure is not None:
-            raise NeuroritError(failure)
+            raise failure if isinstance(failure, Exception) else NeuroritError(failure)
         self.running = True
 
 
@@ -68,6 +68,11 @@ def test_a_restart_that_fails_is_tried_again_on_another_port() -> None:
     engine = Playing(["no port", None, None], [])
     assert keep(engine) == ["restarting vLLM"] * 2 + ["ready", "restarting vLLM"]
     assert engine.new_ports == [False, True, False]
+
+
+def test_a_machine_that_is_short_of_memory_for_a_moment_ends_no_gateway() -> None:
+    engine = Playing([OSError(12, "Cannot allocate memory"), None], [])
+    assert keep(engine) == ["restarting vLLM"] * 2
 
 
 def test_one_that_keeps_failing_is_an_error_with_its_log() -> None:
