@@ -16,11 +16,18 @@ import numpy as np
 from eval.analysis import Metric
 from eval.differences import adjust, power_of
 from eval.journal import Prediction, read_predictions
-from eval.statistics import Floats, paired_comparison, rate_intervals, sign_flip_exact
+from eval.statistics import (
+    Floats,
+    error_about,
+    paired_comparison,
+    rate_intervals,
+    sign_flip_exact,
+)
 from eval.summary import SCORES, clusters_of
 from retrieval.errors import BadInput
 
 _FEWEST_SHARED = 10
+Clusters = Sequence[str] | None
 
 
 class Run(NamedTuple):
@@ -63,10 +70,12 @@ def compare_runs(
             "condition": condition,
             "metric": metric,
         }
+        own: tuple[Clusters, Clusters]
         if paired:
             held = [left[k] for k in shared]
             x, y = _scores(held, metric), _scores([right[k] for k in shared], metric)
             clusters = clusters_of(held)
+            own = clusters, clusters
             found = paired_comparison(x, y, clusters, resamples=10_000, seed=seed)
             row |= {"delta": found.delta, "ci95": list(found.ci95), "p": found.p}
             counts = metric in ("em", "match")
@@ -80,9 +89,13 @@ def compare_runs(
             }
         else:
             x, y = _scores(list(left.values()), metric), _scores(list(right.values()), metric)
-            row |= _independent(x, y) | {"n": min(len(x), len(y))}
+            own = clusters_of(list(left.values())), clusters_of(list(right.values()))
+            row |= _independent(x, y, *own) | {"n": min(len(x), len(y))}
         row |= {"paired": paired, f"a_{metric}": float(x.mean()), f"b_{metric}": float(y.mean())}
-        row["a_ci95"], row["b_ci95"] = (list(rate_intervals(v[:, None])[0]) for v in (x, y))
+        row["a_ci95"], row["b_ci95"] = (
+            list(rate_intervals(v[:, None], labels)[0])
+            for v, labels in zip((x, y), own, strict=True)
+        )
         rows.append(row)
     if not rows:
         raise BadInput(f"{a.name} and {b.name} share no system and condition to compare")
@@ -98,13 +111,22 @@ def _matching(a: Run, b: Run) -> list[tuple[str, str, str]]:
     return [(system, system, c) for system, c in a.cells if (system, c) in b.cells]
 
 
-def _independent(x: Floats, y: Floats) -> dict[str, Any]:
-    """Newcombe's interval of a difference of two shares, and the two-sample score test."""
+def _independent(x: Floats, y: Floats, of_x: Clusters, of_y: Clusters) -> dict[str, Any]:
+    """Newcombe's interval of a difference of two shares, and the two-sample score test.
+
+    of_x, of_y: what each answer is resampled with, where answers are not independent.
+    """
     delta = float(x.mean() - y.mean())
-    (low_x, high_x), (low_y, high_y) = rate_intervals(x[:, None])[0], rate_intervals(y[:, None])[0]
+    (low_x, high_x), (low_y, high_y) = (
+        rate_intervals(v[:, None], labels)[0] for v, labels in ((x, of_x), (y, of_y))
+    )
     low = delta - float(np.hypot(x.mean() - low_x, high_y - y.mean()))
     high = delta + float(np.hypot(high_x - x.mean(), y.mean() - low_y))
-    error = float(np.concatenate([x, y]).std() * np.sqrt(1 / len(x) + 1 / len(y)))
+    both = np.concatenate([x, y])
+    error = float(both.std() * np.sqrt(1 / len(x) + 1 / len(y)))
+    if of_x is not None or of_y is not None:
+        mean = float(both.mean())
+        error = math.hypot(error_about(x, mean, of_x), error_about(y, mean, of_y))
     p = math.erfc(abs(delta) / error / math.sqrt(2)) if error else 1.0
     return {"delta": delta, "ci95": [low, high], "p": p, "test": "two-sample-score"}
 

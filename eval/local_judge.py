@@ -101,7 +101,7 @@ class LocalJudge:
         if self._loaded is None:
             from neurorit.models import load_model
 
-            model, tokenizer = load_model(self._dir)
+            model, tokenizer = load_model(self._dir, dtype="auto")
             self._loaded = (model.eval(), tokenizer)
         return self._loaded
 

@@ -170,6 +170,13 @@ def null_error(difference: ArrayLike, clusters: Sequence[str] | None = None) -> 
     return math.sqrt(float((sums**2).sum())) / len(values)
 
 
+def error_about(values: ArrayLike, mean: float, clusters: Sequence[str] | None) -> float:
+    """The standard error of the mean of values that are `mean` on average, cluster by cluster."""
+    table = np.asarray(values, dtype=np.float64)[:, None]
+    sums, counts = _by_cluster(table, clusters)
+    return math.sqrt(float(((sums[:, 0] - mean * counts) ** 2).sum())) / len(table)
+
+
 def sign_flip_exact(
     difference: ArrayLike, clusters: Sequence[str] | None = None, *, unit: float = 1.0
 ) -> float:

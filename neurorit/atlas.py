@@ -72,6 +72,19 @@ class NeuronAtlas:
         read_manifest(directory, "atlas")
         return cls(**load_file(Path(directory) / TENSORS))
 
+    @staticmethod
+    def check_model(directory: Path, digest: str) -> None:
+        """Raise BadInput unless the atlas was mined from the model of that digest.
+
+        Models of one family have one shape, and neurons of one mean nothing in another.
+        """
+        mined = read_manifest(directory, "atlas", verify=False).inputs.get("model")
+        if mined not in (None, digest):
+            raise BadInput(
+                f"--atlas {directory} was mined from other weights than --model; mine this model "
+                "(`neurorit-rag mine`), or leave --atlas out and `tune` does"
+            )
+
     def save(self, out: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
         """Write the artifact; the same atlas gives the same bytes."""
         from safetensors.numpy import save_file

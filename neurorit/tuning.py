@@ -66,6 +66,8 @@ def tune(
     made_from = {"examples": Path(examples), **({"atlas": Path(atlas)} if atlas else {})}
     inputs = {**hash_inputs(**made_from), "model": weights_digest(model_dir)}
     neurons = NeuronAtlas.load(atlas) if atlas is not None else None
+    if atlas is not None:
+        NeuronAtlas.check_model(Path(atlas), inputs["model"])
     pool = list(read_examples(source))
     join(settings.device)
     if rank() > 0:

@@ -156,13 +156,21 @@ def hash_file(path: Path) -> str:
 
 
 def hash_inputs(**paths: Path) -> dict[str, str]:
-    """Name -> SHA-256 for input files; for an artifact directory, that of its manifest."""
+    """Name -> SHA-256 for input files; for an artifact directory, that of its manifest.
+
+    Of another directory it is that of all its files.
+    """
     digests: dict[str, str] = {}
     for name, path in paths.items():
         path = Path(path)
-        if path.is_dir():
+        if path.is_dir() and (path / MANIFEST).is_file():
             path = path / MANIFEST
-        digests[name] = hash_file(path) if path.is_file() else "absent"
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.is_file())
+            lines = [f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n" for file in files]
+            digests[name] = hashlib.sha256("".join(lines).encode("utf-8", "replace")).hexdigest()
+        else:
+            digests[name] = hash_file(path) if path.is_file() else "absent"
     return digests
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retrieval.artifact import MANIFEST, read_manifest
 from retrieval.errors import BadInput
 from retrieval.example_formats import QUERIES, beir_records, squad_document, squad_records
 from retrieval.jsonlines import decode_line
@@ -53,8 +54,14 @@ class Example:
 
 
 def examples_file(place: Path) -> Path:
-    """The JSONL of what `mix` wrote, or the file (or BEIR's folder) itself."""
+    """The JSONL of what `mix` wrote, or the file (or BEIR's folder) itself.
+
+    Raises ArtifactError where what `mix` wrote was changed afterwards: all that is made of it would
+    be taken for what was made of the former one.
+    """
     place = Path(place)
+    if (place / MANIFEST).is_file():
+        read_manifest(place, "examples")
     beir = (place / QUERIES).is_file() and not (place / "examples.jsonl").is_file()
     return place / "examples.jsonl" if place.is_dir() and not beir else place
 

@@ -31,7 +31,8 @@ KEYS_VARIABLE = "NEURORIT_API_KEYS"
 MAX_BODY = 1024 * 1024
 # Where a request's scope says which key it came with.
 CLIENT = "neurorit.client"
-_GUARDED = ("/v1/", "/metrics", "/openapi.json")
+# Everything that tells something of passages or of what is asked.
+GUARDED = ("/v1/", "/metrics", "/openapi.json")
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -102,7 +103,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name: value for name, value in scope["headers"]}
-        if self._digests and scope["path"].startswith(_GUARDED):
+        if self._digests and scope["path"].startswith(GUARDED):
             client = self._client(headers)
             if client is None:
                 await refuse(_no_key(), scope, receive, send)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from serving.admission import PATIENCE_SECONDS, Admission
 from serving.client import Sampling, UpstreamError
 from serving.compare import compare, mixed
 from serving.counting import Counting
+from serving.hosts import KnownHosts
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.pipeline import Event, Outcome, RagPipeline, Request
 from serving.protocol import (
@@ -107,12 +108,14 @@ def create_app(
     queue: int = 16,
     patience: float = PATIENCE_SECONDS,
     max_body: int = MAX_BODY,
+    hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.
 
     requests_per_minute: of one client, 0 for any number; running: requests answered at once;
     queue: requests that may wait; more are refused with 429; patience: seconds that one may wait;
-    max_body: bytes of a request.
+    max_body: bytes of a request; hosts: where not None, the only names it answers to beside those
+    of this machine.
     """
 
     @asynccontextmanager
@@ -139,6 +142,8 @@ def create_app(
     )
     app.add_middleware(RateLimit, per_minute=requests_per_minute)
     app.add_middleware(Guard, api_keys=keys, max_body=max_body)
+    if hosts is not None:
+        app.add_middleware(KnownHosts, allowed=hosts)
     app.add_middleware(Counting, metrics=gateway.metrics)
     app.add_middleware(StrictHeaders)
     install_error_bodies(app)

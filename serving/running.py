@@ -19,6 +19,7 @@ from neurorit.prompts import PromptTemplate
 from retrieval.artifact import fingerprint_model
 from retrieval.errors import NeuroritError
 from serving.app import Gateway, create_app
+from serving.hosts import is_loopback
 from serving.pipeline import RagPipeline, Retriever
 from serving.settings import ServeSettings
 from serving.systems import System
@@ -110,6 +111,7 @@ class Running:
             queue=self._settings.queue,
             patience=self._settings.queue_seconds,
             max_body=self._settings.max_body,
+            hosts=self._hosts(keys),
         )
         config = uvicorn.Config(
             app,
@@ -162,6 +164,12 @@ class Running:
             self.failure = error
             self._gateway.phase = "failed"
             server.should_exit = True
+
+    def _hosts(self, keys: frozenset[str]) -> tuple[str, ...] | None:
+        """The names it answers to, where nothing but its place keeps others out; None: any."""
+        if keys or not is_loopback(self._settings.host):
+            return None
+        return (self._settings.host, *self._settings.allowed_hosts)
 
     async def _second(self, system: System, loading: asyncio.Task[Retriever]) -> None:
         """Start and watch the system of comparisons; its failure stops no other."""

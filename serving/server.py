@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from retrieval.artifact import hash_inputs, read_manifest
 from serving.access import read_api_keys
 from serving.app import Gateway
 from serving.engine import require_free_port
+from serving.hosts import is_loopback
 from serving.open_files import allow_many
 from serving.pipeline import Retriever
 from serving.running import Running, systems_of
@@ -71,7 +71,7 @@ def serve(
     say = tell or (lambda message: None)
     settings.check()
     keys = read_api_keys(settings.api_key_file)
-    if not keys and not _is_loopback(settings.host):
+    if not keys and not is_loopback(settings.host):
         say(
             f"warning: {settings.host} can be reached from elsewhere and no key is asked for: "
             "give --api-key-file or NEURORIT_API_KEYS"
@@ -109,13 +109,6 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(work)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextlib.contextmanager

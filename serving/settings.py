@@ -32,7 +32,8 @@ class ServeSettings:
     max_tokens_limit: of an answer that a request may ask for; max_body: bytes of a request;
     connections: of clients at once, idle ones too; request_seconds: for a request to arrive whole;
     upstream_model: the upstreams' name for the model (empty: the first that they list);
-    upstream_api: what they are asked with, `completions` (token ids, as vLLM takes) or `chat`.
+    upstream_api: what they are asked with, `completions` (token ids, as vLLM takes) or `chat`;
+    allowed_hosts: names, beside this machine's own, that one on loopback without keys answers to.
     """
 
     host: str = "127.0.0.1"
@@ -62,6 +63,7 @@ class ServeSettings:
     request_seconds: float = 30.0
     upstream_model: str = ""
     upstream_api: str = "completions"
+    allowed_hosts: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise BadInput for settings that do not go together."""

@@ -245,6 +245,24 @@ def test_data_that_is_not_there_is_named_before_anything_is_made(
     assert not calls and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"conditions": ["clean", "typo-3"]}, "unknown condition 'typo-3'"),
+        ({"conditions": ["clean", "random-4"]}, "`clean` and `distractor-K`"),
+        ({"methods": ["sfft"]}, "--method sfft"),
+        ({"variants": {"own": {"method": "sft", "settings": {"stepps": 1}}}}, "stepps"),
+        ({"variants": {"own": {"method": "neuro-rit", "mine": {"share": 3}}}}, "share"),
+    ],
+)
+def test_what_is_wrong_shows_before_anything_is_made(
+    file: Path, calls: list[str], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        experiment.run(write(tmp_path, **changes), tmp_path / "out")
+    assert not calls
+
+
 def test_packaged_experiments_can_be_read() -> None:
     from neurorit.tune_settings import METHODS
 

@@ -77,3 +77,14 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         typer.echo(f"error: {error.strerror or error}{where}", err=True)
         sys.exit(1)
+    except RuntimeError as error:
+        # torch is not imported here only to name its error.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        typer.echo(
+            f"error: the GPU's memory is full: {str(error).splitlines()[0]} Mining takes less with "
+            "--memory, tuning with --set batch_size=1, gradient_checkpointing=true or shard=true; "
+            "`tune --plan` says what is needed. Run the same command again to go on.",
+            err=True,
+        )
+        sys.exit(1)

@@ -57,6 +57,10 @@ def serve(
     api_key_file: Annotated[
         Path | None, typer.Option(help="Keys that clients must send, one a line.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that it answers to on loopback without keys; repeatable."),
+    ] = None,
     upstream: Annotated[
         list[str] | None,
         typer.Option(help="A running vLLM's address, in place of an own one; repeatable."),
@@ -116,6 +120,7 @@ def serve(
             max_model_len=max_model_len,
             served_name=name,
             api_key_file=api_key_file,
+            allowed_hosts=tuple(allowed_host or ()),
             vllm_args=(*(vllm_arg or ()), *(vllm_flags or ())),
             upstream=tuple(upstream or ()),
             upstream_key_file=upstream_key_file,

@@ -58,6 +58,12 @@ def _judge_alone(settings: JudgeSettings, calls: CallSettings | None) -> Judge:
             repeats=settings.repeats,
             calls=calls,
         )
+    for name in ("mode", "rubric", "passing", "repeats"):
+        if getattr(settings, name) != getattr(JudgeSettings(), name):
+            raise BadInput(
+                f"the judge's {name} is for one behind an address (URL/v1#MODEL); "
+                f"{settings.model} answers Yes or No, once"
+            )
     from eval.local_judge import LocalJudge
     from neurorit.lab import judge_model_dir
 

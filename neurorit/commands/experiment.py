@@ -12,8 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from eval.conditions import distractor_conditions, parse_condition
 from neurorit.commands import tuning
 from neurorit.commands.experiment_table import BASE, markdown, paired, plot, rows
 from neurorit.commands.launching import assigned, launch
@@ -21,6 +22,9 @@ from neurorit.commands.progress import Reporter, reporting
 from neurorit.commands.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
 from retrieval.artifact import Manifest, hash_inputs, write_manifest, write_text
 from retrieval.errors import BadInput
+
+if TYPE_CHECKING:
+    from neurorit.tune_settings import TuneSettings
 
 _TABLE = "table.json"
 
@@ -83,6 +87,11 @@ class Experiment:
             raise BadInput(f"{path}: `test` is for the chosen; declare the rule under `select`")
         if made.processes < 1:
             raise BadInput(f"{path}: processes must be at least 1")
+        for condition in made.conditions:
+            parse_condition(condition)
+        noisy = distractor_conditions(list(made.conditions))
+        if made.select and not ("clean" in made.conditions and noisy):
+            raise BadInput(f"{path}: select needs the conditions `clean` and `distractor-K`")
         return made
 
     def check_data(self, path: Path) -> None:
@@ -119,6 +128,7 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
     packaged = LAB_RECIPE.parent / "experiments" / f"{path}.yaml"
     if not path.exists() and packaged.is_file():
         path = packaged
+    from neurorit.mining_settings import MiningSettings
     from neurorit.models import release
     from neurorit.processes import count
 
@@ -129,8 +139,12 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
         )
     experiment = Experiment.read(path)
     experiment.check_data(path)
+    recipe = find_recipe(experiment.recipe)
+    for variant in experiment.all_variants():
+        _settings(variant, recipe).check(atlas=True, adapter=False)
+        Recipe(recipe).settings(MiningSettings, "mine", variant.mine).check()
     out.mkdir(parents=True, exist_ok=True)
-    model, recipe = _model(experiment.model), find_recipe(experiment.recipe)
+    model = _model(experiment.model)
     systems: dict[str, Path] = {BASE: model}
     for seed in experiment.seeds:
         for variant in experiment.all_variants():
@@ -165,6 +179,13 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
     return {**table, "table": str(out / "table.md"), "report": str(out / "evaluation")}
 
 
+def _settings(variant: Variant, recipe: Path) -> TuneSettings:
+    from neurorit.tune_settings import TuneSettings
+
+    options = {**variant.settings, "method": variant.method}
+    return Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+
+
 def _tune(
     experiment: Experiment,
     variant: Variant,
@@ -176,10 +197,9 @@ def _tune(
 ) -> None:
     """Tune one variant with one seed, unless it is there already, made of the same things."""
     from neurorit.models import weights_digest
-    from neurorit.tune_settings import NEURON_METHODS, TuneSettings
+    from neurorit.tune_settings import NEURON_METHODS
 
-    options = {**variant.settings, "method": variant.method}
-    settings = Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+    settings = _settings(variant, recipe)
     examples = variant.examples or experiment.examples
     if variant.examples is not None or variant.mine:
         atlas = out.with_name(f"{out.name}-atlas")
@@ -230,8 +250,6 @@ def _evaluate(
 
 def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
     """Method -> its best variant by the declared rule; None where no variant keeps to it."""
-    if "clean" not in experiment.conditions:
-        raise BadInput("select needs the condition `clean`")
     by_name = {row["variant"]: row["figures"] for row in table}
     base = by_name[BASE]["clean, EM"]["mean"]
     chosen: dict[str, str | None] = {}

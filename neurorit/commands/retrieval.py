@@ -209,6 +209,8 @@ def mix(
             overwrite=overwrite,
             progress=report.named("questions mixed"),
         )
+        for kind, count in summary.get("examples_short_of", {}).items():
+            report.say(f"{count} of {summary['examples']} examples found too few {kind} passages")
     return {"examples": str(out), **summary}
 
 

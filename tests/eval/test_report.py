@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.comparison import compare_runs, read_run
+from eval.comparison import Run, compare_runs, read_run
 from eval.conditions import build_condition
 from eval.journal import Journal, Prediction, is_right, score
 from eval.metrics import ndcg, recall
@@ -190,6 +190,35 @@ def test_runs_are_compared_pair_by_pair(run: Path, tmp_path: Path) -> None:
     far = compare_runs(read_run(run, "a"), read_run(tmp_path / "far", "c"))
     assert all(not row["paired"] and row["ci95"][0] <= 0 <= row["ci95"][1] for row in far)
     assert len(show_report([run, other])["comparisons"]) == len(rows)
+
+
+def test_runs_that_share_no_question_are_compared_by_cluster(tmp_path: Path) -> None:
+    held = [replace(p, system="a", condition="clean") for p in made(400)[0][:400]]
+
+    def read(name: str, clusters: int, shift: int) -> Run:
+        # All answers of a cluster are alike: there are as many answers as clusters.
+        size = len(held) // 20
+        predictions = [
+            replace(
+                p,
+                id=f"{name}{i}",
+                em=(i // size + shift) % 2 == 0,
+                cluster=f"{i // size}" if clusters else "",
+            )
+            for i, p in enumerate(held)
+        ]
+        Journal(tmp_path / name / "predictions.jsonl").append(
+            [replace(p, key=f"{name}{i}") for i, p in enumerate(predictions)]
+        )
+        return read_run(tmp_path / name, name)
+
+    plain = compare_runs(read("p", 0, 0), read("q", 0, 1))[0]
+    clustered = compare_runs(read("c", 20, 0), read("d", 20, 1))[0]
+    assert not plain["paired"] and not clustered["paired"]
+    widths = [row["ci95"][1] - row["ci95"][0] for row in (plain, clustered)]
+    assert widths[1] > 4 * widths[0]  # about the square root of 20
+    own = [row["a_ci95"][1] - row["a_ci95"][0] for row in (plain, clustered)]
+    assert own[1] > 4 * own[0]
 
 
 def test_gates(run: Path) -> None:

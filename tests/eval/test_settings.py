@@ -11,7 +11,7 @@ import yaml
 
 from eval.identity import Identity
 from neurorit.commands.eval_judge import judge_of_run
-from neurorit.commands.eval_settings import EvalSettings, retriever_of_options
+from neurorit.commands.eval_settings import EvalSettings, JudgeSettings, retriever_of_options
 from neurorit.commands.evaluate import evaluate, show_estimate
 from neurorit.commands.gates import check_gates, parse_gates
 from retrieval.errors import BadInput, GateMissed
@@ -70,6 +70,14 @@ def test_a_file_says_it_all_and_options_win_by_what_they_name(tmp_path: Path) ->
     assert over.all_conditions()[-1] == "retrieved-3"
     assert over.judge_settings().labels == "other.jsonl"
     assert over.judge_settings().url == "http://host/v1"
+
+
+def test_what_a_judge_of_a_folder_cannot_do_is_refused() -> None:
+    from neurorit.commands.eval_judge import make_judge
+
+    for setting in ({"mode": "graded"}, {"repeats": 3}, {"rubric": "x"}, {"passing": 5.0}):
+        with pytest.raises(BadInput, match=f"the judge's {next(iter(setting))} is for one behind"):
+            make_judge(JudgeSettings(model="lab", **setting), 0)  # type: ignore[arg-type]
 
 
 def test_another_judge_keeps_the_files_settings_and_its_key_goes_to_no_other_server(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from neurorit.adapter_file import apply_adapter
@@ -253,8 +253,16 @@ def test_another_models_atlas_is_refused(
     from tests.serving.tiny import save_tiny_llama
 
     other = save_tiny_llama(tmp_path / "other", layers=2)
-    with pytest.raises(BadInput, match="another model"):
+    with pytest.raises(BadInput, match="mined from other weights"):
         tune(other, examples_path, tmp_path / "tuned", SETTINGS, 0, atlas=atlas_dir)
+    # Of the same shape, as models of one family are, it would go unnoticed.
+    alike = save_tiny_llama(tmp_path / "alike", layers=4)
+    weights = load_file(alike / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name] + 1e-3
+    save_file(weights, alike / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"--atlas .* was mined from other weights than --model"):
+        tune(alike, examples_path, tmp_path / "tuned", SETTINGS, 0, atlas=atlas_dir)
 
 
 def _tune_telling(model: Path, examples: Path, atlas: Path, out: Path, pipe: Connection) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.artifact import Manifest, read_manifest, writing
+from retrieval.artifact import Manifest, hash_inputs, read_manifest, writing
 from retrieval.errors import ArtifactError, BadInput
+from retrieval.examples import examples_file
 
 MANIFEST = Manifest(kind="index", command="neurorit-rag index", made={"passages": 1})
 
@@ -28,6 +29,25 @@ def test_it_is_made_whole_and_checked_on_loading(tmp_path: Path) -> None:
     (tmp_path / "a" / "data.txt").write_text("two")
     with pytest.raises(ArtifactError, match="was changed"):
         read_manifest(tmp_path / "a", "index")
+
+
+def test_examples_that_were_changed_are_refused_and_a_plain_folder_is_hashed_whole(
+    tmp_path: Path,
+) -> None:
+    mixed = tmp_path / "mixed"
+    with writing(mixed, Manifest("examples", "test")) as directory:
+        (directory / "examples.jsonl").write_text('{"id": "1", "question": "?", "answers": ["a"]}')
+    assert examples_file(mixed) == mixed / "examples.jsonl"
+    (mixed / "examples.jsonl").write_text('{"id": "2", "question": "?", "answers": ["b"]}')
+    with pytest.raises(ArtifactError, match="was changed"):
+        examples_file(mixed)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "examples.jsonl").write_text("one")
+    before = hash_inputs(examples=plain)
+    (plain / "examples.jsonl").write_text("two")
+    assert hash_inputs(examples=plain) != before
+    assert hash_inputs(examples=tmp_path / "nowhere") == {"examples": "absent"}
 
 
 def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:

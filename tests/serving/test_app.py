@@ -308,6 +308,22 @@ def test_every_route_but_health_and_the_page_asks_for_the_key() -> None:
         assert client.get(path).status_code == 200
 
 
+def test_a_name_that_others_may_point_here_reaches_no_passage() -> None:
+    client = serve(Upstream([["Karvel"]] * 9), hosts=("::1", "rag.internal"))
+
+    def asked(host: str, path: str = "/v1/models") -> Any:
+        return client.get(path, headers={"Host": host})
+
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:8000", "RAG.internal:80", "localhost."):
+        assert asked(host).status_code == 200
+    for host in ("evil.example", "localhost.evil.example:8000", "127.0.0.1.evil.example"):
+        response = asked(host)
+        assert response.status_code == 421
+        assert "--allowed-host" in error_of(response)["message"]
+        assert asked(host, "/metrics").status_code == 421
+        assert asked(host, "/health").status_code == 200
+
+
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     import hmac
 
