@@ -103,6 +103,17 @@ class Endpoint:
         `read` returns None for a reply that is of no use: it is then asked again, as after a
         timeout, a lost connection, no JSON, 429 or 5xx. Any other 4xx is final. Raises CallFailed.
         """
+        try:
+            return self._posted(route, request, read)
+        finally:
+            if self._closed.is_set():
+                # What was connecting when all was closed was no connection yet: `close` missed it,
+                # and does nothing the second time.
+                self._http.__exit__(None, None, None)
+
+    def _posted(
+        self, route: str, request: Mapping[str, Any], read: Callable[[Any], _Made | None]
+    ) -> _Made:
         cause, status = "", None
         for attempt in range(self.settings.retries + 1):
             if self._closed.is_set():
