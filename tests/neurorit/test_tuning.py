@@ -19,6 +19,8 @@ from neurorit.adapter_file import apply_adapter
 from neurorit.atlas import NeuronAtlas
 from neurorit.batches import make_samples
 from neurorit.cli import app
+from neurorit.mining import mine
+from neurorit.mining_settings import MiningSettings
 from neurorit.models import load_model
 from neurorit.prompts import PromptTemplate
 from neurorit.tune_settings import METHODS, RIVALS, TuneSettings
@@ -174,14 +176,17 @@ def test_ways_to_save_memory_change_nothing(
 
 
 def test_low_precision_weights_learn_in_float32_and_frozen_ones_stay(
-    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+    checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:
     low = tmp_path / "low"
     model, tokenizer = load_model(checkpoint, dtype="bfloat16")
     model.save_pretrained(low)
     tokenizer.save_pretrained(low)
+    atlas = tmp_path / "atlas"  # rounded weights are other weights
+    mining = MiningSettings(samples=8, contexts="all", steps=10, share=0.2, resamples=5, force=True)
+    mine(low, examples_path, atlas, mining, 0)
     settings = replace(SETTINGS, dtype="bfloat16")
-    tune(low, examples_path, tmp_path / "tuned", settings, 0, atlas=atlas_dir)
+    tune(low, examples_path, tmp_path / "tuned", settings, 0, atlas=atlas)
     before, after = weights(low), weights(tmp_path / "tuned")
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
     changed = [name for name in before if not torch.equal(before[name], after[name])]
