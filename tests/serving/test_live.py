@@ -146,7 +146,7 @@ def _sent(server: Live, stream: bool) -> socket.socket:
     address = urlsplit(server.url)
     connection = socket.create_connection((address.hostname, address.port))
     connection.sendall(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(content) + content
     )
     return connection
