@@ -25,7 +25,6 @@ from eval.rendering import Prompt, digest_ids, digest_turns, render_prompts
 from eval.systems import System, request_of, settings_of
 from neurorit import __version__
 from neurorit.prompts import PromptTemplate
-from retrieval.artifact import read_manifest
 from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage, examples_file, read_examples
 
@@ -265,10 +264,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _read(examples: Path) -> Iterator[Example]:
-    path = Path(examples)
-    if path.is_dir() and examples_file(path) != path:
-        read_manifest(path, "examples")
-    return read_examples(examples_file(path))
+    return read_examples(examples_file(Path(examples)))
 
 
 def _sample(

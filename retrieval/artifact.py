@@ -156,22 +156,24 @@ def hash_file(path: Path) -> str:
 
 
 def hash_inputs(**paths: Path) -> dict[str, str]:
-    """Name -> SHA-256 for input files; for an artifact directory, that of its manifest.
+    """Name -> SHA-256 of each input (`hash_path`); `absent` for one that is not there."""
+    return {
+        name: hash_path(Path(path)) if Path(path).exists() else "absent"
+        for name, path in paths.items()
+    }
 
-    Of another directory it is that of all its files.
-    """
-    digests: dict[str, str] = {}
-    for name, path in paths.items():
-        path = Path(path)
-        if path.is_dir() and (path / MANIFEST).is_file():
-            path = path / MANIFEST
-        if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.is_file())
-            lines = [f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n" for file in files]
-            digests[name] = hashlib.sha256("".join(lines).encode("utf-8", "replace")).hexdigest()
-        else:
-            digests[name] = hash_file(path) if path.is_file() else "absent"
-    return digests
+
+def hash_path(path: Path) -> str:
+    """SHA-256 of a file, of an artifact's manifest, or of every file below another directory."""
+    if path.is_file():
+        return hash_file(path)
+    if (path / MANIFEST).is_file():
+        return hash_file(path / MANIFEST)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        name = file.relative_to(path).as_posix()
+        digest.update(f"{name}\0{hash_file(file)}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
 
 
 def fingerprint_model(model_dir: Path, *extra: str) -> str:

@@ -9,6 +9,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from neurorit.commands.eval_settings import EvalSettings, JudgeSettings
 from retrieval.errors import BadInput
@@ -45,6 +46,11 @@ def _judge_alone(settings: JudgeSettings, calls: CallSettings | None) -> Judge:
         from eval.endpoint_judge import EndpointJudge
         from eval.judge_prompts import RUBRIC
 
+        if "@" in urlsplit(settings.url).netloc:
+            raise BadInput(
+                "the judge's address holds a name or password, which errors would show; put the "
+                "key into an environment variable and name that"
+            )
         if settings.key and settings.key not in os.environ:
             raise BadInput(f"the judge's key: the variable {settings.key} is not set")
         key = os.environ.get(settings.key) if settings.key else None

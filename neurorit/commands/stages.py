@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit import __version__
-from retrieval.artifact import MANIFEST, hash_file, write_text
+from retrieval.artifact import hash_path, write_text
 from retrieval.errors import BadInput
 
 RECORD = "stages.json"
@@ -40,7 +40,7 @@ class Stages:
         outputs: Sequence[Path] = (),
     ) -> dict[str, Any]:
         """The stage's result: of `work`, or of the former run if nothing changed since."""
-        key = _hash([__version__, name, dict(settings or {}), [digest(path) for path in inputs]])
+        key = _hash([__version__, name, dict(settings or {}), [hash_path(path) for path in inputs]])
         former = self._former.get(name)
         made = outputs and all(path.exists() for path in outputs)
         if former and made and former["key"] == key and former["made"] == _digests(outputs):
@@ -71,16 +71,6 @@ class Stages:
         return {n: 0.0 if r["kept"] else r["seconds"] for n, r in self.records.items()}
 
 
-def digest(path: Path) -> str:
-    """Hash of a file, of an artifact's manifest, or of every file below a directory."""
-    if path.is_file():
-        return hash_file(path)
-    if (path / MANIFEST).is_file():
-        return hash_file(path / MANIFEST)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return _hash([(p.relative_to(path).as_posix(), hash_file(p)) for p in files])
-
-
 def _open(out: Path, resume: bool) -> dict[str, dict[str, Any]]:
     """Make `out` ready; returns the former records if they are to be used."""
     record = out / RECORD
@@ -101,7 +91,7 @@ def _open(out: Path, resume: bool) -> dict[str, dict[str, Any]]:
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:
-    return {path.name: digest(path) for path in paths}
+    return {path.name: hash_path(path) for path in paths}
 
 
 def _hash(value: Any) -> str:

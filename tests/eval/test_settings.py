@@ -80,6 +80,14 @@ def test_what_a_judge_of_a_folder_cannot_do_is_refused() -> None:
             make_judge(JudgeSettings(model="lab", **setting), 0)  # type: ignore[arg-type]
 
 
+def test_no_password_stands_in_a_judges_address() -> None:
+    from neurorit.commands.eval_judge import make_judge
+
+    with pytest.raises(BadInput, match="environment variable") as error:
+        make_judge(JudgeSettings(model="j", url="http://me:secret@host/v1"), 0)
+    assert "secret" not in str(error.value)
+
+
 def test_another_judge_keeps_the_files_settings_and_its_key_goes_to_no_other_server(
     tmp_path: Path,
 ) -> None:
