@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from retrieval.errors import BadInput
 from retrieval.examples import Example, Passage
 from retrieval.index import Hit
 from retrieval.mixing import mix
@@ -138,7 +139,12 @@ def test_a_seed_gives_the_same_bytes_and_any_example_alone(
             )
         )
         for out in ("a", "b"):
-            mix(folder / "asked.jsonl", folder, folder / out, wanted, seed)
+            try:
+                mix(folder / "asked.jsonl", folder, folder / out, wanted, seed)
+            except BadInput as error:
+                # A small world may hold no passage that any question could be shown.
+                assert "no question found a passage" in str(error)
+                reject()
         lines = (folder / "a" / "examples.jsonl").read_bytes()
         assert lines == (folder / "b" / "examples.jsonl").read_bytes()
         ledger = (folder / "a" / "ledger.jsonl").read_bytes()
