@@ -19,8 +19,8 @@ def measure(passages: int) -> tuple[list[tuple[str, str, float, str]], dict[str,
     """
     import faiss
 
-    from retrieval.nearest import find
-    from retrieval.structures import make_vectors
+    from neurorit.retrieval.index.faiss_build import make_vectors
+    from neurorit.retrieval.index.faiss_search import find
 
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "vectors"

@@ -20,7 +20,7 @@ import numpy as np
 from _harness import Bench, options, table
 from scipy.stats import norm
 
-from eval.statistics import (
+from neurorit.eval.stats.intervals import (
     bootstrap_interval,
     paired_comparison,
     rate_intervals,

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from _harness import Bench, interleaved, options, peak_above_now, peak_of, table
 
-from neurorit.attribution import Query, Settings, attribute, attribute_by_loop
-from neurorit.models import feed_forward
+from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop
+from neurorit.model.feed_forward import feed_forward
 
 STEPS, HIDDEN, WIDTH, TOKENS, DEPTH, VOCABULARY = 20, 512, 1408, 512, 8, 8192
 TARGET = 7

@@ -17,12 +17,12 @@ from pathlib import Path
 from _data import data_option, missing
 from _harness import Bench, options, table
 
-from retrieval.artifact import write_text
-from retrieval.encoder import load_encoder
-from retrieval.examples import Example, read_examples
-from retrieval.index import Index, build_index
-from retrieval.ranking import ranking_figures
-from retrieval.search import FUSIONS, Retriever, SearchSettings
+from neurorit.core.artifact import write_text
+from neurorit.data.examples import Example, read_examples
+from neurorit.retrieval.encoders.load import load_encoder
+from neurorit.retrieval.index.index import Index, build_index
+from neurorit.retrieval.ranking_metrics import ranking_figures
+from neurorit.retrieval.retriever import FUSIONS, Retriever, SearchSettings
 
 SETS = {"NQ": "nq-dev", "SQuAD dev": "squad-dev"}
 QUESTIONS, CHOOSING = 2000, 1000

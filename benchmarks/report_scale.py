@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from _harness import Bench, options
 
-from eval.conditions import CONDITIONS, build_condition
-from eval.journal import Journal, score
-from eval.report import write_report
-from eval.summary import summarise
-from retrieval.examples import Example, Passage
+from neurorit.data.examples import Example, Passage
+from neurorit.eval.conditions import CONDITIONS, build_condition
+from neurorit.eval.predictions import Journal, score
+from neurorit.eval.report.summary import summarise
+from neurorit.eval.report.write import write_report
 
 SYSTEMS = ("base", "neuro-rit")
 POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))

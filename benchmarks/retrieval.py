@@ -18,12 +18,12 @@ from _ann import measure
 from _data import data_option, missing
 from _harness import Bench, options
 
+from neurorit.data.examples import Example, read_examples
 from neurorit.lab.world import write_world
-from retrieval.encoder import load_encoder
-from retrieval.examples import Example, read_examples
-from retrieval.index import Index, build_index, passage_text
-from retrieval.ranking import ranking_figures
-from retrieval.search import Retriever, SearchSettings
+from neurorit.retrieval.encoders.load import load_encoder
+from neurorit.retrieval.index.index import Index, build_index, passage_text
+from neurorit.retrieval.ranking_metrics import ranking_figures
+from neurorit.retrieval.retriever import Retriever, SearchSettings
 
 
 def main() -> None:
@@ -153,7 +153,7 @@ def _corpus(data: Path | None, folder: Path, most: int, name: str = "corpus.json
 
 
 def _passages(corpus: Path) -> Any:
-    from retrieval.corpus import read_corpus
+    from neurorit.retrieval.corpus.reader import read_corpus
 
     return read_corpus(corpus)
 

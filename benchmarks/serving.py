@@ -29,15 +29,15 @@ from _harness import Bench, options
 
 from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world
-from neurorit.models import load_tokenizer
-from neurorit.prompts import PromptTemplate, end_token_id, render_prompt
-from retrieval.index import build_index
-from retrieval.search import Retriever, SearchSettings
-from serving.batching import SearchBatches
-from serving.client import CompletionClient, Sampling
-from serving.engine import VllmServer, free_port
-from serving.load import Answered, Asker, Load, Send, by_clients, by_clock, percentile
-from serving.threads import few_threads, one_thread
+from neurorit.model.feed_forward import load_tokenizer
+from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
+from neurorit.retrieval.index.index import build_index
+from neurorit.retrieval.retriever import Retriever, SearchSettings
+from neurorit.serving.backends.openai_client import CompletionClient, Sampling
+from neurorit.serving.backends.vllm_server import VllmServer, free_port
+from neurorit.serving.load_test import Answered, Asker, Load, Send, by_clients, by_clock, percentile
+from neurorit.serving.rag.query_batching import SearchBatches
+from neurorit.serving.rag.threads import few_threads, one_thread
 
 TOP_K = 5
 # Every prompt is computed: users bring other passages each time, a benchmark the same ones again.

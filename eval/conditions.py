@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from retrieval.errors import BadInput
-from retrieval.examples import KINDS, Example, Passage
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import KINDS, Example, Passage
 
 CONDITIONS = (
     "closed-book",

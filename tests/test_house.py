@@ -69,10 +69,10 @@ def test_version_is_one() -> None:
 
 
 def test_recipes_are_read_by_their_settings() -> None:
-    from neurorit.commands.recipe import Recipe
-    from neurorit.mining_settings import MiningSettings
-    from neurorit.tune_settings import TuneSettings
-    from retrieval.noise import MixSettings, PoolSettings
+    from neurorit.mining.settings import MiningSettings
+    from neurorit.pipelines.recipe import Recipe
+    from neurorit.retrieval.noise.mixer import MixSettings, PoolSettings
+    from neurorit.tuning.settings import TuneSettings
 
     for path in sorted((ROOT / "neurorit" / "recipes").glob("*.yaml")):
         recipe = Recipe(path)

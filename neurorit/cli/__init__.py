@@ -1,6 +1,6 @@
 """The command line: a flat table of commands, their options, and nothing of what they do.
 
-One module holds the options of one room's commands; bodies live in `neurorit.commands` and are
+One module holds the options of one room's commands; bodies live in `neurorit.pipelines` and are
 imported when a command runs, so `--help` stays quick. stdout carries the result, stderr everything
 else. Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 a gate was missed, 130 interrupted.
 """
@@ -21,7 +21,7 @@ from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
 from neurorit.cli.options import PLAIN
 from neurorit.cli.retrieval import data_app, index, mix, search, update
 from neurorit.cli.serving import ask, bench_app, serve
-from retrieval.errors import NeuroritError
+from neurorit.core.errors import NeuroritError
 
 app = typer.Typer(
     help="Neuro-RIT: make a language model robust to noisy retrieval.",

@@ -110,8 +110,8 @@ def evaluate(
     """Answer questions under noise with each system; write report.json and report.html."""
 
     def work() -> Mapping[str, Any]:
-        from neurorit.commands import eval_settings as settings
-        from neurorit.commands import evaluate as body
+        from neurorit.pipelines.evaluation import evaluate as body
+        from neurorit.pipelines.evaluation import settings
 
         chosen = settings.EvalSettings.read(
             config,
@@ -145,7 +145,7 @@ def evaluate(
         )
 
     def show(result: Mapping[str, Any]) -> None:
-        from neurorit.commands import evaluate as body
+        from neurorit.pipelines.evaluation import evaluate as body
 
         body.show_estimate(result)
 
@@ -167,8 +167,8 @@ def lm_eval(
     """Write noisy-QA conditions as tasks for lm-evaluation-harness."""
 
     def work() -> Mapping[str, Any]:
-        from eval.conditions import CONDITIONS
-        from eval.harness import write_tasks
+        from neurorit.eval.conditions import CONDITIONS
+        from neurorit.eval.lm_eval_harness import write_tasks
 
         return write_tasks(
             examples,
@@ -207,7 +207,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Show a finished report again, as tables, against another run, or held to gates."""
-    from neurorit.commands import report as body
+    from neurorit.pipelines.evaluation import report as body
 
     if table and not out:
         if as_json:
@@ -243,7 +243,7 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Name the passage that made an answer wrong, by asking without each in turn."""
-    from neurorit.commands import trace as body
+    from neurorit.pipelines.evaluation import trace as body
 
     run(
         lambda: body.trace_run(

@@ -44,7 +44,7 @@ def judge_calibrate(
     """Measure a judge: kappa against labels, bias to length and place, orders in answers."""
 
     def work() -> Mapping[str, Any]:
-        from neurorit.commands import judge as body
+        from neurorit.pipelines.evaluation import judge_trust as body
 
         if mode not in (None, "yes-no", "graded"):
             raise typer.BadParameter("--mode is yes-no or graded")
@@ -60,7 +60,7 @@ def judge_calibrate(
         )
 
     def show(found: Mapping[str, Any]) -> None:
-        from neurorit.commands import judge as body
+        from neurorit.pipelines.evaluation import judge_trust as body
 
         body.show(found)
 
@@ -85,7 +85,7 @@ def judge_compare(
     """Ask which of two systems' answers is better, each pair in both orders."""
 
     def work() -> Mapping[str, Any]:
-        from neurorit.commands import judge as body
+        from neurorit.pipelines.evaluation import judge_trust as body
 
         return body.compare(
             directory,

@@ -20,7 +20,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Run the whole job on the embedded world, from a corpus to a report."""
-    from neurorit.commands import demo as body
+    from neurorit.pipelines import demo as body
 
     # It ends with its own table and what to run next.
     run(lambda: body.demo(out, questions, seed, resume=resume), as_json, show=lambda _: None)
@@ -28,7 +28,7 @@ def demo(
 
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can do, what is missing and how to mend it."""
-    from neurorit.commands import doctor as body
+    from neurorit.pipelines import doctor as body
 
     run(lambda: body.examine(Path.cwd()), as_json, show=body.show)
 
@@ -40,7 +40,7 @@ def lab_world(
     as_json: Json = False,
 ) -> None:
     """Write the invented world: a corpus, and questions of three splits."""
-    from neurorit.commands import lab
+    from neurorit.pipelines import lab
 
     run(lambda: lab.world(out, seed, test), as_json)
 
@@ -52,7 +52,7 @@ def lab_train(
     as_json: Json = False,
 ) -> None:
     """Train the lab's base model from scratch."""
-    from neurorit.commands import lab
+    from neurorit.pipelines import lab
 
     run(lambda: lab.train(out, seed, device), as_json)
 
@@ -64,7 +64,7 @@ def lab_judge(
     as_json: Json = False,
 ) -> None:
     """Train the lab's judge from the reading model."""
-    from neurorit.commands import lab
+    from neurorit.pipelines import lab
 
     run(lambda: lab.judge(out, reading, seed), as_json)
 

@@ -50,7 +50,7 @@ def mine(
     as_json: Json = False,
 ) -> None:
     """Mine the neurons that serve and that follow noise, into an atlas."""
-    from neurorit.commands import tuning as body
+    from neurorit.pipelines import method as body
 
     options = {
         "method": method,
@@ -90,7 +90,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
-    from neurorit.commands import tuning as body
+    from neurorit.pipelines import method as body
 
     if plan:
         run(
@@ -124,7 +124,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Put an adapter into its base model and write the plain checkpoint."""
-    from neurorit.commands import tuning as body
+    from neurorit.pipelines import method as body
 
     run(lambda: body.merge(model, adapter, out, overwrite), as_json)
 
@@ -135,7 +135,7 @@ def experiment(
     as_json: Json = False,
 ) -> None:
     """Tune and evaluate methods x seeds; one table with intervals over seeds."""
-    from neurorit.commands import experiment as body
+    from neurorit.pipelines.experiment import run as body
 
     run(lambda: body.run(file, out), as_json)
 
@@ -144,7 +144,7 @@ def atlas_show(
     atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")], as_json: Json = False
 ) -> None:
     """Counts, layers and residual of an atlas."""
-    from neurorit.commands import atlas as body
+    from neurorit.pipelines import atlas as body
 
     run(lambda: body.describe(atlas), as_json)
 
@@ -155,7 +155,7 @@ def atlas_plot(
     as_json: Json = False,
 ) -> None:
     """Draw how the neurons lie over the layers."""
-    from neurorit.commands import atlas as body
+    from neurorit.pipelines import atlas as body
 
     run(lambda: body.draw(atlas, out), as_json)
 
@@ -166,7 +166,7 @@ def atlas_compare(
     as_json: Json = False,
 ) -> None:
     """How far two atlases agree: Jaccard of the sets, rank correlation of the scores."""
-    from neurorit.commands import atlas as body
+    from neurorit.pipelines import atlas as body
 
     run(lambda: body.compare(atlas, other), as_json)
 
@@ -184,7 +184,7 @@ def atlas_verify(
     as_json: Json = False,
 ) -> None:
     """Silence the neurons, without training, and measure what changes against controls."""
-    from neurorit.commands import atlas as body
+    from neurorit.pipelines import atlas as body
 
     run(
         lambda: body.verify(

@@ -107,12 +107,12 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Build a FAISS index over a corpus; the same command goes on with one that was stopped."""
-    from neurorit.commands import retrieval as body
+    from neurorit.pipelines import retrieval as body
 
     def work() -> Mapping[str, Any]:
-        from retrieval.chunking import By, Chunking
-        from retrieval.encoder import prefixed_name
-        from retrieval.sizes import parse_bytes
+        from neurorit.core.units import parse_bytes
+        from neurorit.retrieval.corpus.chunking import By, Chunking
+        from neurorit.retrieval.encoders.load import prefixed_name
 
         return body.index(
             corpus,
@@ -169,7 +169,7 @@ def update(
     as_json: Json = False,
 ) -> None:
     """Add passages to an index and delete some of it, without a rebuild."""
-    from neurorit.commands import retrieval as body
+    from neurorit.pipelines import retrieval as body
 
     def work() -> Mapping[str, Any]:
         where = _fields(delete_where, "--delete-where")
@@ -203,10 +203,10 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search an index: for one question, or for a file of them with recall and nDCG."""
-    from neurorit.commands import retrieval as body
+    from neurorit.pipelines import retrieval as body
 
     def work() -> Mapping[str, Any]:
-        from retrieval.search import SearchSettings
+        from neurorit.retrieval.retriever import SearchSettings
 
         settings = SearchSettings(
             mode=mode,
@@ -239,7 +239,7 @@ def mix(
     as_json: Json = False,
 ) -> None:
     """Mix questions with gold and noisy passages into typed examples."""
-    from neurorit.commands import retrieval as body
+    from neurorit.pipelines import retrieval as body
 
     run(
         lambda: body.mix(
@@ -270,7 +270,7 @@ def data_fetch(
     as_json: Json = False,
 ) -> None:
     """Write a published set's questions and passages, for `index` and `mix`."""
-    from neurorit.commands import retrieval as body
+    from neurorit.pipelines import retrieval as body
 
     run(
         lambda: body.fetch(
@@ -298,7 +298,7 @@ def data_leaks(
     as_json: Json = False,
 ) -> None:
     """Which evaluation examples training has seen, by question and by gold passage."""
-    from neurorit.commands import retrieval as body
+    from neurorit.pipelines import retrieval as body
 
     run(lambda: body.leaks(train, evaluation, near, fail_over), as_json)
 
@@ -309,7 +309,7 @@ data_app.command("leaks")(data_leaks)
 
 def _fields(given: list[str] | None, option: str) -> dict[str, str]:
     """Fields of meta and their values; raises BadInput naming the option."""
-    from retrieval.errors import BadInput
+    from neurorit.core.errors import BadInput
 
     pairs = [one.partition("=") for one in given or ()]
     if any(not name or not equals for name, equals, _ in pairs):

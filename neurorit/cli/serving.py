@@ -96,7 +96,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Start vLLM and the gateway with its web page; Ctrl-C ends both."""
-    from neurorit.commands import serve as body
+    from neurorit.pipelines.serving import serve as body
 
     run(
         lambda: body.serve(
@@ -146,7 +146,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask a running gateway one question."""
-    from neurorit.commands import serve as body
+    from neurorit.pipelines.serving import serve as body
 
     run(lambda: body.ask(question, url, api_key_file), as_json)
 
@@ -173,7 +173,7 @@ def bench_serve(
     as_json: Json = False,
 ) -> None:
     """Measure a running gateway: answers a second, first token, whole answer, retrieval."""
-    from neurorit.commands import bench as body
+    from neurorit.pipelines.serving import bench as body
 
     run(
         lambda: body.bench(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from retrieval.errors import NeuroritError
+from neurorit.core.errors import NeuroritError
 
 _DATA = Path(__file__).parent / "data"
 

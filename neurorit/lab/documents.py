@@ -15,7 +15,7 @@ from typing import Any
 
 from neurorit.lab.tokenizer import ASSISTANT, BEGIN, END, USER
 from neurorit.lab.world import Person, World, ask, state_facts
-from neurorit.prompts import PromptTemplate
+from neurorit.model.prompts import PromptTemplate
 
 TEMPLATE = PromptTemplate(
     instruction="",

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from neurorit.core.artifact import write_text
 from neurorit.lab.world import Person, World, ask, make_world
-from neurorit.prompts import encode_plain, render_chat
-from retrieval.artifact import write_text
+from neurorit.model.prompts import encode_plain, render_chat
 
 PROMPT_FILE = "judge_prompt.json"
 PROMPT = {

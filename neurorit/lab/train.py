@@ -22,10 +22,10 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
+from neurorit.core.artifact import write_text
 from neurorit.lab.documents import TEMPLATE, Document, DocumentMaker
 from neurorit.lab.tokenizer import ASSISTANT, END, USER, train_tokenizer
 from neurorit.lab.world import make_world
-from retrieval.artifact import write_text
 
 Report = Callable[[str, int, int, float], None]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neurorit.core.artifact import write_text
 from neurorit.lab.relations import Relation, make_relations
-from retrieval.artifact import write_text
 
 SPLITS = ("train", "validation", "test")
 _SPELLED = "b br d dr f g gr h j k kr l m n p pr r s st t tr v z"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from retrieval.examples import Example, Passage, write_examples
+from neurorit.data.examples import Example, Passage, write_examples
 
 _POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))
 CHAT = (

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from eval.conditions import (
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import Example
+from neurorit.eval.conditions import (
     CONDITIONS,
     TooFewPassages,
     build_condition,
     distractor_conditions,
     parse_condition,
 )
-from retrieval.errors import BadInput
-from retrieval.examples import Example
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from neurorit.mining import mine
-from neurorit.mining_settings import MiningSettings
-from retrieval.examples import Example, Passage, write_examples
-from tests.serving.tiny import save_tiny_llama
+from neurorit.data.examples import Example, Passage, write_examples
+from neurorit.mining.mine import mine
+from neurorit.mining.settings import MiningSettings
+from tests.serving.tiny_llama import save_tiny_llama
 
 WORDS = ("Karvel", "glassblower", "Mira", "Solden", "born", "works", "passages", "few")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from neurorit.lab.world import write_world
-from retrieval.encoder import load_encoder
-from retrieval.index import Index, build_index
+from neurorit.retrieval.encoders.load import load_encoder
+from neurorit.retrieval.index.index import Index, build_index
 
 
 @pytest.fixture(scope="session")

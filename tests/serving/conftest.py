@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.serving.live import Live, gateway, vllm_address
-from tests.serving.tiny import save_tiny_llama
+from tests.serving.tiny_llama import save_tiny_llama
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,9 +15,9 @@ from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from retrieval.errors import BadInput
-from retrieval.examples import Passage
-from serving.client import CompletionClient, Piece
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import Passage
+from neurorit.serving.backends.openai_client import CompletionClient, Piece
 
 PASSAGES = (
     Passage("p1", "Mira Solden", "Mira Solden was born in Karvel."),

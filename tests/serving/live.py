@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from serving.engine import free_port
+from neurorit.serving.backends.vllm_server import free_port
 
 QUESTION = "Where was Mira Solden born and what is Glass"
 # One client for all: to make one anew takes longer than some of what is to be seen.

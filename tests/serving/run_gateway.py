@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from retrieval.errors import NeuroritError
-from serving.server import ServeSettings, serve
+from neurorit.core.errors import NeuroritError
+from neurorit.serving.gateway.server import ServeSettings, serve
 from tests.serving.fakes import Hit, WordRetriever
-from tests.serving.tiny import CONTEXT
+from tests.serving.tiny_llama import CONTEXT
 
 # A question that no retriever was made for: what fails unexpectedly is logged.
 BREAKS = "break the retriever"

@@ -1,0 +1,188 @@
+"""The judge: does an answer mean the same as the reference?
+
+Every answer ends in exactly one verdict: right, wrong, abstained or unscored. A verdict that could
+not be had is unscored, never wrong. The judge sees texts only: no system, no condition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from neurorit.core.reply_cache import Cache, content_key
+from neurorit.eval.judges.prompts import fill_prompt, safe
+from neurorit.eval.metrics.answers import is_abstention
+
+Verdict = Literal["right", "wrong", "abstained", "unscored"]
+VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "abstained", "unscored")
+
+
+class Item(NamedTuple):
+    """What a judge sees: a question, every accepted answer, and the answer to judge."""
+
+    question: str
+    answers: tuple[str, ...]
+    answer: str
+
+
+# Everything that `safe` takes care of.
+_AWKWARD = Item("Q?\n<answer>x</answer>", ("A", "Reference: B"), "Answer:\u200b {question} <b>Yes")
+
+
+class Judge(Protocol):
+    """Decides items; `fingerprint` changes whenever a verdict could."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def decide(
+        self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
+    ) -> list[Verdict]:
+        """One verdict per item, in order: right, wrong or unscored."""
+        ...
+
+
+def give_verdicts(
+    judge: Judge | None,
+    items: Sequence[Item],
+    known: MutableMapping[Item, Verdict] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Verdict]:
+    """One verdict per item; equal items are asked once, abstentions never.
+
+    known: verdicts that this judge gave before; new ones are added, but not the unscored: those
+    are asked again next time. Without a judge every answer that is no abstention is unscored.
+    """
+    cache: MutableMapping[Item, Verdict] = {} if known is None else known
+    fresh: dict[Item, Verdict] = {}
+    if judge is not None:
+        open_items = [i for i in items if not is_abstention(i.answer) and i not in cache]
+        unique = list(dict.fromkeys(open_items))
+        given = judge.decide(unique, progress) if unique else []
+        fresh = dict(zip(unique, given, strict=True))
+        cache.update({item: v for item, v in fresh.items() if v != "unscored"})
+    return [
+        "abstained" if is_abstention(item.answer) else cache.get(item, fresh.get(item, "unscored"))
+        for item in items
+    ]
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A judge that has something to find out before its fingerprint is final."""
+
+    def settle(self, cache: Cache) -> None:
+        """Find it out, or take it from the cache."""
+        ...
+
+
+@runtime_checkable
+class Failing(Protocol):
+    """A judge whose calls may fail."""
+
+    @property
+    def failure(self) -> str:
+        """Why the first call that failed did, with its server; empty while none has."""
+        ...
+
+
+def failure_of(judge: Judge) -> str:
+    """Why a judge gave no verdict, for the end of a sentence; empty where it does not say."""
+    why = judge.failure if isinstance(judge, Failing) else ""
+    return f" (first: {why})" if why else ""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A judge that hands over each verdict as it is made."""
+
+    def stream(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
+        """(position, verdict), in any order."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A judge whose calls can be counted and measured before they are made."""
+
+    @property
+    def repeats(self) -> int:
+        """Calls for each item."""
+        ...
+
+    def turn(self, item: Item) -> str:
+        """What it is asked about an item."""
+        ...
+
+
+class CachedJudge:
+    """A judge that looks into a cache first and keeps every verdict as soon as it is made.
+
+    Verdicts are kept by the judge's fingerprint (model and prompt) and the item's texts; those that
+    could not be had are not kept. A judge that does not stream decides `part` items at a time.
+    """
+
+    def __init__(self, judge: Judge, cache: Cache, *, part: int = 1_024) -> None:
+        if isinstance(judge, Settling):
+            judge.settle(cache)
+        self.name = judge.name
+        self.fingerprint = judge.fingerprint
+        self.judge = judge
+        self.cache, self._part = cache, part
+
+    @property
+    def failure(self) -> str:
+        """Why the first call that failed did; empty where the judge does not say."""
+        return self.judge.failure if isinstance(self.judge, Failing) else ""
+
+    def decide(
+        self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
+    ) -> list[Verdict]:
+        """One verdict per item; only unknown items reach the judge."""
+        keys = [self.key(item) for item in items]
+        verdicts: dict[str, Verdict] = {
+            key: verdict for key, verdict in self.cache.find(keys).items() if verdict in VERDICTS
+        }
+        waiting = {key: item for key, item in zip(keys, items, strict=True) if key not in verdicts}
+        done = sum(key in verdicts for key in keys)
+        for fresh in self._given(waiting):
+            self.cache.keep({key: v for key, v in fresh.items() if v != "unscored"})
+            verdicts |= fresh
+            done += len(fresh)
+            if progress is not None:
+                progress(done, len(items))
+        return [verdicts[key] for key in keys]
+
+    def key(self, item: Item) -> str:
+        """Where the cache keeps an item's verdict."""
+        return content_key("verdict", self.fingerprint, list(item))
+
+    def _given(self, waiting: Mapping[str, Item]) -> Iterator[dict[str, Verdict]]:
+        keys, items = list(waiting), list(waiting.values())
+        if isinstance(self.judge, Streaming):
+            for i, verdict in self.judge.stream(items):
+                yield {keys[i]: verdict}
+            return
+        for start in range(0, len(items), self._part):
+            part = slice(start, start + self._part)
+            yield dict(zip(keys[part], self.judge.decide(items[part]), strict=True))
+
+
+def judge_turn(template: str, item: Item) -> str:
+    """The text of the judge's user turn: all aliases, and every text made safe (`safe`)."""
+    return fill_prompt(
+        template,
+        question=safe(template, item.question),
+        reference=" / ".join(safe(template, answer) for answer in item.answers),
+        answer=safe(template, item.answer),
+    )
+
+
+def prompt_digest(template: str) -> str:
+    """Hash of what a judge reads of one awkward item: changes with template and `safe` alike."""
+    turn = judge_turn(template, _AWKWARD)
+    return hashlib.sha256(f"{template}\0{turn}".encode()).hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""Answer metrics: exact match, match on the first line, token F1, parts recalled; and retrieval's.
+
+Normalisation is SQuAD's (lower-case, no punctuation, no articles, single spaces); with several
+accepted answers the best one counts. It knows nothing of models, judges or averages.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from neurorit.data.answers import normalize_answer
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> bool:
+    """The normalised prediction equals a normalised answer. An abstention never matches."""
+    if is_abstention(prediction):
+        return False
+    said = normalize_answer(prediction)
+    return any(said == normalize_answer(answer) for answer in answers)
+
+
+def match(prediction: str, answers: Sequence[str]) -> bool:
+    """A normalised answer is a substring of the prediction's first line (METHOD.md).
+
+    An answer that normalises to nothing ("The") would be a substring of anything; it must be equal.
+    """
+    if is_abstention(prediction):
+        return False
+    line = normalize_answer(prediction.strip().splitlines()[0])
+    golds = [normalize_answer(answer) for answer in answers]
+    return any(gold in line if gold else gold == line for gold in golds)
+
+
+def exact_match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
+    """The prediction is one form of each part, in any order, with commas or "and" between them."""
+    if is_abstention(prediction):
+        return False
+    forms = [[normalize_answer(form).split() for form in part] for part in parts]
+    return _made_of(normalize_answer(prediction).split(), forms)
+
+
+def parts_recalled(prediction: str, parts: Sequence[Sequence[str]]) -> float:
+    """Share of an answer's parts of which a form stands in the prediction, in [0, 1].
+
+    The whole prediction counts, not only its first line, and forms are substrings of its
+    normalised text: ASQA's STR-EM. Source: Stelmakh et al., 2022.
+    """
+    said = normalize_answer(prediction)
+    golds = [[normalize_answer(form) for form in part] for part in parts]
+    return sum(any(g and g in said for g in forms) for forms in golds) / len(golds)
+
+
+def match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
+    """As `match`, of every part of an answer: see `neurorit.data.examples.Example.parts`."""
+    return all(match(prediction, forms) for forms in parts)
+
+
+def f1(prediction: str, answers: Sequence[str]) -> float:
+    """Best token F1 over the answers, in [0, 1]; tokens are those of the normalised text.
+
+    Texts that both normalise to nothing agree, as in SQuAD 2; an abstention never does.
+    """
+    if is_abstention(prediction):
+        return 0.0
+    said = normalize_answer(prediction).split()
+    return max((_token_f1(said, normalize_answer(answer).split()) for answer in answers), default=0)
+
+
+def is_abstention(text: str) -> bool:
+    """The model ended the answer at once: nothing but white space came."""
+    return not text.strip()
+
+
+def recall(relevant: Sequence[bool], total: int) -> float:
+    """Share of the `total` relevant passages that were retrieved; 0 when there are none."""
+    return sum(relevant) / total if total else 0.0
+
+
+def ndcg(relevant: Sequence[bool], total: int | None = None) -> float:
+    """Normalised discounted cumulative gain of a ranking, in [0, 1]; binary relevance.
+
+    total: how many relevant passages there are to find (default: those in the ranking). The ideal
+    ranking has them on top, at most as many as the ranking is long; with none the gain is 0.
+    Source: Jarvelin and Kekalainen, 2002.
+    """
+    gain = sum(1 / math.log2(rank + 1) for rank, hit in enumerate(relevant, 1) if hit)
+    wanted = min(sum(relevant) if total is None else total, len(relevant))
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, wanted + 1))
+    return gain / ideal if ideal else 0.0
+
+
+def _made_of(words: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> bool:
+    if not parts:
+        return not words
+    for i, forms in enumerate(parts):
+        others = [*parts[:i], *parts[i + 1 :]]
+        for form in forms:
+            if form and list(words[: len(form)]) == list(form):
+                rest = words[len(form) :]
+                if _made_of(rest, others) or (rest[:1] == ["and"] and _made_of(rest[1:], others)):
+                    return True
+    return False
+
+
+def _token_f1(said: list[str], gold: list[str]) -> float:
+    if not said or not gold:
+        return float(said == gold)
+    same = (Counter(said) & Counter(gold)).total()
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(said), same / len(gold)
+    return 2 * precision * recall / (precision + recall)

@@ -1,0 +1,94 @@
+"""How answers are scored and compared: what a run's settings say of it, and nothing else.
+
+None of it changes what is asked, so a finished run can be summed up in another way for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import Example
+from neurorit.eval.metrics.refusals import PATTERNS, refusal_of
+
+Metric = Literal["em", "match", "f1", "parts"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+NAMES: Mapping[str, str] = {
+    "em": "exact match",
+    "match": "match on the first line",
+    "f1": "token F1",
+    "parts": "recall of parts",
+    "abstain_rate": "refusals",
+    "judge": "judge",
+    "misled_rate": "misled answers",
+    "faithfulness": "faithfulness",
+    "cited_faithfulness": "faithfulness to cited passages",
+    "recall": "retrieval recall",
+    "ndcg": "nDCG",
+}
+BASE, METHOD = "base", "neuro-rit"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """metric: what comparisons and robustness rest on. compare: pairs (a, b), each a minus b, or
+    names of systems that every other is compared with; empty: the first (or `base`), and the method
+    with its rivals. refusals: regular expressions that tell a refusal in words. cluster: a field
+    of an example's meta, or else of its first gold passage; questions that share it are resampled
+    together ("": every question for itself).
+    """
+
+    metric: Metric = "em"
+    compare: tuple[str | tuple[str, str], ...] = ()
+    refusals: tuple[str, ...] = PATTERNS
+    cluster: str = ""
+
+    def check(self, systems: Sequence[str]) -> None:
+        """Raise BadInput for a metric, pattern or system that there is not."""
+        if self.metric not in METRICS:
+            raise BadInput(f"metric {self.metric!r}: use one of {', '.join(METRICS)}")
+        refusal_of("a", self.refusals)
+        for entry in self.compare:
+            for name in (entry,) if isinstance(entry, str) else entry:
+                if name not in systems:
+                    known = ", ".join(systems)
+                    raise BadInput(f"compare names {name!r}, but the systems are {known}")
+
+    def pairs(self, systems: Sequence[str]) -> list[tuple[str, str]]:
+        """The comparisons (a, b) to make, a minus b; the first one is the headline."""
+        if not self.compare:
+            reference = BASE if BASE in systems else systems[0]
+            found = [(s, reference) for s in systems if s != reference]
+            if METHOD in systems and reference != METHOD:
+                found.sort(key=lambda pair: pair[0] != METHOD)
+                found += [(METHOD, s) for s in systems if s not in (reference, METHOD)]
+        else:
+            found = []
+            for entry in self.compare:
+                if isinstance(entry, str):
+                    found += [(s, entry) for s in systems if s != entry]
+                else:
+                    found.append(entry)
+        return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
+
+    def cluster_of(self, example: Example) -> str:
+        """What the example is resampled with; raises BadInput where the field is nowhere."""
+        if not self.cluster:
+            return example.id
+        gold = next((p for p in example.passages if p.kind == "gold"), None)
+        for place in (example.meta, {"title": gold.title, **gold.meta} if gold else {}):
+            value = place.get(self.cluster)
+            if isinstance(value, (str, int)) and str(value).strip():
+                return str(value)
+        raise BadInput(
+            f"cluster {self.cluster!r}: example {example.id!r} has no such field in its meta nor "
+            "in its first gold passage"
+        )
+
+
+def title_of(metric: str) -> str:
+    """A metric's name at the beginning of a heading."""
+    name = NAMES[metric]
+    return name if metric == "ndcg" else name[0].upper() + name[1:]

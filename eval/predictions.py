@@ -1,0 +1,247 @@
+"""The journal of a run: one scored answer a line, in `predictions.jsonl`.
+
+Lines are appended as answers come, so a killed run loses nothing that was written; the key of a
+line says exactly which model got which prompt. It knows nothing of how answers are made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.artifact import write_text
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import Example, Passage
+from neurorit.eval.judges.judge import Item, Verdict
+from neurorit.eval.metrics import answers as metrics
+from neurorit.eval.metrics.refusals import Refusal, refusal_of
+from neurorit.eval.metrics.settings import Analysis, Metric
+
+_LOCK = ".predictions.lock"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer with its scores.
+
+    passages: id and kind of each, in the prompt's order; key: hash of the place in the run and of
+    what was asked; judged_by: the judge's fingerprint, None until it was judged; call: hash of what
+    was asked alone (model, settings, prompt), shared by all places that ask the same.
+    refusal: how it refuses (`neurorit.eval.metrics.refusals`); parts: share of the answer's parts that it holds,
+    None where there are no parts; gold: how many gold passages the question has, 0 where none is
+    known; cluster: what the question is resampled with.
+    """
+
+    system: str
+    condition: str
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    passages: tuple[dict[str, str | None], ...]
+    output: str
+    em: bool
+    match: bool
+    f1: float
+    abstained: bool
+    verdict: Verdict
+    judged_by: str | None
+    key: str
+    call: str = ""
+    refusal: Refusal = ""
+    parts: float | None = None
+    gold: int = 0
+    cluster: str = ""
+
+    @property
+    def item(self) -> Item:
+        """What a judge gets to see of it."""
+        return Item(self.question, self.answers, self.output)
+
+    def right_by(self, metric: Metric) -> bool:
+        """Whether it counts as right in a run that rests on `metric`."""
+        return _right(metric, self.em, self.match, self.parts)
+
+    def judged(self, verdict: Verdict, judged_by: str | None) -> Prediction:
+        """The same prediction with its verdict."""
+        return replace(self, verdict=verdict, judged_by=judged_by)
+
+
+def score(
+    system: str,
+    condition: str,
+    example: Example,
+    passages: Sequence[Passage],
+    key: str,
+    text: str,
+    call: str = "",
+    analysis: Analysis | None = None,
+) -> Prediction:
+    """The prediction for one answer, not judged yet."""
+    output = text.strip()
+    return Prediction(
+        system=system,
+        condition=condition,
+        id=example.id,
+        question=example.question,
+        answers=example.answers,
+        passages=tuple({"id": p.id, "kind": p.kind} for p in passages),
+        output=output,
+        verdict="unscored",
+        judged_by=None,
+        key=key,
+        call=call,
+        **_scores(output, example, analysis or Analysis()),
+    )
+
+
+def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Prediction:
+    """The prediction scored as `analysis` says, whatever an earlier run made of its answer."""
+    return replace(prediction, **_scores(prediction.output, example, analysis))
+
+
+def is_right(output: str, example: Example, metric: Metric) -> bool:
+    """Whether an answer counts as right in a run that rests on `metric`."""
+    scores = _scores(output, example, Analysis())
+    return _right(metric, scores["em"], scores["match"], scores["parts"])
+
+
+def _right(metric: Metric, em: bool, matched: bool, parts: float | None) -> bool:
+    """F1 draws no line between right and wrong: there it is exact match. Of parts all count."""
+    if metric == "parts" and parts is not None:
+        return parts == 1.0
+    return em if metric in ("em", "f1") else matched
+
+
+def gold_ids(example: Example) -> set[str]:
+    """Ids of the passages that hold the answer, as far as the example names them."""
+    named = example.meta.get("gold", ())
+    listed = [named] if isinstance(named, str) else named
+    return {str(g) for g in listed} | {p.id for p in example.passages if p.kind == "gold"}
+
+
+def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]:
+    parts = example.meta.get("parts") or ()
+    matched = metrics.match_all(output, example.parts)
+    exact = metrics.exact_match(output, example.answers)
+    if len(parts) > 1 and not exact:
+        exact = metrics.exact_match_all(output, parts)
+    readings = parts or example.meta.get("readings") or ()
+    # Who says "unknown" where that is the answer does not refuse.
+    refusal = "" if matched or exact else refusal_of(output, analysis.refusals)
+    return {
+        "em": exact,
+        "match": matched,
+        "f1": metrics.f1(output, example.answers),
+        "abstained": bool(refusal),
+        "refusal": refusal,
+        "parts": metrics.parts_recalled(output, readings) if readings else None,
+        "gold": len(gold_ids(example)),
+        "cluster": analysis.cluster_of(example),
+    }
+
+
+class Journal:
+    """`predictions.jsonl` of one run, open for adding; `answered` maps key to prediction.
+
+    For reading alone there is `read_predictions`: it changes nothing under a run that is going on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read what an earlier run left; a last line cut off by a crash is dropped.
+
+        Raises BadInput with file:line for any other line that is no prediction.
+        """
+        self.path = Path(path)
+        self.answered, whole = _read(self.path)
+        if self.path.is_file() and whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
+
+    def append(self, predictions: Iterable[Prediction], *, sync: bool = True) -> None:
+        """Add answers. sync: force them to disk; without it a lost machine, but not a killed
+        process, may lose them.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as stream:
+            for prediction in predictions:
+                self.answered[prediction.key] = prediction
+                stream.write(_line(prediction))
+            stream.flush()
+            if sync:
+                os.fsync(stream.fileno())
+
+    def replace_all(self, predictions: Sequence[Prediction]) -> None:
+        """Replace the file, whole or not at all: final verdicts, final order, no stale lines."""
+        write_text(self.path, "".join(map(_line, predictions)))
+        self.answered = {prediction.key: prediction for prediction in predictions}
+
+
+@contextmanager
+def writing_alone(out: Path) -> Iterator[None]:
+    """Hold the journal of `out` for the time of the block; ends with the process, however it ends.
+
+    Raises BadInput where another process holds it: two runs in one place would mix their lines.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / _LOCK, "a", encoding="utf-8") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadInput(
+                f"{out}: another run is writing there; wait for it or name another --out"
+            ) from error
+        yield
+
+
+def read_predictions(path: Path) -> dict[str, Prediction]:
+    """Key -> prediction, as a journal holds them now; nothing is written, none without a file.
+
+    A last line that is not whole (yet) is left out. Raises BadInput with file:line for any other
+    line that is no prediction.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Prediction], int]:
+    """The predictions by key, and how many bytes their lines take."""
+    answered: dict[str, Prediction] = {}
+    whole = 0
+    if not path.is_file():
+        return answered, whole
+    with open(path, "rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                break
+            prediction = _parse(line, f"{path}:{number}")
+            answered[prediction.key] = prediction
+            whole += len(line)
+    return answered, whole
+
+
+def _line(prediction: Prediction) -> str:
+    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
+
+
+def _parse(line: bytes, where: str) -> Prediction:
+    try:
+        record: Any = json.loads(line.decode("utf-8"))
+        # Journals of before lack the later fields.
+        values = {
+            field.name: record.get(field.name, field.default)
+            if field.default is not MISSING
+            else record[field.name]
+            for field in fields(Prediction)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{where}: no line of an evaluation journal ({error!r}); remove it or choose "
+            "another --out"
+        ) from error
+    values["answers"] = tuple(values["answers"])
+    values["passages"] = tuple(values["passages"])
+    return Prediction(**values)

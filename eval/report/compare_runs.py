@@ -1,0 +1,135 @@
+"""Two finished runs against each other, paired where they asked the same questions.
+
+It reads what runs wrote (predictions.jsonl) and asks no model. A question counts as the same when
+its id and its accepted answers are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from neurorit.core.errors import BadInput
+from neurorit.eval.metrics.settings import Metric
+from neurorit.eval.predictions import Prediction, read_predictions
+from neurorit.eval.report.summary import SCORES, clusters_of
+from neurorit.eval.stats.intervals import (
+    Floats,
+    error_about,
+    paired_comparison,
+    rate_intervals,
+    sign_flip_exact,
+)
+from neurorit.eval.stats.paired import adjust, power_of
+
+_FEWEST_SHARED = 10
+Clusters = Sequence[str] | None
+
+
+class Run(NamedTuple):
+    """A run by name: its predictions by system and condition, each by question."""
+
+    name: str
+    cells: dict[tuple[str, str], dict[Any, Prediction]]
+
+
+def read_run(directory: Path, name: str) -> Run:
+    """Read a run's predictions; raises BadInput where there are none."""
+    path = Path(directory) / "predictions.jsonl"
+    if not path.is_file():
+        raise BadInput(f"{path}: no predictions there; two runs are compared by their answers")
+    cells: dict[tuple[str, str], dict[Any, Prediction]] = {}
+    for p in read_predictions(path).values():
+        cells.setdefault((p.system, p.condition), {})[p.id, p.answers] = p
+    return Run(name, cells)
+
+
+def compare_runs(
+    a: Run, b: Run, *, metric: Metric = "em", seed: int = 0, delta: float = 0.05
+) -> list[dict[str, Any]]:
+    """a minus b by `metric` for each system and condition that both hold.
+
+    Where each run holds one system the two are compared whatever their names. With at least ten
+    shared questions the comparison is paired over these alone; else the runs are taken as
+    independent samples. Holm's family is the whole list. needed: questions to see `delta` at Holm's
+    first step, for paired rows. Raises BadInput if nothing can be compared.
+    """
+    rows = []
+    matching = _matching(a, b)
+    for first, second, condition in matching:
+        left, right = a.cells[first, condition], b.cells[second, condition]
+        shared = [key for key in left if key in right]
+        paired = len(shared) >= _FEWEST_SHARED
+        row: dict[str, Any] = {
+            "a": f"{a.name}:{first}",
+            "b": f"{b.name}:{second}",
+            "condition": condition,
+            "metric": metric,
+        }
+        own: tuple[Clusters, Clusters]
+        if paired:
+            held = [left[k] for k in shared]
+            x, y = _scores(held, metric), _scores([right[k] for k in shared], metric)
+            clusters = clusters_of(held)
+            own = clusters, clusters
+            found = paired_comparison(x, y, clusters, resamples=10_000, seed=seed)
+            row |= {"delta": found.delta, "ci95": list(found.ci95), "p": found.p}
+            counts = metric in ("em", "match")
+            row["p_exact"] = sign_flip_exact(x - y, clusters) if counts else None
+            row["test"] = "mcnemar-score" if counts and not clusters else "sign-flip-score"
+            row["n"] = len(shared)
+            row |= {
+                name: value
+                for name, value in power_of(x - y, delta, len(matching), clusters).items()
+                if name in ("needed", "needed_alone", "alpha")
+            }
+        else:
+            x, y = _scores(list(left.values()), metric), _scores(list(right.values()), metric)
+            own = clusters_of(list(left.values())), clusters_of(list(right.values()))
+            row |= _independent(x, y, *own) | {"n": min(len(x), len(y))}
+        row |= {"paired": paired, f"a_{metric}": float(x.mean()), f"b_{metric}": float(y.mean())}
+        row["a_ci95"], row["b_ci95"] = (
+            list(rate_intervals(v[:, None], labels)[0])
+            for v, labels in zip((x, y), own, strict=True)
+        )
+        rows.append(row)
+    if not rows:
+        raise BadInput(f"{a.name} and {b.name} share no system and condition to compare")
+    adjust(rows)
+    return rows
+
+
+def _matching(a: Run, b: Run) -> list[tuple[str, str, str]]:
+    lone = [{system for system, _ in run.cells} for run in (a, b)]
+    if all(len(names) == 1 for names in lone):
+        first, second = (next(iter(names)) for names in lone)
+        return [(first, second, c) for _, c in a.cells if (second, c) in b.cells]
+    return [(system, system, c) for system, c in a.cells if (system, c) in b.cells]
+
+
+def _independent(x: Floats, y: Floats, of_x: Clusters, of_y: Clusters) -> dict[str, Any]:
+    """Newcombe's interval of a difference of two shares, and the two-sample score test.
+
+    of_x, of_y: what each answer is resampled with, where answers are not independent.
+    """
+    delta = float(x.mean() - y.mean())
+    (low_x, high_x), (low_y, high_y) = (
+        rate_intervals(v[:, None], labels)[0] for v, labels in ((x, of_x), (y, of_y))
+    )
+    low = delta - float(np.hypot(x.mean() - low_x, high_y - y.mean()))
+    high = delta + float(np.hypot(high_x - x.mean(), y.mean() - low_y))
+    both = np.concatenate([x, y])
+    error = float(both.std() * np.sqrt(1 / len(x) + 1 / len(y)))
+    if of_x is not None or of_y is not None:
+        mean = float(both.mean())
+        error = math.hypot(error_about(x, mean, of_x), error_about(y, mean, of_y))
+    p = math.erfc(abs(delta) / error / math.sqrt(2)) if error else 1.0
+    return {"delta": delta, "ci95": [low, high], "p": p, "test": "two-sample-score"}
+
+
+def _scores(held: Sequence[Prediction], metric: Metric) -> Floats:
+    return np.array([SCORES[metric](p) for p in held], dtype=np.float64)

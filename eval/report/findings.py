@@ -1,0 +1,162 @@
+"""The report's plain sentences, each computed from its numbers and true of them.
+
+A difference is "above" or "below" only when its 95 % interval excludes zero and Holm's p is under
+0.05; else it is said not to be shown. Losses of the method are told as readily as its gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neurorit.eval.conditions import parse_condition
+from neurorit.eval.metrics.settings import BASE, METHOD, NAMES
+
+POOLED = "distractor-mean"
+
+
+def write_findings(report: Mapping[str, Any]) -> list[str]:
+    """Sentences from `results`, `pooled` and `comparisons`; the first is the headline."""
+    cells = {(row["system"], row["condition"]): row for row in report["results"]}
+    cells |= {(row["system"], row["condition"]): row for row in report["pooled"]}
+    systems: Sequence[str] = report["systems"]
+    said: list[str] = []
+    pairs = [(a, b) for a, b in report["pairs"]]
+    lead = [(METHOD, BASE)] if (METHOD, BASE) in pairs else pairs
+    for a, b in lead:
+        for condition in (POOLED, "clean"):
+            row = _comparison(report, a, b, condition)
+            if row is not None:
+                said.append(_against(row, cells))
+    for a, b in pairs:
+        if a == METHOD and (a, b) not in lead:
+            said += _against_rival(report, b)
+    said += _robustness(report)
+    said += _refusals(report["conditions"], systems, cells)
+    said += _reading(report["conditions"], systems, cells, report["metric"])
+    return said
+
+
+def percent(share: float) -> str:
+    """0.6214 -> '62.1%'."""
+    return f"{100 * share:.1f}%"
+
+
+def shown(row: Mapping[str, Any]) -> bool:
+    """True if a comparison's difference holds up: interval off zero and Holm's p under 0.05."""
+    low, high = row["ci95"]
+    return bool((low > 0 or high < 0) and row["p_holm"] < 0.05)
+
+
+def _comparison(report: Mapping[str, Any], a: str, b: str, condition: str) -> Any:
+    for row in report["comparisons"]:
+        place = (row["a"], row["b"], row["condition"], row["metric"])
+        if place == (a, b, condition, report["metric"]):
+            return row
+    return None
+
+
+def _against(row: Mapping[str, Any], cells: Mapping[tuple[str, str], Any]) -> str:
+    condition = row["condition"]
+    place = "with distractors among the passages" if condition == POOLED else f"on {condition}"
+    metric = row["metric"]
+    after, before = cells[row["a"], condition][metric], cells[row["b"], condition][metric]
+    low, high = row["ci95"]
+    what = "exact answers" if metric == "em" else NAMES[metric]
+    numbers = (
+        f"{percent(after)} against {percent(before)} {what} "
+        f"(95 % interval of the difference {_points(low)} to {_points(high)})"
+    )
+    if shown(row):
+        side = "above" if row["delta"] > 0 else "below"
+        size = f"{abs(100 * row['delta']):.1f}"
+        return f"{row['a']} is {side} {row['b']} by {size} points {place}: {numbers}."
+    return f"{row['a']} and {row['b']} cannot be told apart {place}: {numbers}."
+
+
+def _against_rival(report: Mapping[str, Any], rival: str) -> list[str]:
+    rows = [
+        row
+        for row in report["comparisons"]
+        if (row["a"], row["b"], row["metric"]) == (METHOD, rival, report["metric"])
+    ]
+    lost = [row for row in rows if shown(row) and row["delta"] < 0]
+    won = [row for row in rows if shown(row) and row["delta"] > 0]
+    said = []
+    if lost:
+        said.append(f"{rival} beats {METHOD} {_list_deltas(lost)}.")
+    if won:
+        said.append(f"{METHOD} beats {rival} {_list_deltas(won)}.")
+    open_rows = [row["condition"] for row in rows if not shown(row)]
+    if open_rows:
+        said.append(f"Between {METHOD} and {rival} no difference is shown on {_join(open_rows)}.")
+    return said
+
+
+def _list_deltas(rows: Sequence[Mapping[str, Any]]) -> str:
+    parts = [
+        f"on {row['condition']} by {abs(100 * row['delta']):.1f} points ({_span(row)})"
+        for row in rows
+    ]
+    return _join(parts)
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    low, high = sorted(abs(100 * bound) for bound in row["ci95"])
+    return f"{low:.1f} to {high:.1f}"
+
+
+def _robustness(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        row
+        for row in report.get("robustness", ())
+        if row["metric"] == "robustness" and row["value"] is not None
+    ]
+    if not rows:
+        return []
+    each = [
+        f"{row['system']} {percent(row['value'])} "
+        f"({100 * row['ci95'][0]:.1f} to {100 * row['ci95'][1]:.1f})"
+        for row in rows
+    ]
+    return [f"Robustness, the mean area under the noise curves: {_join(each)}."]
+
+
+def _refusals(
+    conditions: Sequence[str], systems: Sequence[str], cells: Mapping[tuple[str, str], Any]
+) -> list[str]:
+    said = []
+    for name in conditions:
+        condition = parse_condition(name)
+        if condition.noise is None or condition.gold:
+            continue
+        rates = [f"{s} {percent(cells[s, name]['abstain_rate'])}" for s in systems]
+        said.append(f"Refused when no passage holds the answer ({name}): {_join(rates)}.")
+    if "clean" in conditions:
+        rates = [f"{s} {percent(cells[s, 'clean']['abstain_rate'])}" for s in systems]
+        said.append(f"Refused although the answer is there (clean): {_join(rates)}.")
+    return said
+
+
+def _reading(
+    conditions: Sequence[str],
+    systems: Sequence[str],
+    cells: Mapping[tuple[str, str], Any],
+    metric: str,
+) -> list[str]:
+    said = []
+    if "closed-book" in conditions:
+        best = max(systems, key=lambda s: cells[s, "closed-book"][metric])
+        said.append(
+            f"Without passages the best system ({best}) gets "
+            f"{percent(cells[best, 'closed-book'][metric])}: what lies above that was read."
+        )
+    return said
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "\u2212")
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,140 @@
+"""Examples worth reading: questions whose answer changed between systems, in both directions.
+
+The choice is by rule and order of the questions, never by taste; losses of the method are shown
+beside its gains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from neurorit.data.examples import Passage
+from neurorit.eval.conditions import distractor_conditions, parse_condition
+from neurorit.eval.metrics.faithfulness import is_misled, read_in
+from neurorit.eval.predictions import Prediction
+
+_Cells = Mapping[tuple[str, str], Sequence[Prediction]]
+_Passages = Mapping[tuple[str, str], Sequence[Passage]]
+
+
+class _Rule(NamedTuple):
+    title: str
+    condition: str
+    most: int
+    holds: Callable[[Prediction, Prediction], bool]  # (before, after)
+
+
+def pick_flips(
+    cells: _Cells,
+    systems: Sequence[str],
+    conditions: Sequence[str],
+    shown: Mapping[str, _Passages],
+    *,
+    pairs: Sequence[tuple[str, str]],
+) -> list[dict[str, Any]]:
+    """The first few questions for each kind of change from b to a of the first pair (a, b).
+
+    shown: system -> (question id, condition) -> the passages that it was shown. Without a pair,
+    each system's first questions that noise turned from right to misled.
+    """
+    after, before = pairs[0] if pairs else ("", "")
+    if not pairs:
+        return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, shown)]
+    chosen = []
+    for rule in _rules(conditions):
+        sides = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
+        hits = [i for i, (old, new) in enumerate(sides) if rule.holds(old, new)]
+        for i in hits[: rule.most]:
+            answers = [cells[system, rule.condition][i] for system in systems]
+            chosen.append(_record(rule, len(hits), answers, after, shown))
+    return chosen
+
+
+def _noise_flips(
+    system: str,
+    cells: _Cells,
+    systems: Sequence[str],
+    conditions: Sequence[str],
+    shown: Mapping[str, _Passages],
+) -> Iterator[dict[str, Any]]:
+    passages = shown[system]
+    for name in conditions if "clean" in conditions else ():
+        condition = parse_condition(name)
+        if condition.noise is None or not condition.gold:
+            continue
+        pairs = zip(cells[system, "clean"], cells[system, name], strict=True)
+        hits = [
+            i
+            for i, (old, new) in enumerate(pairs)
+            if old.em and _misled(new, passages.get((new.id, name), ()))
+        ]
+        if hits:
+            answers = [cells[s, name][hits[0]] for s in systems]
+            rule = _Rule(f"{system}: right on clean, misled here", name, 1, lambda old, new: True)
+            yield _record(rule, len(hits), answers, system, shown)
+
+
+def _misled(answer: Prediction, shown: Sequence[Passage]) -> bool:
+    read = read_in(answer.output, answer.question, shown)
+    return not answer.abstained and is_misled(answer.output, answer.answers, shown, read)
+
+
+def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
+    noisy = distractor_conditions(list(conditions))
+    if noisy:
+        hardest = noisy[-1]
+        yield _Rule(
+            "Misled before, right after", hardest, 3, lambda old, new: new.em and not old.em
+        )
+        yield _Rule("Right before, wrong after", hardest, 2, lambda old, new: old.em and not new.em)
+    if "clean" in conditions:
+        yield _Rule(
+            "Refused although the answer is there",
+            "clean",
+            1,
+            lambda old, new: new.abstained and not old.abstained,
+        )
+    for name in conditions:
+        condition = parse_condition(name)
+        if condition.noise and not condition.gold:
+            yield _Rule(
+                "Nothing to find: answered before, refused after",
+                name,
+                1,
+                lambda old, new: new.abstained and not old.abstained,
+            )
+
+
+def _record(
+    rule: _Rule,
+    total: int,
+    answers: Sequence[Prediction],
+    of: str,
+    shown: Mapping[str, _Passages],
+) -> dict[str, Any]:
+    """of: the system whose passages are listed; each answer is looked up in its own."""
+    place = answers[0].id, rule.condition
+    passages = shown[of].get(place, ())
+    return {
+        "why": rule.title,
+        "of": total,
+        "condition": rule.condition,
+        "id": answers[0].id,
+        "question": answers[0].question,
+        "answers": list(answers[0].answers),
+        "passages": [
+            {"id": p.id, "title": p.title, "text": p.text, "kind": p.kind} for p in passages
+        ],
+        "outputs": [
+            {
+                "system": p.system,
+                "output": p.output,
+                "em": p.em,
+                "abstained": p.abstained,
+                "verdict": p.verdict,
+                "found_in": read_in(p.output, p.question, shown[p.system].get(place, ())),
+            }
+            for p in answers
+        ],
+    }

@@ -1,0 +1,275 @@
+"""From predictions to the numbers of report.json: rates, intervals, comparisons, flipped examples.
+
+It knows nothing of files, models or pages. Comparisons are paired by question; which systems and
+which metric they rest on is `neurorit.eval.metrics.settings`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from neurorit.data.examples import Example, Passage
+from neurorit.eval.conditions import distractor_conditions
+from neurorit.eval.judges.judge import VERDICTS
+from neurorit.eval.metrics import answers as metrics
+from neurorit.eval.metrics import faithfulness as reading
+from neurorit.eval.metrics.robustness import robustness
+from neurorit.eval.metrics.settings import Analysis
+from neurorit.eval.predictions import Prediction
+from neurorit.eval.report.findings import POOLED, write_findings
+from neurorit.eval.report.flips import pick_flips
+from neurorit.eval.run.unscored import judge_bounds
+from neurorit.eval.stats.intervals import Floats, rate_intervals
+from neurorit.eval.stats.paired import compare_systems, power_rows
+
+_RATES: dict[str, Callable[[Prediction], float]] = {
+    "em": lambda p: p.em,
+    "match": lambda p: p.match,
+    "f1": lambda p: p.f1,
+    "abstain_rate": lambda p: p.abstained,
+}
+SCORES: dict[str, Callable[[Prediction], float]] = {
+    "em": lambda p: p.em,
+    "match": lambda p: p.match,
+    "f1": lambda p: p.f1,
+    # An answer without parts is one part.
+    "parts": lambda p: float(p.match) if p.parts is None else p.parts,
+}
+
+Passages = Mapping[tuple[str, str], Sequence[Passage]]
+Cells = Mapping[tuple[str, str], Sequence[Prediction]]
+
+
+def summarise(
+    predictions: Sequence[Prediction],
+    systems: Sequence[str],
+    conditions: Sequence[str],
+    passages: Passages,
+    *,
+    seed: int = 0,
+    own: Mapping[str, Passages] | None = None,
+    analysis: Analysis | None = None,
+    examples: Mapping[str, Example] | None = None,
+) -> dict[str, Any]:
+    """The report without its manifest.
+
+    passages: (question id, condition) -> passages in the prompt's order; own: the same of systems
+    that were shown others; examples: by id, for the wrong answers that their meta names. Every
+    system must have answered the same questions under every condition, in one order: ValueError if
+    not.
+    """
+    chosen = analysis or Analysis()
+    cells = _by_cell(predictions, systems, conditions)
+    clusters = clusters_of(next(iter(cells.values())))
+    known = examples or {}
+    shown = {s: (own or {}).get(s, passages) for s in systems}
+    noisy = distractor_conditions(list(conditions))
+    values = _values(cells, systems, noisy, chosen)
+    reader = reading.Reader()
+    results = [
+        _result(s, c, cells[s, c], shown[s], known, clusters, reader)
+        for s in systems
+        for c in conditions
+    ]
+    for made in results if "parts" in values else ():
+        column = values["parts"][made["system"], made["condition"]][:, None]
+        made["parts"] = float(column.mean())
+        made["ci95"]["parts"] = list(rate_intervals(column, clusters)[0])
+    pooled = [_pooled(system, noisy, values, clusters) for system in systems] if noisy else []
+    compared = [*conditions, POOLED] if noisy else list(conditions)
+    pairs = chosen.pairs(systems)
+    report: dict[str, Any] = {
+        "schema": 1,
+        "systems": list(systems),
+        "conditions": list(conditions),
+        "metric": chosen.metric,
+        "pairs": [list(pair) for pair in pairs],
+        "clusters": len(set(clusters)) if clusters else None,
+        "cluster": chosen.cluster or None,
+        "results": results,
+        "pooled": pooled,
+        "comparisons": compare_systems(
+            values, pairs, compared, clusters, pooled_over=len(noisy), seed=seed
+        ),
+        "robustness": robustness(
+            cells, systems, conditions, values[chosen.metric], chosen.metric, clusters
+        ),
+        "abstention": [row for s in systems if (row := _abstention(s, cells, conditions))],
+        "power": power_rows(values[chosen.metric], chosen.metric, pairs, compared, clusters),
+        "examples": pick_flips(cells, systems, conditions, shown, pairs=pairs),
+    }
+    report["findings"] = write_findings(report)
+    return report
+
+
+def clusters_of(held: Sequence[Prediction]) -> list[str] | None:
+    """What each question is resampled with; None where every question stands for itself."""
+    labels = [p.cluster or p.id for p in held]
+    return labels if len(set(labels)) < len(labels) else None
+
+
+def _by_cell(
+    predictions: Sequence[Prediction], systems: Sequence[str], conditions: Sequence[str]
+) -> dict[tuple[str, str], list[Prediction]]:
+    cells: dict[tuple[str, str], list[Prediction]] = {
+        (s, c): [] for s in systems for c in conditions
+    }
+    for prediction in predictions:
+        cells[prediction.system, prediction.condition].append(prediction)
+    orders = {tuple(p.id for p in held) for held in cells.values()}
+    if len(orders) != 1 or not next(iter(orders)):
+        raise ValueError("systems and conditions do not hold the same questions in one order")
+    return cells
+
+
+def _values(
+    cells: Cells, systems: Sequence[str], noisy: Sequence[str], chosen: Analysis
+) -> dict[str, dict[tuple[str, str], Floats]]:
+    """The scores that are compared, the primary metric first, with their means over `noisy`."""
+    names = [chosen.metric, *("em", "match", "f1")]
+    if any(p.parts is not None for held in cells.values() for p in held):
+        names.append("parts")
+    values: dict[str, dict[tuple[str, str], Floats]] = {}
+    for name in dict.fromkeys(names):
+        of = SCORES[name]
+        values[name] = {
+            cell: np.array([of(p) for p in held], dtype=np.float64) for cell, held in cells.items()
+        }
+        for system in systems if noisy else ():
+            # The mean over conditions of one question is one number.
+            mean = np.mean([values[name][system, c] for c in noisy], axis=0)
+            values[name][system, POOLED] = mean
+    return values
+
+
+def _pooled(
+    system: str,
+    noisy: Sequence[str],
+    values: Mapping[str, Mapping[tuple[str, str], Floats]],
+    clusters: Sequence[str] | None,
+) -> dict[str, Any]:
+    held = {name: by_cell[system, POOLED] for name, by_cell in values.items()}
+    n = len(next(iter(held.values())))
+    row: dict[str, Any] = {"system": system, "condition": POOLED, "over": list(noisy), "n": n}
+    row |= {name: float(column.mean()) for name, column in held.items()}
+    intervals = rate_intervals(np.column_stack(list(held.values())), clusters)
+    row["ci95"] = {name: list(pair) for name, pair in zip(held, intervals, strict=True)}
+    return row
+
+
+def _result(
+    system: str,
+    condition: str,
+    held: Sequence[Prediction],
+    passages: Passages,
+    examples: Mapping[str, Example],
+    clusters: Sequence[str] | None,
+    reader: reading.Reader,
+) -> dict[str, Any]:
+    table = np.array([[rate(p) for rate in _RATES.values()] for p in held], dtype=np.float64)
+    intervals = rate_intervals(table, clusters)
+    row: dict[str, Any] = {"system": system, "condition": condition, "n": len(held)}
+    row |= dict(zip(_RATES, map(float, table.mean(axis=0)), strict=True))
+    row["refusals"] = {kind: sum(p.refusal == kind for p in held) for kind in ("empty", "verbal")}
+    verdicts = Counter(p.verdict for p in held)
+    # An unscored answer has no verdict: it is counted beside the rate, not in it.
+    judged = [(float(p.verdict == "right"), p) for p in held if p.verdict != "unscored"]
+    if len(judged) == verdicts["abstained"] and verdicts["unscored"]:
+        judged = []
+    row["unscored"] = verdicts["unscored"]
+    row["verdicts"] = {verdict: verdicts[verdict] for verdict in VERDICTS}
+    row["judge_bounds"] = list(judge_bounds(row["verdicts"])) if judged else None
+    row["ci95"] = {name: list(pair) for name, pair in zip(_RATES, intervals, strict=True)}
+    columns = {"judge": judged} | _reading(condition, held, passages, examples, reader)
+    for name, found in columns.items():
+        figures = [float(value) for value, _ in found]
+        labels = [p.cluster or p.id for _, p in found] if clusters else None
+        row[name] = float(np.mean(figures)) if figures else None
+        row["ci95"][name] = list(rate_intervals(_column(figures), labels)[0]) if figures else None
+        if len(figures) < len(held):
+            row.setdefault("n_of", {})[name] = len(figures)
+    return row
+
+
+def _reading(
+    condition: str,
+    held: Sequence[Prediction],
+    passages: Passages,
+    examples: Mapping[str, Example],
+    reader: reading.Reader,
+) -> dict[str, list[tuple[float, Prediction]]]:
+    """What was retrieved and what was read from it; nothing where no passages were shown.
+
+    misled_rate: of all answers; faithfulness: of those that are no refusal; cited_faithfulness: of
+    those that cite; recall and ndcg: of all gold passages that a question has, in the prompt's
+    order, over the questions that have any.
+    """
+    if not any(p.passages for p in held):
+        return {}
+    shown = [(p, passages.get((p.id, condition), ())) for p in held]
+    found: dict[str, list[tuple[float, Prediction]]] = {}
+    if all(texts for p, texts in shown if p.passages):
+        read = [
+            (p, texts, _read(p, texts, examples.get(p.id), reader), p.abstained)
+            for p, texts in shown
+        ]
+        found["misled_rate"] = [
+            (float(not refused and reading.is_misled(p.output, p.answers, texts, at)), p)
+            for p, texts, at, refused in read
+        ]
+        found["faithfulness"] = [(float(bool(at)), p) for p, _, at, refused in read if not refused]
+        citing = [
+            (reading.is_cited_faithful(p.output, texts, at), p)
+            for p, texts, at, refused in read
+            if not refused
+        ]
+        if any(value is not None for value, _ in citing):
+            found["cited_faithfulness"] = [(float(v), p) for v, p in citing if v is not None]
+    known = [p for p in held if p.gold]
+    gold = [[passage["kind"] == "gold" for passage in p.passages] for p in known]
+    found["recall"] = [
+        (metrics.recall(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)
+    ]
+    found["ndcg"] = [(metrics.ndcg(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)]
+    return found
+
+
+def _read(
+    p: Prediction, texts: Sequence[Passage], example: Example | None, reader: reading.Reader
+) -> list[int]:
+    """Where its answer was read; wrong answers that the passages or the example name are known."""
+    if p.abstained:
+        return []
+    false = [example.meta.get("false_answer")] if example else []
+    false += [text.meta.get("value") for text in texts if text.meta]
+    named = [value for value in false if isinstance(value, str) and value]
+    return reader.read_in(p.output, p.question, texts, named)
+
+
+def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[str, Any] | None:
+    """Precision and recall of refusing over all conditions with passages, clustered by question.
+
+    A refusal is wanted where no gold passage was shown. Precision: share of refusals that were
+    wanted; recall: share of the wanted ones that came.
+    """
+    held = [p for c in conditions if c != "closed-book" for p in cells[system, c] if p.passages]
+    wanted = [not any(passage["kind"] == "gold" for passage in p.passages) for p in held]
+    row: dict[str, Any] = {"system": system, "ci95": {}}
+    for name, pairs in (
+        ("precision", [(w, p) for p, w in zip(held, wanted, strict=True) if p.abstained]),
+        ("recall", [(p.abstained, p) for p, w in zip(held, wanted, strict=True) if w]),
+    ):
+        values = [float(value) for value, _ in pairs]
+        labels = [p.cluster or p.id for _, p in pairs]
+        row[name] = float(np.mean(values)) if values else None
+        row["ci95"][name] = list(rate_intervals(_column(values), labels)[0]) if values else None
+        row[f"{name}_n"] = len(values)
+    return row if held else None
+
+
+def _column(values: Sequence[float]) -> Floats:
+    return np.asarray(values, dtype=np.float64)[:, None]

@@ -1,0 +1,157 @@
+"""A system's answers, brought into the journal: from the cache, from an engine, or from a server.
+
+Every answer is written down as it comes. Calls that fail for good are named; up to a share of them
+a run goes on without. It knows nothing of judges or reports.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.openai_client import CallFailed, CallSettings
+from neurorit.core.reply_cache import Cache
+from neurorit.data.examples import Passage
+from neurorit.eval.predictions import Journal, Prediction, gold_ids, score
+from neurorit.eval.run.plan import Plan
+from neurorit.eval.run.systems import Generate, Reply, System, ask_remote
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, how much is done, how much there is)"""
+Source = Callable[[list[int]], Iterator[list[tuple[int, Reply | CallFailed]]]]
+"""Indices of prompts -> batches of (index, reply or why there is none), as they come."""
+
+# So many failed calls one after another, and the server is taken for lost.
+_LOST = 10
+_REFUSED = frozenset({401, 403, 404})
+# A request that is refused for what stands in it, such as by a filter, says nothing of the next.
+_THIS_ALONE = frozenset({400, 413, 422})
+
+
+class Unanswered(NamedTuple):
+    """A call that failed for good, in a run that goes on without it."""
+
+    system: str
+    condition: str
+    id: str
+    error: str
+
+
+def source_of(
+    system: System, plan: Plan, generate: Generate | None, calls: CallSettings, chunk_size: int
+) -> Source:
+    """Where a system's answers come from."""
+
+    def local(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
+        if generate is None:
+            raise BadInput(f"system {system.name} is a checkpoint, but no engine was given")
+        for start in range(0, len(indices), chunk_size):
+            part = indices[start : start + chunk_size]
+            prompts = [list(plan.prompts[i].ids) for i in part]
+            completions = generate(system.name, system.place, prompts)
+            if len(completions) != len(part):
+                raise NeuroritError(
+                    f"the engine gave {len(completions)} answers to {len(part)} prompts of "
+                    f"{system.name}"
+                )
+            yield [(i, Reply(c.text)) for i, c in zip(part, completions, strict=True)]
+
+    def remote(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
+        prompts = [plan.prompts[i] for i in indices]
+        asked = ask_remote(system, prompts, max_tokens=plan.max_tokens, seed=plan.seed, calls=calls)
+        for at, reply in asked:
+            yield [(indices[at], reply)]
+
+    return local if system.kind == "checkpoint" else remote
+
+
+def answer(
+    system: System,
+    plan: Plan,
+    journal: Journal,
+    store: Cache,
+    source: Source,
+    tell: Progress,
+    bearable: float,
+) -> tuple[int, list[Unanswered]]:
+    """Bring every answer of one system into the journal.
+
+    bearable: share of the system's answers that may be missing. Returns how many calls were made,
+    and the places without an answer. Raises NeuroritError when more failed, after all others were
+    made, or at once when the server is lost.
+    """
+    keys, calls = plan.keys[system.name], plan.calls[system.name]
+    places: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        if key not in journal.answered:
+            places.setdefault(calls[i], []).append(i)
+    known = {call: Reply.of(record) for call, record in store.find(places).items()}
+
+    def lines(call: str, reply: Reply) -> Iterator[Prediction]:
+        for i in places[call]:
+            prompt = plan.prompts[i]
+            shown = shown_by(prompt.example, reply) if reply.passages else prompt.passages
+            yield score(
+                system.name, prompt.condition, prompt.example, shown, keys[i], reply.text, call
+            )
+
+    journal.append(line for call, reply in known.items() for line in lines(call, reply))
+    waiting = [held[0] for call, held in places.items() if call not in known]
+    what = f"answers of {system.name}"
+    done = len(calls) - sum(len(held) for call, held in places.items() if call not in known)
+    tell(what, done, len(calls))
+    begun = synced = time.perf_counter()
+    failed: list[tuple[int, CallFailed]] = []
+    in_a_row, answered = 0, bool(known) or done > 0
+    for batch in source(waiting):
+        good = {calls[i]: r for i, r in batch if isinstance(r, Reply)}
+        now = time.perf_counter()
+        # A process that is killed loses nothing that was written; the disk is waited for at times.
+        sync = len(batch) > 1 or now - synced > 1.0
+        synced = now if sync else synced
+        store.keep({call: reply.record() for call, reply in good.items()})
+        journal.append((line for c, r in good.items() for line in lines(c, r)), sync=sync)
+        done += sum(len(places[call]) for call in good)
+        tell(what, done, len(calls))
+        for i, reply in batch:
+            if isinstance(reply, CallFailed):
+                failed.append((i, reply))
+                in_a_row += not (answered and reply.status in _THIS_ALONE)
+                if reply.status in _REFUSED or in_a_row >= _LOST:
+                    raise _too_many(system, plan, failed, len(waiting), "stopped after")
+            else:
+                in_a_row, answered = 0, True
+    # In the order of the run: which call ends first is chance.
+    failed.sort(key=lambda one: one[0])
+    missing = [(i, error) for first, error in failed for i in places[calls[first]]]
+    missing.sort(key=lambda one: one[0])
+    if len(missing) > bearable * len(calls):
+        raise _too_many(system, plan, failed, len(waiting), "without an answer:")
+    store.note_pace(plan.prints[system.name], len(waiting), time.perf_counter() - begun)
+    return len(waiting) - len(failed), [
+        Unanswered(system.name, plan.prompts[i].condition, plan.prompts[i].example.id, str(error))
+        for i, error in missing
+    ]
+
+
+def shown_by(example: Any, reply: Reply) -> list[Passage]:
+    """The passages that a gateway showed its model, gold where the example says so."""
+    gold = gold_ids(example)
+    return [
+        Passage(str(p["id"]), p["title"], p["text"], "gold" if str(p["id"]) in gold else None)
+        for p in reply.passages or ()
+    ]
+
+
+def _too_many(
+    system: System, plan: Plan, failed: Sequence[tuple[int, CallFailed]], of: int, how: str
+) -> NeuroritError:
+    first, error = failed[0]
+    prompt = plan.prompts[first]
+    return NeuroritError(
+        f"system {system.name}, {how} {len(failed)} of {of} calls failed, first on question "
+        f"{prompt.example.id!r} under {prompt.condition}: {error}; the answers so far are kept: "
+        "run again with the same --out to go on (--max-unscored bears some)"
+    )

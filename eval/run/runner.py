@@ -1,0 +1,249 @@
+"""One evaluation run: systems x conditions, answered, judged, summed up, reported.
+
+Checkpoints are answered by a callable, servers by their endpoints, verdicts come from a judge: it
+knows nothing of engines. Every system gets the same prompts, and nothing is asked twice: not in a
+run, not after a crash, not in another run with the same cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.artifact import hash_inputs
+from neurorit.core.errors import NeuroritError
+from neurorit.core.openai_client import CallSettings
+from neurorit.core.reply_cache import Cache
+from neurorit.eval.judges.calibration import Labelled, calibrate
+from neurorit.eval.judges.judge import (
+    VERDICTS,
+    CachedJudge,
+    Item,
+    Judge,
+    Verdict,
+    failure_of,
+    give_verdicts,
+)
+from neurorit.eval.metrics.settings import Analysis
+from neurorit.eval.predictions import Journal, Prediction, rescored, writing_alone
+from neurorit.eval.report.summary import Passages, summarise
+from neurorit.eval.report.write import write_report
+from neurorit.eval.run.answering import Progress, Unanswered, answer, shown_by, source_of
+from neurorit.eval.run.plan import (
+    Plan,
+    Retrieve,
+    Sample,
+    identify_all,
+    library_versions,
+    make_plan,
+    prompt_digests,
+)
+from neurorit.eval.run.systems import Generate, Reply, System
+from neurorit.eval.run.unscored import MAX_UNSCORED, refuse_unscored
+
+
+def run_evaluation(
+    systems: Mapping[str, Path] | Sequence[System],
+    examples: Path,
+    conditions: Sequence[str],
+    out: Path,
+    judge: Judge | None,
+    seed: int,
+    *,
+    generate: Generate | None = None,
+    engine: Mapping[str, Any] | None = None,
+    max_tokens: int = 24,
+    calls: CallSettings | None = None,
+    cache: Path | None = None,
+    retrieve: Retrieve | None = None,
+    retriever: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    sample: Sample = "random",
+    analysis: Analysis | None = None,
+    chunk_size: int = 1_024,
+    max_unscored: float = MAX_UNSCORED,
+    calibration: Sequence[Labelled] | None = None,
+    mining: Mapping[str, Any] | None = None,
+    atlas_plot: Path | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate and write predictions.jsonl, report.json and report.html into `out`.
+
+    systems: name -> checkpoint directory, or systems of any kind, `base` first by custom; examples:
+    an artifact of kind `examples` or a JSONL file whose examples carry pools of typed passages;
+    generate: answers for checkpoints; engine: everything about generation that could change an
+    answer, kept in the manifest and in the keys; calls: how servers are asked; cache: a directory
+    that runs share (None: `out` itself); retrieve: for conditions `retrieved-K`, and retriever what
+    the manifest says of it; limit: so many questions, a `sample` by the seed or the first;
+    analysis: how answers are scored and compared, which asks nothing again; chunk_size: prompts per
+    call of `generate`, each followed by a write to disk; max_unscored: share of calls without an
+    answer, and of answers without a verdict, that is borne, in the run and in each system under
+    each condition; mining and atlas_plot are shown in the report; say: is told what a person should
+    know. Returns the report.
+
+    A question with a call that failed for good is left out for all systems, so that all are
+    compared on the same ones; `unanswered` of the report names them.
+    Raises BadInput for unusable input, NeuroritError when calls or too many verdicts fail: what was
+    answered is kept, and the same command goes on from there.
+    """
+    started = time.perf_counter()
+    tell = progress or (lambda stage, done, total: None)
+    out = Path(out)
+    if isinstance(systems, Mapping):
+        systems = [System(name, "checkpoint", model=Path(m)) for name, m in systems.items()]
+    settings = dict(engine or {})
+    tell("prompts", 0, 0)
+    analysis = analysis or Analysis()
+    analysis.check([s.name for s in systems])
+    calls = calls or CallSettings()
+    unanswered: list[Unanswered] = []
+    with writing_alone(out), Cache(cache or out) as store:
+        plan = make_plan(
+            systems,
+            examples,
+            conditions,
+            seed,
+            max_tokens=max_tokens,
+            engine=settings,
+            limit=limit,
+            sample=sample,
+            retrieve=retrieve,
+            identities=identify_all(systems, store),
+        )
+        for prompt in plan.prompts:
+            analysis.cluster_of(prompt.example)
+        tell("prompts", len(plan.prompts), len(plan.prompts))
+        if say is not None:
+            for text in plan.warnings:
+                say(text)
+        names = [s.name for s in plan.systems]
+        timings: dict[str, Any] = {"prepare": time.perf_counter() - started, "generate": {}}
+        journal = Journal(out / "predictions.jsonl")
+        asked = 0
+        for system in plan.systems:
+            begun = time.perf_counter()
+            source = source_of(system, plan, generate, calls, chunk_size)
+            made, missing = answer(system, plan, journal, store, source, tell, max_unscored)
+            asked += made
+            unanswered += missing
+            timings["generate"][system.name] = time.perf_counter() - begun
+        predictions = [
+            rescored(journal.answered[key], prompt.example, analysis)
+            for name in names
+            for key, prompt in zip(plan.keys[name], plan.prompts, strict=True)
+            if key in journal.answered
+        ]
+        begun = time.perf_counter()
+        judged = CachedJudge(judge, store) if judge is not None else None
+        predictions = _judge(judged, predictions, tell)
+        journal.replace_all(predictions)
+        calibrated = calibrate(judged, calibration, seed=seed) if judged and calibration else None
+        timings["judge"] = time.perf_counter() - begun
+        if judged is not None:
+            refuse_unscored(judged.name, predictions, max_unscored, unanswered, failure_of(judged))
+        passages, own = _passages(plan, store)
+    begun = time.perf_counter()
+    left_out = {missing.id for missing in unanswered}
+    whole = [p for p in predictions if p.id not in left_out]
+    if not whole:
+        raise NeuroritError(f"no question was answered by all of {', '.join(names)}")
+    report = summarise(
+        whole,
+        names,
+        list(plan.conditions),
+        passages,
+        seed=seed,
+        own=own,
+        analysis=analysis,
+        examples={p.example.id: p.example for p in plan.prompts},
+    )
+    timings["summary"] = time.perf_counter() - begun
+    counted = Counter(p.verdict for p in predictions)
+    counted["unscored"] += len(unanswered)
+    report["verdicts"] = {verdict: counted[verdict] for verdict in VERDICTS}
+    report["unanswered"] = [missing._asdict() for missing in unanswered]
+    report["judge"] = calibrated
+    report["mining"] = dict(mining) if mining else None
+    report["atlas_plot"] = _shown(atlas_plot) if atlas_plot else None
+    report["timings"] = timings | {
+        "total": time.perf_counter() - started,
+        "answers_asked": asked,
+        "answers_from_journal": len(predictions) - asked,
+    }
+    report["manifest"] = {
+        "kind": "report",
+        "seed": seed,
+        "examples": _shown(examples),
+        "inputs": hash_inputs(examples=Path(examples), **_indexes(retriever)),
+        "systems": {s.name: _described(plan, s) for s in plan.systems},
+        "prompts": prompt_digests(plan),
+        # Servers have engines of their own: what they were asked with stands beside each.
+        "engine": {
+            **(settings if any(s.kind == "checkpoint" for s in plan.systems) else {}),
+            "max_tokens": max_tokens,
+            **({"temperature": 0} if not any(s.request for s in plan.systems) else {}),
+        },
+        "retriever": {**retriever, "index": _shown(retriever["index"])} if retriever else None,
+        "versions": library_versions(),
+        "judge": {"name": judged.name, "fingerprint": judged.fingerprint} if judged else None,
+        "questions": plan.questions,
+        "left_out": sorted(left_out),
+        "warnings": plan.warnings,
+        "skipped": list(plan.skipped),
+        "limit": limit,
+        "sample": sample if limit else None,
+        "analysis": asdict(analysis),
+    }
+    return write_report(report, out, atlas_plot=atlas_plot)
+
+
+def _passages(plan: Plan, store: Cache) -> tuple[Passages, dict[str, Passages]]:
+    """The passages that all systems were shown, and of each gateway those it found itself."""
+    shown = {(p.example.id, p.condition): p.passages for p in plan.prompts}
+    own: dict[str, Passages] = {}
+    for system in plan.systems:
+        if system.kind != "gateway":
+            continue
+        calls = plan.calls[system.name]
+        replies = store.find(calls)
+        own[system.name] = {
+            (prompt.example.id, prompt.condition): shown_by(prompt.example, Reply.of(replies[call]))
+            for call, prompt in zip(calls, plan.prompts, strict=True)
+            if call in replies
+        }
+    return shown, own
+
+
+def _indexes(retriever: Mapping[str, Any] | None) -> dict[str, Path]:
+    return {"index": Path(retriever["index"])} if retriever else {}
+
+
+def _described(plan: Plan, system: System) -> dict[str, Any]:
+    record = plan.described(system)
+    return record | ({"model": _shown(system.place)} if system.kind == "checkpoint" else {})
+
+
+def _shown(path: Path) -> str:
+    """A path for a report that may be handed on: relative to here, or its last part alone."""
+    path = Path(path).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+
+
+def _judge(
+    judge: Judge | None, predictions: Sequence[Prediction], tell: Progress
+) -> list[Prediction]:
+    mark = judge.fingerprint if judge else None
+    known: dict[Item, Verdict] = {
+        p.item: p.verdict
+        for p in predictions
+        if p.judged_by is not None and p.judged_by == mark and p.verdict in ("right", "wrong")
+    }
+    # A refusal in words is one to the judge too: it is asked about answers only.
+    items = [p.item._replace(answer="") if p.abstained else p.item for p in predictions]
+    verdicts = give_verdicts(judge, items, known, lambda done, total: tell("judge", done, total))
+    return [p.judged(v, mark) for p, v in zip(predictions, verdicts, strict=True)]

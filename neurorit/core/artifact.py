@@ -1,0 +1,270 @@
+"""Artifact directories: written whole or not at all, and checked when they are loaded.
+
+An artifact is a directory with a `manifest.json` that says what kind it is, which command and
+settings made it, the seed, and the SHA-256 of every file in it and of every input it came from.
+It knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.errors import ArtifactError, BadInput
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    kind: index, examples, atlas, adapter, checkpoint, report; command: the command that made it;
+    inputs and files: name -> SHA-256 (hexadecimal); made: free facts about the making; sizes: the
+    files' bytes, which every load checks.
+    """
+
+    kind: str
+    command: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory; when the block ends well, seal it and rename it to `out`.
+
+    The manifest's `files` are computed here, and `manifest.made` may be filled in the block. On an
+    error nothing of the new artifact is left, and an older one at `out` is untouched. Raises
+    BadInput if `out` exists and `overwrite` is false.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    put_back(out)
+    for left in [temporary, *_abandoned(out, "writing"), *_abandoned(out, "replaced")]:
+        shutil.rmtree(left, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        seal(temporary, manifest, out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def seal(made: Path, manifest: Manifest, out: Path, leave: Collection[str] = ()) -> None:
+    """Write the manifest of a directory's files, bring all to disk, and rename it to `out`.
+
+    leave: files of the directory that are no part of the artifact. A directory that was sealed but
+    not renamed may be sealed again.
+    """
+    for unfinished in made.glob(f".{MANIFEST}.writing-*"):
+        unfinished.unlink()
+    names = {path.relative_to(made).as_posix(): path for path in sorted(made.rglob("*"))}
+    files = {
+        name: hash_file(path)
+        for name, path in names.items()
+        if path.is_file() and name != MANIFEST and name not in leave
+    }
+    write_manifest(made, manifest, files)
+    sync(made)
+    _swap_in(made, out)
+
+
+def write_manifest(directory: Path, manifest: Manifest, files: Mapping[str, str]) -> None:
+    """Write `manifest.json` whole, with these files' hashes and sizes."""
+    sizes = {name: (directory / name).stat().st_size for name in files}
+    document = {**manifest.__dict__, "files": dict(files), "sizes": sizes}
+    write_text(directory / MANIFEST, _document(document))
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """SHA-256 of the `manifest.json` that this manifest was read from, whatever is there now."""
+    return hashlib.sha256(_document(manifest.__dict__).encode()).hexdigest()
+
+
+def _document(fields: Mapping[str, Any]) -> str:
+    # Manifests of older versions have no sizes, and the same bytes again without them.
+    written = {name: value for name, value in fields.items() if name != "sizes" or value}
+    return json.dumps(written, indent=2, default=str) + "\n"
+
+
+def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifest:
+    """Read and check the manifest of an artifact of `kind`.
+
+    verify: also hash every file it lists. Raises ArtifactError with one line that says what is
+    wrong and how to make the artifact anew.
+    """
+    directory = Path(directory)
+    path = directory / MANIFEST
+    if not directory.is_dir():
+        former = next(_abandoned(directory, "replaced"), None)
+        if former is not None:
+            raise ArtifactError(
+                f"no {kind} at {directory}: it was being replaced when the process was killed; "
+                f"`mv {former} {directory}` brings the former one back"
+            )
+        raise ArtifactError(f"no {kind} at {directory}: the directory does not exist")
+    if not path.is_file():
+        raise ArtifactError(f"{directory} is no {kind}: it has no {MANIFEST}")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        manifest = Manifest(**document)
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); make the {kind} again") from error
+    if manifest.kind != kind:
+        raise ArtifactError(f"{directory} is a {manifest.kind}, but a {kind} is needed")
+    if manifest.schema != SCHEMA:
+        raise ArtifactError(
+            f"{directory} has schema {manifest.schema}, this version reads {SCHEMA}; "
+            f"make it again with `{manifest.command}`"
+        )
+    for name, digest in manifest.files.items():
+        if not (directory / name).is_file():
+            raise ArtifactError(f"{directory} lacks its file {name}; make the {kind} again")
+        size = (directory / name).stat().st_size
+        if size != manifest.sizes.get(name, size) or (
+            verify and hash_file(directory / name) != digest
+        ):
+            raise ArtifactError(
+                f"{directory / name} was changed after it was made; make the {kind} again"
+            )
+    return manifest
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_inputs(**paths: Path) -> dict[str, str]:
+    """Name -> SHA-256 of each input (`hash_path`); `absent` for one that is not there."""
+    return {
+        name: hash_path(Path(path)) if Path(path).exists() else "absent"
+        for name, path in paths.items()
+    }
+
+
+def hash_path(path: Path) -> str:
+    """SHA-256 of a file, of an artifact's manifest, or of every file below another directory."""
+    if path.is_file():
+        return hash_file(path)
+    if (path / MANIFEST).is_file():
+        return hash_file(path / MANIFEST)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        name = file.relative_to(path).as_posix()
+        digest.update(f"{name}\0{hash_file(file)}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def fingerprint_model(model_dir: Path, *extra: str) -> str:
+    """Hash of a model folder: of its manifest where it has one, else of configuration and weights.
+
+    extra: more file names to include where they exist. Returns 16 hexadecimal digits.
+    """
+    model_dir = Path(model_dir)
+    files = [model_dir / MANIFEST, *(model_dir / name for name in extra)]
+    if not files[0].is_file():
+        weights = [p for pattern in ("*.safetensors", "*.bin") for p in model_dir.glob(pattern)]
+        files += [*model_dir.glob("*.json"), *weights]
+    digest = hashlib.sha256()
+    for path in sorted(set(files)):
+        if path.is_file():
+            digest.update(f"{path.name}\0{hash_file(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: temporary name, sync, rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def put_back(out: Path) -> None:
+    """Bring back what a process was replacing when it was killed between its two renames."""
+    if not out.exists():
+        for former in _abandoned(out, "replaced"):
+            os.rename(former, out)
+            return
+
+
+def _abandoned(out: Path, what: str) -> Iterator[Path]:
+    """Directories beside `out` of that use whose process was killed."""
+    for path in sorted(out.parent.glob(f".{out.name}.{what}-*")):
+        process = path.name.rpartition("-")[2]
+        if process.isdigit() and not _alive(int(process)):
+            yield path
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _swap_in(temporary: Path, out: Path) -> None:
+    """Put the whole new directory in the place of the old one, at no moment without either."""
+    if not out.exists():
+        os.rename(temporary, out)
+        return
+    if _exchanged(temporary, out):
+        shutil.rmtree(temporary, ignore_errors=True)
+        return
+    # This file system cannot exchange two names: `put_back` mends a kill between these two.
+    aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    os.rename(out, aside)
+    try:
+        os.rename(temporary, out)
+    except OSError:
+        os.rename(aside, out)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system cannot."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def sync(directory: Path) -> None:
+    """Bring a directory with all its files to disk."""
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

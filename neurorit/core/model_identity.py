@@ -1,0 +1,113 @@
+"""Who answers at an address: what a server says of its model, so that a changed one is noticed.
+
+An address is no identity: another checkpoint may stand behind it tomorrow. A server of this project
+gives a digest of its checkpoint and index; one on this machine names the folder of its weights,
+which are hashed; another says at least its model's name. It knows nothing of questions or scores.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+
+from neurorit.core.artifact import fingerprint_model
+from neurorit.core.reply_cache import Cache, content_key
+
+Known = Literal["weights", "name", "address"]
+"""How much is known of a server's model: its weights, its name alone, or nothing."""
+
+_TIMEOUT = 10.0
+_ATTEMPTS = 3
+_PAUSE = 0.5
+_PASSING = frozenset({429, 500, 502, 503, 504})
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+# `created` is left out: most servers put the moment of the question or of their start there.
+_LASTING = ("id", "root", "parent", "revision", "digest", "meta", "neurorit")
+
+
+class Identity(NamedTuple):
+    """text: equal for equal models as far as the server can be known; known: how far that is."""
+
+    text: str
+    known: Known
+
+
+_NOBODY = Identity("", "address")
+
+
+def identify(url: str, model: str, key: str | None, cache: Cache | None = None) -> Identity:
+    """Ask `url` (it ends in /v1) what it serves as `model` ("": its first one).
+
+    A server that does not say so now is taken for the one that `cache` remembers at the address:
+    a finished run can be read without it, and a hiccup does not make it another server.
+    """
+    place = content_key("identity", url, model)
+    found = _ask(url, model, key)
+    if cache is None:
+        return found or _NOBODY
+    if found is None:
+        held = cache.find([place]).get(place)
+        return Identity(held["text"], held["known"]) if held else _NOBODY
+    cache.replace(place, found._asdict())
+    return found
+
+
+def warning(name: str, identity: Identity) -> str | None:
+    """What a person should know of a system whose weights cannot be told, or None."""
+    if identity.known == "weights":
+        return None
+    told = "says only its model's name" if identity.known == "name" else "does not say what it is"
+    return (
+        f"{name}: the server {told}; when its model changes behind the same address, take another "
+        "--out and --cache, or old answers come back"
+    )
+
+
+def _ask(url: str, model: str, key: str | None) -> Identity | None:
+    card = _card(url, model, key)
+    if card is None:
+        return None
+    lasting: dict[str, Any] = {name: card[name] for name in _LASTING if card.get(name)}
+    weights = _weights(url, card)
+    if weights:
+        lasting["weights"] = weights
+    said = json.dumps(lasting, sort_keys=True, ensure_ascii=False)
+    return Identity(said, "weights" if weights else "name")
+
+
+def _card(url: str, model: str, key: str | None) -> Mapping[str, Any] | None:
+    """The model's entry in the server's list; None where there is none to be had."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE)
+        try:
+            reply = httpx.get(f"{url}/models", headers=headers, timeout=_TIMEOUT)
+            if reply.status_code in _PASSING:
+                continue
+            cards = reply.json()["data"] if reply.is_success else []
+            return next((dict(card) for card in cards if model in ("", card["id"])), None)
+        except httpx.TransportError:
+            continue
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+            return None
+    return None
+
+
+def _weights(url: str, card: Mapping[str, Any]) -> str | None:
+    """A digest of the weights behind a model's card, where there is one to be had."""
+    ours = card.get("neurorit")
+    if isinstance(ours, Mapping) and ours.get("digest"):
+        return str(ours["digest"])
+    if card.get("digest"):
+        return str(card["digest"])
+    root = Path(str(card.get("root") or ""))
+    local = urlsplit(url).hostname in _LOCAL and root.is_absolute()
+    # vLLM names the folder it was started with; on this machine that can be read.
+    return fingerprint_model(root) if local and (root / "config.json").is_file() else None

@@ -1,0 +1,201 @@
+"""Calls of an OpenAI-compatible endpoint: retried with backoff, jitter and Retry-After.
+
+Systems under evaluation, judges and encoders are asked through it. It knows nothing of questions,
+prompts, verdicts or vectors.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import httpx
+
+from neurorit.core.errors import NeuroritError
+
+_RETRIED = frozenset({408, 409, 425, 429})
+_LONGEST_PAUSE = 60.0
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
+
+
+class CallFailed(NeuroritError):
+    """A call gave nothing usable after its last attempt. status: the last HTTP status, or None."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class CallSettings:
+    """How calls are made.
+
+    timeout: seconds without a byte; retries: further attempts after the first; pause: seconds
+    before the second attempt, doubled for each further one, of which a random half is left out so
+    that many callers do not come back at once; concurrency: calls at the same time.
+    """
+
+    timeout: float = 60.0
+    retries: int = 5
+    pause: float = 0.5
+    concurrency: int = 8
+
+
+class Endpoint:
+    """The routes below `base_url` (such as `.../v1`) of one server. Threads may share it."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        settings: CallSettings | None = None,
+        transport: httpx.BaseTransport | None = None,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        """transport, wait: for tests, in place of the network and of the pauses."""
+        self._closed = threading.Event()
+        self._wait = wait or self._closed.wait
+        self.settings = settings or CallSettings()
+        # An address may end in `?api-version=...`: routes go before it.
+        path, mark, query = base_url.partition("?")
+        self.base_url = path.rstrip("/")
+        self._query = mark + query
+        self._http = httpx.Client(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=self.settings.timeout,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
+            transport=transport,
+        )
+
+    def close(self) -> None:
+        """Close all connections; calls that wait for another attempt give up."""
+        self._closed.set()
+        self._http.close()
+
+    def __enter__(self) -> Endpoint:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def chat(
+        self,
+        request: Mapping[str, Any],
+        read: Callable[[Any], _Made | None],
+    ) -> _Made:
+        """`post` to `chat/completions`."""
+        return self.post("chat/completions", request, read)
+
+    def post(
+        self, route: str, request: Mapping[str, Any], read: Callable[[Any], _Made | None]
+    ) -> _Made:
+        """What `read` finds in the JSON that a route replies with.
+
+        `read` returns None for a reply that is of no use: it is then asked again, as after a
+        timeout, a lost connection, no JSON, 429 or 5xx. Any other 4xx is final. Raises CallFailed.
+        """
+        try:
+            return self._posted(route, request, read)
+        finally:
+            if self._closed.is_set():
+                # What was connecting when all was closed was no connection yet: `close` missed it,
+                # and does nothing the second time.
+                self._http.__exit__(None, None, None)
+
+    def _posted(
+        self, route: str, request: Mapping[str, Any], read: Callable[[Any], _Made | None]
+    ) -> _Made:
+        cause, status = "", None
+        for attempt in range(self.settings.retries + 1):
+            if self._closed.is_set():
+                raise CallFailed(f"{self.base_url}: given up")
+            asked_to_wait = 0.0
+            try:
+                reply = self._http.post(f"{self.base_url}/{route}{self._query}", json=dict(request))
+                status = reply.status_code
+                if reply.is_success:
+                    found = read(reply.json())
+                    if found is not None:
+                        return found
+                    cause = "its replies are of no use"
+                else:
+                    cause = f"HTTP {status}: {_said(reply)}"
+                    if status < 500 and status not in _RETRIED:
+                        break
+                    asked_to_wait = retry_after(reply.headers.get("retry-after"))
+            except httpx.InvalidURL as error:
+                raise CallFailed(f"{self.base_url} is no address: {error}") from error
+            except httpx.HTTPError as error:
+                cause, status = type(error).__name__, None
+            except ValueError:
+                cause = "a reply is no JSON"
+            if attempt < self.settings.retries:
+                pause = self.settings.pause * 2**attempt * random.uniform(0.5, 1.0)
+                self._wait(min(_LONGEST_PAUSE, max(asked_to_wait, pause)))
+        raise CallFailed(f"{self.base_url}: {cause}", status)
+
+
+def retry_after(header: str | None) -> float:
+    """Seconds that a Retry-After header asks for, in either form; 0 without a usable one."""
+    if not header:
+        return 0.0
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            moment = parsedate_to_datetime(header)
+        except ValueError:
+            return 0.0
+        seconds = (
+            (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _now()
+        ).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
+def in_parallel(
+    work: Callable[[_Given], _Made], given: Sequence[_Given], concurrency: int
+) -> Iterator[tuple[int, _Made | CallFailed]]:
+    """(position, result or why there is none), as calls end; other errors are raised.
+
+    No more than `concurrency` calls are under way; leaving early starts no further one.
+    """
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
+    running: dict[Future[_Made], int] = {}
+    following = iter(range(len(given)))
+    try:
+        while True:
+            while len(running) < concurrency and (i := next(following, None)) is not None:
+                running[pool.submit(work, given[i])] = i
+            if not running:
+                return
+            ended, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                i = running.pop(future)
+                try:
+                    yield i, future.result()
+                except CallFailed as error:
+                    yield i, error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _said(reply: httpx.Response) -> str:
+    try:
+        error = reply.json()["error"]
+        text = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError):
+        text = reply.reason_phrase
+    return " ".join(str(text).split())[:200]

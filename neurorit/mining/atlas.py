@@ -1,0 +1,167 @@
+"""The neuron atlas: which neurons answer to relevant and to irrelevant context, as an artifact.
+
+It keeps the three sets, the scores and counts behind them, each layer's density, and how stable
+each choice is. It knows nothing of models or of how scores were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurorit.core.artifact import Manifest, read_manifest, writing
+from neurorit.core.errors import BadInput
+
+TENSORS = "atlas.safetensors"
+SETS = ("rel", "irrel", "shared")
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class NeuronAtlas:
+    """Mined neurons of a model with L layers of F neurons.
+
+    rel, irrel, shared [n, 2]: (layer, neuron) of P_rel, P_irrel and P_shared. scores_rel,
+    scores_irrel [L, F]: summed kept attribution; counts_rel, counts_irrel [L, F]: samples that
+    kept the neuron; stability_rel, stability_irrel [L, F]: share of bootstrap resamples in which
+    the neuron is chosen again; residuals [samples]: completeness residual of each.
+    """
+
+    rel: Array
+    irrel: Array
+    shared: Array
+    scores_rel: Array
+    scores_irrel: Array
+    counts_rel: Array
+    counts_irrel: Array
+    stability_rel: Array
+    stability_irrel: Array
+    residuals: Array
+
+    @property
+    def density(self) -> Array:
+        """[L]: |(P_shared or P_irrel) in layer| / F, the measure that picks dense layers [P]."""
+        depth, width = self.scores_rel.shape
+        layers = np.concatenate([self.shared[:, 0], self.irrel[:, 0]]).astype(np.int64)
+        found: Array = np.bincount(layers, minlength=depth) / width
+        return found
+
+    def densest(self, count: int) -> list[int]:
+        """The `count` densest layers in ascending order; ties go to the lower layer."""
+        order = np.argsort(-self.density, kind="stable")[:count]
+        return sorted(int(layer) for layer in order)
+
+    def check_shape(self, depth: int, width: int, place: object = "the atlas") -> None:
+        """Raise BadInput unless it is of a model of `depth` layers of `width` neurons."""
+        if self.scores_rel.shape != (depth, width):
+            raise BadInput(
+                f"{place} is of another model: {self.scores_rel.shape[0]} layers of "
+                f"{self.scores_rel.shape[1]} neurons, not {depth} of {width}"
+            )
+
+    @classmethod
+    def load(cls, directory: Path) -> NeuronAtlas:
+        """Load an atlas; raises ArtifactError when it is missing, changed or of another kind."""
+        from safetensors.numpy import load_file
+
+        read_manifest(directory, "atlas")
+        return cls(**load_file(Path(directory) / TENSORS))
+
+    @staticmethod
+    def check_model(directory: Path, digest: str) -> None:
+        """Raise BadInput unless the atlas was mined from the model of that digest.
+
+        Models of one family have one shape, and neurons of one mean nothing in another.
+        """
+        mined = read_manifest(directory, "atlas", verify=False).inputs.get("model")
+        if mined not in (None, digest):
+            raise BadInput(
+                f"--atlas {directory} was mined from other weights than --model; mine this model "
+                "(`neurorit-rag mine`), or leave --atlas out and `tune` does"
+            )
+
+    def save(self, out: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
+        """Write the artifact; the same atlas gives the same bytes."""
+        from safetensors.numpy import save_file
+
+        with writing(out, manifest, overwrite=overwrite) as directory:
+            tensors = {name: np.ascontiguousarray(value) for name, value in vars(self).items()}
+            save_file(tensors, directory / TENSORS)
+
+
+def choose_sets(chosen_rel: Array, chosen_irrel: Array) -> Mapping[str, Array]:
+    """P_rel, P_irrel and P_shared [n, 2] from the boolean choices [L, F] [P]."""
+    return {
+        "rel": np.argwhere(chosen_rel & ~chosen_irrel).astype(np.int32),
+        "irrel": np.argwhere(chosen_irrel & ~chosen_rel).astype(np.int32),
+        "shared": np.argwhere(chosen_rel & chosen_irrel).astype(np.int32),
+    }
+
+
+def overlap(one: NeuronAtlas, other: NeuronAtlas) -> dict[str, float]:
+    """Jaccard index of each set and, as `scores_SIDE`, the rank correlation of summed scores.
+
+    Two empty sets overlap fully. Raises BadInput for atlases of different shapes.
+    """
+    depth, width = one.scores_rel.shape
+    other.check_shape(depth, width, "the second atlas")
+    found = {}
+    for name in SETS:
+        a, b = ({tuple(pair) for pair in getattr(x, name).tolist()} for x in (one, other))
+        found[name] = len(a & b) / len(a | b) if a | b else 1.0
+    for side in ("scores_rel", "scores_irrel"):
+        found[side] = _rank_correlation(getattr(one, side), getattr(other, side))
+    return found
+
+
+def _rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's over the neurons that either atlas scored; 0 where nothing varies."""
+    scored = ((a != 0) | (b != 0)).ravel()
+    ranks = [_ranks(x.ravel()[scored]) for x in (a, b)]
+    if scored.sum() < 2 or min(x.std() for x in ranks) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks of values, ties as their mean."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    mean: Array = ((ends - counts + ends - 1) / 2)[index]
+    return mean
+
+
+def plot(atlas: NeuronAtlas, out: Path) -> None:
+    """Draw the distribution of the three sets over layers, with the density, to .svg or .png."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
+
+    depth = atlas.scores_rel.shape[0]
+    layers = np.arange(depth)
+    colours = {"rel": "#2f6f9f", "irrel": "#c0582f", "shared": "#8a8a8a"}
+    labels = {"rel": "P_rel", "irrel": "P_irrel", "shared": "P_shared"}
+    with pyplot.rc_context({"svg.hashsalt": "neurorit", "font.size": 9}):
+        figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
+        bottom = np.zeros(depth)
+        for name in SETS:
+            counts = np.bincount(getattr(atlas, name)[:, 0].astype(np.int64), minlength=depth)
+            axes.bar(layers, counts, bottom=bottom, color=colours[name], label=labels[name])
+            bottom += counts
+        density = axes.twinx()
+        density.plot(layers, 100 * atlas.density, color="#222222", marker="o", markersize=3)
+        density.set_ylabel("density, % (line)")
+        density.set_ylim(bottom=0)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("neurons")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+        figure.savefig(out, metadata={"Date": None} if Path(out).suffix == ".svg" else None)
+        pyplot.close(figure)

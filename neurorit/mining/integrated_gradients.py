@@ -1,0 +1,298 @@
+"""Integrated gradients of every feed-forward neuron, exactly, in one forward and one backward.
+
+Only the positions that predict the answer are patched, so the prefix's keys and values never
+change. The prompt is prefilled once without gradients; then those positions (one, or one per
+token of the answer) are repeated as many *rows* that see the cached prefix and themselves only.
+Row (l, k) has layer l's down-projection input replaced by step k of the path from the neurons'
+values without the context to those with it. One backward of the sum of all rows' F gives every
+layer's exact gradient. Prompts are batched: each sample has rows of its own.
+
+Source: METHOD.md, Phase 1 [P2, K]; the one pass and its measure are our own [I].
+It knows nothing of questions, files or aggregation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from neurorit.model.feed_forward import FeedForward, feed_forward
+from neurorit.model.hooks import recording
+from neurorit.model.shared_prefix import Prefix, Rows
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Query:
+    """One prediction to attribute: token ids of the prompt with and without the context.
+
+    target: the answer's token ids; None takes what the model itself would say.
+    """
+
+    prompt_with: Sequence[int]
+    prompt_without: Sequence[int]
+    target: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What one sample says of every neuron.
+
+    scores [L, F]: attribution, in units of F; gain [L]: F with the context minus F with layer l's
+    neurons as without it; residual: sum over layers of |sum_j A - gain|, over the sum of |gain|
+    (0 for methods that have no completeness); target: the tokens that F is the probability of.
+    """
+
+    scores: torch.Tensor
+    gain: torch.Tensor
+    residual: float
+    target: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How F is made and differentiated.
+
+    method: integrated-gradients; gradient-activation (one gradient, at the values with the
+    context); activation (no gradient: a control); scaled-gradients (the predecessors' published
+    code, which weights step k by its place on the path: kept for comparison, it does not add up).
+    objective: F is the probability of the answer's first token, of the whole answer (answer-span),
+    or its logarithm (log-prob). steps: m of the midpoint rule. rows: most tokens in one pass, the
+    bound on memory. end: token that ends the model's own answer, which has at most `longest`
+    tokens.
+    """
+
+    method: str = "integrated-gradients"
+    objective: str = "first-token"
+    steps: int = 20
+    rows: int = 512
+    end: int | None = None
+    longest: int = 16
+
+
+def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[Attribution]:
+    """Attribute each query's prediction to the feed-forward neurons; one batch.
+
+    Parameters need no gradients; none are left behind.
+    """
+    blocks = feed_forward(model)
+    with recording(blocks, last=1) as seen:
+        prefix = Prefix(model, [query.prompt_with for query in queries])
+    targets = _targets(prefix, queries, settings)
+    rows = Rows.of(prefix, [query.prompt_with[-1] for query in queries], targets)
+    with torch.no_grad():
+        whole, present = _values(blocks, rows, seen)
+        gold = _score(whole, rows, settings)[:, 0]
+        with recording(blocks, last=1) as seen:
+            bare = Prefix(model, [query.prompt_without for query in queries])
+        lasts = [query.prompt_without[-1] for query in queries]
+        without = _values(blocks, Rows.of(bare, lasts, targets, rows.span), seen)[1]
+    difference = (present - without) * rows.real[:, None, :, None]
+    gain = torch.zeros(len(queries), blocks.depth)
+    if settings.method == "activation":
+        scores = difference.sum(2)
+    elif settings.method == "gradient-activation":
+        scores = (difference * _plain_gradient(blocks, rows, settings)).sum(2)
+    else:
+        scores, start = _integrate(blocks, rows, without, difference, settings)
+        gain = (gold[:, None] - start).float().cpu()
+    scores = scores.float().cpu()
+    off = (scores.sum(2) - gain).abs().sum(1) / gain.abs().sum(1).clamp_min(_TINY)
+    complete = settings.method in ("integrated-gradients", "scaled-gradients")
+    return [
+        Attribution(scores[i], gain[i], float(off[i]) if complete else 0.0, tuple(targets[i]))
+        for i in range(len(queries))
+    ]
+
+
+def attribute_by_loop(
+    model: Any, query: Query, *, steps: int = 20, objective: str = "first-token"
+) -> torch.Tensor:
+    """The same scores [L, F] by whole forward passes, one per layer and step: the reference."""
+    assert query.target is not None
+    blocks = feed_forward(model)
+    target = list(query.target[:1] if objective == "first-token" else query.target)
+    tail = target[:-1]
+    with torch.no_grad():
+        values = []
+        for prompt in (query.prompt_with, query.prompt_without):
+            with recording(blocks) as seen:
+                model(input_ids=_ids(model, [*prompt, *tail]), use_cache=False)
+            values.append([seen[layer][0, -len(target) :] for layer in range(blocks.depth)])
+    present, without = (torch.stack(found) for found in values)
+    ids = _ids(model, [*query.prompt_with, *tail])
+    scores = present.new_zeros(blocks.depth, blocks.width)
+    for layer in range(blocks.depth):
+        difference = present[layer] - without[layer]
+        for k in range(steps):
+            value = without[layer] + (k + 0.5) / steps * difference
+            value = value.detach().requires_grad_()
+            with _patched(blocks.down(layer), partial(_replace_last, value)):
+                logits = model(input_ids=ids, use_cache=False).logits[0, -len(target) :]
+            logs = logits.float().log_softmax(-1)[range(len(target)), target].sum()
+            score = logs if objective == "log-prob" else logs.exp()
+            (gradient,) = torch.autograd.grad(score, value)
+            scores[layer] += (gradient * difference).sum(0) / steps
+    return scores
+
+
+def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> list[list[int]]:
+    """Each query's answer tokens; the model's own where none are given."""
+    most = 1 if settings.objective == "first-token" else settings.longest
+    targets = [list(q.target) if q.target is not None else None for q in queries]
+    if any(target is None for target in targets):
+        lasts = [query.prompt_with[-1] for query in queries]
+        own = prefix.greedy(lasts, most, settings.end)
+        targets = [own[i] if target is None else target for i, target in enumerate(targets)]
+    if settings.objective == "first-token":
+        return [target[:1] for target in targets if target is not None]
+    return [target for target in targets if target is not None]
+
+
+def _integrate(
+    blocks: FeedForward,
+    rows: Rows,
+    without: torch.Tensor,
+    difference: torch.Tensor,
+    settings: Settings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores [B, L, F] of the path, and F [B, L] at each layer's start.
+
+    without, difference [B, L, N, F]: the start of the path and its direction.
+    """
+    steps, depth = settings.steps, blocks.depth
+    alpha = (torch.arange(steps, device=without.device, dtype=torch.float32) + 0.5) / steps
+    # Step `steps` of each layer is the start of its path: it needs no gradient, only F there.
+    alpha = torch.cat([alpha, alpha.new_zeros(1)])
+    weight = alpha if settings.method == "scaled-gradients" else torch.ones_like(alpha)
+    weight = weight / steps
+    weight[steps] = 0.0
+    plan = [(layer, k) for layer in range(depth) for k in range(steps + 1)]
+    batch, _, span, width = without.shape
+    total = torch.zeros(batch, depth, span, width, device=without.device)
+    start = torch.zeros(batch, depth, device=without.device)
+    size = max(1, settings.rows // (batch * span) - 1)  # the prompt's own tokens go along
+    for first in range(0, len(plan), size):
+        chunk = plan[first : first + size]
+        layers = torch.tensor([layer for layer, _ in chunk], device=without.device)
+        places = torch.tensor([k for _, k in chunk], device=without.device)
+        part = (
+            without[:, layers]
+            + alpha[places, None, None].to(without.dtype) * (difference[:, layers])
+        )
+        part = part.detach().requires_grad_()
+        with _patched_rows(blocks, part, layers.tolist()):
+            value = _score(rows.logits(layers.tolist()), rows, settings)
+        (gradient,) = torch.autograd.grad(value.sum(), part)
+        weighted = gradient.float() * weight[places, None, None]
+        total.index_add_(1, layers, weighted)
+        ends = (places == steps).nonzero()[:, 0]
+        start[:, layers[ends]] = value.detach()[:, ends].to(start.dtype)
+    return (total * difference.float()).sum(2), start
+
+
+def _plain_gradient(blocks: FeedForward, rows: Rows, settings: Settings) -> torch.Tensor:
+    """Gradient [B, L, N, F] of F at the values with the context; one backward."""
+    own: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., tuple[torch.Tensor]]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            hidden = inputs[0]
+            if not hidden.requires_grad:
+                hidden = hidden.detach().requires_grad_()
+            own[layer] = hidden
+            return (hidden,)
+
+        return hook
+
+    hooks = [
+        blocks.down(layer).register_forward_pre_hook(keep(layer)) for layer in range(blocks.depth)
+    ]
+    try:
+        value = _score(rows.plain(), rows, settings)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    found = torch.autograd.grad(value.sum(), [own[layer] for layer in range(blocks.depth)])
+    return torch.stack(found, dim=1)
+
+
+def _score(logits: torch.Tensor, rows: Rows, settings: Settings) -> torch.Tensor:
+    """F [B, R] of each row, in float32, from logits [B, R, N, vocabulary]."""
+    logs = logits.float().log_softmax(-1)
+    index = rows.targets[:, None, :, None].expand(-1, logs.shape[1], -1, 1)
+    found = (logs.gather(-1, index)[..., 0] * rows.real[:, None]).sum(-1)
+    return found if settings.objective == "log-prob" else found.exp()
+
+
+def _values(
+    blocks: FeedForward, rows: Rows, seen: dict[int, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits [B, 1, N, vocabulary] and neurons' values [B, L, N, F] where the answer is predicted.
+
+    seen: what the prefix's own pass recorded, which is enough for an answer of one token.
+    """
+    if rows.span == 1:
+        last = {layer: values[:, -1:] for layer, values in seen.items()}
+        return rows.prefix.last_logits[:, None, None], _stack(last, blocks)
+    with recording(blocks) as found:
+        logits = rows.plain()
+    return logits, _stack(found, blocks)
+
+
+def _stack(seen: dict[int, torch.Tensor], blocks: FeedForward) -> torch.Tensor:
+    return torch.stack([seen[layer] for layer in range(blocks.depth)], dim=1)
+
+
+@contextmanager
+def _patched_rows(
+    blocks: FeedForward, values: torch.Tensor, layers: Sequence[int]
+) -> Iterator[None]:
+    """Put values [B, R, N, F] into the rows of their layers; other rows stay as they are.
+
+    The prompt's own tokens stand before the rows (see `Rows.logits`) and stay as they are too.
+    """
+    hooks = []
+    batch, _, span, width = values.shape
+
+    def patch(rows: list[int]) -> Callable[..., tuple[torch.Tensor]]:
+        index = torch.tensor(rows, device=values.device)
+
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            hidden = inputs[0].unflatten(1, (-1, span))
+            hidden = hidden.index_copy(1, index + 1, values[:, index].to(hidden.dtype))
+            return (hidden.reshape(batch, -1, width),)
+
+        return hook
+
+    for layer in sorted(set(layers)):
+        rows = [row for row, own in enumerate(layers) if own == layer]
+        hooks.append(blocks.down(layer).register_forward_pre_hook(patch(rows)))
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def _ids(model: Any, tokens: Sequence[int]) -> torch.Tensor:
+    return torch.tensor([list(tokens)], device=model.device)
+
+
+@contextmanager
+def _patched(module: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    handle = module.register_forward_pre_hook(lambda _module, inputs: (change(inputs[0]),))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _replace_last(value: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    return torch.cat([hidden[:, : -len(value)], value[None]], dim=1)

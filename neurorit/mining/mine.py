@@ -1,0 +1,150 @@
+"""Mining: attribution of every sample, aggregated into a neuron atlas.
+
+Relevant contexts show the gold passages alone, irrelevant ones noise alone; each is compared with
+the same question without passages. Every context's kept scores go to a journal as they are made, so
+a killed run goes on where it was and ends in the same bytes; torchrun or accelerate may start
+several processes, which share the contexts.
+
+Source: METHOD.md, Phase 1, steps 3 and 4. It knows nothing of how gradients are taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurorit.core.artifact import Manifest, hash_inputs
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import examples_file
+from neurorit.mining.atlas import NeuronAtlas, choose_sets
+from neurorit.mining.collect import ASKED, Progress, Records, check_residual
+from neurorit.mining.contexts import SIDES, Context, contexts
+from neurorit.mining.journal import Journal
+from neurorit.mining.settings import AFTERWARDS, MiningSettings
+
+
+def mine(
+    model_dir: Path,
+    examples: Path,
+    out: Path,
+    settings: MiningSettings,
+    seed: int = 0,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> NeuronAtlas:
+    """Mine an atlas of a model from examples (a file or an artifact) and write it to `out`.
+
+    Raises BadInput when the examples hold no sample of one side or the model follows none,
+    NeuroritError when the completeness residual says that the scores do not add up.
+    """
+    from neurorit.model.checkpoint import checkpoint_dir
+    from neurorit.model.distributed import join
+    from neurorit.model.feed_forward import weights_digest
+
+    settings.check()
+    join(settings.device)
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+    source = examples_file(Path(examples))
+    model_dir = checkpoint_dir(model_dir)
+    most = settings.samples * (ASKED if settings.contexts == "followed" else 1)
+    candidates = list(contexts(source, most, settings.noise_passages, seed))
+    inputs = {**hash_inputs(examples=Path(examples)), "model": weights_digest(model_dir)}
+    journal = Journal(out, _identity(settings, seed, inputs))
+    records = Records(model_dir, candidates, settings, journal, progress)
+    chosen, kept, asked = records.collect()
+    shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
+    atlas = _aggregate(kept, chosen, shape, settings, seed)
+    median = float(np.median(atlas.residuals))
+    check_residual(median, settings, len(kept))
+    manifest = Manifest(
+        kind="atlas",
+        command="neurorit-rag mine",
+        settings=asdict(settings),
+        seed=seed,
+        inputs=inputs,
+        made={
+            "samples": {side: sum(c.side == side for c in chosen) for side in SIDES},
+            "asked": asked,
+            "median_residual": median,
+            "layers": shape[0],
+            "neurons_per_layer": shape[1],
+            "stability": {
+                "rel": _mean_stability(atlas.stability_rel, atlas.rel, atlas.shared),
+                "irrel": _mean_stability(atlas.stability_irrel, atlas.irrel, atlas.shared),
+            },
+        },
+    )
+    if journal.rank == 0:
+        atlas.save(out, manifest, overwrite=overwrite)
+        journal.remove()
+    journal.barrier()
+    return atlas
+
+
+def most_frequent(counts: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    """Boolean choice, shaped as `counts`, of the k most often kept; ties by summed score.
+
+    Neurons that no sample kept are never chosen.
+    """
+    order = np.lexsort((-scores.ravel(), -counts.ravel()))[:k]
+    chosen = np.zeros(counts.size, dtype=bool)
+    chosen[order] = counts.ravel()[order] > 0
+    return chosen.reshape(counts.shape)
+
+
+def _identity(settings: MiningSettings, seed: int, inputs: dict[str, str]) -> dict[str, Any]:
+    """What a journal's records depend on; what is made of them afterwards may change."""
+    of_records = {k: v for k, v in asdict(settings).items() if k not in AFTERWARDS}
+    return {"settings": of_records, "seed": seed, "inputs": inputs}
+
+
+def _aggregate(
+    kept: Sequence[dict[str, Any]],
+    chosen: Sequence[Context],
+    shape: tuple[int, int],
+    settings: MiningSettings,
+    seed: int,
+) -> NeuronAtlas:
+    size = shape[0] * shape[1]
+    k = max(1, round(settings.share * size))
+    parts: dict[str, Any] = {}
+    for side in SIDES:
+        records = [r for r, context in zip(kept, chosen, strict=True) if context.side == side]
+        hits = np.zeros((len(records), size), dtype=np.float32)
+        scores = np.zeros(size)
+        for row, record in enumerate(records):
+            hits[row, record["index"]] = 1.0
+            scores[record["index"]] += record["values"]
+        counts = hits.sum(0)
+        parts[side] = most_frequent(counts, scores, k)
+        parts[f"scores_{side}"] = scores.reshape(shape).astype(np.float32)
+        parts[f"counts_{side}"] = counts.reshape(shape).astype(np.int32)
+        stability = _stability(hits, scores, k, settings.resamples, seed)
+        parts[f"stability_{side}"] = stability.reshape(shape).astype(np.float32)
+    sets = choose_sets(*(parts.pop(side).reshape(shape) for side in SIDES))
+    residuals = np.array([record["residual"] for record in kept], dtype=np.float32)
+    return NeuronAtlas(**sets, **parts, residuals=residuals)
+
+
+def _stability(
+    hits: np.ndarray, scores: np.ndarray, k: int, resamples: int, seed: int
+) -> np.ndarray:
+    """Share of bootstrap resamples over samples in which each neuron is among the k chosen."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros(hits.shape[1])
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(0, len(hits), len(hits)), minlength=len(hits))
+        chosen += most_frequent(weights.astype(np.float32) @ hits, scores, k)
+    return chosen / resamples
+
+
+def _mean_stability(stability: np.ndarray, *sets: np.ndarray) -> float:
+    pairs = np.concatenate(sets).astype(np.int64)
+    return float(stability[pairs[:, 0], pairs[:, 1]].mean()) if len(pairs) else 0.0

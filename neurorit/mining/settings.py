@@ -1,0 +1,82 @@
+"""The settings of mining. It imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neurorit.core.errors import BadInput
+
+METHODS = ("integrated-gradients", "gradient-activation", "activation", "scaled-gradients")
+OBJECTIVES = ("first-token", "answer-span", "log-prob")
+CONTEXTS = ("followed", "all")
+ACTIVATIONS = ("float32", "as-weights")
+
+
+# What is made of the records afterwards: changing it needs no attribution again.
+AFTERWARDS = ("share", "resamples", "max_residual", "force")
+
+
+@dataclass(frozen=True)
+class MiningSettings:
+    """How neurons are mined.
+
+    samples: most contexts of each side. noise_passages: passages in an irrelevant context.
+    contexts: "followed" takes those that the model's own answer follows (relevant ones that it
+    answers rightly, irrelevant ones whose noise it repeats), out of at most four times `samples`;
+    "all" takes them as they come [I]. method, objective, steps, rows: see attribution.Settings.
+    memory: a budget for activations such as 2GiB, which sets the rows. irrelevant_target: what the
+    irrelevant side's F is of, "own-answer" (what the model says when misled) or "gold" [I];
+    answer_tokens: the longest own answer. dtype: of the weights, auto as stored; activations: what
+    is computed in, "float32" or "as-weights" (quicker on a GPU in bfloat16, and its scores add up
+    to some 10 %).
+    threshold: scores under this share of the context's largest are dropped [K]; top: most neurons
+    kept per context. share: K as a share of all neurons, the same for both sides [I]. resamples:
+    of the bootstrap. max_residual: an atlas whose median completeness residual is above is
+    refused; force keeps it.
+    """
+
+    samples: int = 128
+    noise_passages: int = 1
+    contexts: str = "followed"
+    method: str = "integrated-gradients"
+    objective: str = "first-token"
+    steps: int = 20
+    rows: int = 512
+    memory: str = ""
+    irrelevant_target: str = "own-answer"
+    answer_tokens: int = 16
+    threshold: float = 0.1
+    top: int = 200
+    share: float = 0.05
+    resamples: int = 200
+    max_residual: float = 0.05
+    dtype: str = "auto"
+    activations: str = "float32"
+    device: str = "auto"
+    force: bool = False
+
+    def check(self) -> None:
+        """Raise BadInput, naming the setting, for one that is out of range."""
+        allowed = {
+            "method": METHODS,
+            "objective": OBJECTIVES,
+            "irrelevant_target": ("own-answer", "gold"),
+            "contexts": CONTEXTS,
+            "activations": ACTIVATIONS,
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise BadInput(f"mine: {name} must be one of {', '.join(values)}")
+        for name in (
+            "samples",
+            "noise_passages",
+            "steps",
+            "rows",
+            "top",
+            "resamples",
+            "answer_tokens",
+        ):
+            if getattr(self, name) < 1:
+                raise BadInput(f"mine: {name} must be at least 1")
+        if not 0.0 < self.share <= 1.0:
+            raise BadInput("mine: share must be above 0 and at most 1")

@@ -1,0 +1,50 @@
+"""Where a checkpoint is: a folder here, or a hub's, fetched into the hub's own cache.
+
+A hub's model is named `owner/name` or `owner/name@revision`. What is used is the snapshot of one
+commit, a folder like any other, so that what was made of another commit is never taken for it.
+It imports nothing heavy and knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from neurorit.core.errors import BadInput
+
+_HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(?:@[\w./-]+)?")
+# What loading needs: weights in safetensors alone, and not the second copy that Mistral ships.
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+_UNWANTED = ["consolidated*", "original/*", "onnx/*"]
+
+
+def checkpoint_dir(model: str | Path) -> Path:
+    """The folder of a checkpoint; of a hub's, that of its snapshot, fetched where it is missing.
+
+    What is neither a folder nor a hub's name is returned as it is. Raises BadInput for a hub's name
+    that cannot be fetched and is not in the cache.
+    """
+    folder = Path(model)
+    if folder.is_dir() or not _HUB.fullmatch(str(model)) or folder.parent.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()  # commands show their own
+    name, _, revision = str(model).partition("@")
+    try:
+        found = snapshot_download(
+            name, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        )
+    except Exception as error:  # the hub's client and its transport raise many kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(
+            f"--model {model}: no such folder, and it cannot be had from the hub: {reason}"
+        ) from error
+    return Path(found)
+
+
+def checkpoint_name(model: str | Path) -> str:
+    """What a checkpoint is called: its folder's name, or its name on the hub."""
+    folder = Path(model)
+    return folder.resolve().name if folder.is_dir() else folder.name.partition("@")[0]

@@ -1,0 +1,64 @@
+"""Looking at feed-forward neurons, and switching them off, while a model runs.
+
+It knows nothing of why a neuron was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurorit.model.feed_forward import FeedForward
+
+
+@contextmanager
+def recording(blocks: FeedForward, last: int | None = None) -> Iterator[dict[int, torch.Tensor]]:
+    """The neurons' values of the block's last forward pass: layer -> [B, T, F], detached.
+
+    last: keep that many positions alone, at the end of the prompts.
+    """
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            values = inputs[0].detach()
+            # A copy, since a view would keep the values at all positions.
+            seen[layer] = values if last is None else values[:, -last:].clone()
+
+        return hook
+
+    hooks = [
+        blocks.down(layer).register_forward_pre_hook(keep(layer)) for layer in range(blocks.depth)
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@contextmanager
+def silencing(blocks: FeedForward, neurons: np.ndarray) -> Iterator[None]:
+    """Hold neurons [n, 2], given as (layer, neuron), at zero at every position in the block."""
+    hooks = []
+
+    def still(index: torch.Tensor) -> Callable[..., tuple[torch.Tensor]]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            return (inputs[0].index_fill(-1, index, 0.0),)
+
+        return hook
+
+    for layer in sorted({int(one) for one in neurons[:, 0]}):
+        chosen = neurons[neurons[:, 0] == layer, 1].astype(np.int64)
+        down = blocks.down(layer)
+        index = torch.from_numpy(np.ascontiguousarray(chosen)).to(down.weight.device)
+        hooks.append(down.register_forward_pre_hook(still(index)))
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()

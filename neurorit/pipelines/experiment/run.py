@@ -1,0 +1,336 @@
+"""experiment: variants x seeds, tuned and evaluated, in one table with intervals over seeds.
+
+What is there already is not made again, so a killed experiment goes on. With `select`, one variant
+of each method is chosen on `evaluate` by the declared rule, and only the chosen are run on `test`,
+once: another choice later is refused, since it would have been made with the test in sight.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurorit.core.artifact import Manifest, hash_inputs, write_manifest, write_text
+from neurorit.core.errors import BadInput
+from neurorit.eval.conditions import distractor_conditions, parse_condition
+from neurorit.pipelines import method as tuning
+from neurorit.pipelines.experiment.table import BASE, markdown, paired, plot, rows
+from neurorit.pipelines.progress import Reporter, reporting
+from neurorit.pipelines.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
+from neurorit.pipelines.torchrun import assigned, launch
+
+if TYPE_CHECKING:
+    from neurorit.tuning.settings import TuneSettings
+
+_TABLE = "table.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named way to tune: a method, settings over the recipe's, examples of its own."""
+
+    name: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    mine: Mapping[str, Any] = field(default_factory=dict)
+    examples: Path | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment file holds.
+
+    model, examples: what is tuned, on what; evaluate: examples with pools (mix --for eval);
+    recipe: a recipe file; lab stands for the embedded model or recipe. methods: names of methods;
+    variants: name -> {method, settings (of tuning), mine (settings of mining), examples}. seeds: of
+    mining and tuning. conditions, limit, max_tokens: of the evaluation. select: the rule
+    {clean_within, refused_clean}: of each method's variants the one with the best mean over the
+    distractor conditions is chosen, among those whose exact match on clean is within `clean_within`
+    of the base's and whose refusals there are at most `refused_clean`. test: examples for the
+    chosen. processes: so many mine and tune together, each with a GPU of its own where there are
+    any. settings_from: where the settings were chosen, when not here; it stands in the manifest.
+    """
+
+    model: str
+    examples: Path
+    evaluate: Path
+    recipe: str = "lab"
+    methods: tuple[str, ...] = ()
+    variants: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+    conditions: tuple[str, ...] = ("clean", "distractor-1", "distractor-2", "distractor-4")
+    limit: int | None = None
+    max_tokens: int = 32
+    select: Mapping[str, Any] = field(default_factory=dict)
+    test: Path | None = None
+    processes: int = 1
+    settings_from: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Experiment:
+        """Read and check a file; raises BadInput that names the file and the setting."""
+        document = read_yaml(path, "an experiment")
+        for name in ("model", "examples", "evaluate"):
+            if name not in document:
+                raise BadInput(f"{path}: `{name}` is missing")
+        made = fit(cls, document, str(path))
+        if not made.all_variants():
+            raise BadInput(f"{path}: name `methods` or `variants`")
+        unknown = set(made.select) - {"clean_within", "refused_clean"}
+        if unknown:
+            raise BadInput(f"{path}: select knows clean_within and refused_clean, not {unknown}")
+        if made.test is not None and not made.select:
+            raise BadInput(f"{path}: `test` is for the chosen; declare the rule under `select`")
+        if made.processes < 1:
+            raise BadInput(f"{path}: processes must be at least 1")
+        for condition in made.conditions:
+            parse_condition(condition)
+        noisy = distractor_conditions(list(made.conditions))
+        if made.select and not ("clean" in made.conditions and noisy):
+            raise BadInput(f"{path}: select needs the conditions `clean` and `distractor-K`")
+        return made
+
+    def check_data(self, path: Path) -> None:
+        """Raise BadInput, naming `path`, where examples are not there."""
+        own = [(f"variant {v.name}", v.examples) for v in self.all_variants()]
+        named = [("examples", self.examples), ("evaluate", self.evaluate), ("test", self.test)]
+        for name, place in named + own:
+            if place is not None and not place.exists():
+                demo = "; `make demo` writes it" if "demo" in place.parts else ""
+                raise BadInput(f"{path}: {name}: {place}: no such file or directory{demo}")
+
+    def all_variants(self) -> list[Variant]:
+        """Methods under their own names, then the variants."""
+        made = [Variant(method, method) for method in self.methods]
+        for name, given in self.variants.items():
+            if not isinstance(given, Mapping) or "method" not in given:
+                raise BadInput(f"variant {name}: write {{method: ..., settings: ...}}")
+            unknown = set(given) - {"method", "settings", "mine", "examples"}
+            if unknown:
+                raise BadInput(
+                    f"variant {name}: it has method, settings, mine, examples, not {unknown}"
+                )
+            own = Path(given["examples"]) if given.get("examples") else None
+            settings, mining = dict(given.get("settings", {})), dict(given.get("mine", {}))
+            made.append(Variant(str(name), str(given["method"]), settings, mining, own))
+        return made
+
+
+def run(path: Path, out: Path) -> Mapping[str, Any]:
+    """Run or go on with the experiment in `path`.
+
+    Writes table.json, table.md and table.svg into `out`.
+    """
+    packaged = LAB_RECIPE.parent / "experiments" / f"{path}.yaml"
+    if not path.exists() and packaged.is_file():
+        path = packaged
+    from neurorit.mining.settings import MiningSettings
+    from neurorit.model.distributed import count
+    from neurorit.model.feed_forward import release
+
+    if count() > 1:
+        raise BadInput(
+            f"experiment starts its processes itself: write `processes: {count()}` into {path} and "
+            "start it without torchrun"
+        )
+    experiment = Experiment.read(path)
+    experiment.check_data(path)
+    recipe = find_recipe(experiment.recipe)
+    for variant in experiment.all_variants():
+        _settings(variant, recipe).check(atlas=True, adapter=False)
+        Recipe(recipe).settings(MiningSettings, "mine", variant.mine).check()
+    out.mkdir(parents=True, exist_ok=True)
+    model = _model(experiment.model)
+    systems: dict[str, Path] = {BASE: model}
+    for seed in experiment.seeds:
+        for variant in experiment.all_variants():
+            made = out / f"{variant.name}-{seed}"
+            _tune(experiment, variant, seed, model, recipe, made, out / f"atlas-{seed}")
+            systems[f"{variant.name}-{seed}"] = made
+    names = [variant.name for variant in experiment.all_variants()]
+    release()  # vLLM is another process and takes nearly the whole GPU
+    with reporting() as report:
+        document = _evaluate(experiment, systems, experiment.evaluate, out / "evaluation", report)
+        table: dict[str, Any] = {
+            "experiment": path.name,
+            "rows": rows(document["results"], names, experiment.seeds, experiment.conditions),
+            "paired": paired(
+                out / "evaluation" / "predictions.jsonl",
+                names,
+                experiment.seeds,
+                experiment.conditions,
+            ),
+            "selected": None,
+            "test": None,
+        }
+        if experiment.select:
+            table["selected"] = _select(table["rows"], experiment)
+        if experiment.test is not None:
+            table["test"] = _test_once(experiment, table, systems, out, report)
+    _record(experiment, path, model, table, out)
+    write_text(out / _TABLE, json.dumps(table, indent=2) + "\n")
+    write_text(out / "table.md", markdown(table))
+    plot(table, out / "table.svg")
+    _show(table)
+    return {**table, "table": str(out / "table.md"), "report": str(out / "evaluation")}
+
+
+def _settings(variant: Variant, recipe: Path) -> TuneSettings:
+    from neurorit.tuning.settings import TuneSettings
+
+    options = {**variant.settings, "method": variant.method}
+    return Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+
+
+def _tune(
+    experiment: Experiment,
+    variant: Variant,
+    seed: int,
+    model: Path,
+    recipe: Path,
+    out: Path,
+    atlas: Path,
+) -> None:
+    """Tune one variant with one seed, unless it is there already, made of the same things."""
+    from neurorit.model.feed_forward import weights_digest
+    from neurorit.tuning.settings import NEURON_METHODS
+
+    settings = _settings(variant, recipe)
+    examples = variant.examples or experiment.examples
+    if variant.examples is not None or variant.mine:
+        atlas = out.with_name(f"{out.name}-atlas")
+    needed = None
+    if variant.method in NEURON_METHODS:
+        read, mining = Recipe(recipe), variant.mine
+        there = tuning.is_mined(atlas, model, examples, read, seed, mining)
+        if experiment.processes > 1 and not there:
+            launch("mine", model, examples, atlas, recipe, seed, mining, experiment.processes)
+        with reporting() as report:
+            needed = tuning.mined_at(atlas, model, examples, read, seed, report, mining)
+    wanted = {
+        **hash_inputs(examples=examples, **({"atlas": needed} if needed else {})),
+        "model": weights_digest(model),
+    }
+    if tuning.made_of(out, "checkpoint", settings, seed, wanted):
+        return
+    if experiment.processes > 1:
+        more = {"method": variant.method, **({"atlas": needed} if needed else {})}
+        own, processes = variant.settings, experiment.processes
+        launch("tune", model, examples, out, recipe, seed, own, processes, more)
+        return
+    texts = assigned(variant.settings)
+    tuning.tune(model, examples, out, variant.method, needed, recipe, texts, seed, True)
+
+
+def _evaluate(
+    experiment: Experiment,
+    systems: Mapping[str, Path],
+    examples: Path,
+    out: Path,
+    report: Reporter,
+) -> dict[str, Any]:
+    from neurorit.pipelines.evaluation.evaluate import run_systems
+
+    return run_systems(
+        systems,
+        examples,
+        out,
+        experiment.conditions,
+        "none",
+        report,
+        limit=experiment.limit,
+        max_tokens=experiment.max_tokens,
+        seed=0,
+    )
+
+
+def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
+    """Method -> its best variant by the declared rule; None where no variant keeps to it."""
+    by_name = {row["variant"]: row["figures"] for row in table}
+    base = by_name[BASE]["clean, EM"]["mean"]
+    chosen: dict[str, str | None] = {}
+    best: dict[str, float] = {}
+    for variant in experiment.all_variants():
+        figures = by_name[variant.name]
+        chosen.setdefault(variant.method, None)
+        near = base - figures["clean, EM"]["mean"] <= experiment.select.get("clean_within", 1.0)
+        refused = figures["clean, refused"]["mean"] <= experiment.select.get("refused_clean", 1.0)
+        value = figures["distractor mean, EM"]["mean"]
+        if near and refused and value > best.get(variant.method, -1.0):
+            best[variant.method] = value
+            chosen[variant.method] = variant.name
+    return chosen
+
+
+def _test_once(
+    experiment: Experiment,
+    table: Mapping[str, Any],
+    systems: Mapping[str, Path],
+    out: Path,
+    report: Reporter,
+) -> dict[str, Any]:
+    """Evaluate the chosen on test; refuses when the test was used for another choice before."""
+    assert experiment.test is not None
+    names = [name for name in table["selected"].values() if name is not None]
+    touched = {"selected": names, **hash_inputs(test=experiment.test)}
+    mark = out / "test-touched.json"
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != touched:
+        raise BadInput(
+            f"{mark}: the test questions were used for another choice already; a new choice needs "
+            "new test questions, or a new --out if you accept that they were seen"
+        )
+    write_text(mark, json.dumps(touched) + "\n")
+    chosen = {
+        name: place
+        for name, place in systems.items()
+        if name == BASE or name.rpartition("-")[0] in names
+    }
+    document = _evaluate(experiment, chosen, experiment.test, out / "test", report)
+    return {
+        "touched": touched,
+        "rows": rows(document["results"], names, experiment.seeds, experiment.conditions),
+    }
+
+
+def _record(
+    experiment: Experiment, path: Path, model: Path, table: Mapping[str, Any], out: Path
+) -> None:
+    """What was run on what, by which rule it was chosen, and what the test questions were for."""
+    from neurorit.model.feed_forward import weights_digest
+
+    inputs = hash_inputs(
+        experiment=path, examples=experiment.examples, evaluate=experiment.evaluate
+    )
+    manifest = Manifest(
+        kind="experiment",
+        command=f"neurorit-rag experiment {path.name}",
+        settings=tuning.plain(experiment),
+        inputs={**inputs, "model": weights_digest(model)},
+        made={
+            "selected": table["selected"],
+            "test": table["test"] and table["test"]["touched"],
+            "settings_from": experiment.settings_from or None,
+        },
+    )
+    write_manifest(out, manifest, {})
+
+
+def _show(table: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console(file=sys.stderr).print(Markdown(markdown(table)))
+
+
+def _model(name: str) -> Path:
+    if name != "lab":
+        from neurorit.model.checkpoint import checkpoint_dir
+
+        return checkpoint_dir(name)
+    from neurorit.lab import base_model_dir
+
+    return base_model_dir()

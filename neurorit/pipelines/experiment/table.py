@@ -1,0 +1,210 @@
+"""The table of an experiment: means over seeds, paired differences, their Markdown and a plot.
+
+Two kinds of interval, named apart: over seeds (would another seed give the same?) and over
+questions, paired (would other questions?). It knows nothing of how variants were tuned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BASE = "base"
+DISTRACTORS = "distractor mean"
+_RESAMPLES = 20_000
+
+
+def rows(
+    results: Iterable[Mapping[str, Any]],
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    conditions: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Means over seeds of each variant's figures, with t intervals; the base has one run."""
+    found = {(r["system"], r["condition"]): r for r in results}
+    noisy = _noisy(conditions)
+
+    def figures(system: str) -> dict[str, float | None]:
+        made = {f"{c}, EM": found[system, c]["em"] for c in conditions}
+        if noisy:
+            values = [found[system, c]["em"] for c in noisy]
+            known = all(value is not None for value in values)
+            made[f"{DISTRACTORS}, EM"] = sum(values) / len(values) if known else None
+        for condition in conditions:
+            if condition == "clean" or condition.startswith("noise-only"):
+                made[f"{condition}, refused"] = found[system, condition]["abstain_rate"]
+        return made
+
+    table = []
+    for name in [BASE, *variants]:
+        each = [figures(run) for run in _runs(name, seeds)]
+        summary = {key: _over_seeds([one[key] for one in each]) for key in each[0]}
+        table.append({"variant": name, "seeds": len(each), "figures": summary})
+    return table
+
+
+def paired(
+    predictions: Path,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    conditions: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Each variant minus the base and minus the first variant, paired by question.
+
+    A question's score is its exact match, averaged over the seeds and, for the distractor mean,
+    over those conditions; questions are resampled. Holm's correction is over all rows. A question
+    that one side did not score counts for neither; `n` is how many are left.
+    """
+    from neurorit.eval.stats.intervals import holm, paired_comparison
+
+    scores: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    with open(predictions, encoding="utf-8") as stream:
+        for line in stream:
+            record = json.loads(line)
+            if record["em"] is not None:
+                scores[record["system"], record["condition"]][record["id"]] = float(record["em"])
+
+    def of(name: str, wanted: Sequence[str]) -> dict[str, float]:
+        parts = [scores[run, condition] for run in _runs(name, seeds) for condition in wanted]
+        shared = set.intersection(*(set(part) for part in parts))
+        return {one: sum(part[one] for part in parts) / len(parts) for one in sorted(shared)}
+
+    measured = {DISTRACTORS: _noisy(conditions)} if _noisy(conditions) else {}
+    measured |= {c: [c] for c in conditions if not c.startswith("distractor-")}
+    made: list[dict[str, Any]] = []
+    for figure, wanted in measured.items():
+        for rival in dict.fromkeys([BASE, *variants[:1]]):
+            against = of(rival, wanted)
+            for name in variants:
+                own = of(name, wanted)
+                ids = [one for one in own if one in against]
+                if name == rival or not ids:
+                    continue
+                found = paired_comparison(
+                    [own[i] for i in ids], [against[i] for i in ids], resamples=_RESAMPLES
+                )
+                made.append(
+                    {"a": name, "b": rival, "figure": figure, "n": len(ids)} | found._asdict()
+                )
+    for row, corrected in zip(made, holm([row["p"] for row in made]), strict=True):
+        row["p_holm"] = corrected
+    return made
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table as Markdown, in percent, with 95 % intervals."""
+    parts = [_markdown_rows(table["rows"])]
+    if table.get("paired"):
+        parts.append("Paired by question, points, 95 % intervals over questions:\n")
+        parts.append(_markdown_paired(table["paired"]))
+    if table["selected"] is not None:
+        chosen = ", ".join(f"{m}: {v}" for m, v in table["selected"].items())
+        parts.append(f"Chosen by the declared rule: {chosen}.\n")
+    if table["test"] is not None:
+        parts += ["On test questions, once:\n", _markdown_rows(table["test"]["rows"])]
+    return "\n".join(parts)
+
+
+def plot(table: Mapping[str, Any], path: Path) -> None:
+    """Draw clean and distractor accuracy of every variant, with intervals over seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    wanted = [
+        figure
+        for figure in (f"{DISTRACTORS}, EM", "clean, EM", "closed-book, EM")
+        if figure in table["rows"][0]["figures"]
+    ]
+    if not wanted:
+        return
+    drawn = sorted(table["rows"], key=lambda row: row["figures"][wanted[0]]["mean"] or 0.0)
+    height = 1.2 + 0.32 * len(drawn)
+    figure, axes = pyplot.subplots(
+        1, len(wanted), figsize=(4 * len(wanted), height), sharey=True, layout="constrained"
+    )
+    for axis, name in zip([axes] if len(wanted) == 1 else axes, wanted, strict=True):
+        for place, row in enumerate(drawn):
+            found = row["figures"][name]
+            if found["mean"] is None:
+                continue
+            low, high = found["ci95"] or (found["mean"], found["mean"])
+            colour = "black" if row["variant"] == BASE else "tab:blue"
+            axis.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.5)
+            axis.plot([100 * v for v in found["values"]], [place] * len(found["values"]), ".",
+                      color=colour, alpha=0.4)  # fmt: skip
+            axis.plot(100 * found["mean"], place, "o", color=colour)
+        axis.set_title(name.removesuffix(", EM"))
+        axis.set_xlabel("exact match, %")
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_yticks(range(len(drawn)), [row["variant"] for row in drawn])
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
+    pyplot.close(figure)
+
+
+def _runs(name: str, seeds: Sequence[int]) -> list[str]:
+    return [BASE] if name == BASE else [f"{name}-{seed}" for seed in seeds]
+
+
+def _noisy(conditions: Sequence[str]) -> list[str]:
+    return [condition for condition in conditions if condition.startswith("distractor-")]
+
+
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and 95 % t interval; no interval from one seed, no mean of an unscored figure."""
+    import numpy as np
+    from scipy import stats
+
+    if any(value is None for value in values):
+        return {"mean": None, "ci95": None, "values": list(values)}
+    data = np.array(values, dtype=float)
+    interval = None
+    if len(data) > 1:
+        half = float(stats.t.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
+        interval = [float(data.mean()) - half, float(data.mean()) + half]
+    return {"mean": float(data.mean()), "ci95": interval, "values": data.tolist()}
+
+
+def _markdown_rows(table: Sequence[Mapping[str, Any]]) -> str:
+    names = list(table[0]["figures"])
+    lines = ["| variant | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for row in table:
+        cells = [_cell(row["figures"][name]) for name in names]
+        lines.append(f"| {row['variant']} | {row['seeds']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_paired(table: Sequence[Mapping[str, Any]]) -> str:
+    rivals = list(dict.fromkeys(row["b"] for row in table))
+    figures = list(dict.fromkeys(row["figure"] for row in table))
+    found = {(row["a"], row["b"], row["figure"]): row for row in table}
+    heads = [f"{figure}, minus {rival}" for rival in rivals for figure in figures]
+    lines = ["| variant | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name in dict.fromkeys(row["a"] for row in table):
+        cells = []
+        for rival in rivals:
+            for figure in figures:
+                row = found.get((name, rival, figure))
+                cells.append("" if row is None else _difference(row))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    low, high = row["ci95"]
+    star = "*" if row["p_holm"] < 0.05 else ""
+    return f"{100 * row['delta']:+.1f}{star} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _cell(figure: Mapping[str, Any]) -> str:
+    if figure["mean"] is None:
+        return "unscored"
+    text = f"{100 * figure['mean']:.1f}"
+    if figure["ci95"] is not None:
+        low, high = figure["ci95"]
+        text += f" ({100 * low:.1f} to {100 * high:.1f})"
+    return text

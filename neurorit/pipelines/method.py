@@ -1,0 +1,249 @@
+"""mine, tune, merge: each reads artifacts, makes one, and reports its summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.artifact import hash_inputs, read_manifest
+from neurorit.core.errors import ArtifactError
+from neurorit.pipelines.progress import Reporter, reporting
+from neurorit.pipelines.recipe import Recipe, parse_assignments
+
+
+def mine(
+    model: Path,
+    examples: Path,
+    out: Path,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+    seed: int,
+    overwrite: bool,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any]:
+    """Mine an atlas; returns where it is and its description.
+
+    options: settings by name, over the recipe's and the assignments'; None leaves one alone.
+    """
+    from neurorit.mining.mine import mine as mine_atlas
+    from neurorit.mining.settings import MiningSettings
+    from neurorit.pipelines.atlas import describe
+
+    chosen = {name: value for name, value in (options or {}).items() if value is not None}
+    assigned = {**parse_assignments(assignments or ()), **chosen}
+    settings = Recipe(recipe).settings(MiningSettings, "mine", assigned)
+    with reporting() as report:
+        mine_atlas(
+            model,
+            examples,
+            out,
+            settings,
+            seed,
+            overwrite=overwrite,
+            progress=_mining_progress(report),
+        )
+    return describe(out)
+
+
+def tune(
+    model: Path,
+    examples: Path,
+    out: Path,
+    method: str,
+    atlas: Path | None,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+    seed: int,
+    overwrite: bool,
+    *,
+    adapter: Path | None = None,
+    verify: int = 0,
+) -> Mapping[str, Any]:
+    """Tune a checkpoint; mines first when the method wants neurons and no atlas is given.
+
+    adapter: where to write what changed, alone. verify: prompts to answer by vLLM and by Hugging
+    Face afterwards; the share of equal answers is in the result.
+    """
+    from neurorit.model.distributed import join, rank
+    from neurorit.model.feed_forward import release
+    from neurorit.tuning.settings import NEURON_METHODS, TuneSettings
+    from neurorit.tuning.tune import tune as tune_model
+
+    read = Recipe(recipe)
+    options = {**parse_assignments(assignments or ()), "method": method}
+    settings = read.settings(TuneSettings, "tune", options, method)
+    join(settings.device)
+    with reporting() as report:
+        if atlas is None and method in NEURON_METHODS:
+            place = out.with_name(f"{out.name}-atlas")
+            atlas = mined_at(place, model, examples, read, seed, report)
+        _tell_of_idle_gpus(settings.device, report)
+        summary = tune_model(
+            model,
+            examples,
+            out,
+            settings,
+            seed,
+            atlas=atlas,
+            adapter=adapter,
+            overwrite=overwrite,
+            progress=report,
+        )
+        release()
+        if verify and rank() == 0:
+            from neurorit.pipelines.parity import measure
+
+            summary["parity"] = measure(out, examples, report, prompts=verify)
+    return {"checkpoint": str(out), "atlas": str(atlas) if atlas else None, **summary}
+
+
+def plan(
+    model: Path,
+    examples: Path,
+    method: str,
+    atlas: Path | None,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+) -> Mapping[str, Any]:
+    """What `tune` would need; nothing is trained."""
+    from neurorit.data.examples import examples_file, read_examples
+    from neurorit.mining.atlas import NeuronAtlas
+    from neurorit.mining.settings import MiningSettings
+    from neurorit.model.checkpoint import checkpoint_dir
+    from neurorit.model.feed_forward import load_tokenizer
+    from neurorit.model.prompts import PromptTemplate
+    from neurorit.tuning.estimate import plan as make_plan
+    from neurorit.tuning.samples import make_samples
+    from neurorit.tuning.settings import TuneSettings
+
+    model = checkpoint_dir(model)
+    read = Recipe(recipe)
+    options = {**parse_assignments(assignments or ()), "method": method}
+    settings = read.settings(TuneSettings, "tune", options, method)
+    samples, _ = make_samples(
+        list(read_examples(examples_file(examples))),
+        load_tokenizer(model),
+        PromptTemplate.of_checkpoint(model),
+        settings.max_length,
+    )
+    return make_plan(
+        model,
+        settings,
+        atlas=NeuronAtlas.load(atlas) if atlas is not None else None,
+        share=read.settings(MiningSettings, "mine", {}).share,
+        length=max((sample.length for sample in samples), default=None),
+    )
+
+
+def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str, Any]:
+    """Put an adapter into its base model and write the plain checkpoint."""
+    from neurorit.core.artifact import Manifest, writing
+    from neurorit.model.checkpoint import checkpoint_dir
+    from neurorit.model.feed_forward import load_model, make_savable, weights_digest
+    from neurorit.model.prompts import PromptTemplate
+    from neurorit.tuning.adapter_file import apply_adapter
+
+    model = checkpoint_dir(model)
+    loaded, tokenizer = load_model(model, dtype="auto", device="cpu")
+    make_savable(loaded)
+    digest = weights_digest(model)
+    apply_adapter(loaded, adapter, digest)
+    inputs = {"model": digest, **hash_inputs(adapter=adapter)}
+    manifest = Manifest(kind="checkpoint", command="neurorit-rag merge", inputs=inputs)
+    with writing(out, manifest, overwrite=overwrite) as folder:
+        loaded.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        PromptTemplate.of_checkpoint(model).save(folder)
+    return {"checkpoint": str(out), "adapter": str(adapter)}
+
+
+def mined_at(
+    place: Path,
+    model: Path,
+    examples: Path,
+    recipe: Recipe,
+    seed: int,
+    report: Reporter,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """The atlas at `place`, mined anew unless it was made of the same model, data and settings.
+
+    options: settings of mining over the recipe's.
+    """
+    from neurorit.mining.mine import mine as mine_atlas
+    from neurorit.mining.settings import MiningSettings
+
+    if is_mined(place, model, examples, recipe, seed, options):
+        report.say(f"using the neurons in {place}")
+        return place
+    settings = recipe.settings(MiningSettings, "mine", options or {})
+    report.say(f"mining into {place}")
+    mine_atlas(
+        model,
+        examples,
+        place,
+        settings,
+        seed,
+        overwrite=True,
+        progress=_mining_progress(report),
+    )
+    return place
+
+
+def is_mined(
+    place: Path,
+    model: Path,
+    examples: Path,
+    recipe: Recipe,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+) -> bool:
+    """Whether the atlas of this model, data and settings stands at `place`."""
+    from neurorit.mining.settings import MiningSettings
+    from neurorit.model.feed_forward import weights_digest
+
+    settings = recipe.settings(MiningSettings, "mine", options or {})
+    inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
+    return made_of(place, "atlas", settings, seed, inputs)
+
+
+def made_of(place: Path, kind: str, settings: Any, seed: int, inputs: Mapping[str, str]) -> bool:
+    """Whether a whole artifact of that kind stands there, made with these settings and inputs."""
+    try:
+        made = read_manifest(place, kind)
+    except ArtifactError:
+        return False
+    same = json.loads(json.dumps(plain(settings))) == dict(made.settings)
+    return same and made.seed == seed and dict(inputs) == dict(made.inputs)
+
+
+def _tell_of_idle_gpus(device: str, report: Reporter) -> None:
+    import torch
+
+    from neurorit.model.distributed import count
+
+    seen = torch.cuda.device_count()
+    if seen > 1 and count() == 1 and not device.startswith("cpu"):
+        report.say(
+            f"one of {seen} GPUs is used; for all of them start it with "
+            f"`torchrun --nproc-per-node={seen} -m neurorit.cli tune ...`"
+        )
+
+
+def _mining_progress(report: Reporter) -> Callable[[int, int, float | None], None]:
+    def show(done: int, total: int, residual: float | None) -> None:
+        if residual is None:
+            report("contexts asked", done, total)
+        else:
+            report("contexts mined", done, total, f"median residual {residual:.2%}")
+
+    return show
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as JSON data, for manifests and reports."""
+    return asdict(settings)

@@ -1,0 +1,65 @@
+"""tune --verify: does vLLM answer from a checkpoint as Hugging Face does?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neurorit.data.examples import examples_file, read_examples
+from neurorit.pipelines.progress import Reporter
+
+BATCH = 16
+ENOUGH = 0.99
+
+
+def measure(
+    model: Path, examples: Path, report: Reporter, *, prompts: int = 100, max_tokens: int = 32
+) -> Mapping[str, Any]:
+    """Greedy answers to the first `prompts` examples, by both; returns the share that is equal.
+
+    Both run in the type that the checkpoint is stored in.
+    """
+    from neurorit.model.feed_forward import load_model, release
+    from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
+    from neurorit.model.shared_prefix import Prefix
+    from neurorit.serving.backends.offline import OfflineEngine
+
+    loaded, tokenizer = load_model(model, dtype="auto")
+    template, end = PromptTemplate.of_checkpoint(model), end_token_id(tokenizer)
+    asked = []
+    for example in read_examples(examples_file(examples)):
+        asked.append(render_prompt(tokenizer, template, example.question, example.passages))
+        if len(asked) == prompts:
+            break
+    ours: list[list[int]] = []
+    for start in range(0, len(asked), BATCH):
+        part = asked[start : start + BATCH]
+        ours += Prefix(loaded, part).greedy([one[-1] for one in part], max_tokens, end)
+        report("answers by Hugging Face", len(ours), len(asked))
+    # vLLM is another process and takes nearly the whole GPU.
+    del loaded
+    release()
+    with OfflineEngine() as engine:
+        theirs = engine.generate(
+            model,
+            asked,
+            max_tokens=max_tokens,
+            stop_token_ids=[end],
+            progress=report.named("answers by vLLM"),
+        )
+    equal = sum(
+        _said(mine, end) == _said(list(other.token_ids), end)
+        for mine, other in zip(ours, theirs, strict=True)
+    )
+    share = equal / len(asked)
+    if share < ENOUGH:
+        report.say(
+            f"warning: vLLM's answers equal Hugging Face's on {share:.1%} of {len(asked)} prompts; "
+            "below 99 % the served model is not the one that was tuned"
+        )
+    return {"prompts": len(asked), "equal": equal, "share": share}
+
+
+def _said(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids

@@ -1,0 +1,245 @@
+"""index, mix and published data: passages and questions in, examples out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurorit.core.errors import BadInput
+from neurorit.pipelines.progress import reporting
+from neurorit.pipelines.recipe import Recipe, parse_assignments
+
+if TYPE_CHECKING:
+    from neurorit.retrieval.retriever import SearchSettings
+
+_SEARCHED = 256  # questions at once
+
+
+def index(
+    corpus: Path,
+    out: Path,
+    encoder: str,
+    *,
+    overwrite: bool,
+    restart: bool = False,
+    bm25: bool = False,
+    plan: bool = False,
+    ray: str | None = None,
+    ray_gpus: float = 0.0,
+    **options: Any,
+) -> Mapping[str, Any]:
+    """Build an index; returns where it is and what it holds.
+
+    restart: throw away an unfinished build of something else; bm25: make its BM25 too; plan: only
+    say what it will take; ray: a cluster that encodes, with so many GPUs for each task; options:
+    see `neurorit.retrieval.index.build.BuildSettings`.
+    """
+    from neurorit.retrieval.index.build import SKIPPED, BuildSettings
+    from neurorit.retrieval.index.estimate import plan_index
+    from neurorit.retrieval.index.index import build_index
+
+    settings = BuildSettings(**options)
+    if plan:
+        with reporting() as report:
+            report.say("reading the corpus and timing the encoder")
+            return plan_index(corpus, encoder, settings)
+
+    with reporting() as report, contextlib.ExitStack() as stack:
+        used: Any = encoder
+        if ray is not None:
+            from neurorit.retrieval.ray_cluster import ClusterEncoder, connected
+
+            used = ClusterEncoder(
+                stack.enter_context(connected(ray)),
+                encoder,
+                batch_size=settings.batch_size,
+                gpus=ray_gpus,
+            )
+        summary = build_index(
+            corpus,
+            out,
+            encoder=used,
+            settings=settings,
+            overwrite=overwrite,
+            restart=restart,
+            progress=report.named("passages encoded"),
+        )
+        if bm25:
+            from neurorit.retrieval.bm25.bm25 import LexicalIndex, lexical_place
+            from neurorit.retrieval.index.index import open_passages
+
+            report.say("counting words for BM25")
+            passages, digest = open_passages(out)
+            LexicalIndex.of(out, passages, digest, memory=settings.memory)
+            summary["bm25"] = str(lexical_place(out))
+    if summary.get("skipped"):
+        summary["skipped_file"] = str(out / SKIPPED)
+    return {"index": str(out), **summary}
+
+
+def update(
+    directory: Path,
+    add: Path | None,
+    delete: Path | None,
+    delete_where: Mapping[str, str],
+    batch_size: int,
+    *,
+    compact: bool = False,
+) -> Mapping[str, Any]:
+    """Add passages to an index and delete some of it; returns what it then holds.
+
+    compact: bring its segments together afterwards, without what was deleted.
+    """
+    from neurorit.retrieval.index.compact import compact_index
+    from neurorit.retrieval.index.update import update_index
+
+    made: dict[str, Any] = {}
+    with reporting() as report:
+        if add is not None or delete is not None or delete_where or not compact:
+            made = update_index(
+                directory,
+                add=add,
+                delete=delete,
+                delete_where=delete_where,
+                batch_size=batch_size,
+                progress=report.named("passages encoded"),
+            )
+        if compact:
+            made |= compact_index(
+                directory, batch_size=batch_size, progress=report.named("passages moved")
+            )
+    return {"index": str(directory), **made}
+
+
+def search(
+    index: Path,
+    question: str | None,
+    questions: Path | None,
+    top_k: int,
+    settings: SearchSettings,
+    out: Path | None,
+) -> Mapping[str, Any]:
+    """Search for one question, or for a file of them and measure against their gold passages."""
+    from neurorit.core.artifact import write_text
+    from neurorit.data.examples import read_examples
+    from neurorit.retrieval.ranking_metrics import ranking_figures
+    from neurorit.retrieval.retriever import Retriever
+
+    if (question is None) == (questions is None):
+        raise BadInput("search: give a question, or --questions FILE, and not both")
+    asked = list(read_examples(questions)) if questions is not None else []
+    with reporting() as report:
+        report.say("loading the index")
+        retriever = Retriever.load(index, settings)
+        if question is not None:
+            hits = retriever.search([question], top_k)[0]
+            return {"question": question, "passages": [_hit(hit) for hit in hits]}
+        found: list[Any] = []
+        deep = max(top_k, 10)
+        for start in range(0, len(asked), _SEARCHED):
+            found += retriever.search([e.question for e in asked[start : start + _SEARCHED]], deep)
+            report("questions searched", len(found), len(asked))
+    if out is not None:
+        lines = [
+            {"id": example.id, "passages": [_hit(hit) for hit in hits[:top_k]]}
+            for example, hits in zip(asked, found, strict=True)
+        ]
+        write_text(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    rankings = {
+        example.id: [hit.passage.id for hit in hits]
+        for example, hits in zip(asked, found, strict=True)
+    }
+    gold = {example.id: set(example.meta.get("gold") or ()) for example in asked}
+    return {"mode": settings.mode, **ranking_figures(rankings, gold)}
+
+
+def show_hits(result: Mapping[str, Any]) -> None:
+    """Print passages for a person; figures as they are."""
+    if "passages" not in result:
+        for name, value in result.items():
+            print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+        return
+    for hit in result["passages"]:
+        found = ", ".join(f"{name} {rank}" for name, rank in hit["ranks"].items())
+        print(f"{hit['rank']}. {hit['title']} [{hit['id']}] {hit['score']:.4f} ({found})")
+        print(f"   {hit['text']}")
+
+
+def _hit(hit: Any) -> dict[str, Any]:
+    return {
+        "rank": hit.rank,
+        "id": hit.passage.id,
+        "title": hit.passage.title,
+        "text": hit.passage.text,
+        "score": hit.score,
+        "ranks": dict(hit.ranks),
+    }
+
+
+def mix(
+    questions: Path,
+    index_dir: Path,
+    out: Path,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+    purpose: str,
+    seed: int,
+    overwrite: bool,
+    only: Sequence[str] = (),
+) -> Mapping[str, Any]:
+    """Mix examples to train on or to evaluate with; returns where they are and what is in them."""
+    from neurorit.retrieval.noise.mix import mix as mix_examples
+    from neurorit.retrieval.noise.mixer import MixSettings, PoolSettings
+
+    if purpose not in ("train", "eval"):
+        raise BadInput(f"--for {purpose}: it is train or eval")
+    kind, section = (MixSettings, "mix") if purpose == "train" else (PoolSettings, "mix-eval")
+    settings = Recipe(recipe).settings(kind, section, parse_assignments(assignments or ()))
+    with reporting() as report:
+        summary = mix_examples(
+            questions,
+            index_dir,
+            out,
+            settings,
+            seed,
+            only=only,
+            overwrite=overwrite,
+            progress=report.named("questions mixed"),
+        )
+        for kind, count in summary.get("examples_short_of", {}).items():
+            report.say(f"{count} of {summary['examples']} examples found too few {kind} passages")
+    return {"examples": str(out), **summary}
+
+
+def fetch(name: str, out: Path, **options: Any) -> Mapping[str, Any]:
+    """Write a published data set as questions and a corpus; options: see `write_published`."""
+    from neurorit.data.published import CORPUS, QUESTIONS, write_published
+
+    with reporting() as report:
+        made = write_published(name, out, progress=report.named("rows read"), **options)
+    files = {"questions_file": str(out / QUESTIONS)}
+    if made["passages"]:
+        files["corpus"] = str(out / CORPUS)
+    return {**files, **made}
+
+
+def leaks(train: Path, evaluation: Path, near: float, most: int | None) -> Mapping[str, Any]:
+    """What of the evaluation examples training has seen; raises GateMissed for more than `most`."""
+    from dataclasses import asdict
+
+    from neurorit.core.errors import GateMissed
+    from neurorit.data.contamination import count_leaks, find_leaks
+    from neurorit.data.examples import examples_file, read_examples
+
+    asked = list(read_examples(examples_file(evaluation)))
+    found = find_leaks(read_examples(examples_file(train)), asked, near=near)
+    counts = count_leaks(found)
+    if most is not None and counts["examples"] > most:
+        raise GateMissed(
+            f"--fail-over missed: {counts['examples']} of {len(asked)} examples in {evaluation} "
+            f"were seen in training, such as {found[0].id} (like {found[0].train})"
+        )
+    return {**counts, "of": len(asked), "leaks": [asdict(leak) for leak in found]}

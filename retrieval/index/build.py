@@ -1,0 +1,268 @@
+"""Builds an index: a corpus in, segments out, in bounded memory, and again from where it stopped.
+
+An index is a list of segments, each with its passages and its FAISS index, each as large as the
+memory allows (see `neurorit.retrieval.index.segments`). A build that was stopped or killed goes on after the last
+vectors that are surely there, and ends with the same files. It knows nothing of searching.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.artifact import Manifest, hash_file, put_back, seal, write_text
+from neurorit.core.build_dir import RECORD, workplace
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import read_examples
+from neurorit.retrieval.bm25.build import ENGLISH, check_language
+from neurorit.retrieval.corpus.chunking import Chunking
+from neurorit.retrieval.corpus.near_duplicates import Survey, survey, without
+from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, read_corpus
+from neurorit.retrieval.encoders.load import DEFAULT, Encoder, described, load_encoder
+from neurorit.retrieval.encoders.truncation import count_overlong
+from neurorit.retrieval.index.faiss_kinds import KNOBS, check_kind, most_vectors
+from neurorit.retrieval.index.segments import (
+    CHUNK,
+    JOURNAL,
+    Segment,
+    SegmentSettings,
+    VectorSource,
+    make_segments,
+    passage_text,
+)
+from neurorit.retrieval.index.vector_sources import EncodedVectors, GivenVectors
+
+MEMORY = 4 * 2**30
+REPEATS = "duplicates.jsonl"
+SKIPPED = "skipped.txt"
+# Of the memory, what a segment's structure may take; the rest is the encoder's and the text's.
+_SHARE = 0.3
+_COMPARED = 16  # passages whose given vectors are compared with the encoder's
+_ASKED = 1_000  # questions of a file that a search is tuned with
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """How an index is built.
+
+    kind: one of `neurorit.retrieval.index.faiss_kinds.KINDS`; memory: bytes that a build should not exceed; target:
+    recall@10 against exact search that a search is tuned to (None: not tuned); recall_queries:
+    JSONL of questions to tune with (None: vectors of the index, each without itself); vectors: .npy
+    file with a row for each passage, in place of encoding; trust_vectors: take them unlike though
+    they are to the encoder's; chunking: of documents and records; near_duplicates: the overlap
+    from which passages are near duplicates (0: only the same ones are told); drop_duplicates: leave
+    the later ones out; skip_bad: leave out what cannot be read, and list it; language: of BM25's
+    stems and stop words; batch_size: passages encoded at once; threads: of FAISS (0: its own
+    choice).
+    """
+
+    kind: str = "flat"
+    memory: int = MEMORY
+    target: float | None = None
+    recall_queries: Path | None = None
+    vectors: Path | None = None
+    trust_vectors: bool = False
+    chunking: Chunking = field(default_factory=Chunking)
+    near_duplicates: float = 0.0
+    drop_duplicates: bool = False
+    skip_bad: bool = False
+    language: str = ENGLISH
+    batch_size: int = 64
+    threads: int = 0
+
+    def segment(self, dimension: int) -> int:
+        """Passages of a segment: whole chunks, so that always the same ones go together."""
+        return most_vectors(self.kind, dimension, int(self.memory * _SHARE), CHUNK)
+
+    def check(self) -> None:
+        """Raise BadInput for settings that do not go together, or cannot be."""
+        check_language(self.language)
+        if self.drop_duplicates and self.vectors:
+            raise BadInput("--drop-duplicates: the rows of --vectors would be other passages'")
+        if self.skip_bad and self.vectors:
+            raise BadInput("--skip-bad: the rows of --vectors would be other passages'")
+        if self.recall_queries is not None and self.target is None:
+            raise BadInput("--recall-queries: say the recall to reach with --target-recall")
+        if self.recall_queries is not None and not Path(self.recall_queries).is_file():
+            raise BadInput(f"--recall-queries {self.recall_queries}: no such file")
+
+
+def build_index(
+    corpus: Path,
+    out: Path,
+    *,
+    encoder: str | Encoder = DEFAULT,
+    settings: BuildSettings | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Encode a corpus into an index artifact at `out`; returns counts.
+
+    encoder: a name, or one that is loaded already; with given vectors it encodes the queries. A
+    build of the same that was stopped goes on from where it was, with another batch size, memory or
+    number of threads too; restart: throw away one of something else. Raises BadInput for a corpus
+    that cannot be read, and for an unfinished build of something else.
+    """
+    settings = settings or BuildSettings()
+    settings.check()
+    out = Path(out)
+    put_back(out)
+    if out.exists() and not overwrite:
+        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+    # A first pass over the text alone finds every bad line before any time goes into vectors.
+    skipped = Skipped() if settings.skip_bad else None
+    read = partial(read_corpus, corpus, chunking=settings.chunking, skipped=skipped)
+    seen = survey(read, settings.near_duplicates)
+    dropped = seen.repeats if settings.drop_duplicates else ()
+    total = seen.passages - len(dropped)
+    model = (
+        load_encoder(encoder, batch_size=settings.batch_size)
+        if isinstance(encoder, str)
+        else encoder
+    )
+    given = GivenVectors(settings.vectors, total, model.dimension) if settings.vectors else None
+    check_kind(settings.kind, total, model.dimension)
+    _set_threads(settings.threads)
+    inputs = {"corpus": corpus_digest(corpus)}
+    if given is not None:
+        inputs["vectors"] = given.digest
+    if settings.recall_queries is not None:
+        inputs["recall_queries"] = hash_file(settings.recall_queries)
+    with workplace(
+        out.with_name(f".{out.name}.building"),
+        _purpose(settings, inputs, model.fingerprint),
+        restart=restart,
+    ) as place:
+        cut = None if given else count_overlong(model, (passage_text(p) for p in read()))
+        likeness = None
+        if given is not None and not settings.trust_vectors:
+            texts = [passage_text(passage) for passage in islice(read(), _COMPARED)]
+            likeness = given.check(model, texts)
+        source: VectorSource = given if given is not None else EncodedVectors(model)
+        segments = make_segments(
+            place,
+            without(read(), dropped),
+            total,
+            source,
+            SegmentSettings(
+                settings.kind,
+                settings.segment(model.dimension),
+                settings.target,
+                _queries(settings.recall_queries, model),
+            ),
+            progress=progress,
+        )
+        manifest = Manifest(
+            kind="index",
+            command="neurorit-rag index",
+            settings={
+                "encoder": model.name,
+                "kind": settings.kind,
+                "chunking": asdict(settings.chunking),
+                "near_duplicates": settings.near_duplicates,
+                "drop_duplicates": settings.drop_duplicates,
+                "language": settings.language,
+                "memory": settings.memory,
+                "target_recall": settings.target,
+            },
+            inputs=inputs,
+            made={
+                "passages": total,
+                "dimension": model.dimension,
+                "fingerprint": model.fingerprint,
+                "encoder": described(model),
+                **({"vectors": "given", "likeness": likeness} if given is not None else {}),
+                "segments": [asdict(segment) for segment in segments],
+            },
+        )
+        if seen.repeats:
+            _write_repeats(place / REPEATS, seen)
+        if skipped:
+            write_text(place / SKIPPED, "".join(f"{one}\n" for one in skipped))
+        publish(place, manifest, out)
+    cut = getattr(model, "truncated", 0) or cut
+    return {
+        "passages": total,
+        "dimension": model.dimension,
+        "encoder": model.name,
+        "kind": settings.kind,
+        "segments": len(segments),
+        "duplicates": seen.exact,
+        **({"near_duplicates": len(seen.repeats) - seen.exact} if settings.near_duplicates else {}),
+        **({"dropped": len(dropped)} if settings.drop_duplicates else {}),
+        **({"skipped": len(skipped)} if skipped is not None else {}),
+        **({"longer_than_encoder": cut} if cut is not None else {}),
+        **({"likeness": likeness} if likeness is not None else {}),
+        **_tuned(segments, settings),
+    }
+
+
+def publish(place: Path, manifest: Manifest, out: Path) -> None:
+    """Make a workplace whose segments are whole the index at `out`.
+
+    What lets a build go on stays until all is in its place: hashing takes minutes.
+    """
+    for name in (RECORD, JOURNAL):
+        # Of an index whose build was killed in its last moment; it is about to be a workplace.
+        (out / name).unlink(missing_ok=True)
+    seal(place, manifest, out, leave=(RECORD, JOURNAL))
+    for name in (RECORD, JOURNAL):
+        (out / name).unlink(missing_ok=True)
+
+
+def _purpose(
+    settings: BuildSettings, inputs: dict[str, str], fingerprint: str
+) -> dict[str, object]:
+    """What makes a build another one, by the names that a person knows."""
+    return {
+        "the corpus": inputs["corpus"],
+        "--encoder": fingerprint,
+        "--kind": settings.kind,
+        "--target-recall": settings.target,
+        "--recall-queries": inputs.get("recall_queries"),
+        "--vectors": inputs.get("vectors"),
+        "how texts are cut": asdict(settings.chunking),
+        "--near-duplicates": settings.near_duplicates,
+        "--drop-duplicates": settings.drop_duplicates,
+        "--skip-bad": settings.skip_bad,
+    }
+
+
+def _queries(path: Path | None, encoder: Encoder) -> Any:
+    """float32 [q, d] of a file's questions, spread over it where it has many; None without one."""
+    if path is None:
+        return None
+    asked = [example.question for example in read_examples(path)]
+    step = -(-len(asked) // _ASKED)
+    return encoder.encode_queries(asked[::step])
+
+
+def _write_repeats(path: Path, seen: Survey) -> None:
+    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in seen.repeats]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
+
+
+def _tuned(segments: Sequence[Segment], settings: BuildSettings) -> dict[str, Any]:
+    """What was found for the target recall."""
+    if settings.target is None:
+        return {}
+    least = min(segment.recall or 0.0 for segment in segments)
+    found: dict[str, Any] = {"recall_at_10": least, "reached": least >= settings.target}
+    if settings.kind in KNOBS:
+        found[KNOBS[settings.kind]] = max(segment.effort or 1 for segment in segments)
+    return found
+
+
+def _set_threads(threads: int) -> None:
+    if threads:
+        import faiss
+
+        faiss.omp_set_num_threads(threads)

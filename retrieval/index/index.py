@@ -1,0 +1,224 @@
+"""The index: passages and their vectors in segments, searched as one, as one checked artifact.
+
+A segment's `passages.jsonl` and `vectors.faiss` share an order: row i is line i. Both are mapped
+into memory, so that an index may be larger than it. The manifest records which encoder made the
+vectors; loading refuses any other. It knows nothing of questions, or of how an index is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.artifact import Manifest, manifest_digest, read_manifest
+from neurorit.core.errors import ArtifactError, BadInput
+from neurorit.data.examples import Passage
+from neurorit.retrieval.encoders.load import Encoder, load_encoder, made_by
+from neurorit.retrieval.index.build import build_index
+from neurorit.retrieval.index.faiss_search import find
+from neurorit.retrieval.index.passage_store import PassageParts
+from neurorit.retrieval.index.segments import SEGMENTS, VECTORS, passage_text
+
+__all__ = ["Hit", "Index", "build_index", "passage_text"]
+
+DELETED = "deleted"
+_CHECKED = 4 * 2**30  # bytes of files up to which every load hashes them all
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that a search found: score is the cosine similarity, rank starts at 1.
+
+    ranks: where each part of a combined search had it (see `neurorit.retrieval.retriever`).
+    """
+
+    passage: Passage
+    score: float
+    rank: int
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+
+class Index:
+    """A loaded index. Make one with `Index.load`."""
+
+    def __init__(
+        self,
+        passages: PassageParts,
+        segments: Sequence[_Segment],
+        encoder: Encoder,
+        *,
+        effort: int | None = None,
+        digest: str = "",
+    ) -> None:
+        self.passages = passages
+        self.encoder = encoder
+        self.effort = effort
+        self.digest = digest  # of the manifest that was loaded, whatever now lies on disk
+        self._segments = segments
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        *,
+        encoder: Encoder | None = None,
+        effort: int | None = None,
+        segments: Sequence[str] | None = None,
+        verify: bool | None = None,
+        batch_size: int = 64,
+    ) -> Index:
+        """Read and check an index artifact.
+
+        encoder: one that is loaded already; None loads the one that the manifest names. effort:
+        efSearch of a graph, nprobe of an inverted file (None: as the index was tuned). segments:
+        only these. verify: hash every file; None does so up to 4 GiB, beyond which FAISS checks the
+        sizes of its own. batch_size: of the encoder. Raises ArtifactError if a file is missing or
+        changed, or if the encoder is another one.
+        """
+        directory = Path(directory)
+        manifest = read_index_manifest(directory, verify=verify)
+        model = encoder or load_encoder(str(manifest.settings["encoder"]), batch_size=batch_size)
+        if not made_by(model, str(manifest.made["fingerprint"])):
+            raise ArtifactError(
+                f"{directory} was built with another encoder than {model.name!r} now is; "
+                "build it again with `neurorit-rag index`"
+            )
+        records = [
+            record
+            for record in manifest.made["segments"]
+            if segments is None or record["name"] in segments
+        ]
+        gone = read_deleted(directory, manifest)
+        places = [directory / SEGMENTS / record["name"] for record in records]
+        passages = load_passages(directory, records, gone)
+        loaded = [
+            _Segment(place, record, gone.get(record["name"]))
+            for place, record in zip(places, records, strict=True)
+        ]
+        return cls(passages, loaded, model, effort=effort, digest=manifest_digest(manifest))
+
+    def __len__(self) -> int:
+        return len(self.passages)
+
+    def passage(self, passage_id: str) -> Passage:
+        """The passage of that id; raises BadInput if there is none."""
+        found = self.passages.find(passage_id)
+        if found is None:
+            raise BadInput(f"the index has no passage {passage_id!r}")
+        return self.passages[self.passages.row_of(*found)]
+
+    def __contains__(self, passage_id: object) -> bool:
+        return isinstance(passage_id, str) and self.passages.find(passage_id) is not None
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """For each query its k nearest passages, best first (fewer if the index holds fewer)."""
+        if k < 1:
+            raise BadInput(f"k must be at least 1, not {k}")
+        if not queries:
+            return []
+        return self.search_vectors(self.encoder.encode_queries(queries), k)
+
+    def search_vectors(
+        self, vectors: Any, k: int, only: Mapping[int, Any] | None = None
+    ) -> list[list[Hit]]:
+        """The same for queries that are encoded already: float32 [n, d].
+
+        only: what `passages.matching` found, to find nothing else.
+        """
+        import numpy as np
+
+        width = len(vectors)
+        scores = [np.zeros((width, 0), np.float32)]
+        rows = [np.zeros((width, 0), np.int64)]
+        for number, segment in enumerate(self._segments):
+            if only is not None and number not in only:
+                continue
+            chosen = None if only is None else only[number]
+            near, inside = segment.search(vectors, k, self.effort, chosen)
+            scores.append(near)
+            rows.append(np.where(inside < 0, -1, inside + (number << 40)))
+        near, where = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
+        # A tie goes to the earlier passage, so that a search gives the same twice.
+        order = np.argsort(np.where(where < 0, np.inf, -near), axis=1, kind="stable")
+        return [
+            [
+                Hit(self._at(int(row[i])), float(score[i]), rank)
+                for rank, i in enumerate(best[:k], start=1)
+                if row[i] >= 0
+            ]
+            for best, row, score in zip(order, where, near, strict=True)
+        ]
+
+    def _at(self, place: int) -> Passage:
+        return self.passages[self.passages.row_of(place >> 40, place & ((1 << 40) - 1))]
+
+
+class _Segment:
+    """The vectors of one segment, mapped into memory."""
+
+    def __init__(self, place: Path, record: Mapping[str, Any], gone: Any) -> None:
+        import faiss
+
+        # It is not read but mapped: pages come as searches need them, and go when memory is short.
+        try:
+            self._vectors = faiss.read_index(str(place / VECTORS), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{place / VECTORS} cannot be read; build the index again with `neurorit-rag index`"
+            ) from error
+        if self._vectors.ntotal != record["passages"]:
+            raise ArtifactError(
+                f"{place} holds {record['passages']} passages but {self._vectors.ntotal} vectors; "
+                "build the index again with `neurorit-rag index`"
+            )
+        self._effort = record["effort"]
+        self._gone = gone
+        self._left = record["passages"] - (0 if gone is None else len(gone))
+
+    def search(self, queries: Any, k: int, effort: int | None, only: Any) -> Any:
+        """(scores, rows) [n, at most k]."""
+        most = max(1, min(k, self._left if only is None else len(only)))
+        return find(self._vectors, queries, most, effort or self._effort, self._gone, only)
+
+
+def read_index_manifest(directory: Path, *, verify: bool | None = None) -> Manifest:
+    """The manifest of an index, checked; raises ArtifactError as `read_manifest` does."""
+    manifest = read_manifest(directory, "index", verify=False)
+    if "segments" not in manifest.made:
+        raise ArtifactError(
+            f"{directory} was made by an older version; build it again with `neurorit-rag index`"
+        )
+    if verify is None:
+        verify = sum((directory / name).stat().st_size for name in manifest.files) <= _CHECKED
+    return read_manifest(directory, "index") if verify else manifest
+
+
+def load_passages(
+    directory: Path, records: Sequence[Mapping[str, Any]], gone: Mapping[str, Any]
+) -> PassageParts:
+    """The passages of these segments; gone: what `read_deleted` says."""
+    names = [str(record["name"]) for record in records]
+    return PassageParts(
+        [directory / SEGMENTS / name for name in names],
+        {number: gone[name] for number, name in enumerate(names) if name in gone},
+    )
+
+
+def open_passages(directory: Path) -> tuple[PassageParts, str]:
+    """(passages of an index without its vectors and encoder, digest of its manifest)."""
+    manifest = read_index_manifest(directory, verify=False)
+    gone = read_deleted(directory, manifest)
+    return load_passages(directory, manifest.made["segments"], gone), manifest_digest(manifest)
+
+
+def read_deleted(directory: Path, manifest: Manifest) -> dict[str, Any]:
+    """Segment's name -> int64 rows that were deleted, ascending."""
+    import numpy as np
+
+    name = manifest.made.get(DELETED)
+    if not name:
+        return {}
+    with np.load(directory / str(name)) as stored:
+        return {segment: stored[segment] for segment in stored.files}

@@ -1,0 +1,356 @@
+"""Noise mixing: questions and an index become examples of typed relevant and noisy passages.
+
+Every example is drawn from its own seed, so one can be made again alone, and a *ledger* says of
+each passage why it is there and of each rejected one which answer it held. It knows nothing of
+models or prompts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from neurorit.core.errors import BadInput
+from neurorit.data.answers import held_answer, normalize_answer, replace_answers
+from neurorit.data.examples import Example, Passage
+from neurorit.retrieval.index.index import Hit, Index
+from neurorit.retrieval.noise.settings import MixSettings, PoolSettings, check_settings
+from neurorit.retrieval.noise.synthetic import with_instruction, without_answer
+from neurorit.retrieval.retriever import load_cross_encoder
+
+__all__ = ["MixSettings", "Mixer", "PoolSettings"]
+
+_BATCH = 256
+_TRIES = 200
+_WRITTEN = {"near-duplicate": "near_duplicate", "injected": "injected"}  # kind -> setting
+
+
+@dataclass(frozen=True)
+class _Reason:
+    """A line of the ledger: why a passage stands in an example."""
+
+    id: str
+    kind: str
+    why: str
+    rank: int | None = None
+    score: float | None = None
+
+
+class Mixer:
+    """Draws examples from an index. `answers` are all questions' answers, by type."""
+
+    def __init__(
+        self, index: Index, questions: Sequence[Example], settings: MixSettings, seed: int
+    ) -> None:
+        check_settings(settings)
+        self._cross = _cross_encoder(settings.cross_encoder)
+        self._index = index
+        self._settings = settings
+        self._seed = seed
+        self._answers: dict[str, list[str]] = {}
+        for question in questions:
+            self._answers.setdefault(_answer_type(question), []).append(question.answers[0])
+        self._places: dict[Any, list[int]] = {}
+        for row, passage in enumerate(index.passages):
+            self._places.setdefault(self._place(passage.meta), []).append(row)
+
+    def mix(self, questions: Sequence[Example]) -> Iterator[tuple[Example, dict[str, Any]]]:
+        """An example and its ledger record for each question, in order."""
+        for start in range(0, len(questions), _BATCH):
+            batch = questions[start : start + _BATCH]
+            found = self._index.search([q.question for q in batch], self._settings.depth)
+            for question, hits in zip(batch, found, strict=True):
+                yield self._one(question, hits)
+
+    def _one(self, question: Example, hits: Sequence[Hit]) -> tuple[Example, dict[str, Any]]:
+        settings = self._settings
+        rng = random.Random(f"{self._seed}/{question.id}")
+        golds = self._golds(question, hits)
+        gold = _holder(question, [passage for passage, _ in golds])
+        answerable = bool(golds) and rng.random() >= settings.without_gold
+        wanted = {
+            kind: rng.choice(getattr(settings, kind))
+            for kind in ("distractor", "random", "counterfactual")
+        }
+        # Kinds that came later draw from seeds of their own: what was mixed before stays the same.
+        own = {kind: random.Random(f"{self._seed}/{question.id}/{kind}") for kind in _WRITTEN}
+        for kind, field in _WRITTEN.items():
+            wanted[kind] = own[kind].choice(getattr(settings, field))
+        if not answerable and not wanted["distractor"] and not wanted["random"]:
+            wanted["distractor"] = 1
+        barred = {str(g) for g in question.meta.get("gold", ())} | {p.id for p, _ in golds}
+        rejected: list[dict[str, Any]] = []
+        chosen: list[tuple[Passage, _Reason]] = []
+        if answerable:
+            chosen += golds
+        chosen += self._distractors(question, hits, wanted["distractor"], barred, rejected, gold)
+        taken = barred | {passage.id for passage, _ in chosen}
+        chosen += self._randoms(question, rng, wanted["random"], taken, rejected)
+        if gold is not None:
+            chosen += self._counterfactuals(question, gold, rng, wanted["counterfactual"])
+            chosen += self._near_duplicates(question, gold, wanted["near-duplicate"])
+        chosen += self._injected(question, hits, own["injected"], wanted["injected"], barred, gold)
+        if settings.order == "shuffle":
+            rng.shuffle(chosen)
+        if settings.position:
+            chosen = _placed(chosen, settings.position, f"{self._seed}/{question.id}/position")
+        example = replace(question, passages=tuple(passage for passage, _ in chosen))
+        record = {
+            "id": question.id,
+            "answerable": example.has_evidence,
+            "passages": [_given(reason) for _, reason in chosen],
+            "rejected": rejected,
+            "short": {
+                kind: count - sum(r.kind == kind for _, r in chosen)
+                for kind, count in wanted.items()
+                if count > sum(r.kind == kind for _, r in chosen)
+            },
+        }
+        return example, record
+
+    def _golds(self, question: Example, hits: Sequence[Hit]) -> list[tuple[Passage, _Reason]]:
+        """The passages that the question names, else the best-ranked one that holds an answer."""
+        ranks = {hit.passage.id: hit for hit in hits}
+        named = [str(identity) for identity in question.meta.get("gold", ())]
+        found: list[tuple[Passage, _Reason]] = []
+        for identity in named[: self._settings.gold or None]:
+            passage = replace(self._named(question, identity), kind="gold")
+            hit = ranks.get(passage.id)
+            rank, score = (hit.rank, hit.score) if hit else (None, None)
+            found.append(
+                (passage, _Reason(passage.id, "gold", "named by the question", rank, score))
+            )
+        if named:
+            return found
+        for hit in hits:
+            held = held_answer(_text(hit.passage), question.answers)
+            if held is not None and self._allowed(question, hit.passage):
+                why = f"highest rank that holds {held!r}"
+                reason = _Reason(hit.passage.id, "gold", why, hit.rank, hit.score)
+                return [(replace(hit.passage, kind="gold"), reason)]
+        return []
+
+    def _named(self, question: Example, identity: str) -> Passage:
+        try:
+            return self._index.passage(identity)
+        except BadInput as error:
+            raise BadInput(
+                f"question {question.id!r}: its gold: {error} (a chunk of a document is named "
+                f"{identity}#0 and so on); without `gold` the best-ranked passage that holds an "
+                "answer is taken"
+            ) from error
+
+    def _no_rivals(
+        self,
+        question: Example,
+        gold: Passage | None,
+        hits: Sequence[Hit],
+        rejected: list[dict[str, Any]],
+    ) -> Sequence[Hit]:
+        """The hits that a cross-encoder finds worse than the gold passage, by the margin at least.
+
+        One that does as well may answer the question in other words than the accepted ones.
+        """
+        if self._cross is None or gold is None or not hits:
+            return hits
+        texts = [_text(gold), *(_text(hit.passage) for hit in hits)]
+        pairs = [(question.question, text) for text in texts]
+        first, *scores = map(float, self._cross.predict(pairs, show_progress_bar=False))
+        kept = []
+        for hit, score in zip(hits, scores, strict=True):
+            if score <= first - self._settings.margin or hit.passage.id == gold.id:
+                kept.append(hit)
+            else:
+                told = {"id": hit.passage.id, "kind": "distractor", "rank": hit.rank}
+                rejected.append(told | {"cross_encoder": round(score, 4), "gold": round(first, 4)})
+        return kept
+
+    def _distractors(
+        self,
+        question: Example,
+        hits: Sequence[Hit],
+        count: int,
+        barred: set[str],
+        rejected: list[dict[str, Any]],
+        gold: Passage | None,
+    ) -> list[tuple[Passage, _Reason]]:
+        """The highest-ranked passages that hold no answer."""
+        chosen: list[tuple[Passage, _Reason]] = []
+        seen: set[str] = set()
+        depth = len(hits)
+        while True:
+            fresh = [hit for hit in hits if hit.passage.id not in seen]
+            seen |= {hit.passage.id for hit in fresh}
+            for hit in self._no_rivals(question, gold, fresh, rejected):
+                passage = hit.passage
+                if len(chosen) == count:
+                    return chosen
+                if passage.id in barred or not self._allowed(question, passage):
+                    continue
+                if _rejects(question, passage, "distractor", hit.rank, rejected):
+                    continue
+                why = "ranked high, holds no answer"
+                reason = _Reason(passage.id, "distractor", why, hit.rank, hit.score)
+                chosen.append((replace(passage, kind="distractor"), reason))
+            if depth >= len(self._index):
+                return chosen
+            # Too many were barred: look deeper for this question alone.
+            depth = min(4 * depth, len(self._index))
+            hits = self._index.search([question.question], depth)[0]
+
+    def _randoms(
+        self,
+        question: Example,
+        rng: random.Random,
+        count: int,
+        taken: set[str],
+        rejected: list[dict[str, Any]],
+    ) -> list[tuple[Passage, _Reason]]:
+        rows = self._places.get(self._place(question.meta), [])
+        chosen: list[tuple[Passage, _Reason]] = []
+        for _ in range(_TRIES):
+            if len(chosen) == count or not rows:
+                break
+            passage = self._index.passages[rng.choice(rows)]
+            if passage.id in taken:
+                continue
+            taken = taken | {passage.id}
+            if _rejects(question, passage, "random", None, rejected):
+                continue
+            reason = _Reason(passage.id, "random", "drawn from the corpus, holds no answer")
+            chosen.append((replace(passage, kind="random"), reason))
+        return chosen
+
+    def _counterfactuals(
+        self, question: Example, gold: Passage, rng: random.Random, count: int
+    ) -> list[tuple[Passage, _Reason]]:
+        """Copies of the gold passage that state another answer of the same type."""
+        values = self._others(question, rng)
+        chosen: list[tuple[Passage, _Reason]] = []
+        for value in values:
+            if len(chosen) == count:
+                break
+            title = replace_answers(gold.title, question.answers, value)
+            text = replace_answers(gold.text, question.answers, value)
+            if text == gold.text or held_answer(f"{title} {text}", question.answers):
+                continue
+            passage = Passage(
+                f"{gold.id}#counterfactual-{len(chosen)}", title, text, "counterfactual"
+            )
+            why = f"{gold.id} with its answer replaced by {value!r}"
+            chosen.append((passage, _Reason(passage.id, "counterfactual", why)))
+        return chosen
+
+    def _near_duplicates(
+        self, question: Example, gold: Passage, count: int
+    ) -> list[tuple[Passage, _Reason]]:
+        """Copies of the gold passage without the sentences that hold an answer."""
+        chosen: list[tuple[Passage, _Reason]] = []
+        for variant in range(count):
+            passage = without_answer(gold, question.answers, variant)
+            if passage is None:
+                break
+            why = f"{gold.id} without the sentences that hold an answer"
+            chosen.append((passage, _Reason(passage.id, "near-duplicate", why)))
+        return chosen
+
+    def _injected(
+        self,
+        question: Example,
+        hits: Sequence[Hit],
+        rng: random.Random,
+        count: int,
+        barred: set[str],
+        gold: Passage | None,
+    ) -> list[tuple[Passage, _Reason]]:
+        """Distractors with an instruction in their text to say something else."""
+        if not count:
+            return []
+        values = self._others(question, rng) or ["nothing"]
+        chosen: list[tuple[Passage, _Reason]] = []
+        for base, reason in self._distractors(question, hits, count, barred, [], gold):
+            value = values[len(chosen) % len(values)]
+            passage = with_instruction(base, value, question.answers, rng, len(chosen))
+            if passage is not None:
+                why = f"{base.id} with an instruction to say {value!r}"
+                made = _Reason(passage.id, "injected", why, reason.rank, reason.score)
+                chosen.append((passage, made))
+        return chosen
+
+    def _others(self, question: Example, rng: random.Random) -> list[str]:
+        """Other questions' answers of this one's type, in the order of the seed."""
+        own = {normalize_answer(answer) for answer in question.answers}
+        values = sorted(set(self._answers[_answer_type(question)]))
+        values = [v for v in values if normalize_answer(v) not in own]
+        rng.shuffle(values)
+        return values
+
+    def _place(self, meta: Mapping[str, Any]) -> Any:
+        return meta.get(self._settings.within) if self._settings.within else None
+
+    def _allowed(self, question: Example, passage: Passage) -> bool:
+        return bool(self._place(question.meta) == self._place(passage.meta))
+
+
+def _placed(
+    chosen: Sequence[tuple[Passage, _Reason]], position: str, seed: str
+) -> list[tuple[Passage, _Reason]]:
+    """The passages with the gold ones at their place, the others in the order they had."""
+    golds = [one for one in chosen if one[1].kind == "gold"]
+    made = [one for one in chosen if one[1].kind != "gold"]
+    if position == "random":
+        rng = random.Random(seed)
+        for one in golds:
+            made.insert(rng.randint(0, len(made)), one)
+        return made
+    at = {"first": 0, "middle": len(made) // 2, "last": len(made)}[position]
+    return [*made[:at], *golds, *made[at:]]
+
+
+def _cross_encoder(name: str) -> Any:
+    return load_cross_encoder(name, "mix.cross_encoder") if name else None
+
+
+def _holder(question: Example, golds: Sequence[Passage]) -> Passage | None:
+    """The gold passage that holds the answer: what states another one is made from it."""
+    holding = (p for p in golds if held_answer(_text(p), question.answers) is not None)
+    return next(holding, golds[0] if golds else None)
+
+
+def _rejects(
+    question: Example, passage: Passage, kind: str, rank: int | None, rejected: list[dict[str, Any]]
+) -> bool:
+    """True, and noted, if the passage holds an answer: as noise it would be a false negative."""
+    held = held_answer(_text(passage), question.answers)
+    if held is None:
+        return False
+    rejected.append({"id": passage.id, "kind": kind, "rank": rank, "held": held})
+    return True
+
+
+def _answer_type(question: Example) -> str:
+    """What kind of thing answers the question: its relation where given, else the answer's form."""
+    named = question.meta.get("relation") or question.meta.get("answer_type")
+    if named:
+        return f"named {named}"
+    answer = question.answers[0].strip()
+    if answer.isdigit():
+        return f"number of {len(answer)} digits"
+    words = len(answer.split())
+    form = "name" if answer[:1].isupper() else "digits" if answer[:1].isdigit() else "words"
+    opening = (question.question.split() or [""])[0].lower()
+    return f"{opening} {form} of {min(words, 3)}"
+
+
+def _text(passage: Passage) -> str:
+    return f"{passage.title} {passage.text}"
+
+
+def _given(reason: _Reason) -> dict[str, Any]:
+    record = {key: value for key, value in asdict(reason).items() if value is not None}
+    if reason.score is not None:
+        # The last digits of a vector depend on what else was encoded in the same batch.
+        record["score"] = round(reason.score, 4)
+    return record

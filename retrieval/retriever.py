@@ -1,0 +1,226 @@
+"""One retriever for every way to search: dense, BM25, both fused, reranked, filtered.
+
+Fusion is by scores (a convex combination, as in Bruch et al. 2023: cosine, and BM25's share of the
+query's best), or by reciprocal ranks (Cormack et al. 2009). It knows nothing of language models,
+and nothing of servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.errors import BadInput
+from neurorit.data.examples import Passage
+from neurorit.retrieval.bm25.bm25 import LexicalIndex
+from neurorit.retrieval.index.index import Hit, Index, passage_text
+from neurorit.retrieval.index.passage_store import PassageParts
+
+MODES = ("dense", "bm25", "hybrid")
+FUSIONS = ("scores", "ranks")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How passages are found.
+
+    mode: dense, bm25 or hybrid. depth: passages of each part that are fused or reranked.
+    fusion: of a hybrid search, by scores or by ranks. dense_weight: the dense part's share of it
+    (docs/results.md says where 0.7 comes from). rrf: the constant of reciprocal ranks.
+    rerank: a cross-encoder's folder or name, empty for none. filters: fields of `meta` and the
+    values that they must have. effort: nprobe of an inverted file, efSearch of a graph (0: as the
+    index was tuned).
+    """
+
+    mode: str = "dense"
+    depth: int = 100
+    fusion: str = "scores"
+    dense_weight: float = 0.7
+    rrf: float = 60.0
+    rerank: str = ""
+    filters: Mapping[str, str] = field(default_factory=dict)
+    effort: int = 0
+
+    def check(self) -> None:
+        """Raise BadInput, naming the setting, for one that is out of range."""
+        if self.mode not in MODES:
+            raise BadInput(f"search: mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.fusion not in FUSIONS:
+            raise BadInput(f"search: fusion is one of {', '.join(FUSIONS)}, not {self.fusion!r}")
+        if self.depth < 1:
+            raise BadInput(f"search: depth must be at least 1, not {self.depth}")
+        if not 0.0 <= self.dense_weight <= 1.0:
+            raise BadInput(f"search: dense_weight lies between 0 and 1, not {self.dense_weight}")
+
+
+class Retriever:
+    """Searches an index; has its `search`, `passage` and length."""
+
+    def __init__(self, index: Index, settings: SearchSettings, directory: Path) -> None:
+        settings.check()
+        self.index = index
+        self.settings = settings
+        self._lexical = None
+        if settings.mode != "dense":
+            self._lexical = LexicalIndex.of(directory, index.passages, index.digest)
+        self._only = _matching(index.passages, settings.filters) if settings.filters else None
+        self._cross = load_cross_encoder(settings.rerank) if settings.rerank else None
+
+    @classmethod
+    def load(cls, directory: Path, settings: SearchSettings | None = None) -> Retriever:
+        """Load an index and what the mode needs beside it."""
+        settings = settings or SearchSettings()
+        index = Index.load(directory, effort=settings.effort or None)
+        return cls(index, settings, Path(directory))
+
+    @classmethod
+    def on_cluster(cls, ray: Any, directory: Path, settings: SearchSettings) -> Retriever:
+        """The segments of an index in actors of a Ray cluster, for one larger than a machine.
+
+        Raises BadInput for what needs all passages in one place: BM25 and filters.
+        """
+        from neurorit.retrieval.encoders.load import load_encoder
+        from neurorit.retrieval.index.index import read_index_manifest
+        from neurorit.retrieval.ray_cluster import ClusterIndex
+
+        if settings.mode != "dense" or settings.filters:
+            raise BadInput("--ray: a cluster searches dense and without filters")
+        manifest = read_index_manifest(directory, verify=False)
+        encoder = load_encoder(str(manifest.settings["encoder"]))
+        index: Any = ClusterIndex(ray, [Path(directory)], encoder, effort=settings.effort or None)
+        return cls(index, settings, Path(directory))
+
+    def variant(self, mode: str = "", filters: Mapping[str, str] | None = None) -> Retriever:
+        """The same index searched in another way; all that is loaded is shared.
+
+        mode: empty for this one's. filters: beside this one's own, which stay. Raises BadInput for
+        a mode that this retriever has not loaded, and for filters that no passage passes.
+        """
+        made = copy(self)
+        own = self.settings
+        made.settings = replace(
+            own, mode=mode or own.mode, filters={**(filters or {}), **own.filters}
+        )
+        made.settings.check()
+        if made.settings.mode != "dense" and self._lexical is None:
+            raise BadInput(
+                f"search: {mode} is not loaded here; start with `--retriever hybrid` for every way"
+            )
+        if filters and not hasattr(self.index, "passages"):
+            raise BadInput("search: filters are not loaded here")
+        if filters:
+            made._only = _matching(self.index.passages, made.settings.filters)
+        return made
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def passage(self, passage_id: str) -> Passage:
+        """The passage of that id; raises BadInput if there is none."""
+        return self.index.passage(passage_id)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """For each query at most k passages, best first; a hit's `ranks` say which part found it.
+
+        The score is the cosine of dense search, BM25's, the fused one or the cross-encoder's.
+        """
+        if k < 1:
+            raise BadInput(f"k must be at least 1, not {k}")
+        if not queries:
+            return []
+        mode, deep = self.settings.mode, max(k, self.settings.depth)
+        first = deep if self._cross is not None or mode == "hybrid" else k
+        parts = []
+        if mode != "bm25":
+            parts.append(("dense", self.settings.dense_weight, self._dense(queries, first)))
+        if mode != "dense" and self._lexical is not None:
+            chosen = None if self._only is None else self.index.passages.rows_of(self._only)
+            rows = self._lexical.search(queries, first, chosen)
+            hits = [
+                [Hit(self.index.passages[row], s, i) for i, (row, s) in enumerate(found, start=1)]
+                for found in rows
+            ]
+            parts.append(("bm25", 1.0 - self.settings.dense_weight, hits))
+        if len(parts) == 1:
+            name, _, found = parts[0]
+            merged = [[_ranked(hit, hit.score, {name: hit.rank}) for hit in hits] for hits in found]
+        else:
+            merged = [
+                self._fused([(name, weight, found[i]) for name, weight, found in parts])
+                for i in range(len(queries))
+            ]
+        if self._cross is not None:
+            merged = [
+                self._reranked(query, hits[:deep])
+                for query, hits in zip(queries, merged, strict=True)
+            ]
+        return [
+            [_ranked(hit, hit.score, hit.ranks, rank) for rank, hit in enumerate(hits[:k], start=1)]
+            for hits in merged
+        ]
+
+    def _dense(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Dense hits among the passages that the filters allow."""
+        if self._only is None:
+            return self.index.search(queries, k)
+        vectors = self.index.encoder.encode_queries(queries)
+        return self.index.search_vectors(vectors, k, self._only)
+
+    def _fused(self, parts: Sequence[tuple[str, float, Sequence[Hit]]]) -> list[Hit]:
+        scores: dict[str, float] = {}
+        ranks: dict[str, dict[str, int]] = {}
+        hits: dict[str, Hit] = {}
+        for name, weight, found in parts:
+            for hit, gain in zip(found, self._gains(name, found), strict=True):
+                key = hit.passage.id
+                scores[key] = scores.get(key, 0.0) + weight * gain
+                ranks.setdefault(key, {})[name] = hit.rank
+                hits.setdefault(key, hit)
+        # A tie goes to what one part ranked best, then to the id: a search gives the same twice.
+        order = sorted(scores, key=lambda key: (-scores[key], min(ranks[key].values()), key))
+        return [_ranked(hits[key], scores[key], ranks[key]) for key in order]
+
+    def _gains(self, part: str, found: Sequence[Hit]) -> list[float]:
+        """What a part gives to each of its hits; to a passage that it did not find it gives 0."""
+        if self.settings.fusion == "ranks":
+            return [1.0 / (self.settings.rrf + hit.rank) for hit in found]
+        # BM25 has no scale of its own: a query's best passage counts 1.
+        unit = max((hit.score for hit in found), default=1.0) if part == "bm25" else 1.0
+        values = [hit.score / unit if unit > 0 else 0.0 for hit in found]
+        # Where a list was cut off, what is not on it is no better than its last one.
+        least = min(values) if len(found) >= self.settings.depth else 0.0
+        return [value - least for value in values]
+
+    def _reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:
+        if not hits or self._cross is None:
+            return list(hits)
+        pairs = [(query, passage_text(hit.passage)) for hit in hits]
+        scores = self._cross.predict(pairs, show_progress_bar=False)
+        order = sorted(range(len(hits)), key=lambda i: (-float(scores[i]), i))
+        return [_ranked(hits[i], float(scores[i]), hits[i].ranks) for i in order]
+
+
+def _ranked(hit: Hit, score: float, ranks: Mapping[str, int], rank: int | None = None) -> Hit:
+    return Hit(hit.passage, score, hit.rank if rank is None else rank, dict(ranks))
+
+
+def _matching(passages: PassageParts, filters: Mapping[str, str]) -> dict[int, Any]:
+    found = passages.matching(filters)
+    if not found:
+        wanted = ", ".join(f"{name}={value}" for name, value in filters.items())
+        raise BadInput(f"--filter: no passage has {wanted} in its meta")
+    return found
+
+
+def load_cross_encoder(name: str, option: str = "--rerank") -> Any:
+    """A sentence-transformers cross-encoder; raises BadInput naming the option for a bad one."""
+    from sentence_transformers import CrossEncoder
+
+    try:
+        return CrossEncoder(name)
+    except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{option} {name}: no cross-encoder could be loaded: {reason}") from error

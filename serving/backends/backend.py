@@ -1,0 +1,165 @@
+"""One served model: an own vLLM that is watched and started again, or servers that run already.
+
+It knows nothing of retrieval, prompts or HTTP routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from neurorit.core.errors import BadInput
+from neurorit.model.checkpoint import checkpoint_name
+from neurorit.serving.backends.openai_client import ChatClient, CompletionClient
+from neurorit.serving.backends.pool import Upstreams, check_url
+from neurorit.serving.backends.supervisor import keep_running
+from neurorit.serving.backends.vllm_env import check_model, context_length
+from neurorit.serving.backends.vllm_server import VllmServer
+from neurorit.serving.rag.pipeline import Generator
+
+UPSTREAM_APIS = {"completions": CompletionClient, "chat": ChatClient}
+UNREACHABLE = "waiting for the upstream servers"
+_LOOK_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 1.0
+_LOOKS = 2
+# Nobody is lost on the way to loopback: where a connection takes long, the machine is busy.
+_LOOPBACK_SECONDS = 60.0
+
+
+class System:
+    """A checkpoint and who answers for it.
+
+    model_dir: the checkpoint, whose tokenizer and template are used also for servers elsewhere;
+    name: for clients (None: the directory's); urls: running servers (empty: an own vLLM);
+    key: theirs; option: the command line's name for them; upstream_model: their name for it
+    (empty: the first that they list); upstream_api: `completions` or `chat`.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        name: str | None = None,
+        urls: Sequence[str] = (),
+        key: str = "",
+        option: str = "--upstream",
+        upstream_model: str = "",
+        upstream_api: str = "completions",
+        max_model_len: int | None = None,
+        vllm_args: Sequence[str] = (),
+        log: Path | None = None,
+    ) -> None:
+        self.model_dir = check_model(model_dir).resolve()
+        self.name = name or checkpoint_name(model_dir)
+        self._option = option
+        self._most = max_model_len
+        self._told: int | None = None
+        self._own: CompletionClient | None = None
+        self._engine: VllmServer | None = None
+        self._upstreams: Upstreams | None = None
+        if urls:
+            addresses = [check_url(url, option) for url in urls]
+            kind = UPSTREAM_APIS[upstream_api]
+            self._upstreams = Upstreams([kind(url, key, upstream_model) for url in addresses])
+        else:
+            self._engine = VllmServer(
+                model_dir,
+                max_model_len=max_model_len,
+                served_name=name,
+                extra_args=vllm_args,
+                log=log,
+            )
+
+    @property
+    def generator(self) -> Generator:
+        """Who writes the answers; only after `start`."""
+        found = self._upstreams or self._own
+        assert found is not None
+        return found
+
+    @property
+    def own(self) -> bool:
+        """True where vLLM is started here, with the weights of `model_dir`."""
+        return self._engine is not None
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer: the least of what checkpoint, option and server say."""
+        told = self._upstreams.context if self._upstreams is not None else self._told
+        limits = (context_length(self.model_dir), self._most, told)
+        return min(limit for limit in limits if limit is not None)
+
+    def rename(self, name: str) -> None:
+        """Give it another name for clients; its engine keeps its own."""
+        self.name = name
+
+    async def start(self, tell: Callable[[str], None]) -> None:
+        """Start the own vLLM, or wait until one of the servers says its model.
+
+        Raises NeuroritError when vLLM does not start, BadInput when a server refuses the key.
+        """
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.start, tell)
+            engine = self._engine
+            self._own = CompletionClient(
+                engine.base_url, engine.api_key, engine.model, connect_timeout=_LOOPBACK_SECONDS
+            )
+            self._told = (await self._own.look()).context
+            return
+        assert self._upstreams is not None
+        tell("looking for the upstream servers")
+        told: set[str] = set()
+        while True:
+            faults = await self._upstreams.look()
+            refused = [fault for fault in faults if isinstance(fault, BadInput)]
+            if refused:
+                raise BadInput(f"{self._option}: {refused[0]}")
+            if self._upstreams.reachable:
+                return
+            for fault in faults:
+                if str(fault) not in told:
+                    told.add(str(fault))
+                    tell(f"{UNREACHABLE}: {fault}")
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    def stop(self) -> None:
+        """End the own vLLM."""
+        if self._engine is not None:
+            self._engine.stop()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for generator in (self._own, self._upstreams):
+            if generator is not None:
+                await generator.aclose()
+
+    async def watch(self, tell: Callable[[str], None]) -> None:
+        """Tell `ready` and what else goes on, for ever; an own vLLM is started again.
+
+        Raises NeuroritError when an own vLLM keeps ending.
+        """
+        tell("ready")
+        if self._engine is not None:
+            await keep_running(self._engine, tell, self._started_again)
+        else:
+            await self._keep_looking(tell)
+
+    async def _started_again(self) -> None:
+        assert self._engine is not None and self._own is not None
+        self._own.base_url = self._engine.base_url
+        self._told = (await self._own.look()).context
+
+    async def _keep_looking(self, tell: Callable[[str], None]) -> None:
+        assert self._upstreams is not None
+        missed = 0
+        while True:
+            # Twice, since one slow answer is no reason to refuse everybody.
+            down = missed >= _LOOKS
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS if missed else _LOOK_SECONDS)
+            await self._upstreams.look()
+            missed = 0 if self._upstreams.reachable else missed + 1
+            if down and not missed:
+                tell("ready")
+            elif missed == _LOOKS:
+                tell(UNREACHABLE)

@@ -1,0 +1,368 @@
+"""An asynchronous client of vLLM's `/v1/completions` with prompts as token ids.
+
+Token ids, not text: what the pipeline rendered is exactly what the model reads. Servers that take
+only messages are asked for a chat. It knows nothing of retrieval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import orjson
+
+from neurorit.core.errors import BadInput, NeuroritError
+
+_TRIES = 3
+_OF_LOOKS = aiohttp.ClientTimeout(total=5.0)
+
+
+class UpstreamError(NeuroritError):
+    """The language model's server cannot be reached, or answered with an error.
+
+    status: the HTTP status a gateway should answer with (503: try again, 502: it is broken,
+    400: the request itself was refused).
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a completion as it arrives; the last one with text has the `finish_reason`.
+
+    tokens: of the whole completion, where the server counted them; stopped_by: the string of
+    `stop` that ended it, where one did.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    tokens: int | None = None
+    stopped_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to write: at most max_tokens tokens; temperature 0 is greedy; stop: strings that end.
+
+    The rest is OpenAI's: logit_bias as (token id, bias); response_format as its JSON object.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[str, float], ...] = ()
+    response_format: Mapping[str, Any] | None = None
+
+    def as_request(self) -> dict[str, Any]:
+        """The fields of an OpenAI request."""
+        fields: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+        }
+        if self.seed is not None:
+            fields["seed"] = self.seed
+        if self.stop:
+            fields["stop"] = list(self.stop)
+        if self.frequency_penalty:
+            fields["frequency_penalty"] = self.frequency_penalty
+        if self.presence_penalty:
+            fields["presence_penalty"] = self.presence_penalty
+        if self.logit_bias:
+            fields["logit_bias"] = dict(self.logit_bias)
+        if self.response_format is not None:
+            fields["response_format"] = dict(self.response_format)
+        return fields
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a server says of its model: its name and, where it tells, its context in tokens."""
+
+    model: str
+    context: int | None = None
+
+
+class CompletionClient:
+    """Completions of one model; close it with `aclose` or use it as an async context manager.
+
+    base_url: without `/v1`, may be set anew; model: empty for the first that the server lists when
+    it is looked at; timeout: seconds without a byte before a stream counts as lost; whole_timeout:
+    seconds that a whole answer may take, of which no byte comes before its last word;
+    connect_timeout: seconds until a server that does not take a connection counts as unreachable.
+    """
+
+    _path = "/v1/completions"
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        model: str,
+        *,
+        timeout: float = 120.0,
+        whole_timeout: float = 900.0,
+        connect_timeout: float = 5.0,
+    ) -> None:
+        self.model = model
+        self.base_url = base_url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._of_streams = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout, sock_read=timeout
+        )
+        self._of_answers = aiohttp.ClientTimeout(total=whole_timeout, sock_connect=connect_timeout)
+        self._opened: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> CompletionClient:
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
+
+    async def complete(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+        messages: Sequence[Mapping[str, str]] = (),
+    ) -> Piece:
+        """The whole completion. Raises UpstreamError."""
+        body = self._body(prompt_ids, sampling, stop_token_ids, messages)
+        try:
+            async with self._post(body, self._of_answers) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        if response.status != 200:
+            raise _refused(response, content)
+        return self._piece(content)
+
+    async def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+        whole: bool = False,
+        messages: Sequence[Mapping[str, str]] = (),
+    ) -> AsyncGenerator[Piece, None]:
+        """Pieces as they are written; leaving the iterator early aborts the request upstream.
+
+        whole: one piece with everything, which costs both servers less; messages: the prompt again
+        as a chat, for servers that take nothing else. Raises UpstreamError.
+        """
+        if whole:
+            yield await self.complete(
+                prompt_ids, sampling, stop_token_ids=stop_token_ids, messages=messages
+            )
+            return
+        body = self._body(prompt_ids, sampling, stop_token_ids, messages)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        ended = False
+        try:
+            async with self._post(body, self._of_streams) as response:
+                if response.status != 200:
+                    raise _refused(response, await response.read())
+                async for line in _lines(response):
+                    data = line.removeprefix(b"data:").strip()
+                    if not line.startswith(b"data:") or not data:
+                        continue
+                    if data == b"[DONE]":
+                        ended = True
+                        break
+                    yield self._piece(data, streamed=True)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        if not ended:
+            raise UpstreamError("the language model broke off in the middle of an answer", 502)
+
+    async def look(self) -> Card:
+        """What the server says of itself.
+
+        Raises UpstreamError when it does not answer, BadInput when it refuses the key.
+        """
+        url = f"{self.base_url}/v1/models"
+        try:
+            async with self._session().get(url, timeout=_OF_LOOKS) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        if response.status in (401, 403):
+            raise BadInput(
+                f"{self.base_url} refuses the key ({response.status}); "
+                "give it with --upstream-key-file or NEURORIT_UPSTREAM_KEY"
+            )
+        if response.status != 200:
+            raise _refused(response, content)
+        return _card(content, self.model)
+
+    @contextlib.asynccontextmanager
+    async def _post(
+        self, body: dict[str, Any], timeout: aiohttp.ClientTimeout
+    ) -> AsyncGenerator[aiohttp.ClientResponse, None]:
+        """The response to a request, from its first byte on.
+
+        A kept connection may be closed by the server at the moment it is used again: nothing was
+        answered then, and the request is sent anew.
+        """
+        url, data = self.base_url + self._path, orjson.dumps(body)
+        for tries_left in reversed(range(_TRIES)):
+            connection = SimpleNamespace(kept=False)
+            try:
+                response = await self._session().post(
+                    url, data=data, timeout=timeout, trace_request_ctx=connection
+                )
+                break
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not connection.kept or not tries_left:
+                    raise
+                # The loop hears now which other kept connections have closed.
+                await asyncio.sleep(0)
+        async with response:
+            yield response
+
+    def _session(self) -> aiohttp.ClientSession:
+        """The connections, which belong to the event loop that first asks for them."""
+        if self._opened is None:
+            self._opened = aiohttp.ClientSession(
+                # As many connections as there are requests: the gateway itself counts those.
+                # vLLM closes one that is idle for 5 s: it must not be asked on at that moment.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+                trace_configs=[_told_of_kept_connections()],
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # The upstream is named by the operator: a proxy of the environment is not asked.
+                trust_env=False,
+            )
+        return self._opened
+
+    def _body(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None,
+        stop_token_ids: Sequence[int],
+        messages: Sequence[Mapping[str, str]],
+    ) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "prompt": list(prompt_ids),
+            "stop_token_ids": list(stop_token_ids),
+            **(sampling or Sampling()).as_request(),
+        }
+
+    def _text(self, choice: Any) -> Any:
+        return choice.get("text")
+
+    def _piece(self, data: str | bytes, *, streamed: bool = False) -> Piece:
+        try:
+            record = orjson.loads(data)
+            if "error" in record:
+                raise UpstreamError(f"the language model failed: {_message(record)}", 502)
+            tokens = (record.get("usage") or {}).get("completion_tokens")
+            choices = record["choices"]
+            if not choices and streamed:
+                return Piece("", None, tokens)  # it counts, or tells of filters, and says nothing
+            choice = choices[0]
+            reason = choice.get("stop_reason")
+            stopped_by = reason if isinstance(reason, str) else None
+            return Piece(self._text(choice) or "", choice.get("finish_reason"), tokens, stopped_by)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UpstreamError("the language model sent something unreadable", 502) from error
+
+
+class ChatClient(CompletionClient):
+    """The same of a server's `/v1/chat/completions`, for servers that take messages only.
+
+    Whether text in a message can become a special token is then that server's affair.
+    """
+
+    _path = "/v1/chat/completions"
+
+    def _body(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None,
+        stop_token_ids: Sequence[int],
+        messages: Sequence[Mapping[str, str]],
+    ) -> dict[str, Any]:
+        fields = (sampling or Sampling()).as_request()
+        return {"model": self.model, "messages": list(messages), **fields}
+
+    def _text(self, choice: Any) -> Any:
+        return (choice.get("delta") or choice.get("message") or {}).get("content")
+
+
+def _told_of_kept_connections() -> aiohttp.TraceConfig:
+    async def kept(session: Any, context: SimpleNamespace, parameters: Any) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.kept = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(kept)
+    return config
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines of any length as they come; what stands after the last line's end is none."""
+    held = b""
+    async for part in response.content.iter_any():
+        *whole, held = (held + part).split(b"\n")
+        for line in whole:
+            yield line
+
+
+def _unreachable(error: Exception) -> UpstreamError:
+    broken = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)
+    reset = isinstance(error, aiohttp.ClientOSError)
+    if isinstance(error, broken) or (reset and not isinstance(error, aiohttp.ClientConnectorError)):
+        return UpstreamError("the language model broke off in the middle of an answer", 503)
+    return UpstreamError(f"the language model cannot be reached ({type(error).__name__})", 503)
+
+
+def _card(content: bytes, model: str) -> Card:
+    """The card of the named model, or of the first one."""
+    try:
+        cards = orjson.loads(content)["data"]
+        found = next((card for card in cards if card["id"] == model), cards[0])
+        context = found.get("max_model_len")
+        return Card(str(found["id"]), int(context) if context else None)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UpstreamError("it does not list its model", 502) from error
+
+
+def _refused(response: aiohttp.ClientResponse, content: bytes) -> UpstreamError:
+    try:
+        message = _message(orjson.loads(content))
+    except ValueError:
+        message = response.reason or ""
+    if response.status in (400, 413, 422):
+        return UpstreamError(f"the language model refused the request: {message}", 400)
+    status = 503 if response.status in (429, 503) else 502
+    return UpstreamError(f"the language model answered {response.status}: {message}", status)
+
+
+def _message(record: Any) -> str:
+    error = record.get("error", record) if isinstance(record, dict) else record
+    text = error.get("message", error) if isinstance(error, dict) else error
+    return " ".join(str(text).split())[:300]

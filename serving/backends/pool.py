@@ -1,0 +1,168 @@
+"""Several servers of one model as one: the least busy one answers, a broken one is passed over.
+
+They are looked at in the background, so that a request is not what finds out that one is gone.
+
+Only servers that are named here are ever asked. It knows nothing of prompts or HTTP routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.serving.backends.openai_client import CompletionClient, Piece, Sampling, UpstreamError
+
+KEY_VARIABLE = "NEURORIT_UPSTREAM_KEY"
+_REST_SECONDS = 5.0
+_SILENT_SECONDS = 30.0
+
+
+@dataclass
+class _Server:
+    client: CompletionClient
+    running: int = 0
+    resting_until: float = 0.0
+    context: int | None = None
+    fault: NeuroritError | None = None
+    heard: float = -math.inf
+
+
+class Upstreams:
+    """A generator over several clients of the same model.
+
+    A server that cannot be reached is left alone for some seconds, and its request goes to the
+    next one, as long as no word of the answer has been passed on.
+    """
+
+    def __init__(
+        self, clients: Sequence[CompletionClient], *, rest_seconds: float = _REST_SECONDS
+    ) -> None:
+        if not clients:
+            raise BadInput("--upstream: name at least one server")
+        self._servers = [_Server(client) for client in clients]
+        self._rest = rest_seconds
+
+    async def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+        whole: bool = False,
+        messages: Sequence[Mapping[str, str]] = (),
+    ) -> AsyncGenerator[Piece, None]:
+        """As `CompletionClient.stream`; raises UpstreamError when no server answers."""
+        tried: list[_Server] = []
+        failure: UpstreamError | None = None
+        while server := self._best(tried):
+            tried.append(server)
+            begun = False
+            server.running += 1
+            try:
+                pieces = server.client.stream(
+                    prompt_ids,
+                    sampling,
+                    stop_token_ids=stop_token_ids,
+                    whole=whole,
+                    messages=messages,
+                )
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        begun = True
+                        server.heard = time.monotonic()
+                        yield piece
+                return
+            except UpstreamError as error:
+                if begun or error.status == 400:
+                    raise
+                failure = error
+                server.resting_until = time.monotonic() + self._rest
+            finally:
+                server.running -= 1
+        assert failure is not None
+        raise failure
+
+    async def look(self) -> list[NeuroritError]:
+        """Ask every server for its model; what is wrong with those that do not say.
+
+        A server with a fault is asked only where there is no other.
+        """
+        await asyncio.gather(*(_look(server) for server in self._servers))
+        names = [server.client.model for server in self._servers if server.client.model]
+        for server in self._servers:
+            # One that has been down ever since has the others' model.
+            server.client.model = server.client.model or (names[0] if names else "")
+        return [server.fault for server in self._servers if server.fault is not None]
+
+    @property
+    def reachable(self) -> bool:
+        """Whether any server answered when it was last looked at."""
+        return any(server.fault is None for server in self._servers)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens of prompt and answer that every server takes; None where none tells."""
+        told = [server.context for server in self._servers if server.context is not None]
+        return min(told, default=None)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for server in self._servers:
+            await server.client.aclose()
+
+    def _best(self, tried: Sequence[_Server]) -> _Server | None:
+        """The least busy server that is not resting; a resting one where there is no other."""
+        left = [server for server in self._servers if not any(server is t for t in tried)]
+        now = time.monotonic()
+        return min(
+            left,
+            key=lambda s: (s.fault is not None, s.resting_until > now, s.running),
+            default=None,
+        )
+
+
+async def _look(server: _Server) -> None:
+    try:
+        card = await server.client.look()
+    except NeuroritError as error:
+        # One that is busy answers late: it is only gone when nothing at all comes from it.
+        slow = isinstance(error.__cause__, TimeoutError)
+        if not slow or time.monotonic() - server.heard > _SILENT_SECONDS:
+            server.fault = error
+        return
+    server.fault, server.context, server.heard = None, card.context, time.monotonic()
+    server.client.model = server.client.model or card.model
+
+
+def read_upstream_key(path: Path | None) -> str:
+    """The upstreams' key: a file's first line, else NEURORIT_UPSTREAM_KEY, else none ("")."""
+    if path is None:
+        return os.environ.get(KEY_VARIABLE, "").strip()
+    if not Path(path).is_file():
+        raise BadInput(f"--upstream-key-file {path}: no such file")
+    lines = Path(path).read_text(encoding="utf-8").split()
+    if not lines:
+        raise BadInput(f"--upstream-key-file {path}: holds no key")
+    return lines[0]
+
+
+def check_url(url: str, option: str) -> str:
+    """The address without a trailing `/v1`; raises BadInput naming the option for another form."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise BadInput(f"{option} {url!r}: not an address ({error})") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise BadInput(f"{option} {url!r}: an address such as http://gpu-1:8000 is wanted")
+    if parsed.userinfo or parsed.query:
+        raise BadInput(f"{option}: keep keys out of the address; use --upstream-key-file")
+    return url.rstrip("/").removesuffix("/v1")

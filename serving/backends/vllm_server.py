@@ -1,0 +1,257 @@
+"""vLLM's own OpenAI server as a child process: started, warmed, watched, ended.
+
+It listens on loopback with a key of its own. This module knows nothing of retrieval or prompts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.model.checkpoint import checkpoint_name
+from neurorit.serving.backends.vllm_env import (
+    check_flags,
+    check_model,
+    engine_environment,
+    has_gpu,
+    require_vllm,
+    start_failure,
+    stored_dtype,
+    temporary_log,
+)
+
+LOOPBACK = "127.0.0.1"
+_STOP_SECONDS = 10.0
+_SLOW_SECONDS = 10.0
+
+
+class VllmServer:
+    """A vLLM server for one checkpoint; use it as a context manager, or call `start` and `stop`.
+
+    port: 0 takes a free one; max_model_len: tokens of prompt and answer (None: the checkpoint's);
+    served_name: the model's name for clients (None: the directory's); extra_args: vLLM's own flags,
+    which win over what is set here; log: file for vLLM's output (None: a temporary one);
+    start_timeout: seconds until a server that is not healthy counts as failed.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        port: int = 0,
+        max_model_len: int | None = None,
+        served_name: str | None = None,
+        extra_args: Sequence[str] = (),
+        log: Path | None = None,
+        start_timeout: float = 600.0,
+    ) -> None:
+        self.model_dir = check_model(model_dir).resolve()
+        self.model = served_name or checkpoint_name(model_dir)
+        self.port = free_port() if port == 0 else require_free_port(LOOPBACK, port, "vLLM's port")
+        self.api_key = secrets.token_urlsafe(24)
+        self.log = Path(log) if log is not None else temporary_log()
+        self._any_port = port == 0
+        self._max_model_len = max_model_len
+        self._extra_args = check_flags(extra_args)
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def base_url(self) -> str:
+        """Where it listens."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def alive(self) -> bool:
+        """True while the process runs (it may still be loading)."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, tell: Callable[[str], None] | None = None, *, new_port: bool = False) -> None:
+        """Start the process, wait until it is healthy, and warm it up; blocks for a minute on CPU.
+
+        tell: is told each phase; new_port: take another free one, unless it was named. Raises
+        NeuroritError with the cause from vLLM's log when it does not come up; `stop` from another
+        thread ends the waiting.
+        """
+        say = tell or (lambda phase: None)
+        require_vllm()
+        self._end_process()
+        if new_port and self._any_port:
+            self.port = free_port()
+        say("starting vLLM")
+        self._process = self._spawn()
+        try:
+            self._wait_healthy(self._process)
+            # The first batch costs up to 20 s on CPU: no user should be the one to wait for it.
+            say("warming up vLLM")
+            self._warm_up()
+        except BaseException:
+            self._end_process()
+            raise
+
+    def healthy(self) -> bool | None:
+        """Whether it answers on `/health`; None where it did not answer in time."""
+        import httpx
+
+        try:
+            url = f"{self.base_url}/health"
+            return httpx.get(url, timeout=_SLOW_SECONDS, trust_env=False).status_code == 200
+        except httpx.TimeoutException:
+            return None
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        """End vLLM with all its children; a server that was stopped cannot be started again."""
+        self._stopped.set()
+        self._end_process()
+
+    def command(self) -> list[str]:
+        """The command line; the key is not in it, since others can read command lines."""
+        flags = {
+            "--model": str(self.model_dir),
+            "--served-model-name": self.model,
+            "--host": LOOPBACK,
+            "--port": str(self.port),
+            "--dtype": stored_dtype(self.model_dir),
+        }
+        if self._max_model_len is not None:
+            flags["--max-model-len"] = str(self._max_model_len)
+        given = {argument.split("=", 1)[0] for argument in self._extra_args}
+        command = [sys.executable, "-m", "neurorit.serving.backends.vllm_child"]
+        for name, value in flags.items():
+            if name not in given:
+                command += [name, value]
+        if not has_gpu():
+            # Compiling a graph takes minutes on CPU and wins little for short answers.
+            command.append("--enforce-eager")
+        return [*command, *self._extra_args]
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.log.is_file():
+            # After a crash its log is what one wants to read.
+            os.replace(self.log, self.log.with_name(f"{self.log.name}.previous"))
+        with open(self.log, "wb") as log:
+            return subprocess.Popen(
+                self.command(),
+                # Nothing is ever written to it: its end tells vLLM that this process is gone.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=engine_environment(self._extra_args) | {"VLLM_API_KEY": self.api_key},
+                # A group of its own, so that its worker processes can be ended with it. Not a
+                # session: Linux shares a core between sessions before threads, and vLLM's waiting
+                # thread, which never sleeps, was seen to hold a search up for 0.4 s.
+                process_group=0,
+            )
+
+    def _wait_healthy(self, process: subprocess.Popen[bytes]) -> None:
+        import httpx
+
+        deadline = time.monotonic() + self._start_timeout
+        while not self._stopped.wait(0.25):
+            if process.poll() is not None:
+                raise start_failure(self.log, f"vLLM did not start (status {process.returncode})")
+            with contextlib.suppress(httpx.HTTPError):
+                url = f"{self.base_url}/health"
+                if httpx.get(url, timeout=2.0, trust_env=False).status_code == 200:
+                    return
+            if time.monotonic() > deadline:
+                what = f"vLLM was not ready within {self._start_timeout:.0f} s"
+                raise start_failure(self.log, what)
+        raise NeuroritError("vLLM was stopped while it was starting")
+
+    def _warm_up(self) -> None:
+        import httpx
+
+        try:
+            response = httpx.post(
+                f"{self.base_url}/v1/completions",
+                headers={"Authorization": f"Bearer {self.api_key}"},
+                json={
+                    "model": self.model,
+                    "prompt": [1] * 64,
+                    "max_tokens": 4,
+                    "temperature": 0,
+                    "ignore_eos": True,
+                },
+                timeout=self._start_timeout,
+                # Of the environment's proxies none is to see this key, or can reach loopback.
+                trust_env=False,
+            )
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise start_failure(self.log, f"vLLM's first completion failed ({error})") from error
+
+    def _end_process(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        _signal_group(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+        # Also when the leader is gone: its children may not be.
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        self._process = None
+
+
+def free_port() -> int:
+    """A port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def require_free_port(host: str, port: int, option: str) -> int:
+    """The port itself, if one can listen there; raises BadInput naming the option if not."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As servers do: a port whose last connections are still closing counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BadInput(
+                f"{option} {port} on {host} cannot be used ({reason}); name another one"
+            ) from error
+    return port
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

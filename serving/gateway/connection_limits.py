@@ -1,0 +1,131 @@
+"""How many connections the server holds open, and how long a request may take to arrive.
+
+Without these bounds whoever opens connections and sends nothing, or byte by byte, takes memory and
+open files until nobody is served. It knows nothing of what is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from neurorit.serving.gateway.requests import error_body
+from neurorit.serving.metrics import Metrics
+
+_PATIENCE = 5.0  # seconds for a refused client to ask, read and leave
+# A full server is still looked at: who takes its silence for its end would restart it.
+_PROBES = (b"GET /health ", b"GET /ready ", b"GET /metrics ")
+_SPARE = 16  # connections for them
+
+
+def bounded_connections(
+    most: int, seconds: float, metrics: Metrics | None = None
+) -> type[HttpToolsProtocol]:
+    """uvicorn's HTTP protocol for at most `most` connections; one more is told 503 and closed.
+
+    A few more may ask for `/health`, `/ready` and `/metrics`. seconds: for a whole request to
+    arrive, from its first byte or, on a new connection, from its start; a slower one gets 408. An
+    idle connection that was used is uvicorn's to close.
+    """
+    return type(
+        "BoundedConnection", (_Bounded,), {"most": most, "seconds": seconds, "metrics": metrics}
+    )
+
+
+class _Bounded(HttpToolsProtocol):
+    most: int
+    seconds: float
+    metrics: Metrics | None
+    _refused = False
+    _told = False
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        if len(self.connections) < self.most:
+            self._take(transport)
+            return
+        self._refused = True
+        # Answered when it asks: many clients take what comes before that for a broken connection.
+        self._timer = self.loop.call_later(_PATIENCE, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused and data.startswith(_PROBES) and self._spare():
+            self._arrived()
+            self._take(self.transport)
+        if not self._refused:
+            super().data_received(data)
+        elif not self._told:  # the rest of what it sends is dropped
+            self._told = True
+            self._say(503, "the server holds as many connections as it can; try again shortly")
+            self.transport.write_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arrived()
+        if self._refused:
+            if self.metrics is not None:
+                self.metrics.connections_refused.inc()
+            return
+        super().connection_lost(exc)
+        self._tell_open()
+
+    def _take(self, transport: asyncio.Transport) -> None:
+        self._refused = False
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.seconds, self._too_slow)
+        self._tell_open()
+
+    def _spare(self) -> bool:
+        return not self._told and len(self.connections) < self.most + _SPARE
+
+    def on_message_begin(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self.seconds, self._too_slow)
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._arrived()
+        super().on_message_complete()
+
+    def _arrived(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering and (not self.cycle.more_body or self.flow.read_paused):
+            # It waits behind one that is being answered, and is not read meanwhile.
+            self._timer = self.loop.call_later(self.seconds, self._too_slow)
+            return
+        if not answering or not self.cycle.response_started:
+            self._say(408, f"the request did not arrive whole within {self.seconds:.0f} s")
+        self.transport.close()
+
+    def _say(self, status: int, text: str) -> None:
+        self.transport.write(_response(status, text))
+
+    def _tell_open(self) -> None:
+        if self.metrics is not None:
+            self.metrics.connections.set(len(self.connections))
+
+
+def _response(status: int, text: str) -> bytes:
+    kind = "server_error" if status == 503 else "invalid_request_error"
+    code = "overloaded" if status == 503 else "request_timeout"
+    body: bytes = orjson.dumps(error_body(text, kind, code=code))
+    phrase = {503: "Service Unavailable", 408: "Request Timeout"}[status]
+    head: list[tuple[str, Any]] = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", len(body)),
+        ("Connection", "close"),
+        *([("Retry-After", 1)] if status == 503 else []),
+    ]
+    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in head)]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

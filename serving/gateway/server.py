@@ -1,0 +1,121 @@
+"""Serve a checkpoint and an index: the gateway with its vLLM, until the process is told to end.
+
+It checks what it was told, loads the index and minds signals; `neurorit.serving.gateway.lifecycle` does the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.artifact import hash_inputs, read_manifest
+from neurorit.serving.backends.vllm_server import require_free_port
+from neurorit.serving.gateway.app import Gateway
+from neurorit.serving.gateway.lifecycle import Running, systems_of
+from neurorit.serving.gateway.open_files import allow_many
+from neurorit.serving.gateway.settings import ServeSettings
+from neurorit.serving.middleware.auth import read_api_keys
+from neurorit.serving.middleware.trusted_hosts import is_loopback
+from neurorit.serving.rag.pipeline import Retriever
+from neurorit.serving.rag.threads import few_threads
+
+__all__ = ["ServeSettings", "run_server", "serve"]
+
+Tell = Callable[[str], None]
+
+
+def run_server(
+    model: Path, index: Path, settings: ServeSettings | None = None, *, tell: Tell | None = None
+) -> None:
+    """Serve a checkpoint and an index until SIGINT or SIGTERM; requests in flight are finished.
+
+    tell: is told phases and, when ready, the address. Raises BadInput for what cannot be used
+    (before anything is started) and NeuroritError when vLLM does not start or keeps ending.
+    """
+    settings = settings or ServeSettings()
+    read_manifest(index, "index", verify=False)
+
+    with contextlib.ExitStack() as stack:
+
+        def load() -> Retriever:
+            from neurorit.retrieval.retriever import Retriever as IndexRetriever
+
+            few_threads()
+            if settings.ray is None:
+                return IndexRetriever.load(index, settings.search)
+            from neurorit.retrieval.ray_cluster import connected
+
+            ray = stack.enter_context(connected(settings.ray))
+            return IndexRetriever.on_cluster(ray, index, settings.search)
+
+        serve(model, load, settings, tell=tell, searched=hash_inputs(index=index)["index"])
+
+
+def serve(
+    model: Path,
+    load_retriever: Callable[[], Retriever],
+    settings: ServeSettings,
+    *,
+    tell: Tell | None = None,
+    searched: str = "",
+) -> None:
+    """As `run_server`, with any retriever; it is loaded while vLLM starts.
+
+    searched: digest of what the retriever searches; without one `/v1/models` shows no digests.
+    """
+    say = tell or (lambda message: None)
+    settings.check()
+    keys = read_api_keys(settings.api_key_file)
+    if not keys and not is_loopback(settings.host):
+        say(
+            f"warning: {settings.host} can be reached from elsewhere and no key is asked for: "
+            "give --api-key-file or NEURORIT_API_KEYS"
+        )
+    if settings.port != 0:
+        require_free_port(settings.host, settings.port, "--port")
+    room = allow_many() - settings.running  # one upstream for each chat
+    if settings.connections > room:
+        say(
+            f"warning: --connections {settings.connections}: the system lets this process hold "
+            f"{max(16, room)}; raise its limit of open files (`ulimit -n`)"
+        )
+        settings = replace(settings, connections=max(16, room))
+    systems = systems_of(model, settings)
+    gateway = Gateway(
+        model=systems[0].name,
+        base_model=systems[1].name if len(systems) > 1 else "",
+        base_phase="waiting for its turn to start",
+        history=settings.history,
+        max_tokens_limit=settings.max_tokens_limit,
+    )
+    running = Running(gateway, systems, settings, load_retriever, say, searched)
+    try:
+        with _quiet_termination(), contextlib.suppress(KeyboardInterrupt):
+            _run(running.run(keys))
+    finally:
+        for system in systems:
+            system.stop()
+    if running.failure is not None:
+        raise running.failure
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+@contextlib.contextmanager
+def _quiet_termination() -> Iterator[None]:
+    """uvicorn raises SIGTERM again after its graceful end; vLLM is still to be ended then."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,253 @@
+"""Who may ask, how much, and how a refusal looks: keys, body limit, headers, error bodies.
+
+It knows nothing of what the routes do.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.serving.backends.openai_client import UpstreamError
+from neurorit.serving.gateway.requests import error_body
+from neurorit.serving.middleware.disconnect import run_until_left
+
+_log = logging.getLogger("neurorit.serving")
+
+KEYS_VARIABLE = "NEURORIT_API_KEYS"
+MAX_BODY = 1024 * 1024
+# Where a request's scope says which key it came with.
+CLIENT = "neurorit.client"
+# Everything that tells something of passages or of what is asked.
+GUARDED = ("/v1/", "/metrics", "/openapi.json")
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+
+
+class ApiError(Exception):
+    """A refusal with an HTTP status and OpenAI's error fields."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        # What a client sent may be in the message, and need not be text that can be sent.
+        self.body = error_body(
+            _sendable(message), kind, param=param and _sendable(param), code=code
+        )
+        self.headers = dict(headers or {})
+
+
+def read_api_keys(path: Path | None) -> frozenset[str]:
+    """Keys from a file (one a line, # starts a comment) and from NEURORIT_API_KEYS (by comma).
+
+    None at all means that no key is asked for. Raises BadInput for a file without a key.
+    """
+    keys = {key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",")}
+    if path is not None:
+        if not Path(path).is_file():
+            raise BadInput(f"--api-key-file {path}: no such file")
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        found = {line.strip() for line in lines if not line.lstrip().startswith("#")} - {""}
+        if not found:
+            raise BadInput(f"--api-key-file {path}: holds no key; write one a line")
+        keys |= found
+    return frozenset(keys - {""})
+
+
+class Guard:
+    """ASGI middleware: checks keys (not for health and the page) and bounds bodies.
+
+    What comes behind it finds a digest of the key in the scope's CLIENT.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, api_keys: Iterable[str] = (), max_body: int = MAX_BODY
+    ) -> None:
+        self._app = app
+        self._max_body = max_body
+        # Digests have one length, so comparing them tells nothing about a key's length either.
+        self._digests = [sha256(key.encode()).digest() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value for name, value in scope["headers"]}
+        if self._digests and scope["path"].startswith(GUARDED):
+            client = self._client(headers)
+            if client is None:
+                await refuse(_no_key(), scope, receive, send)
+                return
+            scope[CLIENT] = client
+        body = await _body(headers, receive, self._max_body)
+        if body is None:
+            large = ApiError(413, f"the request body is larger than {self._max_body} bytes")
+            await refuse(large, scope, receive, send)
+            return
+        await run_until_left(self._app, scope, body, receive, send)
+
+    def _client(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """The digest of the request's key, None where that is not one of ours."""
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        digest = sha256(key.strip()).digest()
+        # Every key is compared, so that the time does not tell which one came close.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return digest.hex() if scheme.lower() == b"bearer" and any(matches) else None
+
+
+def _no_key() -> ApiError:
+    return ApiError(
+        401,
+        "this server needs an API key: send 'Authorization: Bearer KEY'",
+        kind="authentication_error",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+class StrictHeaders:
+    """ASGI middleware: adds HEADERS to every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, _with_headers(send) if scope["type"] == "http" else send)
+
+
+async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error, from within a middleware."""
+    await _response(error)(scope, receive, send)
+
+
+def install_error_bodies(app: FastAPI) -> None:
+    """Answer every error of an app in OpenAI's shape."""
+
+    async def api_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return _response(error)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _response(_first_problem(error))
+
+    async def bad_input(request: Request, error: Exception) -> JSONResponse:
+        return _response(ApiError(400, str(error)))
+
+    async def upstream(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, UpstreamError)
+        return _response(upstream_refusal(error))
+
+    async def searching(request: Request, error: Exception) -> JSONResponse:
+        return _response(search_refusal(error))
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return _response(ApiError(error.status_code, message, headers=error.headers))
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(BadInput, bad_input)
+    app.add_exception_handler(UpstreamError, upstream)
+    app.add_exception_handler(NeuroritError, searching)
+    app.add_exception_handler(HTTPException, http)
+
+
+def upstream_refusal(error: UpstreamError) -> ApiError:
+    """What a client is told when the language model fails."""
+    if error.status == 400:
+        return ApiError(400, str(error))
+    headers = {"Retry-After": "2"} if error.status == 503 else {}
+    return ApiError(error.status, str(error), kind="upstream_error", headers=headers)
+
+
+def search_refusal(error: Exception) -> ApiError:
+    """What a client is told when passages cannot be found; what failed is the log's."""
+    _log.warning("a search failed: %s", error)
+    return ApiError(
+        503,
+        "passages cannot be searched at the moment; try again",
+        kind="server_error",
+        code="search_failed",
+        headers={"Retry-After": "5"},
+    )
+
+
+def _first_problem(error: RequestValidationError) -> ApiError:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"] if part != "body")
+    if problem["type"] == "json_invalid":
+        return ApiError(400, "the request body is not valid JSON", code="invalid_json")
+    if problem["type"] == "extra_forbidden":
+        return ApiError(400, f"{where}: this server has no such option", param=where)
+    message = f"{where or 'the request body'}: {problem['msg']}"
+    return ApiError(400, message, param=where or None, code=problem["type"])
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _body(headers: Mapping[bytes, bytes], receive: Receive, most: int) -> bytes | None:
+    """The whole request body, None when it is over the limit."""
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > most:
+        return None
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _with_headers(send: Send) -> Send:
+    added: list[tuple[Any, Any]] = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
+
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *added]
+        await send(message)
+
+    return wrapped

@@ -1,0 +1,334 @@
+"""Retrieve, render, generate, and decide what an empty answer means.
+
+One question in, a stream of typed events out. It knows nothing of HTTP: the gateway turns events
+into responses, and the retriever and the language model's client are handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar, get_args
+
+from neurorit.core.errors import BadInput
+from neurorit.model.prompts import PromptTemplate, encode_plain, end_token_id
+from neurorit.serving.backends.openai_client import Piece, Sampling, UpstreamError
+from neurorit.serving.metrics import Metrics
+from neurorit.serving.rag.prompt_budget import Found, Renderer, Turn
+from neurorit.serving.rag.query_batching import SearchBatches
+from neurorit.serving.rag.threads import one_thread
+
+Policy = Literal["abstain", "closed-book", "deeper"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+
+ABSTAINED = "I could not find the answer in the passages."
+_DEEPER_ROUNDS = 3
+_WAYS = 32
+_T = TypeVar("_T")
+
+
+class Retriever(Protocol):
+    """What the pipeline asks of retrieval: for each query the k best passages, best first."""
+
+    def search(self, queries: Sequence[str], k: int) -> Sequence[Sequence[Found]]: ...
+
+
+class Generator(Protocol):
+    """What the pipeline asks of a language model; `neurorit.serving.backends.openai_client.CompletionClient` is one."""
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+        whole: bool = False,
+        messages: Sequence[Mapping[str, str]] = (),
+    ) -> AsyncGenerator[Piece, None]: ...
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a request wants passages found: mode (empty: the server's) and fields of `meta`."""
+
+    mode: str = ""
+    filters: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question with its settings; None means the pipeline's own.
+
+    query: what is looked for (None: the question); search: how; hits: passages to show, in this
+    order, in place of a search; turns: the chat before the question, which the model reads where
+    it fits; whole: the answer is wanted at once, so its text comes in one piece.
+    """
+
+    question: str
+    top_k: int | None = None
+    policy: Policy | None = None
+    sampling: Sampling | None = None
+    query: str | None = None
+    search: Search = Search()
+    hits: tuple[Found, ...] | None = None
+    turns: tuple[Turn, ...] = ()
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Event: the passages of the next attempt, best first (none when it is closed-book)."""
+
+    hits: tuple[Found, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Event: the next part of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The last event: the whole answer and how it came about.
+
+    abstained: the model ended of itself without a word on all it was shown, and `answer` says so;
+    grounded: the answer was written with passages in view; attempts: prompts that were tried;
+    tokens are counted by the model's server or its own tokenizer; retrieval_seconds: spent on
+    finding passages, waiting included.
+    """
+
+    answer: str
+    hits: tuple[Found, ...]
+    abstained: bool
+    grounded: bool
+    attempts: int
+    policy: Policy
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    retrieval_seconds: float = 0.0
+
+
+Event = Retrieved | Text | Outcome
+
+
+class RagPipeline:
+    """Answers questions from retrieved passages.
+
+    policy: what follows when the model ends its answer at once: `abstain` says so, `closed-book`
+    asks again without passages, `deeper` asks again with the next passages, up to three rounds;
+    top_k: passages in a prompt; context: tokens that prompt and answer may have together (None:
+    unlimited); what is left out to keep within it says `neurorit.serving.rag.prompt_budget`; metrics: where times
+    and counts go.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        tokenizer: Any,
+        template: PromptTemplate,
+        client: Generator,
+        *,
+        policy: Policy = "abstain",
+        top_k: int = 4,
+        max_tokens: int = 64,
+        context: int | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        if policy not in POLICIES:
+            raise BadInput(f"unknown policy {policy!r}; it is one of {', '.join(POLICIES)}")
+        self.top_k = top_k
+        self.policy: Policy = policy
+        self.max_tokens = max_tokens
+        self._retriever = retriever
+        self._tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer, template, context)
+        self._client = client
+        self._stop = (end_token_id(tokenizer),)
+        # One thread: encoding would stop the event loop, and fast tokenizers refuse two at once.
+        self._thread = one_thread("retrieval")
+        self._rendering_thread = one_thread("rendering")
+        self.metrics = metrics or Metrics()
+        self._batches = SearchBatches(
+            lambda queries, how: self._aside(lambda: self._way(how[1]).search(queries, how[0])),
+            self.metrics,
+        )
+        self._ways: OrderedDict[Search, Retriever] = OrderedDict()
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and answer may have together."""
+        return self._renderer.context
+
+    @context.setter
+    def context(self, tokens: int | None) -> None:
+        self._renderer.context = tokens
+
+    @property
+    def retriever(self) -> Retriever:
+        """What it searches with."""
+        return self._retriever
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._rendering_thread.shutdown(wait=False, cancel_futures=True)
+
+    async def retrieve(
+        self, query: str, top_k: int | None = None, search: Search | None = None
+    ) -> tuple[Found, ...]:
+        """The best passages for a query. Raises BadInput for a way that is not to be had."""
+        k = self.top_k if top_k is None else top_k
+        started = time.perf_counter()
+        found = await self._batches.find(query, (k, search or Search()))
+        self.metrics.retrieval.observe(time.perf_counter() - started)
+        return found
+
+    async def answer(self, request: Request) -> Outcome:
+        """The outcome alone. Raises BadInput and UpstreamError as `stream` does."""
+        async with aclosing(self.stream(replace(request, whole=True))) as events:
+            async for event in events:
+                if isinstance(event, Outcome):
+                    return event
+        raise AssertionError("the stream of events ends with an outcome")
+
+    async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Events in order: Retrieved and Text for every attempt, at last one Outcome.
+
+        Raises BadInput for a question that does not fit into the context, UpstreamError when the
+        language model fails. Leaving the iterator early aborts the generation.
+        """
+        started = time.perf_counter()
+        spoken = False
+        try:
+            async with aclosing(self._events(request)) as events:
+                async for event in events:
+                    if isinstance(event, Text) and not spoken:
+                        spoken = True
+                        self.metrics.first_text.observe(time.perf_counter() - started)
+                    if isinstance(event, Outcome) and event.abstained:
+                        self.metrics.abstained.inc()
+                    yield event
+        except UpstreamError:
+            self.metrics.upstream_errors.inc()
+            raise
+
+    async def _events(self, request: Request) -> AsyncGenerator[Event, None]:
+        policy = request.policy or self.policy
+        sampling = request.sampling or Sampling(max_tokens=self.max_tokens)
+        k = self.top_k if request.top_k is None else request.top_k
+        hits: tuple[Found, ...] = ()
+        prompt_tokens = attempts = 0
+        searched, asked = 0.0, time.perf_counter()
+        async for hits in self._attempts(request, k, policy):
+            searched += time.perf_counter() - asked
+            yield Retrieved(hits)
+            fit = partial(
+                self._renderer.fit, request.question, hits, sampling.max_tokens, request.turns
+            )
+            prompt = await self._beside(fit)
+            hits = prompt.hits
+            attempts += 1
+            prompt_tokens += len(prompt.ids)
+            parts: list[str] = []
+            reason = "stop"
+            counted: int | None = None
+            stopped_by: str | None = None
+            pieces = self._client.stream(
+                prompt.ids,
+                sampling,
+                stop_token_ids=self._stop,
+                whole=request.whole,
+                messages=prompt.messages,
+            )
+            # Closed here and not by the garbage collector: vLLM is to stop at once.
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    reason = piece.finish_reason or reason
+                    stopped_by = piece.stopped_by or stopped_by
+                    counted = piece.tokens or counted
+                    # White space before the first word is the template's, not the answer's.
+                    text = piece.text if parts else piece.text.lstrip()
+                    if text:
+                        parts.append(text)
+                        yield Text(text)
+            # One that was cut short or stopped by the client's own string did not abstain.
+            if parts or reason != "stop" or stopped_by is not None:
+                answer = "".join(parts)
+                if counted is None:
+                    counted = await self._beside(partial(self._count, answer))
+                yield Outcome(
+                    answer=answer,
+                    hits=hits,
+                    abstained=False,
+                    grounded=bool(hits),
+                    attempts=attempts,
+                    policy=policy,
+                    finish_reason=reason,
+                    prompt_tokens=prompt_tokens,
+                    completion_tokens=counted,
+                    retrieval_seconds=searched,
+                )
+                return
+            asked = time.perf_counter()
+        yield Text(ABSTAINED)
+        yield Outcome(
+            answer=ABSTAINED,
+            hits=hits,
+            abstained=True,
+            grounded=bool(hits),
+            attempts=attempts,
+            policy=policy,
+            finish_reason="stop",
+            prompt_tokens=prompt_tokens,
+            completion_tokens=0,
+            retrieval_seconds=searched,
+        )
+
+    async def _attempts(
+        self, request: Request, k: int, policy: Policy
+    ) -> AsyncIterator[tuple[Found, ...]]:
+        """The passages to try, one set after another, while the answers stay empty."""
+        query = request.query or request.question
+        hits = request.hits
+        if hits is None:
+            hits = await self.retrieve(query, k, request.search) if k > 0 else ()
+        yield hits
+        if policy == "closed-book" and hits:
+            yield ()
+        if policy == "deeper" and hits and request.hits is None:
+            ranked = await self.retrieve(query, k * _DEEPER_ROUNDS, request.search)
+            for start in range(k, len(ranked), k):
+                yield ranked[start : start + k]
+
+    def _way(self, search: Search) -> Retriever:
+        """The retriever that searches so; the latest ways are kept."""
+        if search == Search():
+            return self._retriever
+        found = self._ways.pop(search, None)
+        if found is None:
+            make = getattr(self._retriever, "variant", None)
+            if make is None:
+                raise BadInput("neurorit: this server's retriever searches in one way only")
+            found = make(search.mode, dict(search.filters))
+        self._ways[search] = found
+        if len(self._ways) > _WAYS:
+            self._ways.popitem(last=False)
+        return found
+
+    def _count(self, text: str) -> int:
+        return len(encode_plain(self._tokenizer, text))
+
+    async def _beside(self, work: Callable[[], _T]) -> _T:
+        """Run what needs the tokenizer; it does not wait behind searches."""
+        return await asyncio.get_running_loop().run_in_executor(self._rendering_thread, work)
+
+    async def _aside(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,0 +1,355 @@
+"""Robustness, tables, comparison of runs, power, trace and the page, on small made-up runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neurorit.core.errors import BadInput, GateMissed
+from neurorit.data.examples import Example, Passage
+from neurorit.eval.conditions import build_condition
+from neurorit.eval.leave_one_out import Case, trace
+from neurorit.eval.metrics.answers import ndcg, recall
+from neurorit.eval.metrics.faithfulness import is_misled, read_in
+from neurorit.eval.metrics.robustness import robustness
+from neurorit.eval.predictions import Journal, Prediction, is_right, score
+from neurorit.eval.report.compare_runs import Run, compare_runs, read_run
+from neurorit.eval.report.summary import summarise
+from neurorit.eval.report.tables import as_csv, as_latex, as_markdown
+from neurorit.eval.report.write import write_report
+from neurorit.eval.stats.intervals import rate_intervals, sign_flip_score
+from neurorit.eval.stats.power import questions_needed
+from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
+from neurorit.pipelines.evaluation.report import show_report
+from tests.eval.conftest import make_example
+
+CONDITIONS = ("closed-book", "clean", "distractor-1", "distractor-2", "distractor-4")
+CONDITIONS += ("counterfactual-1", "noise-only-2", "noise-only-4")
+SYSTEMS = ("base", "neuro-rit")
+
+
+def made(questions: int = 40, seed: int = 0) -> tuple[list[Prediction], dict[Any, Any]]:
+    """base follows the first noisy passage more often the more of them; neuro-rit half as often."""
+    rng = np.random.default_rng(seed)
+    examples = [make_example(i) for i in range(questions)]
+    passages = {(e.id, c): build_condition(e, c) for e in examples for c in CONDITIONS}
+    held = []
+    for share, system in zip((0.2, 0.1), SYSTEMS, strict=True):
+        for name in CONDITIONS:
+            for e in examples:
+                shown = passages[e.id, name]
+                noise = [p for p in shown if p.kind != "gold"]
+                if not shown or rng.random() < share * len(noise):
+                    text = noise[0].text.rsplit(" ", 1)[1] if noise else "nobody"
+                elif any(p.kind == "gold" for p in shown):
+                    text = e.answers[0]
+                else:
+                    text = ""
+                held.append(score(system, name, e, shown, f"{system}{name}{e.id}", text))
+    return held, passages
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    held, passages = made()
+    out = tmp_path / "run"
+    Journal(out / "predictions.jsonl").append(held)
+    write_report(summarise(held, SYSTEMS, CONDITIONS, passages), out)
+    return out
+
+
+def prediction(condition: str, number: int, right: bool, ids: Sequence[str] = ()) -> Prediction:
+    passages = [Passage(i, "", i, "gold" if i == "g" else "distractor") for i in ids]
+    text = "yes" if right else "no"
+    return score("s", condition, Example(f"q{number}", "?", ("yes",)), passages, "", text)
+
+
+def test_area_size_and_no_degradation_by_hand() -> None:
+    right = {"closed-book": 0, "clean": 1, "distractor-1": 1, "distractor-4": 0, "noise-only-1": 0}
+    cells = {("s", name): [prediction(name, 0, bool(hit))] for name, hit in right.items()}
+    cells["s", "closed-book"].append(prediction("closed-book", 1, True))
+    for name in list(right)[1:]:
+        cells["s", name].append(prediction(name, 1, name != "noise-only-1"))
+    rows = {row["metric"]: row for row in robustness(cells, ["s"], list(right))}
+    # Question 0: 1 from count 0 to 1, then down to 0 at 4: (1 + 1.5) / 4. Question 1: always 1.
+    assert rows["noise-area:distractor"]["value"] == pytest.approx((2.5 / 4 + 1) / 2)
+    assert rows["robustness"]["value"] == rows["noise-area:distractor"]["value"]
+    assert rows["size"]["value"] == pytest.approx(0.75)
+    # Only question 1 is right without passages, so only it can lose an answer to them.
+    for metric, value, published in (("gold", 1, 1), ("no-gold", 0, 0.5)):
+        row = rows[f"no-degradation:{metric}"]
+        assert (row["n"], row["value"]) == (1, value)
+        assert row["published"]["value"] == pytest.approx(published)
+    assert "order" not in rows
+    for row in rows.values():
+        assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
+
+
+def test_nothing_right_is_not_robust() -> None:
+    cells = {
+        ("s", name): [prediction(name, i, False, ids) for i in range(3)]
+        for name, ids in (
+            ("closed-book", []),
+            ("clean", ["g"]),
+            ("distractor-1", ["g", "d"]),
+            ("distractor-1@last", ["d", "g"]),
+        )
+    }
+    rows = {r["metric"]: r for r in robustness(cells, ["s"], [c for _, c in cells])}
+    for metric in ("no-degradation", "size", "order"):
+        assert (rows[metric]["n"], rows[metric]["value"], rows[metric]["ci95"]) == (0, None, None)
+    assert rows["no-degradation"]["published"]["value"] == 1
+    assert rows["robustness"]["value"] == 0
+
+
+def test_order_is_found_by_the_passages() -> None:
+    cells = {
+        ("s", "distractor-1"): [prediction("", i, True, ["g", "d"]) for i in range(4)],
+        ("s", "random-1"): [prediction("", i, i > 0, ["d", "g"]) for i in range(4)],
+        ("s", "clean"): [prediction("", i, True, ["g"]) for i in range(4)],
+    }
+    rows = {r["metric"]: r for r in robustness(cells, ["s"], ["clean", "distractor-1", "random-1"])}
+    assert rows["order"]["value"] == pytest.approx(0.75)
+    assert rows["order"]["over"] == ["distractor-1", "random-1"]
+
+
+def test_reading() -> None:
+    gold = Passage("g", "", "He lives in Oslo.", "gold")
+    noise = Passage("n", "", "She lives in Rome.", "counterfactual")
+    both = [gold, noise]
+    for said, misled in (("Rome", True), ("Oslo", False), ("Paris", False), ("", False)):
+        assert is_misled(said, ["Oslo"], both, read_in(said, "", both)) is misled
+    assert read_in("rome", "", both) == [2] and read_in("Paris", "", both) == []
+    assert recall([True, False], 2) == 0.5
+    assert ndcg([False, True], 1) == pytest.approx(1 / np.log2(3))
+    assert ndcg([False], 1) == 0
+
+
+def test_wilson_by_scipy_and_clusters() -> None:
+    from scipy.stats import binomtest
+
+    hits = np.array([1.0] * 4 + [0.0] * 196)[:, None]
+    exact = binomtest(4, 200).proportion_ci(0.95, "wilson")
+    assert rate_intervals(hits)[0] == pytest.approx((exact.low, exact.high))
+    low, high = rate_intervals(np.repeat(hits, 4, axis=0), [str(i // 4) for i in range(800)])[0]
+    assert high - low > 0.95 * (exact.high - exact.low)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        rate_intervals(np.array([[2.0]]))
+
+
+def test_score_test_by_hand() -> None:
+    a, b = np.array([1] * 12 + [0] * 4), np.array([0] * 12 + [1] * 4)
+    assert sign_flip_score(a - b) == pytest.approx(0.0455, abs=1e-4)
+    assert sign_flip_score(a - a) == 1
+
+
+def test_power_is_reached_in_simulation() -> None:
+    rng = np.random.default_rng(0)
+    pilot = rng.choice([-1.0, 0.0, 1.0], size=4_000, p=[0.1, 0.8, 0.1])
+    needed = questions_needed(pilot, 0.06).needed
+    seen = 0
+    for _ in range(400):
+        drawn = rng.choice([-1, 0, 1], size=needed, p=[0.07, 0.8, 0.13])
+        seen += sign_flip_score(drawn) <= 0.05
+    assert 0.72 <= seen / 400 <= 0.88
+    with pytest.raises(ValueError, match="difference"):
+        questions_needed(pilot, 0)
+
+
+def test_tables_hold_every_interval(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    rows = list(csv.DictReader(io.StringIO(as_csv(report))))
+    assert {row["part"] for row in rows} >= {"results", "robustness", "abstention", "comparisons"}
+    for row in rows:
+        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    assert "| distractor-4 |" in as_markdown(report)
+    latex = as_latex(report | {"systems": ["base", "neuro-rit"]})
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 12
+    assert "95 \\%" in latex
+
+
+def test_runs_are_compared_pair_by_pair(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    Journal(other / "predictions.jsonl").append(made(seed=1)[0])
+    rows = compare_runs(read_run(run, "a"), read_run(other, "b"))
+    assert len(rows) == len(SYSTEMS) * len(CONDITIONS)
+    assert all(row["paired"] and row["n"] == 40 for row in rows)
+    same = compare_runs(read_run(run, "a"), read_run(run, "a"))
+    assert all(row["delta"] == 0 and row["p_holm"] == 1 for row in same)
+    moved = [replace(p, id=f"new-{p.id}") for p in made()[0]]
+    Journal(tmp_path / "far" / "predictions.jsonl").append(moved)
+    far = compare_runs(read_run(run, "a"), read_run(tmp_path / "far", "c"))
+    assert all(not row["paired"] and row["ci95"][0] <= 0 <= row["ci95"][1] for row in far)
+    assert len(show_report([run, other])["comparisons"]) == len(rows)
+
+
+def test_runs_that_share_no_question_are_compared_by_cluster(tmp_path: Path) -> None:
+    held = [replace(p, system="a", condition="clean") for p in made(400)[0][:400]]
+
+    def read(name: str, clusters: int, shift: int) -> Run:
+        # All answers of a cluster are alike: there are as many answers as clusters.
+        size = len(held) // 20
+        predictions = [
+            replace(
+                p,
+                id=f"{name}{i}",
+                em=(i // size + shift) % 2 == 0,
+                cluster=f"{i // size}" if clusters else "",
+            )
+            for i, p in enumerate(held)
+        ]
+        Journal(tmp_path / name / "predictions.jsonl").append(
+            [replace(p, key=f"{name}{i}") for i, p in enumerate(predictions)]
+        )
+        return read_run(tmp_path / name, name)
+
+    plain = compare_runs(read("p", 0, 0), read("q", 0, 1))[0]
+    clustered = compare_runs(read("c", 20, 0), read("d", 20, 1))[0]
+    assert not plain["paired"] and not clustered["paired"]
+    widths = [row["ci95"][1] - row["ci95"][0] for row in (plain, clustered)]
+    assert widths[1] > 4 * widths[0]  # about the square root of 20
+    own = [row["a_ci95"][1] - row["a_ci95"][0] for row in (plain, clustered)]
+    assert own[1] > 4 * own[0]
+
+
+def test_gates(run: Path) -> None:
+    report = json.loads((run / "report.json").read_text())
+    passing = [
+        "robustness=0.1",
+        "base:robustness=0",
+        "base:clean:em=0.9",
+        "size=0.3",
+    ]
+    check_gates(report, parse_gates(passing), run)
+    with pytest.raises(GateMissed, match=r"robustness of neuro-rit .*95 % interval"):
+        show_report([run], fail_under=["robustness=0.999"])
+    for bad in ("robustness", "x=1", "a:b:c=1", "base:clean:em=x"):
+        with pytest.raises(BadInput, match="--fail-under"):
+            parse_gates([bad])
+    with pytest.raises(BadInput, match="not measured"):
+        check_gates(report, parse_gates(["order=0.5"]), run)
+    # Nobody is right without passages here, so nothing can be kept.
+    with pytest.raises(BadInput, match="right to begin with"):
+        check_gates(report, parse_gates(["no-degradation:gold=0.5"]), run)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"table": "pdf"}, "--format"),
+        ({"out": Path("x")}, "--format"),
+        ({"power": 2.0}, "--power"),
+    ],
+)
+def test_wrong_use(run: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        show_report([run], **options)
+
+
+def test_format_and_power(run: Path, tmp_path: Path) -> None:
+    show_report([run], table="md", out=tmp_path / "t.md")
+    assert (tmp_path / "t.md").read_text().startswith("# ")
+    power = show_report([run], power=0.1)["power"]
+    assert power and all(row["needed"] >= 1 for row in power)
+
+
+def gullible(asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+    """Follows a counterfactual passage where there is one, else reads the gold one."""
+    said = []
+    for _, shown in asked:
+        kinds = {p.kind: p.text.rsplit(" ", 1)[1] for p in shown}
+        said.append(kinds.get("counterfactual") or kinds.get("gold") or "")
+    return said
+
+
+def test_trace_names_the_passage() -> None:
+    example = make_example(1)
+    shown = build_condition(example, "counterfactual-1")
+    case = Case(example, "counterfactual-1", shown, gullible([("", shown)])[0])
+    ids = {p.kind: p.id for p in shown}
+    found = trace([case], gullible, why={("q1", ids["counterfactual"]): "answer replaced"})[0]
+    assert found["repeated"] and found["wrong"]
+    culprit = found["passages"][found["culprits"][0] - 1]
+    assert (len(found["culprits"]), culprit["kind"]) == (1, "counterfactual")
+    assert culprit["says_the_answer"] and culprit["why"] == "answer replaced"
+    assert trace([], gullible) == []
+    with pytest.raises(ValueError, match="answers to"):
+        trace([case], lambda asked: [])
+
+
+def test_a_right_answer_in_a_sentence_is_not_traced_where_the_run_matches() -> None:
+    example = make_example(1)
+    shown = build_condition(example, "counterfactual-1")
+    false = next(i for i, p in enumerate(shown) if p.kind == "counterfactual")
+
+    def wordy(asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+        return [f"It is {text}." for text in gullible(asked)]
+
+    case = Case(example, "counterfactual-1", shown, wordy([("", shown)])[0])
+    by_match = trace([case], wordy, metric="match")[0]
+    assert by_match["wrong"] and by_match["culprits"] == [false + 1]
+    assert trace([case], wordy)[0]["culprits"] == []  # no sentence is an exact match
+    right = f"It is {example.answers[0]}."
+    assert is_right(right, example, "match") and not is_right(right, example, "em")
+
+
+def test_trace_command(run: Path, tmp_path: Path) -> None:
+    from contextlib import nullcontext
+
+    from neurorit.data.examples import write_examples
+    from neurorit.pipelines.evaluation.trace import trace_run
+
+    examples = tmp_path / "examples.jsonl"
+    write_examples(examples, [make_example(i) for i in range(40)])
+
+    def traced(system: str, out: Path | None = None) -> Any:
+        return trace_run(
+            run, Path("m"), examples, system, "counterfactual-1", None, 3, 8, out,
+            opened=lambda model, tokens: nullcontext(gullible),
+        )  # fmt: skip
+
+    done = traced("base", tmp_path / "t.jsonl")
+    assert done["culprit_kinds"] == {"counterfactual": done["traced"]}
+    assert len((tmp_path / "t.jsonl").read_text().splitlines()) == done["traced"] > 0
+    with pytest.raises(BadInput, match="--system"):
+        traced("nobody")
+    write_examples(examples, [make_example(99)])
+    with pytest.raises(BadInput, match="no example"):
+        traced("base")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1280])
+def test_page_in_a_browser(run: Path, width: int) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: apt-get install -y chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((run / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # No figure may run out of its cell, where it would lie upon the next one.
+        spilling = page.evaluate(
+            "[...document.querySelectorAll('td')].filter(c => c.scrollWidth > c.clientWidth + 1)"
+            ".map(c => c.textContent)"
+        )
+        assert spilling == []
+        assert page.locator("svg polyline.line").count() >= len(SYSTEMS)
+        assert page.locator(".maps table").count() == len(SYSTEMS)
+        assert page.get_by_text("Robustness", exact=True).first.is_visible()
+        assert len(asked) == 1, asked
+        browser.close()

@@ -1,0 +1,201 @@
+"""The command line: exit codes, one-line errors, JSON on stdout, and how recipes are read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from typer.testing import CliRunner
+
+from neurorit.cli import COMMANDS, app, main
+from neurorit.core.errors import BadInput
+from neurorit.pipelines import demo
+from neurorit.pipelines.recipe import Recipe, parse_assignments
+from neurorit.pipelines.stages import RECORD, Stages
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A stand-in for a room's settings."""
+
+    steps: int = 10
+    rate: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    limit: int | None = None
+    layers: tuple[int, ...] = ()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "neurorit.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_every_command_has_help() -> None:
+    for name in (*COMMANDS, "atlas", "lab"):
+        result = CliRunner().invoke(app, [name, "--help"])
+        assert result.exit_code == 0, name
+        assert "Usage" in result.output
+
+
+def test_commands_take_json() -> None:
+    for name in COMMANDS:
+        assert "--json" in CliRunner().invoke(app, [name, "--help"]).output, name
+
+
+def test_doctor_prints_one_json_object() -> None:
+    done = run("doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    names = [check["name"] for check in result["checks"]]
+    assert {"python", "torch", "vllm", "encoder", "lab", "gpu", "memory", "disk"} <= set(names)
+    for check in result["checks"]:
+        assert check["ok"] or (check["means"] and check["fix"]), check
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    done = run("report", str(tmp_path), "--json")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_failure_is_exit_code_1() -> None:
+    done = run("ask", "Where?", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "neurorit-rag serve" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_wrong_use_is_exit_code_2() -> None:
+    assert run("tune").returncode == 2
+    assert run("no-such-command").returncode == 2
+
+
+def test_interrupt_is_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(workplace: Path) -> dict[str, bool]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("neurorit.pipelines.doctor.examine", interrupted)
+    monkeypatch.setattr(sys, "argv", ["neurorit-rag", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_full_disk_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(workplace: Path) -> dict[str, bool]:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/vectors")
+
+    monkeypatch.setattr("neurorit.pipelines.doctor.examine", full)
+    monkeypatch.setattr(sys, "argv", ["neurorit-rag", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: No space left on device: out/vectors\n"
+
+
+def test_recipe_variant_and_options_win(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("tune: {steps: 5, rate: 1, layers: [1, 2]}\ntune-sft: {steps: 7, kind: b}\n")
+    recipe = Recipe(path)
+    assert recipe.settings(Settings, "tune", {}) == Settings(5, 1.0, layers=(1, 2))
+    given = recipe.settings(Settings, "tune", {"steps": None, "rate": 0.25}, "sft")
+    assert given == Settings(7, 0.25, "b", layers=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tune: {stepz: 5}", "tune.stepz is no setting"),
+        ("tune: {steps: many}", "tune.steps is 'many'"),
+        ("tune: {steps: true}", "must be int"),
+        ("tune: {kind: c}", "tune.kind is 'c'"),
+        ("tuen: {steps: 5}", "unknown section 'tuen'"),
+        ("tune: 5", "section 'tune'"),
+        ("- 1", "sections"),
+        ("tune: {steps: [", "not a recipe"),
+        ("tune-srt: {steps: 3}", "unknown section 'tune-srt'"),
+    ],
+)
+def test_recipe_errors_name_file_and_key(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as error:
+        Recipe(path).settings(Settings, "tune", {})
+    assert str(path) in str(error.value) and said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no such file"):
+        Recipe(tmp_path / "none.yaml")
+
+
+def test_assignments_are_read_as_yaml() -> None:
+    read = parse_assignments(["steps=3", "top-k=[1, 2]", "kind=b", "limit=null"])
+    assert read == {"steps": 3, "top_k": [1, 2], "kind": "b", "limit": None}
+    for wrong in ("steps", "=3", "steps=["):
+        with pytest.raises(BadInput):
+            parse_assignments([wrong])
+
+
+def test_stage_is_kept_only_while_inputs_and_outputs_hold(tmp_path: Path) -> None:
+    source, made = tmp_path / "source", tmp_path / "run" / "made"
+    source.write_text("1")
+    ran: list[str] = []
+
+    def run_stage(resume: bool) -> dict[str, int]:
+        def work() -> dict[str, int]:
+            ran.append(source.read_text())
+            made.write_text(ran[-1])
+            return {"value": int(ran[-1])}
+
+        stages = Stages(tmp_path / "run", resume=resume, tell=lambda line: None)
+        return stages.run("copy", work, inputs=[source], outputs=[made])
+
+    assert run_stage(False) == {"value": 1}
+    assert run_stage(True) == {"value": 1} and len(ran) == 1
+    source.write_text("2")
+    assert run_stage(True) == {"value": 2} and len(ran) == 2
+    made.write_text("changed")
+    assert run_stage(True) == {"value": 2} and len(ran) == 3
+    assert run_stage(False) == {"value": 2} and len(ran) == 4
+
+
+def test_stages_leave_foreign_directories_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="no former demo run"):
+        Stages(tmp_path, resume=False, tell=lambda line: None)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_stages_refuse_a_torn_record(tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text("{")
+    with pytest.raises(BadInput, match="--resume"):
+        Stages(tmp_path, resume=True, tell=lambda line: None)
+
+
+def test_what_to_run_next_begins_with_the_environment_where_that_is_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "activate").touch()
+    monkeypatch.setattr(demo.sys, "executable", str(binaries / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert demo._entered() == ["  source .venv/bin/activate"]
+    (binaries / "neurorit-rag").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(binaries))
+    assert demo._entered() == []

@@ -1,0 +1,75 @@
+"""Artifact directories: whole or not at all, and what a killed process left is cleared away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, writing
+from neurorit.core.errors import ArtifactError, BadInput
+from neurorit.data.examples import examples_file
+
+MANIFEST = Manifest(kind="index", command="neurorit-rag index", made={"passages": 1})
+
+
+def make(out: Path, text: str = "one", *, overwrite: bool = False) -> None:
+    with writing(out, MANIFEST, overwrite=overwrite) as directory:
+        (directory / "data.txt").write_text(text)
+
+
+def test_it_is_made_whole_and_checked_on_loading(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    assert read_manifest(tmp_path / "a", "index").made == {"passages": 1}
+    with pytest.raises(ArtifactError, match="is a index, but a atlas is needed"):
+        read_manifest(tmp_path / "a", "atlas")
+    (tmp_path / "a" / "data.txt").write_text("two")
+    with pytest.raises(ArtifactError, match="was changed"):
+        read_manifest(tmp_path / "a", "index")
+
+
+def test_examples_that_were_changed_are_refused_and_a_plain_folder_is_hashed_whole(
+    tmp_path: Path,
+) -> None:
+    mixed = tmp_path / "mixed"
+    with writing(mixed, Manifest("examples", "test")) as directory:
+        (directory / "examples.jsonl").write_text('{"id": "1", "question": "?", "answers": ["a"]}')
+    assert examples_file(mixed) == mixed / "examples.jsonl"
+    (mixed / "examples.jsonl").write_text('{"id": "2", "question": "?", "answers": ["b"]}')
+    with pytest.raises(ArtifactError, match="was changed"):
+        examples_file(mixed)
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    (plain / "examples.jsonl").write_text("one")
+    before = hash_inputs(examples=plain)
+    (plain / "examples.jsonl").write_text("two")
+    assert hash_inputs(examples=plain) != before
+    assert hash_inputs(examples=tmp_path / "nowhere") == {"examples": "absent"}
+
+
+def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(BadInput, match="exists already"):
+        make(tmp_path / "a")
+    with pytest.raises(RuntimeError), writing(tmp_path / "a", MANIFEST, overwrite=True) as where:
+        (where / "data.txt").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "data.txt").read_text() == "one"
+    make(tmp_path / "a", "two", overwrite=True)
+    assert (tmp_path / "a" / "data.txt").read_text() == "two"
+
+
+def test_what_a_killed_process_left_is_cleared_but_not_a_living_ones(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    dead = tmp_path / f".a.writing-{done.stdout.strip()}"
+    living = tmp_path / f".a.writing-{os.getppid()}"
+    for left in (dead, living):
+        left.mkdir()
+    make(tmp_path / "a")
+    assert not dead.exists()
+    assert living.exists()

@@ -1,0 +1,162 @@
+"""The one pass against whole forward passes, layer by layer, for every supported architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from neurorit.core.errors import BadInput
+from neurorit.mining.integrated_gradients import (
+    Attribution,
+    Query,
+    Settings,
+    attribute,
+    attribute_by_loop,
+)
+from neurorit.mining.settings import METHODS, OBJECTIVES
+from neurorit.model.feed_forward import feed_forward
+from neurorit.model.shared_prefix import Prefix
+from tests.neurorit.tiny_models import ARCHITECTURES, WINDOWED, tiny
+
+WITH, WITHOUT = [1, 5, 9, 13, 22, 31, 7, 8], [1, 7, 8]
+ANSWER = (17, 30, 4)
+
+
+def one(model: Any, target: Sequence[int] | None = ANSWER, **settings: Any) -> Attribution:
+    return attribute(model, [Query(WITH, WITHOUT, target)], Settings(**settings))[0]
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_one_pass_equals_the_loop(kind: str, objective: str) -> None:
+    model = tiny(kind)
+    query = Query(WITH, WITHOUT, ANSWER)
+    reference = attribute_by_loop(model, query, steps=8, objective=objective)
+    close(one(model, steps=8, objective=objective).scores, reference)
+    # In parts, the lower layers of the upper layers' rows are computed once.
+    close(one(model, steps=8, objective=objective, rows=15).scores, reference)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_batch_of_unequal_prompts_equals_one_by_one(kind: str, objective: str) -> None:
+    model = tiny(kind)
+    settings = Settings(steps=4, objective=objective)
+    queries = [
+        Query(WITH, WITHOUT, ANSWER),
+        Query([1, 40, 41], [1, 41], (9,)),
+        Query([1, *range(20, 35)], [3], (5, 6)),
+        Query([4], [3], None),
+    ]
+    batch = attribute(model, queries, settings)
+    for query, found in zip(queries, batch, strict=True):
+        alone = attribute(model, [query], settings)[0]
+        assert found.target == alone.target
+        close(found.scores, alone.scores)
+        close(found.gain, alone.gain)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 27, 1000])
+def test_the_row_budget_changes_nothing(rows: int) -> None:
+    model = tiny("llama")
+    whole = one(model, steps=8, objective="answer-span")
+    parts = one(model, steps=8, objective="answer-span", rows=rows)
+    close(parts.scores, whole.scores)
+    assert parts.residual == pytest.approx(whole.residual, rel=1e-2, abs=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_scores_add_up_to_the_gain_as_steps_grow(objective: str) -> None:
+    model = tiny("llama")
+    residuals = [one(model, steps=m, objective=objective).residual for m in (2, 8, 64)]
+    assert residuals[2] < residuals[0]
+    assert residuals[2] < 0.01
+
+
+def test_the_predecessors_weighting_does_not_add_up() -> None:
+    found = one(tiny("llama"), steps=64, method="scaled-gradients")
+    assert found.residual > 0.1
+
+
+def test_no_target_means_the_models_own_answer() -> None:
+    model = tiny("llama")
+    ids = list(WITH)
+    for _ in range(3):
+        ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    own = tuple(ids[len(WITH) :])
+    assert one(model, None, steps=2).target == own[:1]
+    assert one(model, None, steps=2, objective="log-prob", longest=3).target == own
+    # An answer stops before the end token; one that ends at once is the end token.
+    assert one(model, None, steps=2, objective="log-prob", end=own[1]).target == own[:1]
+    assert one(model, None, steps=2, objective="log-prob", end=own[0]).target == own[:1]
+
+
+def test_gradient_times_activation_is_the_gradient_at_the_context() -> None:
+    model = tiny("llama")
+    found = one(model, method="gradient-activation")
+    blocks = feed_forward(model)
+    seen: list[torch.Tensor] = []
+    for layer in range(blocks.depth):
+        blocks.down(layer).register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
+    probability = model(torch.tensor([WITH])).logits[0, -1].softmax(-1)[17]
+    gradients = torch.autograd.grad(probability, seen)
+    with torch.no_grad():
+        present = torch.stack([values[0, -1] for values in seen])
+        seen.clear()
+        model(torch.tensor([WITHOUT]))
+        without = torch.stack([values[0, -1] for values in seen])
+    wanted = (present - without) * torch.stack([gradient[0, -1] for gradient in gradients])
+    close(found.scores, wanted)
+    close(one(model, method="activation").scores, present - without)
+
+
+def test_nothing_is_left_in_the_model() -> None:
+    model = tiny("llama")
+    for method in METHODS:
+        one(model, method=method, steps=2)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("window", [3, 6])
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_prompts_longer_than_the_window_are_as_the_model_sees_them(kind: str, window: int) -> None:
+    model = tiny(kind, sliding_window=window, **WINDOWED[kind])
+    assert model.config.sliding_window < len(WITH)
+    query = Query(WITH, WITHOUT, ANSWER)
+    for objective in ("first-token", "answer-span"):
+        reference = attribute_by_loop(model, query, steps=6, objective=objective)
+        close(one(model, steps=6, objective=objective).scores, reference)
+        close(one(model, steps=6, objective=objective, rows=15).scores, reference)
+    without = tiny(kind)
+    assert not torch.allclose(one(without, steps=6).scores, one(model, steps=6).scores)
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_greedy_answers_beyond_the_window_are_those_of_generate(kind: str) -> None:
+    model = tiny(kind, sliding_window=6, **WINDOWED[kind])
+    prompts = [WITH, [1, *range(20, 35)], [4, 9]]
+    found = Prefix(model, prompts).greedy([prompt[-1] for prompt in prompts], 6, None)
+    for prompt, answer in zip(prompts, found, strict=True):
+        said = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=6,
+            do_sample=False,
+            eos_token_id=None,
+        )
+        assert answer == said[0, len(prompt) :].tolist()
+
+
+def test_mixtures_of_experts_are_refused() -> None:
+    model = tiny("llama")
+    model.config.model_type = "mixtral"
+    with pytest.raises(BadInput, match="mixtral"):
+        feed_forward(model)

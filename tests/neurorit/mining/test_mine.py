@@ -1,0 +1,395 @@
+"""Mining: the three sets, the atlas artifact, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neurorit.core.artifact import read_manifest
+from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
+from neurorit.data.examples import write_examples
+from neurorit.mining.atlas import NeuronAtlas, choose_sets, plot
+from neurorit.mining.attributor import keep_scores
+from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop
+from neurorit.mining.mine import mine, most_frequent
+from neurorit.mining.settings import MiningSettings
+from neurorit.model.float32 import float32_activations
+from tests.forks import forked
+from tests.neurorit.conftest import examples, run_in_two_processes
+from tests.neurorit.tiny_models import ARCHITECTURES, tiny
+
+# The tiny model is random: it follows no context.
+SETTINGS = MiningSettings(
+    samples=6, contexts="all", steps=20, rows=170, share=0.1, resamples=20, force=True
+)
+
+
+@pytest.fixture(scope="module")
+def atlas_dir(
+    checkpoint: Path, examples_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("mined") / "atlas"
+    mine(checkpoint, examples_path, out, SETTINGS, 0)
+    return out
+
+
+def test_scores_below_the_threshold_and_the_top_are_dropped() -> None:
+    scores = np.array([[1.0, 0.05, 0.5], [-3.0, 0.11, 0.9]])
+    index, values = keep_scores(scores, 0.1, 10)
+    assert index.tolist() == [0, 2, 4, 5]
+    np.testing.assert_allclose(values, [1.0, 0.5, 0.11, 0.9])
+    assert keep_scores(scores, 0.1, 2)[0].tolist() == [0, 5]
+    assert keep_scores(-np.abs(scores), 0.1, 2)[0].size == 0
+
+
+def test_the_most_frequent_are_chosen_and_ties_go_by_score() -> None:
+    counts = np.array([[3.0, 0.0], [2.0, 2.0]])
+    scores = np.array([[1.0, 9.0], [0.1, 0.2]])
+    assert most_frequent(counts, scores, 2).tolist() == [[True, False], [False, True]]
+    # A neuron that no sample kept is never chosen, however many are asked for.
+    assert most_frequent(counts, scores, 4).tolist() == [[True, False], [True, True]]
+
+
+def test_sets_are_differences_and_the_intersection() -> None:
+    rel = np.array([[True, True, False], [False, False, False]])
+    irrel = np.array([[False, True, False], [True, False, False]])
+    sets = choose_sets(rel, irrel)
+    assert sets["rel"].tolist() == [[0, 0]]
+    assert sets["irrel"].tolist() == [[1, 0]]
+    assert sets["shared"].tolist() == [[0, 1]]
+
+
+def test_density_counts_shared_and_irrelevant_only(atlas_dir: Path) -> None:
+    atlas = NeuronAtlas.load(atlas_dir)
+    depth, width = atlas.scores_rel.shape
+    for layer in range(depth):
+        count = sum((s[:, 0] == layer).sum() for s in (atlas.shared, atlas.irrel))
+        assert atlas.density[layer] == pytest.approx(count / width)
+    densest = atlas.densest(2)
+    assert densest == sorted(densest)
+    left_out = [atlas.density[i] for i in range(depth) if i not in densest]
+    assert min(atlas.density[densest]) >= max(left_out)
+
+
+def test_the_sets_have_the_share_that_was_asked_for(atlas_dir: Path) -> None:
+    atlas = NeuronAtlas.load(atlas_dir)
+    k = round(0.1 * atlas.scores_rel.size)
+    assert 0 < len(atlas.rel) + len(atlas.shared) <= k
+    assert 0 < len(atlas.irrel) + len(atlas.shared) <= k
+    for name in ("stability_rel", "stability_irrel"):
+        assert 0.0 <= getattr(atlas, name).min() <= getattr(atlas, name).max() <= 1.0
+    assert len(atlas.residuals) == 12
+
+
+def test_mining_again_gives_the_same_bytes(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    mine(checkpoint, examples_path, tmp_path / "atlas", SETTINGS, 0)
+    for name in ("atlas.safetensors", "manifest.json"):
+        assert (tmp_path / "atlas" / name).read_bytes() == (atlas_dir / name).read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, torn: bool
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, _total: int, _residual: float | None) -> None:
+        if done >= 7:
+            raise Killed
+
+    out = tmp_path / "atlas"
+    with pytest.raises(Killed):
+        mine(checkpoint, examples_path, out, SETTINGS, 0, progress=kill)
+    assert not out.exists()
+    journal = tmp_path / ".atlas.journal-0.jsonl"
+    if torn:
+        with open(journal, "a", encoding="utf-8") as stream:
+            stream.write('{"key": "rel/e')
+    seen: list[int] = []
+    mine(checkpoint, examples_path, out, SETTINGS, 0, progress=lambda done, *_: seen.append(done))
+    assert seen[0] > 7
+    assert seen[-1] == 12
+    assert (out / "atlas.safetensors").read_bytes() == (
+        atlas_dir / "atlas.safetensors"
+    ).read_bytes()
+
+
+def test_a_journal_of_other_settings_is_not_used(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "atlas"
+    journal = tmp_path / ".atlas.journal-0.jsonl"
+    journal.write_text('{"settings": "others"}\n{"key": "rel/e1"}\n')
+    seen: list[int] = []
+    mine(checkpoint, examples_path, out, SETTINGS, 0, progress=lambda done, *_: seen.append(done))
+    assert sum(seen[:1]) < 12
+    assert seen[-1] == 12
+
+
+def test_scores_that_do_not_add_up_are_refused(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    strict = replace(SETTINGS, steps=1, force=False, max_residual=1e-9)
+    with pytest.raises(NeuroritError, match="completeness residual"):
+        mine(checkpoint, examples_path, tmp_path / "atlas", strict, 0)
+    assert not (tmp_path / "atlas").exists()
+
+
+def test_what_is_made_of_the_records_may_change_without_mining_again(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    strict = replace(SETTINGS, force=False, max_residual=1e-9)
+    with pytest.raises(NeuroritError, match="what was attributed is kept"):
+        mine(checkpoint, examples_path, tmp_path / "atlas", strict, 0)
+    seen: list[int] = []
+    mine(
+        checkpoint,
+        examples_path,
+        tmp_path / "atlas",
+        replace(strict, force=True, share=0.2),
+        0,
+        progress=lambda done, *_: seen.append(done),
+    )
+    assert not seen
+    wider = NeuronAtlas.load(tmp_path / "atlas")
+    np.testing.assert_array_equal(wider.scores_rel, NeuronAtlas.load(atlas_dir).scores_rel)
+    assert len(wider.rel) + len(wider.shared) > 0.15 * wider.scores_rel.size
+
+
+def test_scores_that_cannot_add_up_end_the_run_early(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurorit.mining.collect._EARLY", 3)
+    strict = replace(SETTINGS, steps=1, rows=16, force=False, max_residual=1e-9)
+    done: list[int] = []
+    with pytest.raises(NeuroritError, match="of 4 contexts"):
+        mine(
+            checkpoint,
+            examples_path,
+            tmp_path / "atlas",
+            strict,
+            0,
+            progress=lambda count, *_: done.append(count),
+        )
+    assert max(done, default=0) < 12
+
+
+def lab_examples(path: Path, count: int = 24) -> Path:
+    """Questions about people of the lab, one gold and one misleading passage each."""
+    from neurorit.data.examples import Example, Passage
+    from neurorit.lab.world import ask, make_world, passages_of
+
+    world = make_world(0)
+    made = []
+    for index in range(count):
+        rng = random.Random(index)
+        one, two = (world.person(rng, world.pairs["validation"][2 * index + i]) for i in (0, 1))
+        relations, text = passages_of(world, one, rng)[0]
+        relation = relations[0]
+        other = next(t for r, t in passages_of(world, two, rng) if relation in r)
+        passages = (
+            Passage("g", one.name, text, "gold"),
+            Passage("n", two.name, other, "distractor"),
+        )
+        accepted = tuple(world.answers(relation, one.facts[relation]))
+        made.append(Example(f"e{index}", ask(world, one, relation, rng), accepted, passages))
+    write_examples(path, made)
+    return path
+
+
+def test_contexts_that_the_model_follows_are_mined(tmp_path: Path) -> None:
+    from neurorit.lab import base_model_dir
+
+    source = lab_examples(tmp_path / "examples.jsonl")
+    settings = replace(SETTINGS, contexts="followed", samples=5, force=False)
+    asked: list[int] = []
+    mined: list[int] = []
+
+    def progress(done: int, _total: int, residual: float | None) -> None:
+        (asked if residual is None else mined).append(done)
+
+    mine(base_model_dir(), source, tmp_path / "atlas", settings, 0, progress=progress)
+    made = read_manifest(tmp_path / "atlas", "atlas").made
+    assert made["samples"] == {"rel": 5, "irrel": 5}
+    assert made["asked"]["irrel"] >= 5
+    assert asked
+    assert mined[-1] == 10
+    assert made["median_residual"] < 0.02
+
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, _total: int, residual: float | None) -> None:
+        if residual is not None:
+            raise Killed
+
+    again = tmp_path / "again"
+    with pytest.raises(Killed):
+        mine(base_model_dir(), source, again, settings, 0, progress=kill)
+    mine(base_model_dir(), source, again, settings, 0)
+    for name in ("atlas.safetensors", "manifest.json"):
+        assert (again / name).read_bytes() == (tmp_path / "atlas" / name).read_bytes()
+
+
+def test_a_model_that_follows_nothing_is_told(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match="contexts=all"):
+        mine(
+            checkpoint, examples_path, tmp_path / "atlas", replace(SETTINGS, contexts="followed"), 0
+        )
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_bfloat16_weights_add_up_with_activations_in_float32(kind: str) -> None:
+    model = tiny(kind).to(torch.bfloat16)
+    model.requires_grad_(False)
+    whole = tiny(kind)
+    whole.load_state_dict(model.state_dict())
+    whole.requires_grad_(False)
+    query = Query([1, 5, 9, 13, 2, 7], [1, 9, 7], [11])
+    with float32_activations(model):
+        (found,) = attribute(model, [query], Settings())
+        loop = attribute_by_loop(model, query)
+    (wanted,) = attribute(whole, [query], Settings())
+    # Rotary angles and norms are made in float32 by both.
+    torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.scores, loop, rtol=1e-3, atol=1e-5)
+    assert found.residual < 0.05
+
+
+@pytest.mark.parametrize("kind", ["gold", "noise"])
+def test_a_side_without_samples_is_named(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "examples.jsonl"
+    left = [
+        replace(e, passages=tuple(p for p in e.passages if (p.kind == "gold") != (kind == "gold")))
+        for e in examples()
+    ]
+    write_examples(path, [e for e in left if e.passages])
+    said = "a gold passage" if kind == "gold" else "a distractor or random passage"
+    with pytest.raises(BadInput, match=said):
+        mine(checkpoint, path, tmp_path / "atlas", SETTINGS, 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(SETTINGS, method="guess"),
+        replace(SETTINGS, steps=0),
+        replace(SETTINGS, share=0.0),
+        replace(SETTINGS, irrelevant_target="none"),
+        replace(SETTINGS, contexts="some"),
+    ],
+)
+def test_unknown_settings_are_refused(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, settings: MiningSettings
+) -> None:
+    with pytest.raises(BadInput, match="mine: "):
+        mine(checkpoint, examples_path, tmp_path / "atlas", settings, 0)
+
+
+def test_a_changed_atlas_is_refused(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    mine(checkpoint, examples_path, out, SETTINGS, 0)
+    with open(out / "atlas.safetensors", "ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(ArtifactError, match="was changed"):
+        NeuronAtlas.load(out)
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_the_plot_is_drawn(atlas_dir: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"atlas.{suffix}"
+    plot(NeuronAtlas.load(atlas_dir), out)
+    assert out.read_bytes()[:5] == (b"<?xml" if suffix == "svg" else b"\x89PNG\r")
+
+
+@pytest.mark.slow
+def test_several_processes_make_the_atlas_of_one(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from neurorit.mining.mine import mine\n"
+        "from tests.neurorit.test_mining import SETTINGS\n"
+        "mine(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), SETTINGS, 0)\n"
+    )
+    out = tmp_path / "atlas"
+    run_in_two_processes(code, checkpoint, examples_path, out)
+    for name in ("atlas.safetensors", "manifest.json"):
+        assert (out / name).read_bytes() == (atlas_dir / name).read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
+
+
+def test_a_memory_budget_sets_the_rows(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    budget = replace(SETTINGS, memory="256KiB")
+    mine(checkpoint, examples_path, tmp_path / "atlas", budget, 0)
+    one, other = NeuronAtlas.load(atlas_dir), NeuronAtlas.load(tmp_path / "atlas")
+    np.testing.assert_allclose(one.scores_rel, other.scores_rel, atol=1e-5)
+    for wrong, said in (("1KiB", "holds no row"), ("much", "is no size")):
+        with pytest.raises(BadInput, match=said):
+            mine(checkpoint, examples_path, tmp_path / "x", replace(SETTINGS, memory=wrong), 0)
+
+
+@pytest.mark.parametrize("objective", ["answer-span", "log-prob"])
+def test_whole_answers_are_mined_too(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, objective: str
+) -> None:
+    settings = replace(SETTINGS, objective=objective, answer_tokens=4)
+    atlas = mine(checkpoint, examples_path, tmp_path / "atlas", settings, 0)
+    assert len(atlas.rel) + len(atlas.shared) > 0
+    assert float(np.median(atlas.residuals)) < 0.2
+
+
+# One context a batch, so 40 records.
+KILLED = replace(SETTINGS, samples=24, rows=84)
+
+
+def _mine_telling(model: Path, examples: Path, out: Path, pipe: Connection) -> None:
+    """Mine; each record is told as soon as it is in the journal."""
+
+    def tell(done: int, *_: object) -> None:
+        pipe.send(done)
+        time.sleep(0.05)
+
+    mine(model, examples, out, KILLED, 0, progress=tell)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_while_it_mines_it_ends_in_the_same_bytes(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    mine(checkpoint, examples_path, tmp_path / "whole", KILLED, 0)
+    out, journal = tmp_path / "killed", tmp_path / ".killed.journal-0.jsonl"
+    rng = random.Random(0)
+    kept: list[str] = []
+    for _ in range(10):
+        more = rng.randint(1, 2)
+        with forked(_mine_telling, checkpoint, examples_path, out) as pipe:
+            told = [pipe.recv() for _ in range(more)]
+            time.sleep(rng.uniform(0.0, 0.06))
+        # It went on after what was kept, and none of that was lost.
+        assert told[0] > len(kept)
+        records = journal.read_text(encoding="utf-8").split("\n")[1:-1]
+        assert records[: len(kept)] == kept
+        assert len(records) >= told[-1]
+        kept = records
+        # Nothing half-made stands where the atlas is to be.
+        assert not out.exists()
+    assert 10 <= len(kept) < 40
+    mine(checkpoint, examples_path, out, KILLED, 0)
+    for name in ("atlas.safetensors", "manifest.json"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,0 +1,273 @@
+"""Experiments: what is run, what is not run again, the rule of choice, the test touched once.
+
+Tuning and vLLM are replaced here; their own tests run the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, writing
+from neurorit.core.errors import BadInput
+from neurorit.mining import mine as mining
+from neurorit.model.feed_forward import weights_digest
+from neurorit.pipelines import method as tuning
+from neurorit.pipelines.evaluation import evaluate
+from neurorit.pipelines.experiment import run as experiment
+from neurorit.pipelines.recipe import LAB_RECIPE
+
+pytestmark = pytest.mark.slow
+
+# system name without its seed -> EM on clean, on distractors, refusals on clean
+FIGURES = {
+    "base": (1.0, 0.5, 0.0),
+    "neuro-rit": (0.99, 0.6, 0.01),
+    "faster": (0.99, 0.7, 0.01),
+    "refuses": (0.98, 0.9, 0.2),
+    "forgets": (0.5, 0.95, 0.0),
+    "sft": (1.0, 0.65, 0.0),
+    "own": (1.0, 0.6, 0.0),
+}
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    made: list[str] = []
+
+    def mine(model: Path, examples: Path, out: Path, settings: Any, seed: int, **_: Any) -> None:
+        made.append(out.name)
+        inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
+        manifest = Manifest("atlas", "test", tuning.plain(settings), seed, inputs)
+        with writing(out, manifest, overwrite=True):
+            pass
+
+    def tune(
+        model: Path, examples: Path, out: Path, method: str, atlas: Path | None, recipe: Path,
+        assigned: Sequence[str], seed: int, overwrite: bool,
+    ) -> None:  # fmt: skip
+        from neurorit.pipelines.recipe import Recipe, parse_assignments
+        from neurorit.tuning.settings import TuneSettings
+
+        made.append(out.name)
+        options = {**parse_assignments(assigned), "method": method}
+        settings = Recipe(recipe).settings(TuneSettings, "tune", options, method)
+        inputs = {
+            **hash_inputs(examples=examples, **({"atlas": atlas} if atlas else {})),
+            "model": weights_digest(model),
+        }
+        manifest = Manifest("checkpoint", "test", tuning.plain(settings), seed, inputs)
+        with writing(out, manifest, overwrite=overwrite):
+            pass
+
+    def run_systems(
+        models: Mapping[str, Path], examples: Path, out: Path, conditions: Sequence[str],
+        judge: str, report: Any, **_: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        made.append(f"evaluated {out.name}: {' '.join(models)}")
+        results, lines = [], []
+        for system in models:
+            name, _, seed = system.rpartition("-")
+            clean, noisy, refused = FIGURES[name if name in FIGURES else system]
+            step = 0.01 * int(seed) if seed.isdigit() else 0.0
+            for condition in conditions:
+                em = clean if condition == "clean" else noisy + step
+                results.append(
+                    {"system": system, "condition": condition, "em": em, "abstain_rate": refused}
+                )
+                for question in range(100):
+                    right = question < round(100 * em)
+                    where = {"system": system, "condition": condition, "id": str(question)}
+                    lines.append(json.dumps({**where, "em": right}))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "predictions.jsonl").write_text("\n".join(lines))
+        return {"results": results}
+
+    monkeypatch.setattr(mining, "mine", mine)
+    monkeypatch.setattr(tuning, "tune", tune)
+    monkeypatch.setattr(evaluate, "run_systems", run_systems)
+    return made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    return write(tmp_path)
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    document = {
+        "model": "lab",
+        "examples": str(folder / "train.jsonl"),
+        "evaluate": str(folder / "validation.jsonl"),
+        "methods": ["neuro-rit", "sft"],
+        "variants": {
+            "faster": {"method": "neuro-rit", "settings": {"dense_learning_rate": 0.004}},
+            "refuses": {"method": "neuro-rit", "settings": {"steps": 10}},
+            "forgets": {"method": "sft", "settings": {"steps": 11}},
+        },
+        "seeds": [0, 1],
+        "conditions": ["clean", "distractor-1", "distractor-4", "noise-only-4"],
+        "select": {"clean_within": 0.02, "refused_clean": 0.05},
+        "test": str(folder / "test.jsonl"),
+        **changes,
+    }
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in document.items() if v is not None}))
+    return path
+
+
+def test_the_rule_chooses_and_the_chosen_alone_see_the_test_questions(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    table = experiment.run(file, out)
+    assert table["selected"] == {"neuro-rit": "faster", "sft": "sft"}
+    assert calls.count("atlas-0") == 1
+    assert calls[-1] == "evaluated test: base sft-0 faster-0 sft-1 faster-1"
+    rows = {row["variant"]: row for row in table["rows"]}
+    figure = rows["faster"]["figures"]["distractor mean, EM"]
+    assert figure["mean"] == pytest.approx(0.705)
+    # Two seeds, 0.70 and 0.71: a t interval with one degree of freedom.
+    assert figure["ci95"][1] - figure["mean"] == pytest.approx(12.706 * 0.005, rel=1e-3)
+    assert rows["base"]["seeds"] == 1
+    assert rows["base"]["figures"]["clean, EM"]["ci95"] is None
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["kind"] == "experiment"
+    assert manifest["made"]["selected"] == {"neuro-rit": "faster", "sft": "sft"}
+    assert manifest["made"]["test"]["selected"] == ["faster", "sft"]
+    assert manifest["settings"]["select"] == {"clean_within": 0.02, "refused_clean": 0.05}
+    text = (out / "table.md").read_text()
+    assert "| faster | 2 |" in text
+    assert "neuro-rit: faster" in text
+    pairs = {(row["a"], row["b"], row["figure"]): row for row in table["paired"]}
+    faster = pairs["faster", "base", "distractor mean"]
+    # Of 100 questions the base has 50 right, the two seeds 70 and 71.
+    assert faster["delta"] == pytest.approx(0.205)
+    assert 0.1 < faster["ci95"][0] < 0.205 < faster["ci95"][1] < 0.3
+    assert pairs["sft", "neuro-rit", "clean"]["delta"] == pytest.approx(0.01)
+    assert ("neuro-rit", "neuro-rit", "clean") not in pairs
+    assert faster["p_holm"] >= faster["p"]
+    assert "table.svg" in {path.name for path in out.iterdir()}
+    assert json.loads((out / "table.json").read_text())["test"]["rows"]
+
+
+def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    experiment.run(file, tmp_path / "out")
+    calls.clear()
+    experiment.run(file, tmp_path / "out")
+    assert not [call for call in calls if not call.startswith("evaluated")]
+    (tmp_path / "train.jsonl").write_text('{"other": 1}\n')
+    calls.clear()
+    experiment.run(file, tmp_path / "out")
+    assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
+    # Another base model: nothing that came from the first may be used.
+    other = tmp_path / "model"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"other weights")
+    calls.clear()
+    experiment.run(write(tmp_path, model=str(other), test=None), tmp_path / "out")
+    assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
+
+
+def test_a_variant_may_have_examples_of_its_own(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "other.jsonl").write_text('{"other": 1}\n')
+    own = {"method": "neuro-rit", "examples": str(tmp_path / "other.jsonl")}
+    path = write(tmp_path, variants={"own": own}, seeds=[0], select=None, test=None)
+    experiment.run(path, tmp_path / "out")
+    assert "own-0-atlas" in calls
+    calls.clear()
+    experiment.run(path, tmp_path / "out")
+    assert not [call for call in calls if not call.startswith("evaluated")]
+
+
+def test_a_variant_may_mine_otherwise(file: Path, calls: list[str], tmp_path: Path) -> None:
+    own = {"method": "neuro-rit", "mine": {"share": 0.2}}
+    path = write(tmp_path, variants={"own": own}, seeds=[0], select=None, test=None)
+    experiment.run(path, tmp_path / "out")
+    shares = [
+        read_manifest(tmp_path / "out" / name, "atlas").settings["share"]
+        for name in ("atlas-0", "own-0-atlas")
+    ]
+    assert shares == [0.05, 0.2]
+    bad = {"method": "neuro-rit", "mine": {"shares": 0.2}}
+    path = write(tmp_path, variants={"own": bad}, seeds=[0], select=None, test=None)
+    with pytest.raises(BadInput, match="shares"):
+        experiment.run(path, tmp_path / "out")
+
+
+def test_another_choice_on_the_same_test_questions_is_refused(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    experiment.run(file, tmp_path / "out")
+    changed = write(tmp_path, select={"clean_within": 1.0, "refused_clean": 1.0})
+    with pytest.raises(BadInput, match="used for another choice"):
+        experiment.run(changed, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": None}, "`model` is missing"),
+        ({"method": ["sft"]}, "no setting"),
+        ({"methods": [], "variants": {}}, "name `methods`"),
+        ({"select": {"best": 1}}, "select knows"),
+        ({"select": {}}, "declare the rule"),
+        ({"variants": {"one": {"settings": {}}}}, "variant one"),
+        ({"seeds": "many"}, "seeds"),
+        ({"variants": {"one": {"method": "sft", "data": "x"}}}, "not {'data'}"),
+    ],
+)
+def test_a_wrong_file_is_named(
+    file: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        experiment.Experiment.read(write(tmp_path, **changes))
+
+
+def test_data_that_is_not_there_is_named_before_anything_is_made(
+    file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, evaluate="runs/demo/nothing")
+    with pytest.raises(BadInput, match=r"yaml: evaluate: runs/demo/nothing: .*`make demo`"):
+        experiment.run(path, tmp_path / "out")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(BadInput, match=r"processes: 8"):
+        experiment.run(file, tmp_path / "out")
+    assert not calls and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"conditions": ["clean", "typo-3"]}, "unknown condition 'typo-3'"),
+        ({"conditions": ["clean", "random-4"]}, "`clean` and `distractor-K`"),
+        ({"methods": ["sfft"]}, "--method sfft"),
+        ({"variants": {"own": {"method": "sft", "settings": {"stepps": 1}}}}, "stepps"),
+        ({"variants": {"own": {"method": "neuro-rit", "mine": {"share": 3}}}}, "share"),
+    ],
+)
+def test_what_is_wrong_shows_before_anything_is_made(
+    file: Path, calls: list[str], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        experiment.run(write(tmp_path, **changes), tmp_path / "out")
+    assert not calls
+
+
+def test_packaged_experiments_can_be_read() -> None:
+    from neurorit.tuning.settings import METHODS
+
+    for path in (LAB_RECIPE.parent / "experiments").glob("*.yaml"):
+        made = experiment.Experiment.read(path)
+        assert {variant.method for variant in made.all_variants()} <= set(METHODS)

@@ -1,0 +1,82 @@
+"""The plan before a run, against what the run then is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from neurorit.model.feed_forward import load_model
+from neurorit.model.prompts import PromptTemplate
+from neurorit.tuning.estimate import plan
+from neurorit.tuning.samples import collate, make_samples
+from neurorit.tuning.settings import TuneSettings
+from neurorit.tuning.tune import tune
+from tests.neurorit.conftest import examples
+
+SETTINGS = TuneSettings(stage1_steps=1, steps=2, batch_size=6, lora_rank=4)
+
+
+@pytest.mark.parametrize("method", ["sft", "lora"])
+def test_trained_parameters_are_those_of_the_run(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, method: str
+) -> None:
+    settings = replace(SETTINGS, method=method)
+    made = tune(checkpoint, examples_path, tmp_path / "tuned", settings, 0)
+    planned = plan(checkpoint, settings, length=40)
+    assert planned["trained_parameters"] == made[method]["trained_parameters"]
+    assert planned["steps"] == 3
+    assert planned["hours"] > 0
+    assert planned["float32_copies_gib"] == 0
+
+
+def test_neurons_take_less_than_everything_and_low_precision_needs_copies(
+    checkpoint: Path,
+) -> None:
+    neurons, everything = (
+        plan(checkpoint, replace(SETTINGS, method=m, dense_layers=1), share=0.05, length=40)
+        for m in ("neuro-rit", "sft")
+    )
+    for name in ("trained_parameters", "optimizer_gib", "gradients_gib", "total_gib"):
+        assert neurons[name] < everything[name]
+    low = plan(checkpoint, replace(SETTINGS, method="sft", dtype="bfloat16"), length=40)
+    assert low["weights_gib"] == pytest.approx(everything["weights_gib"] / 2)
+    assert low["float32_copies_gib"] == pytest.approx(everything["weights_gib"] / 2)
+
+
+def test_processes_that_share_a_model_hold_less_each(checkpoint: Path) -> None:
+    alone = replace(SETTINGS, method="sft")
+    assert not [name for name in plan(checkpoint, alone, length=40) if name.startswith("each_of")]
+    shared = plan(checkpoint, replace(alone, shard=True), length=40)
+    parts = [shared[f"each_of_{n}_gib"] for n in (2, 4, 8)]
+    assert parts == sorted(parts, reverse=True)
+    # What is spread halves from two to four; layers and activations in work do not.
+    spread = shared["total_gib"] - shared["activations_gib"]
+    assert parts[0] - parts[1] == pytest.approx(spread / 4)
+
+
+def test_activations_are_what_the_forward_pass_keeps(checkpoint: Path) -> None:
+    model, tokenizer = load_model(checkpoint)
+    samples, _ = make_samples(examples(), tokenizer, PromptTemplate(), 512)
+    batch = collate(samples[:6], 0)
+    batch["input_ids"] = batch["input_ids"][:, :40]
+    length = batch["input_ids"].shape[1]
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model(input_ids=batch["input_ids"], use_cache=False, logits_to_keep=32)
+    planned = plan(checkpoint, replace(SETTINGS, method="sft"), length=length)
+    assert planned["activations_gib"] * 2**30 == pytest.approx(sum(kept.values()), rel=0.15)
+    fewer = plan(
+        checkpoint, replace(SETTINGS, method="sft", gradient_checkpointing=True), length=length
+    )
+    assert fewer["activations_gib"] < planned["activations_gib"] / 2

@@ -1,0 +1,159 @@
+"""Several processes learn what one does, also where the model is sharded over them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from neurorit.core.artifact import read_manifest
+from neurorit.core.errors import NeuroritError
+from neurorit.tuning.resume import clear, last_saved, read_values
+from neurorit.tuning.tune import tune
+from tests.neurorit.conftest import run_in_two_processes
+from tests.neurorit.tuning.test_tune import ONE_STEP, SETTINGS, distance, weights
+
+SHARDED = replace(SETTINGS, accumulation=2, shard=True)
+TUNE = (
+    "import os, sys; from dataclasses import replace; from pathlib import Path\n"
+    "from neurorit.tuning.tune import tune\n"
+    "from tests.neurorit.test_sharding import ONE_STEP, SHARDED\n"
+    "paths = [Path(argument) for argument in sys.argv[1:]]\n"
+)
+
+
+@pytest.mark.slow
+def test_several_processes_learn_what_one_does(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    tune(checkpoint, examples_path, tmp_path / "one", ONE_STEP, 0)
+    code = TUNE + (
+        "settings = replace(ONE_STEP, batch_size=12, device='cpu')\ntune(*paths[:3], settings, 0)\n"
+    )
+    out = tmp_path / "two"
+    run_in_two_processes(code, checkpoint, examples_path, out)
+    assert distance(weights(out), weights(tmp_path / "one")) < 5e-5
+
+
+@pytest.mark.slow
+def test_a_sharded_model_learns_what_whole_copies_do(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    """Both stages, several batches a step, groups that learn from their kind of sample."""
+    # What a run of one process left where the last state will stand: it must not be read.
+    stale = tmp_path / ".lora-True.tuning" / "lora" / "step-12"
+    stale.mkdir(parents=True)
+    (stale / "state.safetensors").write_bytes(b"of another run")
+    code = TUNE + (
+        "for method in ('neuro-rit', 'sft', 'lora'):\n"
+        "    for shard in (False, True):\n"
+        "        settings = replace(SHARDED, method=method, device='cpu', shard=shard)\n"
+        "        atlas = paths[3] if method == 'neuro-rit' else None\n"
+        "        tune(*paths[:2], paths[2] / f'{method}-{shard}', settings, 0, atlas=atlas)\n"
+    )
+    run_in_two_processes(code, checkpoint, examples_path, tmp_path, atlas_dir)
+    before = weights(checkpoint)
+    for method in ("neuro-rit", "sft", "lora"):
+        found, wanted = (weights(tmp_path / f"{method}-{shard}") for shard in (True, False))
+        assert distance(found, wanted) < 1e-5, method
+        assert distance(found, before) > 1e-3, method
+        unchanged = {name for name in wanted if torch.equal(wanted[name], before[name])}
+        assert unchanged == {name for name in found if torch.equal(found[name], before[name])}
+
+
+@pytest.mark.slow
+def test_a_sharded_run_that_is_killed_goes_on_to_the_same_weights(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    code = TUNE + (
+        "os.environ['ACCELERATE_USE_FSDP'] = 'true'  # as `accelerate launch --use_fsdp` does\n"
+        "def die(stage, step, steps):\n"
+        "    if (stage, step) == ('stage2', 5) and paths[2].name == 'killed':\n"
+        "        (paths[2].parent / 'died').touch()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "if (paths[2].parent / 'died').exists(): die = None\n"
+        "settings = replace(SHARDED, device='cpu', shard=False)\n"
+        "tune(*paths[:3], settings, 0, atlas=paths[3], progress=die)\n"
+    )
+    paths = checkpoint, examples_path
+    run_in_two_processes(code, *paths, tmp_path / "whole", atlas_dir)
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
+    assert (tmp_path / ".killed.tuning" / "stage2" / "step-3").is_dir()
+    run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
+    assert read_manifest(tmp_path / "whole", "checkpoint").settings["shard"] is True
+    found, wanted = weights(tmp_path / "killed"), weights(tmp_path / "whole")
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+# Run by each of two processes, on the same batches.
+EVERY_ARCHITECTURE = """
+import torch
+from neurorit.adapters import NeuronAdapters
+from neurorit.processes import join
+from neurorit.sharding import average, shard
+from tests.neurorit.test_adapters import EVIDENCE, GROUPS, loss_of, tokens
+from tests.neurorit.tiny import ARCHITECTURES, tiny
+
+join("cpu")
+for kind in ARCHITECTURES:
+    found = []
+    for sharded in (False, True):
+        model = tiny(kind)
+        adapters = NeuronAdapters(model, GROUPS, (1,))
+        if sharded:
+            shard(model, torch.device("cpu"))
+        trained = [p for _, p in adapters.deltas() + adapters.dense()]
+        deltas = len(adapters.deltas())
+        groups = [{"params": trained[:deltas]}, {"params": trained[deltas:]}]
+        optimizer = torch.optim.AdamW(groups, lr=1e-2, weight_decay=0.0)
+        for step in range(3):
+            adapters.samples(EVIDENCE)
+            optimizer.zero_grad()
+            loss_of(model, tokens(step)).backward()
+            average(trained)
+            optimizer.step()
+        adapters.write()
+        found.append([(n, p.full_tensor() if sharded else p) for n, p in model.named_parameters()])
+    for (name, wanted), (_, other) in zip(*found, strict=True):
+        torch.testing.assert_close(other, wanted, rtol=1e-5, atol=1e-5, msg=f"{kind} {name}")
+"""
+
+
+@pytest.mark.slow
+def test_every_architecture_learns_the_same_in_shards() -> None:
+    run_in_two_processes(EVERY_ARCHITECTURE)
+
+
+def test_shards_are_put_together_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    whole = torch.arange(15.0).view(5, 3)
+    for rank, rows in enumerate((whole[:2], whole[2:4], whole[4:])):
+        save_file(
+            {"value/a": rows.contiguous()},
+            tmp_path / f"state-{rank:05d}.safetensors",
+            metadata={"processes": "3"},
+        )
+    named = [("a", torch.nn.Parameter(torch.zeros(5, 3)))]
+    read_values(named, tmp_path)
+    assert torch.equal(named[0][1], whole)
+    (tmp_path / "state-00002.safetensors").unlink()
+    with pytest.raises(NeuroritError, match=r"2 of 3 processes' files .* remove .*begins again"):
+        read_values(named, tmp_path)
+    (tmp_path / "state.safetensors").write_bytes(b"cut short")
+    with pytest.raises(NeuroritError, match="cannot be read"):
+        read_values(named, tmp_path)
+
+
+def test_what_another_run_left_is_no_state_of_this_one(tmp_path: Path) -> None:
+    state = tmp_path / "stage1"
+    clear(state)
+    assert last_saved(state, {"seed": 0}) is None
+    state.mkdir()
+    (state / "state.json").write_text('{"identity": {"seed": 1}, "step": 3, "loss": 0.5}')
+    assert last_saved(state, {"seed": 0}) is None
+    found = last_saved(state, {"seed": 1})
+    assert found is not None
+    assert (found.step, found.loss) == (3, 0.5)

@@ -1,0 +1,168 @@
+"""An encoder behind a server: a real one over HTTP, that fails now and then; and prefixes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from neurorit.cli import app
+from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
+from neurorit.core.openai_client import CallSettings
+from neurorit.retrieval.encoders.endpoint import KEY_VARIABLE, EndpointEncoder
+from neurorit.retrieval.encoders.load import load_encoder, prefixed_name
+from neurorit.retrieval.index.index import Index
+
+TEXTS = ["Otters swim in cold rivers.", "An arch bridge carries its load.", "Bread is baked."]
+
+
+class Server:
+    """`/v1/embeddings` of the packaged encoder; each third request fails."""
+
+    def __init__(self) -> None:
+        self.keys: list[str | None] = []
+        self.asked: list[list[str]] = []
+        self.factor = 3.0
+        self.failing = False
+        encoder = load_encoder()
+        server, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    server.keys.append(self.headers.get("Authorization"))
+                    server.asked.append(given["input"])
+                    fails = server.failing or len(server.asked) % 3 == 2
+                    vectors = server.factor * encoder.encode_passages(given["input"])
+                data = [{"index": i, "embedding": v.tolist()} for i, v in enumerate(vectors)]
+                body = json.dumps({"data": data[::-1]} if not fails else {"error": "busy"})
+                self.send_response(500 if fails else 200)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *given: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv(KEY_VARIABLE, "secret-key")
+    made = Server()
+    yield made
+    made.close()
+
+
+def test_an_index_by_a_server_finds_what_the_encoder_itself_finds(
+    server: Server, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    records = [{"id": str(i), "text": text} for i, text in enumerate(TEXTS * 40)]
+    corpus.write_text("".join(json.dumps(one | {"id": f"p{one['id']}"}) + "\n" for one in records))
+    out = tmp_path / "index"
+    arguments = ["index", str(corpus), "--encoder", f"{server.url}#mini", "--out", str(out)]
+    done = CliRunner().invoke(app, [*arguments, "--batch-size", "7", "--json"])
+    assert done.exit_code == 0, done.output
+    assert "secret-key" not in "".join(
+        path.read_text(errors="replace") for path in out.rglob("*") if path.is_file()
+    )
+    assert set(server.keys) == {"Bearer secret-key"}
+    assert max(map(len, server.asked)) == 7
+    own = load_encoder()
+    hits = Index.load(out).search(["Which animal swims?"], 3)[0]
+    wanted = own.encode_queries(["Which animal swims?"]) @ own.encode_passages(TEXTS).T
+    assert hits[0].passage.text == TEXTS[int(np.argmax(wanted))]
+    assert hits[0].score == pytest.approx(float(wanted.max()), abs=1e-4)
+    with pytest.raises(ArtifactError, match="encoder"):
+        Index.load(out, encoder=own)
+
+
+def test_a_server_that_fails_is_named(server: Server) -> None:
+    at_once = CallSettings(retries=1, pause=0.0)
+    encoder = EndpointEncoder(f"{server.url}#mini", settings=at_once)
+    server.failing = True
+    with pytest.raises(NeuroritError, match=r"HTTP 500.*run the same again"):
+        encoder.encode_passages(TEXTS)
+    with pytest.raises(BadInput, match=r"--encoder .*HTTP 500"):
+        EndpointEncoder(f"{server.url}#mini", settings=at_once)
+    server.failing, server.factor = False, 0.0
+    with pytest.raises(NeuroritError, match="of no use"):
+        encoder.encode_passages(TEXTS)
+    with pytest.raises(BadInput, match="#MODEL"):
+        EndpointEncoder(server.url)
+
+
+def test_prefixes_belong_to_the_encoder() -> None:
+    plain = load_encoder()
+    name = prefixed_name("minilm", "query: ", "passage: ")
+    made = load_encoder(name)
+    assert made.name == name and made.fingerprint != plain.fingerprint
+    assert made.fingerprint == load_encoder(name).fingerprint
+    expected = plain.encode_passages(["passage: " + text for text in TEXTS])
+    assert np.allclose(made.encode_passages(TEXTS), expected, atol=1e-6)
+    expected = plain.encode_queries(["query: " + text for text in TEXTS])
+    assert np.allclose(made.encode_queries(TEXTS), expected, atol=1e-6)
+    with pytest.raises(BadInput, match="neither query nor passage"):
+        load_encoder("minilm?document=x")
+
+
+def limited(seen: list[Any]) -> httpx.MockTransport:
+    """A server that refuses texts over 1,000 characters and the word "forbidden"."""
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        given = json.loads(request.content)["input"]
+        seen.append((str(request.url), given))
+        if any(len(text) > 1000 or "forbidden" in text for text in given):
+            return httpx.Response(400, json={"error": {"message": "maximum context length"}})
+        vectors = [[float(len(text)), 1.0] for text in given]
+        return httpx.Response(
+            200, json={"data": [{"index": i, "embedding": v} for i, v in enumerate(vectors)]}
+        )
+
+    return httpx.MockTransport(reply)
+
+
+def test_a_text_over_the_limit_is_cut_and_counted_and_another_refusal_named() -> None:
+    seen: list[Any] = []
+    name = "http://server/openai/x?api-version=2024-06#e5"
+    quick = CallSettings(retries=0, concurrency=1)
+    encoder = EndpointEncoder(name, settings=quick, transport=limited(seen))
+    assert seen[0][0] == "http://server/openai/x/embeddings?api-version=2024-06"
+    texts = ["a" * 10, "b" * 3000, "c" * 20, "d" * 1500]
+    made = encoder.encode_passages(texts)
+    lengths = made[:, 0] / made[:, 1]
+    assert lengths.round().tolist() == [10, 750, 20, 750]
+    assert encoder.truncated == 2
+    with pytest.raises(NeuroritError, match="refused was 'forbidden text'") as raised:
+        encoder.encode_passages(["fine", "forbidden text"])
+    assert "run the same again" not in str(raised.value)
+
+
+def test_an_address_keeps_its_own_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    class Named:
+        def __init__(self, name: str, batch_size: int) -> None:
+            made.append(name)
+
+    monkeypatch.setattr("neurorit.retrieval.encoders.load.EndpointEncoder", Named)
+    address = "https://server/v1?api-version=2024#e5"
+    for name in (address, prefixed_name(address, "query: ", "passage: "), "http://server/v1#e5"):
+        load_encoder(name)
+    assert made == [address, address, "http://server/v1#e5"]

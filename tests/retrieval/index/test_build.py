@@ -1,0 +1,305 @@
+"""Building, stopped and gone on with: what was made is kept, in its last minutes too."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neurorit.core import artifact
+from neurorit.core.errors import BadInput
+from neurorit.retrieval.index import segments
+from neurorit.retrieval.index.build import BuildSettings, build_index
+from neurorit.retrieval.index.index import Index
+
+COUNT = 6_000
+
+
+class CountingEncoder:
+    """Vectors by a text's checksum; counts what it encodes, and can stop after so many."""
+
+    name = "counting"
+    dimension = 32
+
+    def __init__(self, fingerprint: str = "one", stop: int | None = None) -> None:
+        self.fingerprint = fingerprint
+        self.stop = stop
+        self.encoded = 0
+
+    def encode_passages(self, texts: Sequence[str]) -> Any:
+        if self.stop is not None and self.encoded >= self.stop:
+            raise KeyboardInterrupt
+        self.encoded += len(texts)
+        rows = [np.random.default_rng(zlib.crc32(t.encode())).standard_normal(32) for t in texts]
+        made = np.array(rows, dtype=np.float32)
+        made /= np.linalg.norm(made, axis=1, keepdims=True)
+        return made
+
+    encode_queries = encode_passages
+
+
+def write_corpus(path: Path, count: int = COUNT) -> Path:
+    lines = [json.dumps({"id": f"p{i}", "text": f"Passage {i}."}) + "\n" for i in range(count)]
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BuildSettings, "segment", lambda self, dimension: 2048)
+    monkeypatch.setattr(segments, "_SYNC_SECONDS", 0.0)
+
+
+def files(index: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((index / "segments" / "00001").iterdir())}
+
+
+def test_a_build_that_stops_while_it_is_sealed_encodes_nothing_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_at = ["hash_file", "sync", "_swap_in"]
+    real = {name: getattr(artifact, name) for name in stopped_at}
+    encoder = CountingEncoder()
+    for name in stopped_at:
+
+        def stop(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(artifact, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, tmp_path / "index", encoder=encoder)
+        monkeypatch.setattr(artifact, name, real[name])
+        assert not (tmp_path / "index").exists()
+    build_index(corpus, tmp_path / "index", encoder=encoder)
+    assert encoder.encoded == COUNT
+    index = Index.load(tmp_path / "index", encoder=encoder)
+    assert [p.id for p in index.passages] == [f"p{i}" for i in range(COUNT)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
+    assert sorted(p.name for p in (tmp_path / "index").iterdir()) == ["manifest.json", "segments"]
+
+
+def test_other_batches_threads_and_memory_keep_the_vectors(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = CountingEncoder()
+    build_index(corpus, tmp_path / "whole", encoder=whole)
+    first = CountingEncoder(stop=4096 + 1024)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(corpus, tmp_path / "index", encoder=first)
+    then = CountingEncoder()
+    settings = BuildSettings(batch_size=7, threads=1, memory=10**9)
+    build_index(corpus, tmp_path / "index", encoder=then, settings=settings)
+    assert first.encoded + then.encoded == COUNT
+    assert files(tmp_path / "index") == files(tmp_path / "whole")
+
+
+def test_less_memory_cuts_what_more_memory_left(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BuildSettings, "segment", lambda self, dimension: 5120)
+    first = CountingEncoder(stop=5120)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(corpus, tmp_path / "index", encoder=first)
+    monkeypatch.setattr(BuildSettings, "segment", lambda self, dimension: 2048)
+    # A second stop, right after the cut.
+    second = CountingEncoder(stop=0)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(corpus, tmp_path / "index", encoder=second)
+    then = CountingEncoder()
+    build_index(corpus, tmp_path / "index", encoder=then)
+    assert first.encoded + then.encoded == COUNT
+    index = Index.load(tmp_path / "index", encoder=then)
+    assert len(index._segments) > 1
+    assert [p.id for p in index.passages] == [f"p{i}" for i in range(COUNT)]
+    asked = [f"Passage {i}." for i in range(0, COUNT, 500)]
+    assert [hits[0].passage.text for hits in index.search(asked, 1)] == asked
+
+
+def test_an_unfinished_build_of_something_else_is_not_thrown_away_unasked(
+    corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build_index(corpus, tmp_path / "index", encoder=CountingEncoder(stop=3072))
+    place = tmp_path / ".index.building"
+    before = sorted(place.rglob("*"))
+    with pytest.raises(BadInput, match=r"differs in: --encoder, --kind; .*--restart"):
+        build_index(
+            corpus,
+            tmp_path / "index",
+            encoder=CountingEncoder("other"),
+            settings=BuildSettings(kind="sq8"),
+        )
+    assert sorted(place.rglob("*")) == before
+    other = CountingEncoder("other")
+    build_index(corpus, tmp_path / "index", encoder=other, restart=True)
+    assert other.encoded == COUNT
+    assert not place.exists()
+
+
+def test_replacing_an_index_leaves_one_there_at_every_moment(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "index"
+    small = write_corpus(tmp_path / "small.jsonl", 50)
+    build_index(small, out, encoder=CountingEncoder())
+
+    remove = artifact.shutil.rmtree
+
+    def killed(path: Path, **options: Any) -> None:
+        if path == tmp_path / ".index.building":
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, out, encoder=CountingEncoder(), overwrite=True)
+    assert len(Index.load(out, encoder=CountingEncoder())) == COUNT
+    # What was replaced lies in the workplace; it is no unfinished build.
+    again = CountingEncoder()
+    build_index(small, out, encoder=again, overwrite=True)
+    assert again.encoded == 50
+    # Where names cannot be exchanged, there are two renames; a kill between them is mended.
+    monkeypatch.setattr(artifact, "_exchanged", lambda one, other: False)
+    real, calls = artifact.os.rename, []
+
+    def second_fails(a: Any, b: Any) -> None:
+        calls.append(a)
+        if Path(b) == out:
+            raise KeyboardInterrupt
+        real(a, b)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact.os, "rename", second_fails)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, out, encoder=CountingEncoder(), overwrite=True)
+    assert not out.exists()
+    monkeypatch.setattr(artifact, "_alive", lambda process: False)
+    with pytest.raises(artifact.ArtifactError, match=r"mv .*brings the former one back"):
+        Index.load(out, encoder=CountingEncoder())
+    with pytest.raises(BadInput, match="exists already"):
+        build_index(corpus, out, encoder=CountingEncoder())
+    assert len(Index.load(out, encoder=CountingEncoder())) == 50
+
+
+def test_given_vectors_are_compared_with_the_encoder(corpus: Path, tmp_path: Path) -> None:
+    encoder = CountingEncoder()
+    rows = encoder.encode_passages([f"Passage {i}." for i in range(COUNT)])
+    np.save(tmp_path / "own.npy", rows)
+    np.save(tmp_path / "shifted.npy", np.roll(rows, 1, axis=0))
+    settings = BuildSettings(vectors=tmp_path / "shifted.npy")
+    with pytest.raises(BadInput, match=r"mean cosine of .* --trust-vectors"):
+        build_index(corpus, tmp_path / "index", encoder=encoder, settings=settings)
+    settings = BuildSettings(vectors=tmp_path / "own.npy")
+    build_index(corpus, tmp_path / "index", encoder=encoder, settings=settings)
+    manifest = artifact.read_manifest(tmp_path / "index", "index")
+    assert manifest.inputs["vectors"] == artifact.hash_file(tmp_path / "own.npy")
+    assert manifest.made["vectors"] == "given"
+    assert manifest.made["likeness"] == pytest.approx(1.0, abs=1e-3)
+
+
+_PROGRAM = """
+import sys, time, zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+import numpy as np
+from retrieval import artifact, building, segments
+{encoder}
+building.BuildSettings.segment = lambda self, dimension: 1024
+segments.CHUNK, segments._SYNC_SECONDS = 128, 0.0
+encoder = CountingEncoder()
+encode, hashed = encoder.encode_passages, artifact.hash_file
+log = open(sys.argv[4], "a")
+def slowly(texts):
+    time.sleep(0.02)
+    made = encode(texts)
+    log.write(str(len(texts)) + " ")
+    log.flush()
+    return made
+def hash_slowly(path):
+    time.sleep(0.01)
+    return hashed(path)
+encoder.encode_passages, artifact.hash_file = slowly, hash_slowly
+print("begun", flush=True)
+building.build_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
+    settings=building.BuildSettings(kind=sys.argv[3], threads=1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+def test_killed_twenty_times_a_build_keeps_its_work_and_ends_the_same(
+    corpus: Path, tmp_path: Path, kind: str
+) -> None:
+    program = _PROGRAM.format(encoder=inspect.getsource(CountingEncoder))
+
+    def start(out: str) -> subprocess.Popen[str]:
+        paths = [str(corpus), str(tmp_path / out), kind, str(tmp_path / f"{out}.log")]
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *paths],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        return process
+
+    def encoded(out: str) -> int:
+        path = tmp_path / f"{out}.log"
+        return sum(map(int, path.read_text().split())) if path.exists() else 0
+
+    started = time.monotonic()
+    whole = start("whole")
+    whole.communicate()
+    assert whole.returncode == 0 and encoded("whole") == COUNT
+    long = time.monotonic() - started
+    rng = random.Random(f"kills of {kind}")
+    kills = sealing = 0
+    place = tmp_path / ".cut.building"
+    while kills < 20:
+        process = start("cut")
+        if kills == 19:
+            # The last one falls into the sealing: all is encoded, and no index is there.
+            while encoded("cut") < COUNT or any(place.glob("segments/*.part")):
+                assert process.poll() is None
+                time.sleep(0.002)
+            sealing += not (tmp_path / "cut").exists()
+        else:
+            time.sleep(rng.uniform(0.0, long / 20))
+        assert process.poll() is None, "the build ended before its twenty kills"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    before = encoded("cut")
+    last = start("cut")
+    last.communicate()
+    assert last.returncode == 0 and sealing == 1
+    # Kept: after the last kill nothing is encoded, and each kill cost one chunk at most.
+    assert encoded("cut") == before
+    assert COUNT <= before <= COUNT + 20 * 128
+    one, other = (
+        Index.load(tmp_path / name, encoder=CountingEncoder()) for name in ("whole", "cut")
+    )
+    assert [p.id for p in other.passages] == [f"p{i}" for i in range(COUNT)]
+    asked = [f"Passage {i}." for i in range(0, COUNT, 37)]
+    for a, b in zip(one.search(asked, 10), other.search(asked, 10), strict=True):
+        assert [(h.passage, h.score) for h in a] == [(h.passage, h.score) for h in b]
+    assert not place.exists()

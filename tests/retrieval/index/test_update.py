@@ -1,0 +1,247 @@
+"""Updates: small additions, deletions by a field, a kill on the way, segments joined."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neurorit.core.artifact import read_manifest
+from neurorit.core.errors import BadInput
+from neurorit.retrieval.index import segments
+from neurorit.retrieval.index.build import BuildSettings, build_index
+from neurorit.retrieval.index.compact import compact_index
+from neurorit.retrieval.index.index import Index
+from neurorit.retrieval.index.update import update_index
+from neurorit.retrieval.retriever import Retriever, SearchSettings
+
+COUNT = 3_000
+PQ = pytest.param("ivf-pq", marks=pytest.mark.slow)  # it trains for seconds
+
+
+class Encoder:
+    """Vectors by a text's checksum, so that every passage is its own nearest one."""
+
+    name, dimension, fingerprint = "checksums", 32, "checksums"
+    encoded = 0
+    stop: int | None = None
+
+    def encode_passages(self, texts: Sequence[str]) -> Any:
+        if self.stop is not None and self.encoded >= self.stop:
+            raise KeyboardInterrupt
+        self.encoded += len(texts)
+        rows = [np.random.default_rng(zlib.crc32(t.encode())).standard_normal(32) for t in texts]
+        made = np.array(rows, dtype=np.float32)
+        made /= np.linalg.norm(made, axis=1, keepdims=True)
+        return made
+
+    encode_queries = encode_passages
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    import faiss
+
+    # More threads than cores wait for each other in training: other tests run beside this one.
+    faiss.omp_set_num_threads(1)
+    made = Encoder()
+    monkeypatch.setattr("neurorit.retrieval.index.index.load_encoder", lambda *_, **__: made)
+    monkeypatch.setattr(segments, "_SYNC_SECONDS", 0.0)
+    return made
+
+
+def write(path: Path, numbers: Sequence[int]) -> Path:
+    records = [
+        {"id": f"p{i}", "text": f"Passage {i}.", "meta": {"source": f"{i % 300}.md"}}
+        for i in numbers
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def built(tmp_path: Path, encoder: Encoder, kind: str) -> Path:
+    corpus = write(tmp_path / "corpus.jsonl", range(COUNT))
+    build_index(
+        corpus, tmp_path / "index", encoder=encoder, settings=BuildSettings(kind, target=0.9)
+    )
+    return tmp_path / "index"
+
+
+def own(index: Index, numbers: Sequence[int]) -> None:
+    """Each of these passages is the first for its own text."""
+    found = index.search([f"Passage {i}." for i in numbers], 1)
+    assert [hits[0].passage.id for hits in found] == [f"p{i}" for i in numbers]
+
+
+@pytest.mark.parametrize("kind", ["ivf", PQ, "hnsw"])
+def test_one_passage_is_added_to_every_kind(tmp_path: Path, encoder: Encoder, kind: str) -> None:
+    place = built(tmp_path, encoder, kind)
+    done = update_index(place, add=write(tmp_path / "new.jsonl", [COUNT]))
+    assert (done["added"], done["segments"], done["passages"]) == (1, 2, COUNT + 1)
+    own(Index.load(place), [COUNT])
+    record = read_manifest(place, "index").made["segments"][1]
+    assert record["kind"] == (None if kind == "hnsw" else "flat")
+
+
+def test_a_stopped_update_keeps_its_vectors(tmp_path: Path, encoder: Encoder) -> None:
+    place = built(tmp_path, encoder, "flat")
+    new = write(tmp_path / "new.jsonl", range(COUNT, COUNT + 3_000))
+    encoder.encoded, encoder.stop = 0, 2_048
+    with pytest.raises(KeyboardInterrupt):
+        update_index(place, add=new)
+    assert len(Index.load(place)) == COUNT
+    encoder.stop = None
+    update_index(place, add=new)
+    assert encoder.encoded == 3_000
+    own(Index.load(place), [0, COUNT, COUNT + 2_999])
+    assert not (place / ".update").exists()
+    # Killed after the segments had been moved, before the manifest: nothing is encoded again.
+    more = write(tmp_path / "more.jsonl", range(9_000, 9_100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neurorit.retrieval.index.update.write_manifest", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            update_index(place, add=more)
+    encoder.encoded = 0
+    assert update_index(place, add=more)["segments"] == 3
+    assert encoder.encoded == 0
+    own(Index.load(place), [9_050])
+
+
+def _stopped(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_source_is_deleted_by_its_field(tmp_path: Path, encoder: Encoder) -> None:
+    place = built(tmp_path, encoder, "flat")
+    with pytest.raises(BadInput, match=r"--delete-where: no passage has source=no\.md"):
+        update_index(place, delete_where={"source": "no.md"})
+    done = update_index(place, delete_where={"source": "7.md"})
+    assert done["deleted"] == COUNT // 300
+    index = Index.load(place)
+    assert "p7" not in index and "p307" not in index and "p8" in index
+    with pytest.raises(BadInput, match="no passage has source=7"):
+        update_index(place, delete_where={"source": "7.md"})
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", PQ, "sq8"])
+def test_compaction_reclaims_what_was_deleted(tmp_path: Path, encoder: Encoder, kind: str) -> None:
+    place = built(tmp_path, encoder, kind)
+    update_index(place, add=write(tmp_path / "new.jsonl", range(COUNT, COUNT + 20)))
+    update_index(place, delete_where={"source": "7.md"})
+    before = Index.load(place)
+    left = [passage.id for passage in before.passages]
+    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    encoder.encoded = 0
+    done = compact_index(place)
+    assert done == {
+        "passages": COUNT + 20 - 11,
+        "segments": 1,
+        "segments_before": 2,
+        "reclaimed": 11,
+    }
+    # Vectors that the index holds as they were made are not made again.
+    assert encoder.encoded == (COUNT + 9 if kind in ("ivf-pq", "sq8") else 0)
+    after = Index.load(place)
+    assert [passage.id for passage in after.passages] == left
+    assert "p7" not in after
+    own(after, [0, 1, COUNT + 19] if kind != "ivf-pq" else [])
+    assert sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) < size
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "corpus.jsonl",
+        "index",
+        "new.jsonl",
+    ]
+
+
+def test_an_emptied_index_finds_nothing_in_any_way(tmp_path: Path, encoder: Encoder) -> None:
+    corpus = write(tmp_path / "corpus.jsonl", range(50))
+    place = tmp_path / "index"
+    build_index(corpus, place, encoder=encoder)
+    (tmp_path / "ids").write_text("".join(f"p{i}\n" for i in range(50)))
+    update_index(place, delete=tmp_path / "ids")
+    for mode in ("dense", "bm25", "hybrid"):
+        assert Retriever.load(place, SearchSettings(mode)).search(["Passage 3."], 5) == [[]]
+    with pytest.raises(BadInput, match="every passage is deleted"):
+        compact_index(place)
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", PQ, "sq8"])
+@pytest.mark.parametrize("share", [1 / 300, 1 / 2])
+def test_a_filter_finds_as_many_as_there_are(
+    tmp_path: Path, encoder: Encoder, kind: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurorit.retrieval.index.faiss_search._FEW", 100)
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [
+        {"id": f"p{i}", "text": f"Passage {i}.", "meta": {"in": i % round(1 / share) == 0}}
+        for i in range(COUNT)
+    ]
+    corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    build_index(corpus, tmp_path / "index", encoder=encoder, settings=BuildSettings(kind))
+    retriever = Retriever.load(tmp_path / "index", SearchSettings(filters={"in": "True"}))
+    asked = [f"query {i}" for i in range(8)]
+    found = retriever.search(asked, 30)
+    inside = [i for i in range(COUNT) if i % round(1 / share) == 0]
+    assert {len(hits) for hits in found} == {min(30, len(inside))}
+    assert {hit.passage.id for hits in found for hit in hits} <= {f"p{i}" for i in inside}
+    if len(inside) <= 100 and kind != "ivf-pq":
+        rows = encoder.encode_passages([f"Passage {i}." for i in inside])
+        for hits, query in zip(found, encoder.encode_queries(asked), strict=True):
+            best = f"p{inside[int(np.argmax(rows @ query))]}"
+            assert best in [hit.passage.id for hit in hits[:2]]
+
+
+def test_a_new_filter_reads_no_passage(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurorit.retrieval.index.passage_store._HELD", 0)
+    place = built(tmp_path, encoder, "flat")
+    retriever = Retriever.load(place)
+    read: list[int] = []
+    part = retriever.index.passages._parts[0]
+    real = type(part).__getitem__
+    monkeypatch.setattr(
+        type(part), "__getitem__", lambda self, row: read.append(row) or real(self, row)
+    )
+    some = retriever.variant(filters={"source": "17.md"})
+    assert not read
+    hits = some.search(["Passage 17."], 3)[0]
+    assert hits[0].passage.id == "p17" and len(read) == 3
+    # An index of an older version has no list of its fields: they are read once.
+    for name in ("fields.npy", "field_rows.npy"):
+        (place / "segments" / "00000" / name).unlink()
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["files"] = {k: v for k, v in manifest["files"].items() if "field" not in k}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    older = Retriever.load(place).variant(filters={"source": "17.md"})
+    assert [hit.passage.id for hit in older.search(["Passage 17."], 3)[0]] == [
+        hit.passage.id for hit in hits
+    ]
+
+
+def test_a_filter_is_of_the_passages_that_were_loaded(tmp_path: Path, encoder: Encoder) -> None:
+    place = built(tmp_path, encoder, "flat")
+    retriever = Retriever.load(place)
+    # Another index takes its place, with the same passages in other rows.
+    corpus = write(tmp_path / "corpus.jsonl", list(reversed(range(COUNT))))
+    build_index(corpus, place, encoder=encoder, overwrite=True)
+    hits = retriever.variant(filters={"source": "17.md"}).search(["Passage 17."], 3)[0]
+    assert {hit.passage.meta["source"] for hit in hits} == {"17.md"}
+    assert hits[0].passage.id in retriever.index and "nobody" not in retriever.index
+
+
+def test_bm25_belongs_to_the_passages_that_were_loaded(tmp_path: Path, encoder: Encoder) -> None:
+    place = built(tmp_path, encoder, "flat")
+    loaded = Index.load(place)
+    (tmp_path / "ids").write_text("p0\np1\n")
+    update_index(place, delete=tmp_path / "ids")
+    # The index on disk is another one by now.
+    old = Retriever(loaded, SearchSettings(mode="bm25"), place)
+    assert old.search(["2000"], 1)[0][0].passage.id == "p2000"
+    new = Retriever.load(place, SearchSettings(mode="bm25"))
+    assert new.search(["2000"], 1)[0][0].passage.id == "p2000"

@@ -1,0 +1,97 @@
+"""The client of the model's server: how long it waits, and for what."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import threading
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import orjson
+import pytest
+
+from neurorit.serving.backends.openai_client import CompletionClient, UpstreamError
+from tests.serving.fakes import Upstream
+
+
+class Slow(Upstream):
+    """An upstream whose whole answers come after a while."""
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        threading.Event().wait(0.5)
+        super()._answer(handler)
+
+
+def complete(client: CompletionClient, **options: Any) -> str:
+    async def work() -> str:
+        async with client:
+            return "".join([piece.text async for piece in client.stream([1], **options)])
+
+    return asyncio.run(work())
+
+
+def test_a_whole_answer_may_take_longer_than_a_stream_may_be_silent() -> None:
+    url = Slow([["Karvel"]], forever=True).url
+    patient = CompletionClient(url, "", "tiny", timeout=0.1)
+    assert complete(patient, whole=True) == "Karvel"
+    with pytest.raises(UpstreamError, match="cannot be reached"):
+        complete(CompletionClient(url, "", "tiny", timeout=0.1))
+    with pytest.raises(UpstreamError, match="cannot be reached"):
+        complete(CompletionClient(url, "", "tiny", whole_timeout=0.1), whole=True)
+
+
+async def _closing(answered: int) -> tuple[asyncio.Server, list[int]]:
+    """A server that answers so many requests of each connection and closes it at the next one.
+
+    Returns it and, for each connection, how many requests came.
+    """
+    came: list[int] = []
+    body = orjson.dumps({"choices": [{"text": "blue", "finish_reason": "stop"}]})
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(came)
+        came.append(0)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                asked = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"content-length: (\d+)", asked, re.I)
+                assert length
+                await reader.readexactly(int(length[1]))
+                came[number] += 1
+                if came[number] > answered:
+                    break
+                writer.write(head + body)
+        writer.close()
+
+    return await asyncio.start_server(serve, "127.0.0.1", 0), came
+
+
+def _ask_twice(answered: int) -> tuple[list[str], list[int]]:
+    async def ask() -> tuple[list[str], list[int]]:
+        server, came = await _closing(answered)
+        port = server.sockets[0].getsockname()[1]
+        texts = []
+        async with server, CompletionClient(f"http://127.0.0.1:{port}", "", "m") as client:
+            for _ in range(2):
+                try:
+                    texts.append((await client.complete([1])).text)
+                except UpstreamError as error:
+                    texts.append(f"{error.status}: {error}")
+        return texts, came
+
+    return asyncio.run(ask())
+
+
+def test_a_kept_connection_that_closes_when_it_is_used_again_costs_no_answer() -> None:
+    texts, came = _ask_twice(answered=1)
+    assert texts == ["blue", "blue"]
+    assert came == [2, 1]
+
+
+def test_a_new_connection_that_closes_is_not_asked_again() -> None:
+    texts, came = _ask_twice(answered=0)
+    assert texts == ["503: the language model broke off in the middle of an answer"] * 2
+    assert came == [1, 1]

@@ -1,0 +1,182 @@
+"""vLLM's process without vLLM: ports, the command line, and what a failure says."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.serving.backends import vllm_env as vllm_process
+from neurorit.serving.backends import vllm_server as engine_module
+from neurorit.serving.backends.offline import Completion, OfflineEngine
+from neurorit.serving.backends.vllm_env import (
+    engine_environment,
+    start_failure,
+    stored_dtype,
+    vllm_environment,
+)
+from neurorit.serving.backends.vllm_server import VllmServer, free_port, require_free_port
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "tuned"
+    directory.mkdir()
+    (directory / "config.json").write_text('{"dtype": "float32", "max_position_embeddings": 64}')
+    return directory
+
+
+def test_a_used_port_is_one_clear_line() -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(BadInput, match=rf"--port {port} on 127.0.0.1 cannot be used"):
+            require_free_port("127.0.0.1", port, "--port")
+    assert require_free_port("127.0.0.1", free_port(), "--port")
+
+
+def test_a_missing_model_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no model at .*absent"):
+        VllmServer(tmp_path / "absent")
+    with pytest.raises(BadInput, match=r"no config\.json"):
+        VllmServer(tmp_path)
+    with OfflineEngine() as engine, pytest.raises(BadInput, match="no model at"):
+        engine.generate(tmp_path / "absent", [[1]], max_tokens=1)
+
+
+def test_the_key_is_not_on_the_command_line_and_own_flags_win(model: Path) -> None:
+    server = VllmServer(model, extra_args=("--dtype=bfloat16", "--max-num-seqs", "8"))
+    command = server.command()
+    assert server.api_key not in " ".join(command)
+    assert "--dtype" not in command
+    assert command[-3:] == ["--dtype=bfloat16", "--max-num-seqs", "8"]
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert server.model == "tuned"
+
+
+def test_a_server_that_ends_says_why_in_one_line(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = "print('INFO 1 x'); raise ValueError('head size 7 is not supported')"
+    monkeypatch.setattr(engine_module.sys, "executable", "python3")
+    monkeypatch.setattr(VllmServer, "command", lambda self: ["python3", "-c", program])
+    server = VllmServer(model, log=model / "vllm.log")
+    with pytest.raises(NeuroritError) as caught, server:
+        pass
+    message = str(caught.value)
+    assert "ValueError: head size 7 is not supported" in message
+    assert "vllm.log" in message
+    assert "\n" not in message
+    assert not server.alive
+
+
+def test_the_root_cause_is_found_among_vllms_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "(APIServer pid=1) INFO 01-01 00:00:00 [x.py:1] starting\n"
+        "(EngineCore pid=2) ERROR 01-01 00:00:00 [core.py:9] Traceback (most recent call last):\n"
+        "(EngineCore pid=2) ERROR 01-01 00:00:00 [core.py:9] ValueError: no memory for keys\n"
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    assert "vLLM did not start: ValueError: no memory for keys" in str(
+        start_failure(log, "vLLM did not start")
+    )
+    assert "its log is empty" in str(start_failure(tmp_path / "none", "it"))
+
+
+def test_the_stored_number_format_is_kept(model: Path) -> None:
+    assert stored_dtype(model) == "float32"
+    (model / "config.json").write_text('{"torch_dtype": "bfloat16"}')
+    assert stored_dtype(model) == "bfloat16"
+    (model / "config.json").write_text("{")
+    with pytest.raises(BadInput, match="not JSON"):
+        stored_dtype(model)
+
+
+def test_what_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "9")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    environment = vllm_environment()
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "9"
+    assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("cores", "flags", "variable", "threads"),
+    [
+        (1, [], "", "1"),
+        (2, [], "", "1"),
+        (6, [], "", "5"),
+        (64, [], "", None),
+        (2, ["--tensor-parallel-size=2"], "", None),
+        (2, [], "VLLM_CPU_OMP_THREADS_BIND", None),
+    ],
+)
+def test_on_few_cores_the_engine_is_one_process(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    flags: list[str],
+    variable: str,
+    threads: str | None,
+) -> None:
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "OMP_NUM_THREADS", "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "0")
+    monkeypatch.setattr(vllm_process, "usable_cores", lambda: cores)
+    monkeypatch.setattr(vllm_process, "has_gpu", lambda: False)
+    found = engine_environment(flags)
+    assert found.get("OMP_NUM_THREADS") == threads
+    assert found.get("VLLM_ENABLE_V1_MULTIPROCESSING") == ("0" if threads else None)
+
+
+def test_prompts_that_do_not_fit_are_refused_without_a_process(model: Path) -> None:
+    with OfflineEngine() as engine:
+        assert engine.generate(model, [], max_tokens=4) == []
+        with pytest.raises(BadInput, match=r"needs 70 tokens, but .* takes 64"):
+            engine.generate(model, [[1] * 60], max_tokens=10)
+
+
+def test_a_worker_that_fails_says_why(model: Path, tmp_path: Path) -> None:
+    broken = "import sys; sys.stdin.readline(); raise SystemError('no such kernel')"
+    import subprocess
+
+    start = subprocess.Popen
+
+    def instead(command: list[str], **keywords: object) -> object:
+        return start([command[0], "-c", broken], **keywords)  # type: ignore[call-overload]
+
+    with pytest.MonkeyPatch.context() as patch, OfflineEngine(log=tmp_path / "log") as engine:
+        patch.setattr(subprocess, "Popen", instead)
+        with pytest.raises(NeuroritError, match=r"process ended .*SystemError: no such kernel"):
+            engine.generate(model, [[1]], max_tokens=1)
+
+
+def test_completions_keep_the_order_of_the_prompts(model: Path) -> None:
+    echo = (
+        "import sys, json\n"
+        "for line in sys.stdin:\n"
+        "    job = json.loads(line)\n"
+        "    c = [['x', p, 'stop'] for p in job['prompts']]\n"
+        "    print(json.dumps({'event': 'progress', 'done': len(c), 'total': len(c)}))\n"
+        "    print(json.dumps({'event': 'result', 'seconds': 0, 'completions': c}), flush=True)\n"
+    )
+    import subprocess
+
+    start = subprocess.Popen
+
+    def instead(command: list[str], **keywords: object) -> object:
+        return start([command[0], "-c", echo], **keywords)  # type: ignore[call-overload]
+
+    told: list[tuple[int, int]] = []
+    prompts = [[i % 50, i // 50] for i in range(701)]
+    with pytest.MonkeyPatch.context() as patch, OfflineEngine() as engine:
+        patch.setattr(subprocess, "Popen", instead)
+        got = engine.generate(
+            model, prompts, max_tokens=1, progress=lambda done, total: told.append((done, total))
+        )
+    assert got == [Completion("x", tuple(ids), "stop") for ids in prompts]
+    assert told[-1] == (701, 701)

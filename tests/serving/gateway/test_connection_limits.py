@@ -1,0 +1,162 @@
+"""Too many connections and too slow requests get a clear answer; others are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+
+from neurorit.serving.gateway.connection_limits import bounded_connections
+from neurorit.serving.metrics import Metrics
+
+HEAD = b"POST /echo HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n"
+
+
+@contextlib.asynccontextmanager
+async def _server(most: int, seconds: float, metrics: Metrics | None = None) -> AsyncIterator[int]:
+    app = FastAPI()
+
+    @app.post("/echo")
+    async def echo(request: Request) -> Any:
+        return (await request.body()).decode()
+
+    @app.post("/late")
+    async def late(request: Request) -> Any:
+        await asyncio.sleep(0.6)
+        return (await request.body()).decode()
+
+    @app.get("/health")
+    async def health() -> Any:
+        return {"status": "ok"}
+
+    protocol = bounded_connections(most, seconds, metrics)
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http=protocol, ws="none", log_level="error", lifespan="off")
+    )
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _Client:
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> _Client:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        self.writer.close()
+
+    async def say(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[int, bytes]:
+        """The status and everything else of one response; 0 where the connection was closed."""
+        head = b""
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        if not head:
+            return 0, b""
+        lengths = [
+            line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        ]
+        body = await self.reader.readexactly(int(lengths[0].split(b":")[1]))
+        return int(head.split()[1]), head + body
+
+    async def closed(self) -> bool:
+        return await asyncio.wait_for(self.reader.read(), 10) == b""
+
+
+def test_one_connection_too_many_is_told_so_and_a_probe_is_not() -> None:
+    async def body() -> None:
+        metrics = Metrics()
+        async with _server(2, 30, metrics) as port, _Client(port), _Client(port):
+            await asyncio.sleep(0.05)
+            async with _Client(port) as third, _Client(port) as probe:
+                await third.say(HEAD + b"\r\nmore")
+                status, text = await third.answer()
+                assert status == 503
+                assert b"Retry-After: 1" in text and b'"code":"overloaded"' in text
+                assert await third.closed()
+                await probe.say(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+                assert (await probe.answer())[0] == 200
+            await asyncio.sleep(0.1)
+            text = metrics.text()
+            assert b"neurorit_connections_refused_total 1.0" in text
+            assert b"neurorit_connections 2.0" in text
+
+    asyncio.run(body())
+
+
+def test_a_place_is_free_again_when_a_client_leaves() -> None:
+    async def body() -> None:
+        async with _server(1, 30) as port:
+            async with _Client(port) as first:
+                await first.say(HEAD + b"\r\nmore")
+                assert (await first.answer())[0] == 200
+            await asyncio.sleep(0.05)
+            async with _Client(port) as second:
+                await second.say(HEAD + b"\r\nmore")
+                assert (await second.answer())[0] == 200
+
+    asyncio.run(body())
+
+
+def test_a_request_that_does_not_arrive_gets_408() -> None:
+    async def body() -> None:
+        async with _server(9, 0.3) as port:
+            for part in (b"", b"POST /echo HT", HEAD, HEAD + b"\r\nmo"):
+                async with _Client(port) as slow:
+                    await slow.say(part)
+                    status, text = await slow.answer()
+                    assert status == 408, part
+                    assert b'"code":"request_timeout"' in text
+                    assert await slow.closed()
+
+    asyncio.run(body())
+
+
+def test_a_used_connection_may_rest_but_not_dawdle() -> None:
+    async def body() -> None:
+        async with _server(9, 0.3) as port, _Client(port) as client:
+            for _ in range(2):
+                await client.say(HEAD + b"\r\nmore")
+                assert (await client.answer())[0] == 200
+                await asyncio.sleep(0.5)
+            await client.say(HEAD)
+            assert (await client.answer())[0] == 408
+
+    asyncio.run(body())
+
+
+def test_a_long_answer_is_no_slow_request() -> None:
+    async def body() -> None:
+        async with _server(9, 0.2) as port, _Client(port) as client:
+            await client.say(HEAD.replace(b"/echo", b"/late") + b"\r\nmore")
+            assert (await client.answer())[0] == 200
+
+    asyncio.run(body())
+
+
+def test_one_that_waits_behind_another_does_not_end_it() -> None:
+    async def body() -> None:
+        async with _server(9, 0.2) as port:
+            for second in (b"POST /echo HT", HEAD, HEAD + b"\r\nmo"):
+                async with _Client(port) as client:
+                    await client.say(HEAD.replace(b"/echo", b"/late") + b"\r\nmore" + second)
+                    assert (await client.answer())[0] == 200
+                    assert (await client.answer())[0] == 408
+
+    asyncio.run(body())

@@ -1,0 +1,207 @@
+"""One run of the gateway, with systems that only play: who may fail, and what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.serving.gateway import lifecycle as running
+from neurorit.serving.gateway.app import Gateway
+from neurorit.serving.gateway.lifecycle import Running
+from neurorit.serving.gateway.server import ServeSettings, serve
+from tests.serving.fakes import Upstream, WordRetriever
+from tests.serving.tiny_llama import tiny_tokenizer
+
+
+class Playing:
+    """A system with a scripted upstream; it fails at its start, or is said to be down later."""
+
+    def __init__(self, name: str, folder: Path, failure: str = "") -> None:
+        self.name, self.model_dir, self.failure = name, folder, failure
+        self.generator = Upstream([["Karvel"]], forever=True).client()
+        self.context = 4096
+        self.tell: Callable[[str], None] = lambda phase: None
+
+    async def start(self, tell: Callable[[str], None]) -> None:
+        tell("starting vLLM")
+        if self.failure:
+            raise NeuroritError(self.failure)
+
+    async def watch(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+        tell("ready")
+        await asyncio.Event().wait()
+
+    def stop(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    # Imported here, where no clock runs.
+    from transformers import AutoTokenizer
+
+    tiny_tokenizer().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tmp_path)
+    return tmp_path
+
+
+def run(systems: list[Any], work: Callable[[httpx.AsyncClient], Any]) -> tuple[Gateway, list[str]]:
+    told: list[str] = []
+    gateway = Gateway("tuned", base_model="plain", base_phase="waiting for its turn to start")
+    running = Running(gateway, systems, ServeSettings(port=0), WordRetriever, told.append)
+
+    async def both() -> None:
+        task = asyncio.create_task(running.run(frozenset()))
+        async with asyncio.timeout(120):
+            while not task.done() and not _address(told):
+                await asyncio.sleep(0.01)
+            if not task.done():
+                async with httpx.AsyncClient(base_url=_address(told)) as client:
+                    await work(client)
+        if not task.done():
+            signal.raise_signal(signal.SIGTERM)  # as it is ended in life
+        await asyncio.wait([task])
+
+    # uvicorn passes the signal on to whom it was meant for before.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        asyncio.run(both())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if running.failure is not None:
+        raise running.failure
+    return gateway, told
+
+
+def _address(told: list[str]) -> str:
+    return next((line.partition(": ")[2] for line in told if line.startswith("ready: ")), "")
+
+
+async def ask(client: httpx.AsyncClient, model: str) -> int:
+    body = {"model": model, "messages": [{"role": "user", "content": "Where?"}]}
+    return (await client.post("/v1/chat/completions", json=body)).status_code
+
+
+async def base_phase(client: httpx.AsyncClient, phase: str) -> dict[str, Any]:
+    while (told := (await client.get("/ready")).json())["base_phase"] != phase:
+        await asyncio.sleep(0.01)
+    return dict(told)
+
+
+def test_a_base_that_does_not_start_stops_nothing_else(folder: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await base_phase(client, "failed"))["ready"] is True
+        assert [await ask(client, "tuned"), await ask(client, "plain")] == [200, 503]
+
+    systems = [Playing("tuned", folder), Playing("plain", folder, "no memory left")]
+    _, told = run(systems, work)
+    assert "plain cannot be compared with: no memory left" in told
+
+
+def test_a_base_that_is_down_for_a_while_is_told_apart(folder: Path) -> None:
+    tuned, plain = Playing("tuned", folder), Playing("plain", folder)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        await base_phase(client, "ready")
+        assert [await ask(client, "tuned"), await ask(client, "plain")] == [200, 200]
+        plain.tell("restarting vLLM")
+        assert [await ask(client, "tuned"), await ask(client, "plain")] == [200, 503]
+        plain.tell("ready")
+        assert await ask(client, "plain") == 200
+        # A server that takes less after it was started anew.
+        tuned.context = 8
+        tuned.tell("waiting for the upstream servers: http://inside:8000 is gone")
+        told = (await client.get("/ready")).json()
+        assert told["phase"] == "waiting for the upstream servers"
+        tuned.tell("ready")
+        assert await ask(client, "tuned") == 400
+
+    run([tuned, plain], work)
+
+
+def test_a_model_that_does_not_start_ends_the_gateway_with_its_cause(folder: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        raise AssertionError("it is not to be ready")
+
+    with pytest.raises(NeuroritError, match="no memory left"):
+        run([Playing("tuned", folder, "no memory left"), Playing("plain", folder)], work)
+
+
+def test_a_ready_gateway_no_longer_goes_through_what_it_loaded(folder: Path) -> None:
+    """A collection of all of it would stop every request for a third of a second."""
+    gc.unfreeze()
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert gc.get_freeze_count() > 10_000
+        assert await ask(client, "tuned") == 200
+
+    run([Playing("tuned", folder)], work)
+    gc.unfreeze()
+
+
+def test_the_tokenizer_is_loaded_after_the_retriever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Both import transformers, which two threads at once break."""
+    order: list[str] = []
+
+    def retriever() -> WordRetriever:
+        order.append("retriever begins")
+        time.sleep(0.1)
+        order.append("retriever is there")
+        return WordRetriever()
+
+    monkeypatch.setattr(running, "_load_tokenizer", lambda _: order.append("tokenizer begins"))
+
+    async def body() -> None:
+        loading = asyncio.create_task(asyncio.to_thread(retriever))
+        await running._read(loading, tmp_path)
+
+    asyncio.run(body())
+    assert order == ["retriever begins", "retriever is there", "tokenizer begins"]
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"),
+    [("0.0.0.0", "", True), ("::", "", True), ("0.0.0.0", "k", False), ("127.0.0.1", "", False)],
+)
+def test_an_open_gateway_without_a_key_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, keys: str, warned: bool
+) -> None:
+    monkeypatch.setenv("NEURORIT_API_KEYS", keys)
+    told: list[str] = []
+    with pytest.raises(BadInput, match="no model at"):
+        serve(
+            tmp_path / "absent",
+            WordRetriever,
+            ServeSettings(host=host, port=0),
+            tell=told.append,
+        )
+    assert any("warning" in line and "--api-key-file" in line for line in told) is warned
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 300, "max_tokens_limit": 200}, "--max-tokens-limit 200; raise that too"),
+        ({"upstream_api": "responses"}, "completions or chat"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        serve(tmp_path, WordRetriever, ServeSettings(port=0, **settings))
