@@ -17,8 +17,9 @@ from pathlib import Path
 from _data import data_option, missing
 from _harness import Bench, options, table
 
-from neurorit.core.artifact import write_text
-from neurorit.data.examples import Example, read_examples
+from neurorit.core.atomic_files import write_text
+from neurorit.data.example_files import read_examples
+from neurorit.data.examples import Example
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.ranking_metrics import ranking_figures

@@ -12,7 +12,8 @@ from _harness import Bench, options
 
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import CONDITIONS, build_condition
-from neurorit.eval.predictions import Journal, score
+from neurorit.eval.metrics.scoring import score
+from neurorit.eval.predictions import Journal
 from neurorit.eval.report.summary import summarise
 from neurorit.eval.report.write import write_report
 

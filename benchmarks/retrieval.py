@@ -18,7 +18,8 @@ from _ann import measure
 from _data import data_option, missing
 from _harness import Bench, options
 
-from neurorit.data.examples import Example, read_examples
+from neurorit.data.example_files import read_examples
+from neurorit.data.examples import Example
 from neurorit.lab.world import write_world
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index.index import Index, build_index, passage_text

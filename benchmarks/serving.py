@@ -29,7 +29,7 @@ from _harness import Bench, options
 
 from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world
-from neurorit.model.feed_forward import load_tokenizer
+from neurorit.model.load import load_tokenizer
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
 from neurorit.retrieval.index.index import build_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings

@@ -1,1 +1,1 @@
-"""Noisy-retrieval question answering: conditions, answers, metrics, judge, statistics, report."""
+"""Evaluation of question answering under noisy retrieval: metrics, judges, statistics, reports."""

@@ -168,3 +168,6 @@ def _take(
             f"{condition.name} needs {count}: mix the examples with larger pools (`mix --for eval`)"
         )
     return pool[:count]
+
+
+POOLED = "distractor-mean"

@@ -12,8 +12,8 @@ from typing import Any
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.metrics.answers import is_abstention
 from neurorit.eval.metrics.faithfulness import found_in
-from neurorit.eval.metrics.settings import Metric
-from neurorit.eval.predictions import is_right
+from neurorit.eval.metrics.scoring import is_right
+from neurorit.eval.predictions import Metric
 
 Answerer = Callable[[Sequence[tuple[str, Sequence[Passage]]]], Sequence[str]]
 """(question, passages in the prompt's order) pairs -> one answer each, in order."""

@@ -1,8 +1,8 @@
 """Noisy-QA conditions as tasks of EleutherAI's lm-evaluation-harness.
 
 The folder that is written holds one task for each condition, a group of them all, the prompts, and
-a small Python file by which the harness reads both and scores with `neurorit.eval.metrics.answers`. It knows nothing
-of how the harness runs models.
+a small Python file by which the harness reads both and
+scores with `metrics.answers`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 
 from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import examples_file, read_examples
+from neurorit.data.example_files import examples_file, read_examples
 from neurorit.eval.metrics.answers import exact_match, exact_match_all, f1, match_all
 from neurorit.eval.metrics.refusals import refusal_of
 from neurorit.eval.run.rendering import render_prompts

@@ -13,15 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import Example, Passage
-from neurorit.eval.judges.judge import Item, Verdict
-from neurorit.eval.metrics import answers as metrics
-from neurorit.eval.metrics.refusals import Refusal, refusal_of
-from neurorit.eval.metrics.settings import Analysis, Metric
+from neurorit.data.examples import Example
+from neurorit.eval.metrics.refusals import Refusal
 
 _LOCK = ".predictions.lock"
 
@@ -33,7 +30,7 @@ class Prediction:
     passages: id and kind of each, in the prompt's order; key: hash of the place in the run and of
     what was asked; judged_by: the judge's fingerprint, None until it was judged; call: hash of what
     was asked alone (model, settings, prompt), shared by all places that ask the same.
-    refusal: how it refuses (`neurorit.eval.metrics.refusals`); parts: share of the answer's parts that it holds,
+    refusal: how it refuses (`metrics.refusals`); parts: share of the answer's parts that it holds,
     None where there are no parts; gold: how many gold passages the question has, 0 where none is
     known; cluster: what the question is resampled with.
     """
@@ -72,45 +69,6 @@ class Prediction:
         return replace(self, verdict=verdict, judged_by=judged_by)
 
 
-def score(
-    system: str,
-    condition: str,
-    example: Example,
-    passages: Sequence[Passage],
-    key: str,
-    text: str,
-    call: str = "",
-    analysis: Analysis | None = None,
-) -> Prediction:
-    """The prediction for one answer, not judged yet."""
-    output = text.strip()
-    return Prediction(
-        system=system,
-        condition=condition,
-        id=example.id,
-        question=example.question,
-        answers=example.answers,
-        passages=tuple({"id": p.id, "kind": p.kind} for p in passages),
-        output=output,
-        verdict="unscored",
-        judged_by=None,
-        key=key,
-        call=call,
-        **_scores(output, example, analysis or Analysis()),
-    )
-
-
-def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Prediction:
-    """The prediction scored as `analysis` says, whatever an earlier run made of its answer."""
-    return replace(prediction, **_scores(prediction.output, example, analysis))
-
-
-def is_right(output: str, example: Example, metric: Metric) -> bool:
-    """Whether an answer counts as right in a run that rests on `metric`."""
-    scores = _scores(output, example, Analysis())
-    return _right(metric, scores["em"], scores["match"], scores["parts"])
-
-
 def _right(metric: Metric, em: bool, matched: bool, parts: float | None) -> bool:
     """F1 draws no line between right and wrong: there it is exact match. Of parts all count."""
     if metric == "parts" and parts is not None:
@@ -123,27 +81,6 @@ def gold_ids(example: Example) -> set[str]:
     named = example.meta.get("gold", ())
     listed = [named] if isinstance(named, str) else named
     return {str(g) for g in listed} | {p.id for p in example.passages if p.kind == "gold"}
-
-
-def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]:
-    parts = example.meta.get("parts") or ()
-    matched = metrics.match_all(output, example.parts)
-    exact = metrics.exact_match(output, example.answers)
-    if len(parts) > 1 and not exact:
-        exact = metrics.exact_match_all(output, parts)
-    readings = parts or example.meta.get("readings") or ()
-    # Who says "unknown" where that is the answer does not refuse.
-    refusal = "" if matched or exact else refusal_of(output, analysis.refusals)
-    return {
-        "em": exact,
-        "match": matched,
-        "f1": metrics.f1(output, example.answers),
-        "abstained": bool(refusal),
-        "refusal": refusal,
-        "parts": metrics.parts_recalled(output, readings) if readings else None,
-        "gold": len(gold_ids(example)),
-        "cluster": analysis.cluster_of(example),
-    }
 
 
 class Journal:
@@ -245,3 +182,19 @@ def _parse(line: bytes, where: str) -> Prediction:
     values["answers"] = tuple(values["answers"])
     values["passages"] = tuple(values["passages"])
     return Prediction(**values)
+
+
+Verdict = Literal["right", "wrong", "abstained", "unscored"]
+VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "abstained", "unscored")
+
+
+class Item(NamedTuple):
+    """What a judge sees: a question, every accepted answer, and the answer to judge."""
+
+    question: str
+    answers: tuple[str, ...]
+    answer: str
+
+
+Metric = Literal["em", "match", "f1", "parts"]
+METRICS: tuple[Metric, ...] = get_args(Metric)

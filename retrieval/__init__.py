@@ -1,1 +1,1 @@
-"""Passages in, ranked passages out. This room knows no language model and no server."""
+"""Retrieval: corpora, encoders, FAISS and BM25 indexes, search, and noise for examples."""

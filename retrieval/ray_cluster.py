@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import ArtifactError, BadInput, MissingExtra, NeuroritError
-from neurorit.retrieval.encoders.load import DEFAULT, Encoder, described, load_encoder, made_by
+from neurorit.retrieval.encoders.base import Encoder, described, made_by
+from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.index.index import read_index_manifest
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Tuned checkpoints behind vLLM and a retrieval-augmented gateway."""
+"""Serving: an OpenAI-compatible RAG gateway over vLLM."""

@@ -18,7 +18,7 @@ import aiohttp
 import orjson
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.serving.gateway.open_files import allow_many
+from neurorit.serving.gateway.connection_limits import allow_many
 
 Send = Callable[[int], Awaitable["Answered"]]
 PERCENTILES = (50, 90, 95, 99)

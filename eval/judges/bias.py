@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 
 from neurorit.core.reply_cache import Cache
 from neurorit.eval.judges.endpoint import EndpointJudge
-from neurorit.eval.judges.judge import CachedJudge, Item, Judge, Verdict, give_verdicts
+from neurorit.eval.judges.judge import CachedJudge, Judge, give_verdicts
+from neurorit.eval.predictions import Item, Verdict
 from neurorit.eval.stats.intervals import RESAMPLES, bootstrap_interval
 
 ORDERS = (

@@ -16,7 +16,8 @@ import numpy as np
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.eval.judges.bias import measure_bias
-from neurorit.eval.judges.judge import VERDICTS, Item, Judge, failure_of, give_verdicts
+from neurorit.eval.judges.judge import Judge, failure_of, give_verdicts
+from neurorit.eval.predictions import VERDICTS, Item
 from neurorit.eval.stats.intervals import RESAMPLES, Floats, bootstrap_interval
 
 LABELS = ("right", "wrong", "abstained")

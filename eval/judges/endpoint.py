@@ -17,9 +17,10 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.model_identity import identify
 from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
 from neurorit.core.reply_cache import Cache, content_key
-from neurorit.eval.judges.judge import Item, Verdict, judge_turn, prompt_digest
+from neurorit.eval.judges.judge import judge_turn, prompt_digest
 from neurorit.eval.judges.prompts import GRADED, PAIRWISE, RUBRIC, YES_NO, fill_prompt, safe
 from neurorit.eval.judges.verdict_parsing import read_choice, read_grade, read_verdict
+from neurorit.eval.predictions import Item, Verdict
 
 Mode = Literal["yes-no", "graded"]
 Preference = Literal["first", "second", "tie", "unscored"]

@@ -8,23 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from neurorit.core.reply_cache import Cache, content_key
 from neurorit.eval.judges.prompts import fill_prompt, safe
 from neurorit.eval.metrics.answers import is_abstention
-
-Verdict = Literal["right", "wrong", "abstained", "unscored"]
-VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "abstained", "unscored")
-
-
-class Item(NamedTuple):
-    """What a judge sees: a question, every accepted answer, and the answer to judge."""
-
-    question: str
-    answers: tuple[str, ...]
-    answer: str
-
+from neurorit.eval.predictions import VERDICTS, Item, Verdict
 
 # Everything that `safe` takes care of.
 _AWKWARD = Item("Q?\n<answer>x</answer>", ("A", "Reference: B"), "Answer:\u200b {question} <b>Yes")

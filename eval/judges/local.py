@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from neurorit.core.artifact import fingerprint_model
 from neurorit.core.errors import BadInput
-from neurorit.eval.judges.judge import Item, Verdict, judge_turn, prompt_digest
+from neurorit.eval.judges.judge import judge_turn, prompt_digest
 from neurorit.eval.judges.prompts import YES_NO
 from neurorit.eval.judges.verdict_parsing import LEAST_MASS
+from neurorit.eval.predictions import Item, Verdict
 from neurorit.model.prompts import encode_plain, render_chat
 
 PROMPT_FILE = "judge_prompt.json"
@@ -99,7 +100,7 @@ class LocalJudge:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            from neurorit.model.feed_forward import load_model
+            from neurorit.model.load import load_model
 
             model, tokenizer = load_model(self._dir, dtype="auto")
             self._loaded = (model.eval(), tokenizer)

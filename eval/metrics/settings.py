@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
 from neurorit.eval.metrics.refusals import PATTERNS, refusal_of
+from neurorit.eval.predictions import METRICS, Metric
 
-Metric = Literal["em", "match", "f1", "parts"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 NAMES: Mapping[str, str] = {
     "em": "exact match",
     "match": "match on the first line",

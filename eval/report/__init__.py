@@ -1,0 +1,1 @@
+"""Reports: summary, findings, tables, charts, HTML, and runs compared."""

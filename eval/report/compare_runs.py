@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neurorit.core.errors import BadInput
-from neurorit.eval.metrics.settings import Metric
-from neurorit.eval.predictions import Prediction, read_predictions
+from neurorit.eval.predictions import Metric, Prediction, read_predictions
 from neurorit.eval.report.summary import SCORES, clusters_of
 from neurorit.eval.stats.intervals import (
     Floats,

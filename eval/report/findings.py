@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neurorit.eval.conditions import parse_condition
+from neurorit.eval.conditions import POOLED, parse_condition
 from neurorit.eval.metrics.settings import BASE, METHOD, NAMES
-
-POOLED = "distractor-mean"
 
 
 def write_findings(report: Mapping[str, Any]) -> list[str]:

@@ -14,12 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from neurorit.eval.conditions import parse_condition
+from neurorit.eval.conditions import POOLED, parse_condition
 from neurorit.eval.metrics.robustness import noise_curves
 from neurorit.eval.metrics.settings import BASE, METHOD, title_of
 from neurorit.eval.report import charts as plots
 from neurorit.eval.report.charts import Point, css_class
-from neurorit.eval.report.findings import POOLED, percent
+from neurorit.eval.report.findings import percent
 from neurorit.eval.report.html_ablation import causal_figure
 from neurorit.eval.report.html_details import comparisons, every_figure, made, points
 from neurorit.eval.report.html_robustness import heat_maps, measures

@@ -1,6 +1,6 @@
 """The report page's causal check: what silencing mined neurons, and controls, changes.
 
-Layout only, like `neurorit.eval.report.html`, whose figure this is; every change stands with its interval.
+Layout only, like `report.html`, whose figure this is; every change stands with its interval.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The report page's robustness: its measures, and accuracy by kind and count of noise.
 
-Layout only, like `neurorit.eval.report.html`, whose sections these are; every figure stands with its interval.
+Layout only, like `report.html`, whose sections these are; every figure stands with its interval.
 """
 
 from __future__ import annotations

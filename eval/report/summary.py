@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 
 from neurorit.data.examples import Example, Passage
-from neurorit.eval.conditions import distractor_conditions
-from neurorit.eval.judges.judge import VERDICTS
+from neurorit.eval.conditions import POOLED, distractor_conditions
 from neurorit.eval.metrics import answers as metrics
 from neurorit.eval.metrics import faithfulness as reading
 from neurorit.eval.metrics.robustness import robustness
 from neurorit.eval.metrics.settings import Analysis
-from neurorit.eval.predictions import Prediction
-from neurorit.eval.report.findings import POOLED, write_findings
+from neurorit.eval.predictions import VERDICTS, Prediction
+from neurorit.eval.report.findings import write_findings
 from neurorit.eval.report.flips import pick_flips
-from neurorit.eval.run.unscored import judge_bounds
 from neurorit.eval.stats.intervals import Floats, rate_intervals
 from neurorit.eval.stats.paired import compare_systems, power_rows
 
@@ -273,3 +271,9 @@ def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[st
 
 def _column(values: Sequence[float]) -> Floats:
     return np.asarray(values, dtype=np.float64)[:, None]
+
+
+def judge_bounds(verdicts: Mapping[str, int]) -> tuple[float, float]:
+    """The judge's figure if every unscored answer were wrong, and if every one were right."""
+    total = sum(verdicts.values())
+    return verdicts["right"] / total, (verdicts["right"] + verdicts["unscored"]) / total

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.artifact import write_text
-from neurorit.eval.conditions import parse_condition
+from neurorit.core.atomic_files import write_text
+from neurorit.eval.conditions import POOLED, parse_condition
 from neurorit.eval.metrics.settings import title_of
-from neurorit.eval.report.findings import POOLED, percent
+from neurorit.eval.report.findings import percent
 from neurorit.eval.report.html import render_page
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.openai_client import CallFailed, CallSettings
 from neurorit.core.reply_cache import Cache
 from neurorit.data.examples import Passage
-from neurorit.eval.predictions import Journal, Prediction, gold_ids, score
+from neurorit.eval.metrics.scoring import score
+from neurorit.eval.predictions import Journal, Prediction, gold_ids
 from neurorit.eval.run.plan import Plan
 from neurorit.eval.run.systems import Generate, Reply, System, ask_remote
 

@@ -19,11 +19,12 @@ from neurorit import __version__
 from neurorit.core.errors import BadInput
 from neurorit.core.model_identity import Identity, identify, warning
 from neurorit.core.reply_cache import Cache, content_key
-from neurorit.data.examples import Example, Passage, examples_file, read_examples
+from neurorit.data.example_files import examples_file, read_examples
+from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import Retrieved, parse_condition
-from neurorit.eval.judges.judge import Asking, Item, Judge, judge_turn
+from neurorit.eval.judges.judge import Asking, Judge, judge_turn
 from neurorit.eval.judges.prompts import YES_NO
-from neurorit.eval.predictions import Prediction, gold_ids
+from neurorit.eval.predictions import Item, Prediction, gold_ids
 from neurorit.eval.run.rendering import Prompt, digest_ids, digest_turns, render_prompts
 from neurorit.eval.run.systems import System, request_of, settings_of
 from neurorit.model.prompts import PromptTemplate

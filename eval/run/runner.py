@@ -19,17 +19,10 @@ from neurorit.core.errors import NeuroritError
 from neurorit.core.openai_client import CallSettings
 from neurorit.core.reply_cache import Cache
 from neurorit.eval.judges.calibration import Labelled, calibrate
-from neurorit.eval.judges.judge import (
-    VERDICTS,
-    CachedJudge,
-    Item,
-    Judge,
-    Verdict,
-    failure_of,
-    give_verdicts,
-)
+from neurorit.eval.judges.judge import CachedJudge, Judge, failure_of, give_verdicts
+from neurorit.eval.metrics.scoring import rescored
 from neurorit.eval.metrics.settings import Analysis
-from neurorit.eval.predictions import Journal, Prediction, rescored, writing_alone
+from neurorit.eval.predictions import VERDICTS, Item, Journal, Prediction, Verdict, writing_alone
 from neurorit.eval.report.summary import Passages, summarise
 from neurorit.eval.report.write import write_report
 from neurorit.eval.run.answering import Progress, Unanswered, answer, shown_by, source_of

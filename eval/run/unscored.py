@@ -6,7 +6,7 @@ It knows predictions, and calls that brought none, only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from neurorit.core.errors import NeuroritError
 from neurorit.eval.predictions import Prediction
@@ -50,9 +50,3 @@ def refuse_unscored(
                 f"the judge {judge} gave no verdict on {count} of {of} answers of {system} under "
                 f"{condition}{calls}{why}, more than {most:.0%} (--max-unscored); {kept}"
             )
-
-
-def judge_bounds(verdicts: Mapping[str, int]) -> tuple[float, float]:
-    """The judge's figure if every unscored answer were wrong, and if every one were right."""
-    total = sum(verdicts.values())
-    return verdicts["right"] / total, (verdicts["right"] + verdicts["unscored"]) / total

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neurorit.eval.report.findings import POOLED
+from neurorit.eval.conditions import POOLED
 from neurorit.eval.stats.intervals import (
     RESAMPLES,
     Floats,

@@ -1,0 +1,1 @@
+"""Foundations: errors, artifacts, files written whole, settings, units, one client of servers."""

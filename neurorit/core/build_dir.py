@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import MANIFEST, write_text
+from neurorit.core.artifact import MANIFEST
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
 
 RECORD = "build.json"

@@ -1,0 +1,1 @@
+"""Questions, answers and passages: examples, published data sets, text, contamination."""

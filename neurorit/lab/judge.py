@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.lab.world import Person, World, ask, make_world
 from neurorit.model.prompts import encode_plain, render_chat
 

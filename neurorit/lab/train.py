@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.lab.documents import TEMPLATE, Document, DocumentMaker
 from neurorit.lab.tokenizer import ASSISTANT, END, USER, train_tokenizer
 from neurorit.lab.world import make_world

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.lab.relations import Relation, make_relations
 
 SPLITS = ("train", "validation", "test")

@@ -1,0 +1,1 @@
+"""Which neurons serve evidence and which follow noise: attribution, selection, atlas."""

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import examples_file
+from neurorit.data.example_files import examples_file
 from neurorit.mining.atlas import NeuronAtlas
 from neurorit.mining.contexts import Reading, contexts
 from neurorit.mining.controls import activity, same_profile
 from neurorit.model.checkpoint import checkpoint_dir
-from neurorit.model.feed_forward import feed_forward, load_model
+from neurorit.model.feed_forward import feed_forward
 from neurorit.model.hooks import silencing
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
 from neurorit.model.shared_prefix import Prefix
 

@@ -19,8 +19,9 @@ from neurorit.core.errors import BadInput
 from neurorit.mining.contexts import IRRELEVANT, Context, Reading
 from neurorit.mining.integrated_gradients import Query, Settings, attribute
 from neurorit.mining.settings import MiningSettings
-from neurorit.model.feed_forward import feed_forward, load_model
+from neurorit.model.feed_forward import feed_forward
 from neurorit.model.float32 import float32_activations
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
 from neurorit.model.shared_prefix import Prefix, Rows
 

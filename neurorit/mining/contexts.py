@@ -13,7 +13,8 @@ from pathlib import Path
 
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import held_answer
-from neurorit.data.examples import Example, Passage, read_examples
+from neurorit.data.example_files import read_examples
+from neurorit.data.examples import Example, Passage
 
 RELEVANT, IRRELEVANT = "rel", "irrel"
 SIDES = (RELEVANT, IRRELEVANT)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from neurorit.mining.atlas import SETS, NeuronAtlas
-from neurorit.tuning.settings import NEURON_CONTROLS
+from neurorit.mining.settings import NEURON_CONTROLS
 
 
 def control_atlas(

@@ -19,7 +19,7 @@ import numpy as np
 
 from neurorit.core.artifact import Manifest, hash_inputs
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import examples_file
+from neurorit.data.example_files import examples_file
 from neurorit.mining.atlas import NeuronAtlas, choose_sets
 from neurorit.mining.collect import ASKED, Progress, Records, check_residual
 from neurorit.mining.contexts import SIDES, Context, contexts
@@ -42,9 +42,8 @@ def mine(
     Raises BadInput when the examples hold no sample of one side or the model follows none,
     NeuroritError when the completeness residual says that the scores do not add up.
     """
-    from neurorit.model.checkpoint import checkpoint_dir
+    from neurorit.model.checkpoint import checkpoint_dir, weights_digest
     from neurorit.model.distributed import join
-    from neurorit.model.feed_forward import weights_digest
 
     settings.check()
     join(settings.device)

@@ -10,8 +10,6 @@ METHODS = ("integrated-gradients", "gradient-activation", "activation", "scaled-
 OBJECTIVES = ("first-token", "answer-span", "log-prob")
 CONTEXTS = ("followed", "all")
 ACTIVATIONS = ("float32", "as-weights")
-
-
 # What is made of the records afterwards: changing it needs no attribution again.
 AFTERWARDS = ("share", "resamples", "max_residual", "force")
 
@@ -80,3 +78,7 @@ class MiningSettings:
                 raise BadInput(f"mine: {name} must be at least 1")
         if not 0.0 < self.share <= 1.0:
             raise BadInput("mine: share must be above 0 and at most 1")
+
+
+NEURON_CONTROLS = ("random-neurons", "active-neurons", "swapped-groups")
+LAYER_CONTROLS = ("first3", "last3", "random3")

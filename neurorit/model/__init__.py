@@ -1,0 +1,1 @@
+"""Checkpoints: loading, where their neurons are, prompts, shared prefixes, processes."""

@@ -7,9 +7,11 @@ It imports nothing heavy and knows nothing of models.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
+from neurorit.core.artifact import hash_file
 from neurorit.core.errors import BadInput
 
 _HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(?:@[\w./-]+)?")
@@ -48,3 +50,10 @@ def checkpoint_name(model: str | Path) -> str:
     """What a checkpoint is called: its folder's name, or its name on the hub."""
     folder = Path(model)
     return folder.resolve().name if folder.is_dir() else folder.name.partition("@")[0]
+
+
+def weights_digest(model: str | Path) -> str:
+    """SHA-256 over a checkpoint's weight files."""
+    files = sorted(checkpoint_dir(model).glob("*.safetensors"))
+    parts = [f"{path.name} {hash_file(path)}" for path in files] or [str(model)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

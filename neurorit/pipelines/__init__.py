@@ -1,4 +1,1 @@
-"""The body of each command: wires the rooms together and returns the result as plain JSON data.
-
-The command line imports a module of this package only when its command runs.
-"""
+"""Several rooms together: demo, experiments, evaluation, the work behind commands."""

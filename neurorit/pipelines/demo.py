@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import NeuroritError
 from neurorit.eval.conditions import CONDITIONS
 from neurorit.pipelines import method as tuning

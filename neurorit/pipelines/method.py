@@ -69,7 +69,7 @@ def tune(
     Face afterwards; the share of equal answers is in the result.
     """
     from neurorit.model.distributed import join, rank
-    from neurorit.model.feed_forward import release
+    from neurorit.model.load import release
     from neurorit.tuning.settings import NEURON_METHODS, TuneSettings
     from neurorit.tuning.tune import tune as tune_model
 
@@ -110,11 +110,11 @@ def plan(
     assignments: Iterable[str] | None,
 ) -> Mapping[str, Any]:
     """What `tune` would need; nothing is trained."""
-    from neurorit.data.examples import examples_file, read_examples
+    from neurorit.data.example_files import examples_file, read_examples
     from neurorit.mining.atlas import NeuronAtlas
     from neurorit.mining.settings import MiningSettings
     from neurorit.model.checkpoint import checkpoint_dir
-    from neurorit.model.feed_forward import load_tokenizer
+    from neurorit.model.load import load_tokenizer
     from neurorit.model.prompts import PromptTemplate
     from neurorit.tuning.estimate import plan as make_plan
     from neurorit.tuning.samples import make_samples
@@ -142,8 +142,8 @@ def plan(
 def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str, Any]:
     """Put an adapter into its base model and write the plain checkpoint."""
     from neurorit.core.artifact import Manifest, writing
-    from neurorit.model.checkpoint import checkpoint_dir
-    from neurorit.model.feed_forward import load_model, make_savable, weights_digest
+    from neurorit.model.checkpoint import checkpoint_dir, weights_digest
+    from neurorit.model.load import load_model, make_savable
     from neurorit.model.prompts import PromptTemplate
     from neurorit.tuning.adapter_file import apply_adapter
 
@@ -204,7 +204,7 @@ def is_mined(
 ) -> bool:
     """Whether the atlas of this model, data and settings stands at `place`."""
     from neurorit.mining.settings import MiningSettings
-    from neurorit.model.feed_forward import weights_digest
+    from neurorit.model.checkpoint import weights_digest
 
     settings = recipe.settings(MiningSettings, "mine", options or {})
     inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neurorit.data.examples import examples_file, read_examples
+from neurorit.data.example_files import examples_file, read_examples
 from neurorit.pipelines.progress import Reporter
 
 BATCH = 16
@@ -20,7 +20,7 @@ def measure(
 
     Both run in the type that the checkpoint is stored in.
     """
-    from neurorit.model.feed_forward import load_model, release
+    from neurorit.model.load import load_model, release
     from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
     from neurorit.model.shared_prefix import Prefix
     from neurorit.serving.backends.offline import OfflineEngine

@@ -123,8 +123,8 @@ def search(
     out: Path | None,
 ) -> Mapping[str, Any]:
     """Search for one question, or for a file of them and measure against their gold passages."""
-    from neurorit.core.artifact import write_text
-    from neurorit.data.examples import read_examples
+    from neurorit.core.atomic_files import write_text
+    from neurorit.data.example_files import read_examples
     from neurorit.retrieval.ranking_metrics import ranking_figures
     from neurorit.retrieval.retriever import Retriever
 
@@ -232,7 +232,7 @@ def leaks(train: Path, evaluation: Path, near: float, most: int | None) -> Mappi
 
     from neurorit.core.errors import GateMissed
     from neurorit.data.contamination import count_leaks, find_leaks
-    from neurorit.data.examples import examples_file, read_examples
+    from neurorit.data.example_files import examples_file, read_examples
 
     asked = list(read_examples(examples_file(evaluation)))
     found = find_leaks(read_examples(examples_file(train)), asked, near=near)

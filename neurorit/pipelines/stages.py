@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from neurorit import __version__
-from neurorit.core.artifact import hash_path, write_text
+from neurorit.core.artifact import hash_path
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
 
 RECORD = "stages.json"

@@ -35,7 +35,7 @@ def launch(
 
     options: further ones, by name. Raises NeuroritError when it fails; why stands on stderr.
     """
-    from neurorit.model.feed_forward import release
+    from neurorit.model.load import release
 
     release()  # what this process holds on a GPU is in the way there
     named = {"model": model, "examples": examples, "out": out, "recipe": recipe, "seed": seed}

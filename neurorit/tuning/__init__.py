@@ -1,0 +1,1 @@
+"""Two-stage tuning of neuron groups, and the rivals it is compared with."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import NeuroritError
 from neurorit.tuning.fsdp import load_shards, load_whole, local_shard, save_shards
 

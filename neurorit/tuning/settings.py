@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neurorit.core.errors import BadInput
+from neurorit.mining.settings import LAYER_CONTROLS, NEURON_CONTROLS
 
-NEURON_CONTROLS = ("random-neurons", "active-neurons", "swapped-groups")
-LAYER_CONTROLS = ("first3", "last3", "random3")
 NEURON_METHODS = (
     "neuro-rit",
     "stage1-only",

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import NeuroritError
 from neurorit.model.distributed import rank, wait
 from neurorit.model.prompts import end_token_id

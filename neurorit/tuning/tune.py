@@ -19,7 +19,7 @@ import numpy as np
 
 from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import examples_file, read_examples
+from neurorit.data.example_files import examples_file, read_examples
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.controls import activity, control_atlas, control_layers
 from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
@@ -48,8 +48,8 @@ def tune(
     accelerate may start several processes. Raises BadInput for a method without its atlas, for
     examples that lack what a stage learns from, and for settings out of range.
     """
-    from neurorit.model.checkpoint import checkpoint_dir
-    from neurorit.model.feed_forward import device_named, weights_digest
+    from neurorit.model.checkpoint import checkpoint_dir, weights_digest
+    from neurorit.model.load import device_named
     from neurorit.tuning.adapter_file import save_adapter
     from neurorit.tuning.evidence import responses
     from neurorit.tuning.samples import make_samples
@@ -276,7 +276,7 @@ class _Work:
 
     def again(self, stages: Sequence[_Stage]) -> Any:
         """A whole model that has learned what these finished stages taught."""
-        from neurorit.model.feed_forward import release
+        from neurorit.model.load import release
 
         release()
         model, _ = _load(self.model_dir, self.settings, self.shard_on)
@@ -311,7 +311,7 @@ class _Work:
 
 def _load(model_dir: Path, settings: TuneSettings, shard_on: Any) -> tuple[Any, Any]:
     """The model and its tokenizer; one that is to be sharded need not fit on a device whole."""
-    from neurorit.model.feed_forward import load_model, make_savable
+    from neurorit.model.load import load_model, make_savable
 
     device = "cpu" if shard_on is not None else settings.device
     model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=device)

@@ -1,0 +1,1 @@
+"""BM25 over the same passages, built in bounded memory."""

@@ -1,0 +1,1 @@
+"""Corpora read as passages: files, records, chunks, near duplicates."""

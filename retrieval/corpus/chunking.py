@@ -12,8 +12,7 @@ from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from neurorit.core.errors import BadInput, MissingExtra
-from neurorit.data.sentences import sentence_spans
-from neurorit.data.text import word_spans
+from neurorit.data.text import sentence_spans, word_spans
 
 By = Literal["sentences", "words", "tokens"]
 

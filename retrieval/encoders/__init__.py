@@ -1,0 +1,1 @@
+"""Encoders: text to unit vectors, in this process or behind an address."""

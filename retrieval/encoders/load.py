@@ -9,110 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 from neurorit.core.errors import BadInput, MissingExtra
+from neurorit.retrieval.encoders.base import Encoder, described
 from neurorit.retrieval.encoders.endpoint import EndpointEncoder, is_address
-from neurorit.retrieval.encoders.fingerprint import (
-    describe_model,
-    fingerprint_model,
-    former_fingerprint,
-)
 from neurorit.retrieval.encoders.openvino_int8 import SUFFIX, Int8Encoder
-from neurorit.retrieval.encoders.truncation import count_overlong, overlong
+from neurorit.retrieval.encoders.sentence import SentenceEncoder
+from neurorit.retrieval.encoders.truncation import count_overlong
 
 if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT = "minilm"
-
-
-class Encoder(Protocol):
-    """Turns text into vectors of length one, so that inner product is cosine similarity.
-
-    It may have a `description`, a mapping that a manifest keeps for people, and a
-    `former_fingerprint`, by which indexes of an older version know it.
-    """
-
-    name: str
-
-    @property
-    def dimension(self) -> int:
-        """d, the length of a vector's list of numbers."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over weights and settings: the same only if vectors are the same."""
-        ...
-
-    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, d]."""
-        ...
-
-    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, d]."""
-        ...
-
-
-class SentenceEncoder:
-    """A sentence-transformers model; its own query and document prompts are used, where it has."""
-
-    def __init__(self, name: str, model: Any, *, batch_size: int = 64) -> None:
-        self.name = name
-        self._model = model
-        self._batch_size = batch_size
-
-    @property
-    def dimension(self) -> int:
-        """d."""
-        return int(self._model.get_embedding_dimension())
-
-    @property
-    def has_prompts(self) -> bool:
-        """True where the model puts words of its own before queries or passages."""
-        return any((self._model.prompts or {}).values())
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """How it pools, how long a text may be, which prompts it puts before."""
-        return describe_model(self._model)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the weights, pooling, length limit, prompts and tokenizer."""
-        return fingerprint_model(self._model)
-
-    @cached_property
-    def former_fingerprint(self) -> str:
-        """That of indexes of an older version."""
-        return former_fingerprint(self._model)
-
-    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, d] unit vectors of passages."""
-        return self._encode(self._model.encode_document, texts)
-
-    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, d] unit vectors of queries."""
-        return self._encode(self._model.encode_query, texts)
-
-    def overlong(self, texts: Sequence[str]) -> int | None:
-        """How many of the passages are longer than it reads."""
-        return overlong(self._model, texts)
-
-    def _encode(self, encode: Any, texts: Sequence[str]) -> np.ndarray:
-        import numpy as np
-
-        vectors = encode(
-            list(texts),
-            batch_size=self._batch_size,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-        return np.ascontiguousarray(vectors, dtype=np.float32)
 
 
 class PrefixedEncoder:
@@ -166,19 +76,6 @@ class PrefixedEncoder:
         return count_overlong(self._encoder, [self._passage + text for text in texts])
 
 
-def described(encoder: Encoder) -> Mapping[str, Any]:
-    """What an encoder says of itself, for the manifest; empty where it says nothing."""
-    return dict(getattr(encoder, "description", {}))
-
-
-def made_by(encoder: Encoder, fingerprint: str) -> bool:
-    """True if vectors with that fingerprint in their index are this encoder's."""
-    # The former one takes as long to compute as the first, so it comes second.
-    return fingerprint == encoder.fingerprint or fingerprint == getattr(
-        encoder, "former_fingerprint", None
-    )
-
-
 def prefixed_name(name: str, query: str = "", passage: str = "") -> str:
     """The name of an encoder with words before its texts."""
     given = {key: words for key, words in (("query", query), ("passage", passage)) if words}
@@ -190,7 +87,7 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
 
     `minilm` is packaged; else a folder, a Hugging Face name, or `ADDRESS#MODEL` (see
     `neurorit.retrieval.encoders.endpoint`). With `+int8` after it, in 8-bit integers (see
-    `neurorit.retrieval.encoders.openvino_int8`); with `?query=...&passage=...`, those words before each text.
+    `encoders.openvino_int8`); with `?query=...&passage=...`, those words before each text.
 
     Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
     """

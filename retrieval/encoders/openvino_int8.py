@@ -26,7 +26,7 @@ from neurorit.retrieval.encoders.truncation import overlong
 if TYPE_CHECKING:
     import numpy as np
 
-    from neurorit.retrieval.encoders.load import SentenceEncoder
+    from neurorit.retrieval.encoders.sentence import SentenceEncoder
 
 SUFFIX = "+int8"
 CACHE_VARIABLE = "NEURORIT_CACHE"

@@ -1,0 +1,1 @@
+"""The FAISS index on disk: built in segments, searched, updated, compacted."""

@@ -1,7 +1,7 @@
 """Builds an index: a corpus in, segments out, in bounded memory, and again from where it stopped.
 
 An index is a list of segments, each with its passages and its FAISS index, each as large as the
-memory allows (see `neurorit.retrieval.index.segments`). A build that was stopped or killed goes on after the last
+memory allows (see `index.segments`). A build that was stopped or killed goes on after the last
 vectors that are surely there, and ends with the same files. It knows nothing of searching.
 """
 
@@ -15,15 +15,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import Manifest, hash_file, put_back, seal, write_text
+from neurorit.core.artifact import Manifest, hash_file, seal
+from neurorit.core.atomic_files import put_back, write_text
 from neurorit.core.build_dir import RECORD, workplace
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import read_examples
+from neurorit.data.example_files import read_examples
 from neurorit.retrieval.bm25.build import ENGLISH, check_language
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.near_duplicates import Survey, survey, without
 from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, read_corpus
-from neurorit.retrieval.encoders.load import DEFAULT, Encoder, described, load_encoder
+from neurorit.retrieval.encoders.base import Encoder, described
+from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.encoders.truncation import count_overlong
 from neurorit.retrieval.index.faiss_kinds import KNOBS, check_kind, most_vectors
 from neurorit.retrieval.index.segments import (
@@ -52,7 +54,7 @@ Progress = Callable[[int, int], None]
 class BuildSettings:
     """How an index is built.
 
-    kind: one of `neurorit.retrieval.index.faiss_kinds.KINDS`; memory: bytes that a build should not exceed; target:
+    kind: one of `index.faiss_kinds.KINDS`; memory: bytes that a build should not exceed; target:
     recall@10 against exact search that a search is tuned to (None: not tuned); recall_queries:
     JSONL of questions to tune with (None: vectors of the index, each without itself); vectors: .npy
     file with a row for each passage, in place of encoding; trust_vectors: take them unlike though

@@ -27,7 +27,7 @@ _CONSTRUCTION = 100  # candidates while a graph is built
 def make_vectors(kind: str, path: Path, count: int, dimension: int) -> Any:
     """The FAISS index of `count` float32 vectors that lie row by row in the file `path`.
 
-    Memory: `neurorit.retrieval.index.faiss_kinds.build_bytes`. The same file gives the same index, but for `hnsw` with
+    Memory: `index.faiss_kinds.build_bytes`. The same file gives the same index, but for `hnsw` with
     more than one thread, whose links depend on which came first.
     """
     import faiss

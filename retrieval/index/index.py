@@ -15,7 +15,8 @@ from typing import Any
 from neurorit.core.artifact import Manifest, manifest_digest, read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
-from neurorit.retrieval.encoders.load import Encoder, load_encoder, made_by
+from neurorit.retrieval.encoders.base import Encoder, made_by
+from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index.build import build_index
 from neurorit.retrieval.index.faiss_search import find
 from neurorit.retrieval.index.passage_store import PassageParts

@@ -1,7 +1,7 @@
 """Passages of an index on disk: found by row or by id, parsed when they are asked for.
 
 A part is one segment's `passages.jsonl` with the place of every line (`offsets.npy`), a hash of
-every id (`ids.npy`) and of every field (`neurorit.retrieval.index.meta_filters`). Deleted passages are skipped: rows
+every id (`ids.npy`) and of every field (`index.meta_filters`). Deleted passages are skipped: rows
 here count those that are left. It knows nothing of vectors.
 """
 

@@ -18,13 +18,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from neurorit.core.artifact import sync, write_text
+from neurorit.core.atomic_files import sync, write_text
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
 from neurorit.retrieval.index.faiss_build import make_vectors
 from neurorit.retrieval.index.faiss_kinds import usual_effort
+from neurorit.retrieval.index.faiss_search import tune_effort
 from neurorit.retrieval.index.passage_store import PASSAGES, passage_line, write_places
-from neurorit.retrieval.index.recall import tune_effort
 
 if TYPE_CHECKING:
     import numpy as np

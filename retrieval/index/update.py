@@ -2,7 +2,7 @@
 
 What is added becomes a segment of its own; what is deleted is noted and never found again. The
 manifest is replaced last: until then, and after a crash, the index is as it was, and the same
-update goes on from where it stopped. `neurorit.retrieval.index.compact` brings the segments together again.
+update goes on from where it stopped. `index.compact` brings the segments together again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import Manifest, hash_file, manifest_digest, sync, write_manifest
+from neurorit.core.artifact import Manifest, hash_file, manifest_digest, write_manifest
+from neurorit.core.atomic_files import sync
 from neurorit.core.build_dir import workplace
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage

@@ -13,7 +13,7 @@ from typing import Any
 
 from neurorit.core.artifact import hash_file
 from neurorit.core.errors import BadInput
-from neurorit.retrieval.encoders.load import Encoder
+from neurorit.retrieval.encoders.base import Encoder
 
 _ALIKE = 0.6  # mean cosine below which given vectors are another encoder's, or of other passages
 

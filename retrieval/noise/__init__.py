@@ -1,0 +1,1 @@
+"""Noise for training and evaluation: chosen, made, and mixed with gold passages."""

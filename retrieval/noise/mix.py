@@ -15,7 +15,8 @@ from typing import Any
 
 from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import Example, example_record, read_examples
+from neurorit.data.example_files import example_record, read_examples
+from neurorit.data.examples import Example
 from neurorit.retrieval.index.index import Index
 from neurorit.retrieval.noise.mixer import Mixer, MixSettings
 

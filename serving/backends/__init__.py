@@ -1,0 +1,1 @@
+"""Who generates: vLLM processes, OpenAI servers, pools of them, an offline engine."""

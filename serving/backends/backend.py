@@ -11,12 +11,11 @@ from pathlib import Path
 
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_name
-from neurorit.serving.backends.openai_client import ChatClient, CompletionClient
+from neurorit.serving.backends.openai_client import ChatClient, CompletionClient, Generator
 from neurorit.serving.backends.pool import Upstreams, check_url
 from neurorit.serving.backends.supervisor import keep_running
 from neurorit.serving.backends.vllm_env import check_model, context_length
 from neurorit.serving.backends.vllm_server import VllmServer
-from neurorit.serving.rag.pipeline import Generator
 
 UPSTREAM_APIS = {"completions": CompletionClient, "chat": ChatClient}
 UNREACHABLE = "waiting for the upstream servers"

@@ -1,6 +1,6 @@
 """Offline generation: many greedy completions from one vLLM engine in a worker process.
 
-The worker (`neurorit.serving.backends.offline_worker`) pays vLLM's imports once and then takes job after job, also
+The worker (`backends.offline_worker`) pays vLLM's imports once and then takes job after job, also
 for other models: on CPU a second engine costs seconds where a second process costs a minute.
 It knows nothing of questions, passages or scores: prompts are token ids.
 """

@@ -1,6 +1,6 @@
 """The process that holds one vLLM engine for offline generation: JSON lines in, JSON lines out.
 
-Started by `neurorit.serving.backends.offline`, never by a person. Imports are paid once; a job for another model
+Started by `backends.offline`, never by a person. Imports are paid once; a job for another model
 frees the engine and builds a new one. It knows nothing of questions or retrieval.
 
 Messages in: {"model", "prompts", "max_tokens", "stop_token_ids", "settings"}.

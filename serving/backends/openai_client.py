@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
@@ -366,3 +366,17 @@ def _message(record: Any) -> str:
     error = record.get("error", record) if isinstance(record, dict) else record
     text = error.get("message", error) if isinstance(error, dict) else error
     return " ".join(str(text).split())[:300]
+
+
+class Generator(Protocol):
+    """What the pipeline asks of a language model; `CompletionClient` is one."""
+
+    def stream(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        stop_token_ids: Sequence[int] = (),
+        whole: bool = False,
+        messages: Sequence[Mapping[str, str]] = (),
+    ) -> AsyncGenerator[Piece, None]: ...

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI server as a child that does not outlive its parent: `python -m neurorit.serving.backends.vllm_child`.
+"""vLLM's OpenAI server as a child that does not outlive its parent; run with `python -m`.
 
 Its standard input is a pipe of the parent's. When the parent is gone, however it ended, the pipe
 ends too, and this process ends its whole group: no orphan holds memory or a GPU.

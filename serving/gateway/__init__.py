@@ -1,0 +1,1 @@
+"""The gateway: routes, request and response forms, server process, limits."""

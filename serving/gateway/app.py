@@ -40,16 +40,14 @@ from neurorit.serving.gateway.responses import (
 )
 from neurorit.serving.gateway.schemas import errors, stream_or
 from neurorit.serving.metrics import CONTENT_TYPE, Metrics
-from neurorit.serving.middleware.auth import (
-    MAX_BODY,
+from neurorit.serving.middleware.auth import MAX_BODY, Guard, StrictHeaders
+from neurorit.serving.middleware.concurrency_limit import PATIENCE_SECONDS, Admission
+from neurorit.serving.middleware.errors import (
     ApiError,
-    Guard,
-    StrictHeaders,
     install_error_bodies,
     search_refusal,
     upstream_refusal,
 )
-from neurorit.serving.middleware.concurrency_limit import PATIENCE_SECONDS, Admission
 from neurorit.serving.middleware.rate_limit import RateLimit
 from neurorit.serving.middleware.request_metrics import Counting
 from neurorit.serving.middleware.trusted_hosts import KnownHosts

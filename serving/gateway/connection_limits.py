@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from neurorit.serving.gateway.requests import error_body
 from neurorit.serving.metrics import Metrics
+from neurorit.serving.middleware.errors import error_body
 
 _PATIENCE = 5.0  # seconds for a refused client to ask, read and leave
 # A full server is still looked at: who takes its silence for its end would restart it.
@@ -129,3 +129,26 @@ def _response(status: int, text: str) -> bytes:
     ]
     lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in head)]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+_OTHERS = 128
+_ENOUGH = 2**16
+
+
+def allow_many() -> int:
+    """Raise the process's own limit as far as it may; returns how many connections that leaves."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return _ENOUGH
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (ValueError, OSError):  # macOS has a further limit that cannot be asked for
+            pass
+    if soft == resource.RLIM_INFINITY:
+        return _ENOUGH
+    return max(16, min(soft, _ENOUGH) - _OTHERS)

@@ -247,7 +247,7 @@ async def _read(loading: asyncio.Task[Retriever], model_dir: Path) -> tuple[Retr
 
 def _load_tokenizer(model_dir: Path) -> Any:
     # Imported in the thread: torch takes seconds, in which the gateway is to answer on /ready.
-    from neurorit.model.feed_forward import load_tokenizer
+    from neurorit.model.load import load_tokenizer
 
     return load_tokenizer(model_dir)
 

@@ -267,10 +267,3 @@ class RetrieveRequest(_SearchOptions):
 
     query: Question
     top_k: int | None = Field(default=None, ge=1, le=MAX_TOP_K)
-
-
-def error_body(
-    message: str, kind: str, *, param: str | None = None, code: str | None = None
-) -> Any:
-    """OpenAI's error shape."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

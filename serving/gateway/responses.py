@@ -1,6 +1,6 @@
 """The gateway's responses: OpenAI's shapes, with a `neurorit` field beside.
 
-Plain dictionaries, since every answer passes here. `neurorit.serving.gateway.schemas` describes them.
+Plain dictionaries, since every answer passes here. `gateway.schemas` describes them.
 """
 
 from __future__ import annotations

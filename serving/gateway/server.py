@@ -1,6 +1,6 @@
 """Serve a checkpoint and an index: the gateway with its vLLM, until the process is told to end.
 
-It checks what it was told, loads the index and minds signals; `neurorit.serving.gateway.lifecycle` does the rest.
+It checks what it was told, loads the index and minds signals; `gateway.lifecycle` does the rest.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.serving.backends.vllm_server import require_free_port
 from neurorit.serving.gateway.app import Gateway
+from neurorit.serving.gateway.connection_limits import allow_many
 from neurorit.serving.gateway.lifecycle import Running, systems_of
-from neurorit.serving.gateway.open_files import allow_many
 from neurorit.serving.gateway.settings import ServeSettings
 from neurorit.serving.middleware.auth import read_api_keys
 from neurorit.serving.middleware.trusted_hosts import is_loopback

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from neurorit.serving.middleware.auth import CLIENT, ApiError, refuse
+from neurorit.serving.middleware.auth import CLIENT, refuse
+from neurorit.serving.middleware.errors import ApiError
 
 _GUARDED = "/v1/"
 _MOST_CLIENTS = 10_000

@@ -12,8 +12,9 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neurorit.serving.metrics import Metrics
-from neurorit.serving.middleware.auth import ApiError, refuse
+from neurorit.serving.middleware.auth import refuse
 from neurorit.serving.middleware.concurrency_limit import ROUTES
+from neurorit.serving.middleware.errors import ApiError
 
 LEFT = 499  # the client left before an answer began
 _log = logging.getLogger("neurorit.serving")

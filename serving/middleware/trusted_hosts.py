@@ -11,7 +11,8 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from neurorit.serving.middleware.auth import GUARDED, ApiError, refuse
+from neurorit.serving.middleware.auth import GUARDED, refuse
+from neurorit.serving.middleware.errors import ApiError
 
 _OWN = frozenset({"localhost", "127.0.0.1", "::1"})
 

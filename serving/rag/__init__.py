@@ -1,0 +1,1 @@
+"""Retrieval-augmented answering: search, prompt budget, citations, abstention, comparison."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from neurorit.core.errors import BadInput
 from neurorit.model.prompts import PromptTemplate, encode_plain, end_token_id
-from neurorit.serving.backends.openai_client import Piece, Sampling, UpstreamError
+from neurorit.serving.backends.openai_client import Generator, Sampling, UpstreamError
 from neurorit.serving.metrics import Metrics
 from neurorit.serving.rag.prompt_budget import Found, Renderer, Turn
 from neurorit.serving.rag.query_batching import SearchBatches
@@ -36,20 +36,6 @@ class Retriever(Protocol):
     """What the pipeline asks of retrieval: for each query the k best passages, best first."""
 
     def search(self, queries: Sequence[str], k: int) -> Sequence[Sequence[Found]]: ...
-
-
-class Generator(Protocol):
-    """What the pipeline asks of a language model; `neurorit.serving.backends.openai_client.CompletionClient` is one."""
-
-    def stream(
-        self,
-        prompt_ids: Sequence[int],
-        sampling: Sampling | None = None,
-        *,
-        stop_token_ids: Sequence[int] = (),
-        whole: bool = False,
-        messages: Sequence[Mapping[str, str]] = (),
-    ) -> AsyncGenerator[Piece, None]: ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +111,7 @@ class RagPipeline:
     policy: what follows when the model ends its answer at once: `abstain` says so, `closed-book`
     asks again without passages, `deeper` asks again with the next passages, up to three rounds;
     top_k: passages in a prompt; context: tokens that prompt and answer may have together (None:
-    unlimited); what is left out to keep within it says `neurorit.serving.rag.prompt_budget`; metrics: where times
+    unlimited); what is left out to keep within it says `rag.prompt_budget`; metrics: where times
     and counts go.
     """
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from neurorit.data.examples import Example, Passage, write_examples
+from neurorit.data.example_files import write_examples
+from neurorit.data.examples import Example, Passage
 
 _POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))
 CHAT = (

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import Example, Passage, read_examples, write_examples
+from neurorit.data.example_files import read_examples, write_examples
+from neurorit.data.examples import Example, Passage
 from neurorit.eval.lm_eval_harness import load_prompts, score, write_tasks
 from neurorit.eval.run.rendering import render_prompts
 

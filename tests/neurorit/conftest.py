@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from neurorit.data.examples import Example, Passage, write_examples
+from neurorit.data.example_files import write_examples
+from neurorit.data.examples import Example, Passage
 from neurorit.mining.mine import mine
 from neurorit.mining.settings import MiningSettings
 from tests.serving.tiny_llama import save_tiny_llama

@@ -1,0 +1,1 @@
+"""Noisy-retrieval QA evaluation: settings, judge, gates, reports, traces."""

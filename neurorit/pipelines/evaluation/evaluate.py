@@ -58,7 +58,7 @@ def _join(documents: Mapping[str, dict[str, Any]], out: Path) -> dict[str, Any]:
     import json
     import sys
 
-    from neurorit.core.artifact import write_text
+    from neurorit.core.atomic_files import write_text
     from neurorit.eval.report.macro import join_families, macro_average, macro_markdown
     from neurorit.eval.report.write import write_report
 

@@ -89,7 +89,7 @@ def _labels(settings: JudgeSettings, seed: int) -> list[Labelled] | None:
 def lab_labels(seed: int, n: int) -> list[Labelled]:
     """n labelled answers of the embedded world, of every kind."""
     from neurorit.eval.judges.calibration import Labelled
-    from neurorit.eval.judges.judge import Item
+    from neurorit.eval.predictions import Item
     from neurorit.lab.judge import labelled_verdicts
 
     return [

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import write_text
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput, GateMissed, NeuroritError
 from neurorit.pipelines.evaluation.judge import LABELLED, lab_labels, make_judge
 from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings

@@ -12,7 +12,7 @@ from neurorit.core.errors import BadInput
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
 
 if TYPE_CHECKING:
-    from neurorit.eval.metrics.settings import Metric
+    from neurorit.eval.predictions import Metric
 
 FORMATS = ("md", "csv", "latex")
 
@@ -74,7 +74,7 @@ def read_report(directory: Path) -> dict[str, Any]:
 
 
 def _write_table(document: Mapping[str, Any], table: str, out: Path | None) -> None:
-    from neurorit.core.artifact import write_text
+    from neurorit.core.atomic_files import write_text
     from neurorit.eval.report.tables import FORMATS as WRITERS
 
     text = WRITERS[table](document)

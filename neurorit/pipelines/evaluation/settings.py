@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from neurorit.core.errors import BadInput
+from neurorit.core.settings import fit, read_yaml
 from neurorit.eval.conditions import CONDITIONS, parse_condition
-from neurorit.pipelines.recipe import LAB_RECIPE, fit, read_yaml
+from neurorit.pipelines.recipe import LAB_RECIPE
 
 if TYPE_CHECKING:
     from neurorit.core.openai_client import CallSettings
@@ -94,7 +95,7 @@ class EvalSettings:
     seed (random) or the first of the file; metric: what comparisons and robustness rest on (em,
     match, f1, parts); compare: systems that all others are compared with, or pairs [a, b];
     refusals: regular expressions of a refusal in words, [] for none (without it, the patterns of
-    `neurorit.eval.metrics.refusals`); cluster: a field of the examples' meta (or of their gold passage) by which
+    `metrics.refusals`); cluster: a field of the examples' meta (or of their gold passage) by which
     questions are resampled together; max_tokens: of an answer; max_unscored: share of answers
     without a verdict that is borne; root: the directory
     that relative paths start from (the one the command runs in, when it is not named).

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import Example, Passage, examples_file, read_examples
+from neurorit.data.example_files import examples_file, read_examples
+from neurorit.data.examples import Example, Passage
 from neurorit.pipelines.evaluation.report import read_report
 from neurorit.retrieval.noise.mix import LEDGER
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from neurorit.eval.leave_one_out import Answerer, Case
-    from neurorit.eval.metrics.settings import Metric
+    from neurorit.eval.predictions import Metric
     from neurorit.eval.run.systems import System
 
 Opened = Callable[[Path, int], Any]
@@ -73,7 +74,7 @@ def trace_run(
     with answers as answer:
         traces = trace(cases, answer, why=why, metric=metric)
     if out is not None:
-        from neurorit.core.artifact import write_text
+        from neurorit.core.atomic_files import write_text
 
         write_text(out, "".join(json.dumps(t, ensure_ascii=False) + "\n" for t in traces))
     kinds: dict[str, int] = {}
@@ -95,7 +96,7 @@ def trace_run(
 def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
     """Answers by one offline vLLM engine, with the prompts that evaluation uses."""
     from neurorit.model.checkpoint import checkpoint_dir
-    from neurorit.model.feed_forward import load_tokenizer
+    from neurorit.model.load import load_tokenizer
     from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
     from neurorit.serving.backends.offline import OfflineEngine
 

@@ -1,0 +1,1 @@
+"""Experiments: variants and seeds, tuned and evaluated, in one table."""

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.artifact import Manifest, hash_inputs, write_manifest, write_text
+from neurorit.core.artifact import Manifest, hash_inputs, write_manifest
+from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
+from neurorit.core.settings import fit, read_yaml
 from neurorit.eval.conditions import distractor_conditions, parse_condition
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.experiment.table import BASE, markdown, paired, plot, rows
 from neurorit.pipelines.progress import Reporter, reporting
-from neurorit.pipelines.recipe import LAB_RECIPE, Recipe, find_recipe, fit, read_yaml
+from neurorit.pipelines.recipe import LAB_RECIPE, Recipe, find_recipe
 from neurorit.pipelines.torchrun import assigned, launch
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
         path = packaged
     from neurorit.mining.settings import MiningSettings
     from neurorit.model.distributed import count
-    from neurorit.model.feed_forward import release
+    from neurorit.model.load import release
 
     if count() > 1:
         raise BadInput(
@@ -196,7 +198,7 @@ def _tune(
     atlas: Path,
 ) -> None:
     """Tune one variant with one seed, unless it is there already, made of the same things."""
-    from neurorit.model.feed_forward import weights_digest
+    from neurorit.model.checkpoint import weights_digest
     from neurorit.tuning.settings import NEURON_METHODS
 
     settings = _settings(variant, recipe)
@@ -300,7 +302,7 @@ def _record(
     experiment: Experiment, path: Path, model: Path, table: Mapping[str, Any], out: Path
 ) -> None:
     """What was run on what, by which rule it was chosen, and what the test questions were for."""
-    from neurorit.model.feed_forward import weights_digest
+    from neurorit.model.checkpoint import weights_digest
 
     inputs = hash_inputs(
         experiment=path, examples=experiment.examples, evaluate=experiment.evaluate

@@ -1,0 +1,1 @@
+"""A gateway in the foreground, and what measures one."""

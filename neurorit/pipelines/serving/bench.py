@@ -65,7 +65,7 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def _questions(path: Path | None) -> list[str]:
-    from neurorit.data.examples import examples_file, read_examples
+    from neurorit.data.example_files import examples_file, read_examples
 
     if path is None:
         return [_QUESTION]

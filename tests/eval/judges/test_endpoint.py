@@ -17,7 +17,8 @@ from neurorit.core.openai_client import CallSettings
 from neurorit.core.reply_cache import Cache
 from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge, combine
-from neurorit.eval.judges.judge import CachedJudge, Item
+from neurorit.eval.judges.judge import CachedJudge
+from neurorit.eval.predictions import Item
 from neurorit.pipelines.evaluation.judge_trust import compare
 from neurorit.pipelines.evaluation.settings import JudgeSettings
 from tests.eval.chat_server import Reply, said, serving
@@ -193,7 +194,7 @@ def test_biases_of_a_judge_are_measured(tmp_path: Path) -> None:
 
 
 def test_compare_prefers_the_better_system_and_asks_each_pair_once(tmp_path: Path) -> None:
-    from neurorit.data.examples import write_examples
+    from neurorit.data.example_files import write_examples
     from neurorit.eval.run.runner import run_evaluation
     from neurorit.eval.run.systems import parse_system
     from tests.eval.conftest import make_example

@@ -15,9 +15,10 @@ from neurorit.core.errors import BadInput
 from neurorit.core.openai_client import CallSettings
 from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge
-from neurorit.eval.judges.judge import Item, Verdict, give_verdicts, judge_turn
+from neurorit.eval.judges.judge import give_verdicts, judge_turn
 from neurorit.eval.judges.local import PROMPT_FILE, LocalJudge
 from neurorit.eval.judges.verdict_parsing import read_verdict
+from neurorit.eval.predictions import Item, Verdict
 
 PARIS = Item("Capital?", ("Paris", "City of Light"), "paris")
 LONDON = PARIS._replace(answer="London")

@@ -14,7 +14,7 @@ from neurorit.eval.metrics.faithfulness import (
     is_misled,
     read_in,
 )
-from neurorit.eval.predictions import score
+from neurorit.eval.metrics.scoring import score
 from neurorit.eval.report.summary import summarise
 
 GOLD = Passage("g", "", "Ada was born in Oslo in 1912.", "gold")

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.data.examples import Example, Passage, write_examples
+from neurorit.data.example_files import write_examples
+from neurorit.data.examples import Example, Passage
+from neurorit.eval.metrics.scoring import score
 from neurorit.eval.metrics.settings import Analysis, title_of
-from neurorit.eval.predictions import Prediction, score
+from neurorit.eval.predictions import Prediction
 from neurorit.eval.report.macro import join_families, macro_average, macro_markdown
-from neurorit.eval.report.summary import summarise
+from neurorit.eval.report.summary import judge_bounds, summarise
 from neurorit.eval.report.tables import as_markdown
 from neurorit.eval.report.write import write_report
 from neurorit.eval.run.plan import make_plan
 from neurorit.eval.run.systems import System
-from neurorit.eval.run.unscored import judge_bounds, refuse_unscored
+from neurorit.eval.run.unscored import refuse_unscored
 from neurorit.eval.stats.intervals import holm
 from neurorit.pipelines.evaluation.settings import EvalSettings
 from tests.eval.conftest import make_example

@@ -21,7 +21,8 @@ from neurorit.eval.leave_one_out import Case, trace
 from neurorit.eval.metrics.answers import ndcg, recall
 from neurorit.eval.metrics.faithfulness import is_misled, read_in
 from neurorit.eval.metrics.robustness import robustness
-from neurorit.eval.predictions import Journal, Prediction, is_right, score
+from neurorit.eval.metrics.scoring import is_right, score
+from neurorit.eval.predictions import Journal, Prediction
 from neurorit.eval.report.compare_runs import Run, compare_runs, read_run
 from neurorit.eval.report.summary import summarise
 from neurorit.eval.report.tables import as_csv, as_latex, as_markdown
@@ -305,7 +306,7 @@ def test_a_right_answer_in_a_sentence_is_not_traced_where_the_run_matches() -> N
 def test_trace_command(run: Path, tmp_path: Path) -> None:
     from contextlib import nullcontext
 
-    from neurorit.data.examples import write_examples
+    from neurorit.data.example_files import write_examples
     from neurorit.pipelines.evaluation.trace import trace_run
 
     examples = tmp_path / "examples.jsonl"

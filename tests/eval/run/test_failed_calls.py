@@ -9,7 +9,7 @@ import pytest
 
 from neurorit.core.errors import NeuroritError
 from neurorit.core.openai_client import CallSettings
-from neurorit.data.examples import write_examples
+from neurorit.data.example_files import write_examples
 from neurorit.eval.predictions import read_predictions
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import parse_system

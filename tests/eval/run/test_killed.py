@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from neurorit.core.reply_cache import Cache
-from neurorit.data.examples import write_examples
+from neurorit.data.example_files import write_examples
 from neurorit.eval.conditions import CONDITIONS
 from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.judges.judge import CachedJudge

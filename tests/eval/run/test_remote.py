@@ -16,7 +16,8 @@ import pytest
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, retry_after
-from neurorit.data.examples import Example, Passage, write_examples
+from neurorit.data.example_files import write_examples
+from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import CONDITIONS
 from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.run.runner import run_evaluation

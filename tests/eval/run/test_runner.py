@@ -14,9 +14,10 @@ import pytest
 
 from neurorit.core.artifact import Manifest, writing
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.data.examples import Example, write_examples
+from neurorit.data.example_files import write_examples
+from neurorit.data.examples import Example
 from neurorit.eval.conditions import CONDITIONS
-from neurorit.eval.judges.judge import Item, Verdict
+from neurorit.eval.predictions import Item, Verdict
 from neurorit.eval.report.write import print_table
 from neurorit.eval.run.runner import run_evaluation
 

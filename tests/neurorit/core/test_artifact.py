@@ -11,7 +11,7 @@ import pytest
 
 from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, writing
 from neurorit.core.errors import ArtifactError, BadInput
-from neurorit.data.examples import examples_file
+from neurorit.data.example_files import examples_file
 
 MANIFEST = Manifest(kind="index", command="neurorit-rag index", made={"passages": 1})
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from neurorit.cli import app
 from neurorit.core.errors import GateMissed
 from neurorit.data.contamination import count_leaks, find_leaks
-from neurorit.data.examples import Example, Passage, write_examples
+from neurorit.data.example_files import write_examples
+from neurorit.data.examples import Example, Passage
 
 GOLD = Passage("p1", "Otter", "The otter lives in rivers.", "gold")
 TRAIN = [

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from neurorit.cli import app
 from neurorit.core.errors import BadInput
 from neurorit.data.dataset_formats import FORMATS
-from neurorit.data.examples import Example, read_examples
+from neurorit.data.example_files import read_examples
+from neurorit.data.examples import Example
 from neurorit.data.published import KNOWN, write_published
 from neurorit.eval.conditions import build_condition
 from neurorit.eval.metrics.answers import match_all

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import examples_file, read_examples
+from neurorit.data.example_files import examples_file, read_examples
 
 PARAGRAPH = {
     "context": "The Amazon is a river. It flows east.",

@@ -15,7 +15,7 @@ from neurorit.lab import base_model_dir, judge_model_dir
 from neurorit.lab.judge import labelled_verdicts
 from neurorit.lab.train import BaseRecipe, train_base
 from neurorit.lab.world import ask, make_world, passages_of
-from neurorit.model.feed_forward import load_model
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
 
 TINY = BaseRecipe(hidden=32, layers=4, heads=4, head_size=16, feed_forward=48)
@@ -103,8 +103,9 @@ def test_the_packaged_base_reads_one_passage_and_guesses_without() -> None:
 
 
 def test_the_packaged_judge_agrees_with_the_truth() -> None:
-    from neurorit.eval.judges.judge import Item, give_verdicts
+    from neurorit.eval.judges.judge import give_verdicts
     from neurorit.eval.judges.local import LocalJudge
+    from neurorit.eval.predictions import Item
 
     labelled = labelled_verdicts(5, 300)
     items = [Item(a.question, a.answers, a.answer) for a in labelled]

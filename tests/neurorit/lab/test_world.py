@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from neurorit.data.examples import Passage, read_examples
+from neurorit.data.example_files import read_examples
+from neurorit.data.examples import Passage
 from neurorit.lab.documents import TEMPLATE, DocumentMaker
 from neurorit.lab.tokenizer import ASSISTANT, END, train_tokenizer
 from neurorit.lab.world import World, make_world, write_world

@@ -14,7 +14,7 @@ import torch
 
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
-from neurorit.data.examples import write_examples
+from neurorit.data.example_files import write_examples
 from neurorit.mining.atlas import NeuronAtlas, choose_sets, plot
 from neurorit.mining.attributor import keep_scores
 from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop

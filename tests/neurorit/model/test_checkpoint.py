@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from neurorit.core.errors import BadInput
-from neurorit.model.checkpoint import checkpoint_dir, checkpoint_name
-from neurorit.model.feed_forward import load_model, load_tokenizer, weights_digest
+from neurorit.model.checkpoint import checkpoint_dir, checkpoint_name, weights_digest
+from neurorit.model.load import load_model, load_tokenizer
 from neurorit.serving.backends.vllm_env import check_model
 
 NAME = "someone/tiny"

@@ -15,7 +15,7 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model import distributed as processes
 from neurorit.model import feed_forward as models
 from neurorit.model.distributed import asked_to_shard, join
-from neurorit.model.feed_forward import release
+from neurorit.model.load import release
 from neurorit.pipelines.progress import Reporter, _duration
 from neurorit.serving.backends.vllm_env import vllm_environment
 from neurorit.tuning import tune as tuning

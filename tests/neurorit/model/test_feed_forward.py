@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neurorit.core.errors import BadInput
-from neurorit.model.feed_forward import feed_forward, load_model, make_savable
+from neurorit.model.feed_forward import feed_forward
+from neurorit.model.load import load_model, make_savable
 from tests.neurorit.tiny_models import ARCHITECTURES, SIZE, tiny
 
 

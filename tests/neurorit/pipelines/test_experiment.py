@@ -16,7 +16,7 @@ import yaml
 from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, writing
 from neurorit.core.errors import BadInput
 from neurorit.mining import mine as mining
-from neurorit.model.feed_forward import weights_digest
+from neurorit.model.checkpoint import weights_digest
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.evaluation import evaluate
 from neurorit.pipelines.experiment import run as experiment

@@ -9,7 +9,7 @@ import pytest
 
 from neurorit.core.artifact import hash_inputs
 from neurorit.core.errors import NeuroritError
-from neurorit.model.feed_forward import weights_digest
+from neurorit.model.checkpoint import weights_digest
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.recipe import Recipe
 from neurorit.pipelines.torchrun import launch

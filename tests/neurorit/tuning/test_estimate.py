@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neurorit.model.feed_forward import load_model
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 from neurorit.tuning.estimate import plan
 from neurorit.tuning.samples import collate, make_samples

@@ -11,7 +11,7 @@ import pytest
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.openai_client import CallSettings
 from neurorit.data.examples import Example, Passage
-from neurorit.model.feed_forward import load_model
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 from neurorit.tuning.evidence import Teacher, evidence_sentence, responses
 from neurorit.tuning.samples import make_samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from neurorit.model.feed_forward import load_model
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id
 from neurorit.tuning.samples import collate, draw_batches, make_samples
 from tests.neurorit.conftest import examples

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from neurorit.cli import app
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import write_examples
+from neurorit.data.example_files import write_examples
 from neurorit.mining.atlas import NeuronAtlas
 from neurorit.mining.mine import mine
 from neurorit.mining.settings import MiningSettings
-from neurorit.model.feed_forward import load_model
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 from neurorit.tuning.adapter_file import apply_adapter
 from neurorit.tuning.samples import make_samples

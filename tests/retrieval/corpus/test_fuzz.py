@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from neurorit.cli import app
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.data.examples import read_examples
+from neurorit.data.example_files import read_examples
 from neurorit.data.published import write_published
 from neurorit.retrieval.corpus.reader import read_corpus
 from neurorit.retrieval.index.build import SKIPPED, BuildSettings

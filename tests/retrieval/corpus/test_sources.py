@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from neurorit.core.errors import BadInput
 from neurorit.core.hashing import content_id
 from neurorit.data.examples import Passage
-from neurorit.data.sentences import sentences
+from neurorit.data.text import sentences
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, read_corpus
 from neurorit.retrieval.encoders.load import load_encoder

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from neurorit.core.errors import ArtifactError
+from neurorit.retrieval.encoders.base import made_by
 from neurorit.retrieval.encoders.fingerprint import fingerprint_model
-from neurorit.retrieval.encoders.load import SentenceEncoder, load_encoder, made_by
+from neurorit.retrieval.encoders.load import load_encoder
+from neurorit.retrieval.encoders.sentence import SentenceEncoder
 from neurorit.retrieval.index.index import Index
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from neurorit.core.errors import ArtifactError, MissingExtra
-from neurorit.retrieval.encoders.load import Encoder, load_encoder
+from neurorit.retrieval.encoders.base import Encoder
+from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.encoders.openvino_int8 import CACHE_VARIABLE, Int8Encoder
 from neurorit.retrieval.index.index import Index, build_index
 

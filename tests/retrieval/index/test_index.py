@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neurorit.core.errors import ArtifactError, BadInput
-from neurorit.data.examples import read_examples
+from neurorit.data.example_files import read_examples
 from neurorit.retrieval.corpus.reader import read_corpus
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index.index import Index, build_index

@@ -26,9 +26,8 @@ from neurorit.retrieval.index.faiss_kinds import (
     lists_of,
     most_vectors,
 )
-from neurorit.retrieval.index.faiss_search import find
+from neurorit.retrieval.index.faiss_search import find, tune_effort
 from neurorit.retrieval.index.index import Index, build_index
-from neurorit.retrieval.index.recall import tune_effort
 from neurorit.retrieval.index.update import update_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
 

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from neurorit.cli import app
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import held_answer, replace_answers
-from neurorit.data.examples import Example, Passage, read_examples
+from neurorit.data.example_files import read_examples
+from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import build_condition
 from neurorit.retrieval.index.index import Index
 from neurorit.retrieval.noise.mix import mix

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from neurorit.serving.gateway.open_files import allow_many
+from neurorit.serving.gateway.connection_limits import allow_many
 from neurorit.serving.gateway.settings import ServeSettings
 from neurorit.serving.load_test import Asker, Load, by_clients, by_clock
 from tests.serving.live import QUESTION, Live, wait_for

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import write_examples
-from neurorit.eval.predictions import Journal, score
+from neurorit.data.example_files import write_examples
+from neurorit.eval.metrics.scoring import score
+from neurorit.eval.predictions import Journal
 from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.evaluation.report import show_report
 from neurorit.pipelines.evaluation.settings import EvalSettings

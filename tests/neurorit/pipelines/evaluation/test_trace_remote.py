@@ -10,7 +10,8 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.core.openai_client import CallSettings
-from neurorit.data.examples import Example, Passage, write_examples
+from neurorit.data.example_files import write_examples
+from neurorit.data.examples import Example, Passage
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import parse_system
 from neurorit.pipelines.evaluation.trace import trace_run

@@ -1,0 +1,73 @@
+"""Scores of one answer: exact match, match, F1, refusal and the parts it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from neurorit.data.examples import Example, Passage
+from neurorit.eval.metrics import answers as metrics
+from neurorit.eval.metrics.refusals import refusal_of
+from neurorit.eval.metrics.settings import Analysis
+from neurorit.eval.predictions import Metric, Prediction, _right, gold_ids
+
+
+def score(
+    system: str,
+    condition: str,
+    example: Example,
+    passages: Sequence[Passage],
+    key: str,
+    text: str,
+    call: str = "",
+    analysis: Analysis | None = None,
+) -> Prediction:
+    """The prediction for one answer, not judged yet."""
+    output = text.strip()
+    return Prediction(
+        system=system,
+        condition=condition,
+        id=example.id,
+        question=example.question,
+        answers=example.answers,
+        passages=tuple({"id": p.id, "kind": p.kind} for p in passages),
+        output=output,
+        verdict="unscored",
+        judged_by=None,
+        key=key,
+        call=call,
+        **_scores(output, example, analysis or Analysis()),
+    )
+
+
+def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Prediction:
+    """The prediction scored as `analysis` says, whatever an earlier run made of its answer."""
+    return replace(prediction, **_scores(prediction.output, example, analysis))
+
+
+def is_right(output: str, example: Example, metric: Metric) -> bool:
+    """Whether an answer counts as right in a run that rests on `metric`."""
+    scores = _scores(output, example, Analysis())
+    return _right(metric, scores["em"], scores["match"], scores["parts"])
+
+
+def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]:
+    parts = example.meta.get("parts") or ()
+    matched = metrics.match_all(output, example.parts)
+    exact = metrics.exact_match(output, example.answers)
+    if len(parts) > 1 and not exact:
+        exact = metrics.exact_match_all(output, parts)
+    readings = parts or example.meta.get("readings") or ()
+    # Who says "unknown" where that is the answer does not refuse.
+    refusal = "" if matched or exact else refusal_of(output, analysis.refusals)
+    return {
+        "em": exact,
+        "match": matched,
+        "f1": metrics.f1(output, example.answers),
+        "abstained": bool(refusal),
+        "refusal": refusal,
+        "parts": metrics.parts_recalled(output, readings) if readings else None,
+        "gold": len(gold_ids(example)),
+        "cluster": analysis.cluster_of(example),
+    }

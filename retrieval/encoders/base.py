@@ -1,0 +1,50 @@
+"""What an encoder is: text to unit vectors, with a fingerprint that tells one from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Encoder(Protocol):
+    """Turns text into vectors of length one, so that inner product is cosine similarity.
+
+    It may have a `description`, a mapping that a manifest keeps for people, and a
+    `former_fingerprint`, by which indexes of an older version know it.
+    """
+
+    name: str
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of a vector's list of numbers."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights and settings: the same only if vectors are the same."""
+        ...
+
+    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d]."""
+        ...
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 [n, d]."""
+        ...
+
+
+def described(encoder: Encoder) -> Mapping[str, Any]:
+    """What an encoder says of itself, for the manifest; empty where it says nothing."""
+    return dict(getattr(encoder, "description", {}))
+
+
+def made_by(encoder: Encoder, fingerprint: str) -> bool:
+    """True if vectors with that fingerprint in their index are this encoder's."""
+    # The former one takes as long to compute as the first, so it comes second.
+    return fingerprint == encoder.fingerprint or fingerprint == getattr(
+        encoder, "former_fingerprint", None
+    )
