@@ -1,7 +1,7 @@
 """The command line: a flat table of commands, their options, and nothing of what they do.
 
-One module holds the options of one room's commands; bodies live in `neurorit.pipelines` and are
-imported when a command runs, so `--help` stays quick. stdout carries the result, stderr everything
+One file holds the options of one command; its body lives in `neurorit.pipelines` and is imported
+when the command runs, so `--help` stays quick. stdout carries the result, stderr everything
 else. Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 a gate was missed, 130 interrupted.
 """
 
@@ -14,13 +14,27 @@ from typing import Annotated
 import typer
 
 from neurorit import __version__
-from neurorit.cli.evaluation import evaluate, lm_eval, report, trace
-from neurorit.cli.judging import judge_app
-from neurorit.cli.lab import demo, doctor, lab_app
-from neurorit.cli.method import atlas_app, experiment, merge, mine, tune
+from neurorit.cli.evaluation.evaluate import evaluate
+from neurorit.cli.evaluation.judge import judge_app
+from neurorit.cli.evaluation.report import report
+from neurorit.cli.evaluation.trace import trace
+from neurorit.cli.lab.demo import demo
+from neurorit.cli.lab.doctor import doctor
+from neurorit.cli.lab.lab import lab_app
+from neurorit.cli.method.atlas import atlas_app
+from neurorit.cli.method.experiment import experiment
+from neurorit.cli.method.merge import merge
+from neurorit.cli.method.mine import mine
+from neurorit.cli.method.tune import tune
 from neurorit.cli.options import PLAIN
-from neurorit.cli.retrieval import data_app, index, mix, search, update
-from neurorit.cli.serving import ask, bench_app, serve
+from neurorit.cli.retrieval.data import data_app
+from neurorit.cli.retrieval.index import index
+from neurorit.cli.retrieval.mix import mix
+from neurorit.cli.retrieval.search import search
+from neurorit.cli.retrieval.update import update
+from neurorit.cli.serving.ask import ask
+from neurorit.cli.serving.bench import bench_app
+from neurorit.cli.serving.serve import serve
 from neurorit.core.errors import NeuroritError
 
 app = typer.Typer(
@@ -48,7 +62,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
-data_app.command("lm-eval")(lm_eval)
 app.add_typer(atlas_app, name="atlas")
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")

@@ -28,6 +28,12 @@ Assign = Annotated[
 ]
 Model = Annotated[Path, typer.Option(help="Checkpoint directory (plain Hugging Face).")]
 Examples = Annotated[Path, typer.Option(help="What `mix` wrote, or an examples JSONL file.")]
+GateInterval = Annotated[
+    bool,
+    typer.Option(
+        "--gate-interval", help="Hold the worse end of the 95 % interval to --fail-under."
+    ),
+]
 IndexDir = Annotated[Path, typer.Option("--index", help="What `index` wrote.")]
 
 # Of every group of commands.
@@ -54,3 +60,13 @@ def run(body: Body, as_json: bool, show: Callable[[Mapping[str, Any]], None] | N
         for name, value in result.items():
             if isinstance(value, (str, int, float, Path)):
                 typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def parse_fields(given: list[str] | None, option: str) -> dict[str, str]:
+    """Fields of meta and their values; raises BadInput naming the option."""
+    from neurorit.core.errors import BadInput
+
+    pairs = [one.partition("=") for one in given or ()]
+    if any(not name or not equals for name, equals, _ in pairs):
+        raise BadInput(f"{option}: write FIELD=VALUE")
+    return {name: value for name, _, value in pairs}

@@ -1,4 +1,4 @@
-"""Options of the commands around judges."""
+"""Options of `judge`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ from neurorit.cli.options import PLAIN, Json, Seed, run
 
 judge_app = typer.Typer(help="How far a judge can be trusted, and what it prefers.", **PLAIN)
 
+
 _Judge = Annotated[str, typer.Option(help="lab, a judge's folder, or URL/v1#MODEL.")]
+
+
 _Key = Annotated[
     str | None, typer.Option(metavar="VARIABLE", help="Environment variable with its key.")
 ]
+
+
 _Repeats = Annotated[
     int | None, typer.Option(min=1, help="Askings of each, an odd number; several are sampled.")
 ]
+
+
 _Concurrency = Annotated[int | None, typer.Option(min=1, help="Calls at the same time (8).")]
 
 
+@judge_app.command("calibrate")
 def judge_calibrate(
     judge: _Judge = "lab",
     labels: Annotated[
@@ -67,6 +75,7 @@ def judge_calibrate(
     run(work, as_json, show)
 
 
+@judge_app.command("compare")
 def judge_compare(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Where `eval` wrote.")],
     judge: Annotated[str, typer.Option(help="URL/v1#MODEL.")],
@@ -99,7 +108,3 @@ def judge_compare(
         )
 
     run(work, as_json)
-
-
-judge_app.command("calibrate")(judge_calibrate)
-judge_app.command("compare")(judge_compare)

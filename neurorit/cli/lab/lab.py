@@ -1,4 +1,4 @@
-"""Options of the commands around the embedded world, and of the look at this machine."""
+"""Options of `lab`."""
 
 from __future__ import annotations
 
@@ -12,27 +12,7 @@ from neurorit.cli.options import PLAIN, Json, Out, Seed, run
 lab_app = typer.Typer(help="The embedded world and its models.", **PLAIN)
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Directory of the run.")] = Path("runs/demo"),
-    questions: Annotated[int, typer.Option(min=20, help="Test questions.")] = 500,
-    seed: Seed = 0,
-    resume: Annotated[bool, typer.Option(help="Keep stages whose inputs are the same.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Run the whole job on the embedded world, from a corpus to a report."""
-    from neurorit.pipelines import demo as body
-
-    # It ends with its own table and what to run next.
-    run(lambda: body.demo(out, questions, seed, resume=resume), as_json, show=lambda _: None)
-
-
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do, what is missing and how to mend it."""
-    from neurorit.pipelines import doctor as body
-
-    run(lambda: body.examine(Path.cwd()), as_json, show=body.show)
-
-
+@lab_app.command("world")
 def lab_world(
     out: Out,
     seed: Seed = 0,
@@ -45,6 +25,7 @@ def lab_world(
     run(lambda: lab.world(out, seed, test), as_json)
 
 
+@lab_app.command("train")
 def lab_train(
     out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
     seed: Seed = 0,
@@ -57,6 +38,7 @@ def lab_train(
     run(lambda: lab.train(out, seed, device), as_json)
 
 
+@lab_app.command("judge")
 def lab_judge(
     out: Out,
     reading: Annotated[Path, typer.Option(help="The reading model that `lab train` wrote.")],
@@ -67,8 +49,3 @@ def lab_judge(
     from neurorit.pipelines import lab
 
     run(lambda: lab.judge(out, reading, seed), as_json)
-
-
-lab_app.command("world")(lab_world)
-lab_app.command("train")(lab_train)
-lab_app.command("judge")(lab_judge)

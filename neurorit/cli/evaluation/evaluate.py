@@ -1,4 +1,4 @@
-"""Options of the commands that evaluate and report."""
+"""Options of `eval`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import Examples, Json, Out, Overwrite, Seed, run
-
-_GateInterval = Annotated[
-    bool,
-    typer.Option(
-        "--gate-interval", help="Hold the worse end of the 95 % interval to --fail-under."
-    ),
-]
+from neurorit.cli.options import GateInterval, Json, Out, run
 
 
 def evaluate(
@@ -104,7 +97,7 @@ def evaluate(
             help="Exit 3 when below, or above for METRIC<=VALUE; repeatable.",
         ),
     ] = None,
-    gate_interval: _GateInterval = False,
+    gate_interval: GateInterval = False,
     as_json: Json = False,
 ) -> None:
     """Answer questions under noise with each system; write report.json and report.html."""
@@ -150,114 +143,3 @@ def evaluate(
         body.show_estimate(result)
 
     run(work, as_json, show=show if dry_run else None)
-
-
-def lm_eval(
-    examples: Examples,
-    out: Out,
-    condition: Annotated[
-        list[str] | None, typer.Option(help="A condition, such as distractor-2; repeatable.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 24,
-    seed: Seed = 0,
-    overwrite: Overwrite = False,
-    as_json: Json = False,
-) -> None:
-    """Write noisy-QA conditions as tasks for lm-evaluation-harness."""
-
-    def work() -> Mapping[str, Any]:
-        from neurorit.eval.conditions import CONDITIONS
-        from neurorit.eval.lm_eval_harness import write_tasks
-
-        return write_tasks(
-            examples,
-            condition or CONDITIONS,
-            out,
-            seed=seed,
-            limit=limit,
-            max_tokens=max_tokens,
-            overwrite=overwrite,
-        ) | {"next": f"lm_eval run --include_path {out} --tasks neurorit_noisy_qa"}
-
-    run(work, as_json)
-
-
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN [OTHER]", help="Where `eval` or `demo` wrote; two: compare."),
-    ],
-    table: Annotated[
-        str | None, typer.Option("--format", help="md, csv or latex, to --out or stdout.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="File for the --format.")] = None,
-    fail_under: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="robustness=0.80",
-            help="Exit 3 when below (or above, with <=): MEASURE=, SYSTEM:MEASURE= or "
-            "SYSTEM:CONDITION:METRIC=VALUE.",
-        ),
-    ] = None,
-    gate_interval: _GateInterval = False,
-    power: Annotated[
-        float | None, typer.Option(help="Questions needed to see such a difference: 0.05.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show a finished report again, as tables, against another run, or held to gates."""
-    from neurorit.pipelines.evaluation import report as body
-
-    if table and not out:
-        if as_json:
-            raise typer.BadParameter("--json and --format both want stdout; give --out")
-        body.show_report(runs, table, out, fail_under, power, by_interval=gate_interval)
-        return
-    run(
-        lambda: body.show_report(runs, table, out, fail_under, power, by_interval=gate_interval),
-        as_json,
-    )
-
-
-def trace(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Where `eval` wrote.")],
-    model: Annotated[
-        str, typer.Option(metavar="PLACE", help="A checkpoint's directory or URL/v1#MODEL.")
-    ],
-    examples: Examples,
-    system: Annotated[str, typer.Option(help="The run's system that --model is.")] = "base",
-    condition: Annotated[str | None, typer.Option(help="Only this condition.")] = None,
-    question: Annotated[list[str] | None, typer.Option(help="Question id; repeatable.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Wrong answers at most.")] = 20,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of an answer at most (the run's).")
-    ] = None,
-    index_dir: Annotated[
-        Path | None, typer.Option("--index", help="Where passages were retrieved from.")
-    ] = None,
-    key: Annotated[
-        str | None, typer.Option(metavar="VARIABLE", help="Environment variable with a key.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the traces as JSONL.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Name the passage that made an answer wrong, by asking without each in turn."""
-    from neurorit.pipelines.evaluation import trace as body
-
-    run(
-        lambda: body.trace_run(
-            directory,
-            model,
-            examples,
-            system,
-            condition,
-            question,
-            limit,
-            max_tokens,
-            out,
-            index=index_dir,
-            key=key or "",
-        ),
-        as_json,
-    )

@@ -1,0 +1,1 @@
+"""Commands that evaluate: eval, report, trace, judge."""

@@ -1,0 +1,47 @@
+"""Options of `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurorit.cli.options import GateInterval, Json, run
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN [OTHER]", help="Where `eval` or `demo` wrote; two: compare."),
+    ],
+    table: Annotated[
+        str | None, typer.Option("--format", help="md, csv or latex, to --out or stdout.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the --format.")] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="robustness=0.80",
+            help="Exit 3 when below (or above, with <=): MEASURE=, SYSTEM:MEASURE= or "
+            "SYSTEM:CONDITION:METRIC=VALUE.",
+        ),
+    ] = None,
+    gate_interval: GateInterval = False,
+    power: Annotated[
+        float | None, typer.Option(help="Questions needed to see such a difference: 0.05.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a finished report again, as tables, against another run, or held to gates."""
+    from neurorit.pipelines.evaluation import report as body
+
+    if table and not out:
+        if as_json:
+            raise typer.BadParameter("--json and --format both want stdout; give --out")
+        body.show_report(runs, table, out, fail_under, power, by_interval=gate_interval)
+        return
+    run(
+        lambda: body.show_report(runs, table, out, fail_under, power, by_interval=gate_interval),
+        as_json,
+    )

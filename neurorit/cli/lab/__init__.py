@@ -1,0 +1,1 @@
+"""Commands of the embedded world: demo, doctor, lab."""

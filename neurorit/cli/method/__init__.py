@@ -1,0 +1,1 @@
+"""Commands of the method: mine, tune, merge, atlas, experiment."""

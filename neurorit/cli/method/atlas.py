@@ -1,0 +1,78 @@
+"""Options of `atlas`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurorit.cli.options import PLAIN, Examples, Json, Model, Seed, run
+
+atlas_app = typer.Typer(help="Look at mined neurons, compare and check them.", **PLAIN)
+
+
+@atlas_app.command("show")
+def atlas_show(
+    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")], as_json: Json = False
+) -> None:
+    """Counts, layers and residual of an atlas."""
+    from neurorit.pipelines import atlas as body
+
+    run(lambda: body.describe(atlas), as_json)
+
+
+@atlas_app.command("plot")
+def atlas_plot(
+    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")],
+    out: Annotated[Path, typer.Option(help="Picture to write, .svg or .png.")],
+    as_json: Json = False,
+) -> None:
+    """Draw how the neurons lie over the layers."""
+    from neurorit.pipelines import atlas as body
+
+    run(lambda: body.draw(atlas, out), as_json)
+
+
+@atlas_app.command("compare")
+def atlas_compare(
+    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")],
+    other: Annotated[Path, typer.Argument(help="Another atlas of the same model.")],
+    as_json: Json = False,
+) -> None:
+    """How far two atlases agree: Jaccard of the sets, rank correlation of the scores."""
+    from neurorit.pipelines import atlas as body
+
+    run(lambda: body.compare(atlas, other), as_json)
+
+
+@atlas_app.command("verify")
+def atlas_verify(
+    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")],
+    model: Model,
+    examples: Examples,
+    samples: Annotated[int, typer.Option(min=2, help="Contexts of each side.")] = 200,
+    draws: Annotated[int, typer.Option(min=1, help="Sets of random neurons.")] = 3,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Silence the neurons, without training, and measure what changes against controls."""
+    from neurorit.pipelines import atlas as body
+
+    run(
+        lambda: body.verify(
+            atlas,
+            model,
+            examples,
+            samples,
+            draws,
+            seed,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+        ),
+        as_json,
+    )

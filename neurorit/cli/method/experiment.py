@@ -1,0 +1,21 @@
+"""Options of `experiment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurorit.cli.options import Json, run
+
+
+def experiment(
+    file: Annotated[Path, typer.Argument(help="YAML: what is tuned, how, and on what measured.")],
+    out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
+    as_json: Json = False,
+) -> None:
+    """Tune and evaluate methods x seeds; one table with intervals over seeds."""
+    from neurorit.pipelines.experiment import run as body
+
+    run(lambda: body.run(file, out), as_json)

@@ -1,0 +1,72 @@
+"""Options of `tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurorit.cli.options import (
+    Assign,
+    Examples,
+    Json,
+    Model,
+    Out,
+    Overwrite,
+    RecipeFile,
+    Seed,
+    run,
+)
+
+
+def tune(
+    model: Model,
+    examples: Examples,
+    out: Out,
+    method: Annotated[
+        str, typer.Option(help="neuro-rit; sft, lora, retrobust; or a control: see docs/method.md.")
+    ] = "neuro-rit",
+    atlas: Annotated[
+        Path | None, typer.Option(help="What `mine` wrote; mined beside --out when not given.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Also write what changed, alone, to this directory.")
+    ] = None,
+    verify: Annotated[
+        int, typer.Option(min=0, help="Prompts to answer by vLLM and Hugging Face afterwards.")
+    ] = 0,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what it would need: memory, steps, time.")
+    ] = False,
+    recipe: RecipeFile = None,
+    settings: Assign = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
+    from neurorit.pipelines import method as body
+
+    if plan:
+        run(
+            lambda: body.plan(model, examples, method, atlas, recipe, settings),
+            as_json,
+        )
+        return
+    run(
+        lambda: body.tune(
+            model,
+            examples,
+            out,
+            method,
+            atlas,
+            recipe,
+            settings,
+            seed,
+            overwrite,
+            adapter=adapter,
+            verify=verify,
+        ),
+        as_json,
+    )

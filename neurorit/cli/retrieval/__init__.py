@@ -1,0 +1,1 @@
+"""Commands of retrieval: index, update, search, mix, data."""

@@ -1,0 +1,41 @@
+"""Options of `update`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neurorit.cli.options import Json, parse_fields, run
+
+
+def update(
+    index_dir: Annotated[Path, typer.Argument(metavar="INDEX", help="What `index` wrote.")],
+    add: Annotated[Path | None, typer.Option(help="A corpus to add.")] = None,
+    delete: Annotated[
+        Path | None, typer.Option(help="File with the ids to delete, one a line.")
+    ] = None,
+    delete_where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="Delete what has this in its meta; given again, what has all of them.",
+        ),
+    ] = None,
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Bring the segments together, without what was deleted."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Add passages to an index and delete some of it, without a rebuild."""
+    from neurorit.pipelines import retrieval as body
+
+    def work() -> Mapping[str, Any]:
+        where = parse_fields(delete_where, "--delete-where")
+        return body.update(index_dir, add, delete, where, batch_size, compact=compact)
+
+    run(work, as_json)
