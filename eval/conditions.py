@@ -1,8 +1,7 @@
 """Conditions: from an example's pools of typed passages to the passages a model gets to see.
 
 A condition is a name such as `distractor-4`; `distractor-4@last@ranked` also says where the gold
-passage stands and in which order the noise does. It knows nothing of how the pools were filled, nor
-of prompts.
+passage stands and in which order the noise does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which passage made an answer wrong: the question is asked again without each passage in turn.
 
-Answers come from a callable; it knows nothing of engines, prompts or files.
+Answers come from a callable.
 """
 
 from __future__ import annotations

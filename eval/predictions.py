@@ -1,7 +1,7 @@
 """The journal of a run: one scored answer a line, in `predictions.jsonl`.
 
 Lines are appended as answers come, so a killed run loses nothing that was written; the key of a
-line says exactly which model got which prompt. It knows nothing of how answers are made.
+line says exactly which model got which prompt.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How good a ranking is: recall and nDCG of questions whose gold passages are known.
-
-It knows nothing of how the ranking was made.
-"""
+"""How good a ranking is: recall and nDCG of questions whose gold passages are known."""
 
 from __future__ import annotations
 

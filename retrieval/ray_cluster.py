@@ -3,7 +3,7 @@
 `ClusterEncoder` is an encoder like any other, so that an index is built by the same code and
 resumes in the same way; only the vectors of passages are computed elsewhere. `ClusterIndex` holds
 the segments of an index, each in an actor, and searches them as one. Tasks and actors of a lost
-node are run again on another one. It knows nothing of how an index is laid out.
+node are run again on another one.
 """
 
 from __future__ import annotations

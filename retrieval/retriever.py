@@ -1,8 +1,7 @@
 """One retriever for every way to search: dense, BM25, both fused, reranked, filtered.
 
 Fusion is by scores (a convex combination, as in Bruch et al. 2023: cosine, and BM25's share of the
-query's best), or by reciprocal ranks (Cormack et al. 2009). It knows nothing of language models,
-and nothing of servers.
+query's best), or by reciprocal ranks (Cormack et al. 2009).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Asks a gateway many questions and measures: how many, how long, until the first word.
 
 Requests are sent by a clock (so many a second) or by so many clients that each wait for their
-answer. It knows nothing of how the gateway works.
+answer.
 """
 
 from __future__ import annotations

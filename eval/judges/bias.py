@@ -1,6 +1,6 @@
 """What moves a judge beside the meaning of an answer: length, place, and orders in the answer.
 
-Each figure comes with a 95 % interval. It knows only labelled answers and a judge.
+Each figure comes with a 95 % interval.
 """
 
 from __future__ import annotations

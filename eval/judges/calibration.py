@@ -1,7 +1,4 @@
-"""How far a judge can be trusted: its agreement with labelled answers.
-
-It knows only labels and verdicts; where the labels come from is the caller's business.
-"""
+"""How far a judge can be trusted: its agreement with labelled answers."""
 
 from __future__ import annotations
 

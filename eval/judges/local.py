@@ -1,7 +1,4 @@
-"""A judge in this process: a small causal language model, read at its first token.
-
-It knows nothing of endpoints, caches or reports.
-"""
+"""A judge in this process: a small causal language model, read at its first token."""
 
 from __future__ import annotations
 

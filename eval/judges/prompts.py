@@ -1,7 +1,4 @@
-"""How judges are asked: the wordings, and texts of answers made unable to pose as part of them.
-
-It knows nothing of models, verdicts or endpoints.
-"""
+"""How judges are asked: the wordings, and texts of answers made unable to pose as part of them."""
 
 from __future__ import annotations
 

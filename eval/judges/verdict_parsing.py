@@ -1,7 +1,7 @@
 """What a judge's reply says: by the alternatives of its first token, else by its text.
 
 Alternatives count only where the words asked for hold half of the probability: below that, the
-judge was about to say something else. It knows nothing of calls, prompts or judges.
+judge was about to say something else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Answer metrics: exact match, match on the first line, token F1, parts recalled; and retrieval's.
 
 Normalisation is SQuAD's (lower-case, no punctuation, no articles, single spaces); with several
-accepted answers the best one counts. It knows nothing of models, judges or averages.
+accepted answers the best one counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Where an answer was read: the passages that hold it, also where it stands in a sentence.
 
-Reading is judged by words: an answer was taken from a passage that holds it as whole words. It
-knows nothing of models, judges or averages.
+Reading is judged by words: an answer was taken from a passage that holds it as whole words.
 """
 
 from __future__ import annotations

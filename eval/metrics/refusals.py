@@ -1,7 +1,7 @@
 """Which answers are refusals: empty ones, and those that say in words that there is no answer.
 
-It knows nothing of models or averages. A system that was tuned to end at once refuses without a
-word; others say "I don't know". Both count, each by its own name.
+A system that was tuned to end at once refuses without a word; others say "I don't know". Both
+count, each by its own name.
 """
 
 from __future__ import annotations

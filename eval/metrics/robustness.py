@@ -4,7 +4,7 @@ Every figure is a mean over questions of a number in [0, 1], made from that ques
 several conditions, so its interval has the question as the cluster. What is kept can only be lost
 where it was there: no-degradation, size and order count the questions that the system has right to
 begin with, else one that is always wrong would be perfectly robust. Which conditions vary what is
-read from their names and from the passages shown. It knows nothing of files or pages.
+read from their names and from the passages shown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The report's charts as inline SVG strings, drawn by hand so that they follow the page's colours.
 
 Colours come from CSS classes (`s-NAME` per system), so light and dark need no second drawing.
-It knows nothing of report files: plain numbers in, one `<svg>` out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From predictions to the numbers of report.json: rates, intervals, comparisons, flipped examples.
 
-It knows nothing of files, models or pages. Comparisons are paired by question; which systems and
-which metric they rest on is `neurorit.eval.metrics.settings`.
+Comparisons are paired by question; which systems and which metric they rest on is
+`neurorit.eval.metrics.settings`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A report's figures as Markdown, CSV or LaTeX; every figure stands with its 95 % interval.
-
-It knows only report.json's content and computes nothing.
-"""
+"""A report's figures as Markdown, CSV or LaTeX; every figure stands with its 95 % interval."""
 
 from __future__ import annotations
 

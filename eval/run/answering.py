@@ -1,7 +1,7 @@
 """A system's answers, brought into the journal: from the cache, from an engine, or from a server.
 
 Every answer is written down as it comes. Calls that fail for good are named; up to a share of them
-a run goes on without. It knows nothing of judges or reports.
+a run goes on without.
 """
 
 from __future__ import annotations

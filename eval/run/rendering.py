@@ -1,7 +1,4 @@
-"""Prompts of a run: every question under every condition, once, alike for all systems.
-
-It knows nothing of who answers them.
-"""
+"""Prompts of a run: every question under every condition, once, alike for all systems."""
 
 from __future__ import annotations
 

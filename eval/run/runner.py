@@ -1,8 +1,8 @@
 """One evaluation run: systems x conditions, answered, judged, summed up, reported.
 
-Checkpoints are answered by a callable, servers by their endpoints, verdicts come from a judge: it
-knows nothing of engines. Every system gets the same prompts, and nothing is asked twice: not in a
-run, not after a crash, not in another run with the same cache.
+Checkpoints are answered by a callable, servers by their endpoints; verdicts come from a judge.
+Every system gets the same prompts, and nothing is asked twice: not in a run, not after a crash, not
+in another run with the same cache.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Systems under evaluation: a checkpoint, an OpenAI-compatible endpoint, or the running gateway.
 
-A system says who it is and asks for answers. It knows nothing of scores, journals or reports.
+A system says who it is and asks for answers.
 """
 
 from __future__ import annotations

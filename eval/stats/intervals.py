@@ -3,7 +3,7 @@
 Which of them the report uses was chosen by measured coverage: benchmarks/intervals.py.
 
 Everything is resampled by cluster (a question), because answers to one question are not
-independent. It knows nothing of metrics or systems: numbers in, numbers out.
+independent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Power: how many questions it takes to see a difference, and the smallest one that so many show.
 
-It knows only paired differences. Source: Connor, 1987, for paired proportions, here with the
-observed variance so that means over conditions fit too.
+Source: Connor, 1987, for paired proportions, here with the observed variance so that means over
+conditions fit too.
 """
 
 from __future__ import annotations

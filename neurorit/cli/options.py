@@ -1,7 +1,4 @@
-"""Options that commands share, and how a command's result is printed.
-
-It knows nothing of what a command does.
-"""
+"""Options that commands share, and how a command's result is printed."""
 
 from __future__ import annotations
 

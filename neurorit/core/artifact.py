@@ -2,7 +2,6 @@
 
 An artifact is a directory with a `manifest.json` that says what kind it is, which command and
 settings made it, the seed, and the SHA-256 of every file in it and of every input it came from.
-It knows nothing of what the files mean.
 """
 
 from __future__ import annotations

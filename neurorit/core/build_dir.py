@@ -1,7 +1,7 @@
 """The folder in which something long is built: it survives a kill, and belongs to one at a time.
 
 `build.json` in it says what it is for. What was made for something else is not thrown away unasked,
-for it may be days of work. It knows nothing of what is built.
+for it may be days of work.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Ids of passages as 64-bit numbers: which were seen, at eight bytes each.
 
-Among a hundred million ids the chance that any two share a number is one in four thousand. It knows
-nothing of what has an id.
+Among a hundred million ids the chance that any two share a number is one in four thousand.
 """
 
 from __future__ import annotations

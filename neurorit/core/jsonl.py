@@ -1,7 +1,4 @@
-"""One line of JSON, decoded strictly: what it gives can be written again as UTF-8.
-
-It knows nothing of what a record means.
-"""
+"""One line of JSON, decoded strictly: what it gives can be written again as UTF-8."""
 
 from __future__ import annotations
 

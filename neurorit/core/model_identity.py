@@ -2,7 +2,7 @@
 
 An address is no identity: another checkpoint may stand behind it tomorrow. A server of this project
 gives a digest of its checkpoint and index; one on this machine names the folder of its weights,
-which are hashed; another says at least its model's name. It knows nothing of questions or scores.
+which are hashed; another says at least its model's name.
 """
 
 from __future__ import annotations

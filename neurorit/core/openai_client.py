@@ -1,7 +1,6 @@
 """Calls of an OpenAI-compatible endpoint: retried with backoff, jitter and Retry-After.
 
-Systems under evaluation, judges and encoders are asked through it. It knows nothing of questions,
-prompts, verdicts or vectors.
+Systems under evaluation, judges and encoders are asked through it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Answers and verdicts by the content of what was asked: nothing is paid for twice.
 
 A key is a hash of everything that could change the reply, so runs, systems of other names and
-other data sets may share one cache. It is one SQLite file that several processes can use, and it
-knows nothing of scores or reports.
+other data sets may share one cache. It is one SQLite file that several processes can use.
 """
 
 from __future__ import annotations

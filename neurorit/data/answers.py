@@ -2,8 +2,7 @@
 
 `normalize_answer` is what the metrics rest on, and it is SQuAD's to the letter. `held_answer`, by
 which noise is kept from holding an answer, is stricter: it also knows Unicode's quotes, dashes and
-accents, parts of hyphenated words, possessives, and scripts without spaces. It knows nothing of
-passages, ranks or scores.
+accents, parts of hyphenated words, possessives, and scripts without spaces.
 """
 
 from __future__ import annotations

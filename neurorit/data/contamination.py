@@ -1,7 +1,6 @@
 """Leakage between training and evaluation examples: the same question, or the same gold passage.
 
 Questions are compared after normalisation, and as sets of words (Jaccard) for near duplicates.
-It knows nothing of models.
 """
 
 from __future__ import annotations

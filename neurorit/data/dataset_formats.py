@@ -1,6 +1,6 @@
 """Rows of published question-answering data in their own forms, as passages and questions.
 
-Each converter takes one decoded row and says what it holds. It knows nothing of files or the hub.
+Each converter takes one decoded row and says what it holds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Questions and examples: the JSONL records that mixing writes and every later stage reads.
 
 One reader takes this project's JSONL, FlashRAG's (`golden_answers`), SQuAD's JSON document and
-BEIR's folder. It knows nothing of how passages were found.
+BEIR's folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Data sets by name, or from folders that `datasets` saved, as rows.
-
-It knows nothing of what the rows mean.
-"""
+"""Data sets by name, or from folders that `datasets` saved, as rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Published question-answering data as a corpus and questions, read with `datasets` or from a file.
 
-A data set is known by its name, or given as a source in one of the known forms. It knows nothing of
-indexes or noise.
+A data set is known by its name, or given as a source in one of the known forms.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Files that hold questions in other forms than lines of JSON: SQuAD's document, BEIR's folder.
 
-They become the records that `neurorit.data.examples` parses. It knows nothing of noise or indexes.
+They become the records that `neurorit.data.examples` parses.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The lab's judge: a small model that says whether an answer means the same as a reference.
 
 It starts from the reading model's lower layers and learns from made-up verdicts: right, alias,
-wrapped in a sentence, wrong, wrong in a sentence, hedged, negated, and answers that give orders
-to the judge. The labels are known by construction. It knows nothing of how answers are made.
+wrapped in a sentence, wrong, wrong in a sentence, hedged, negated, and answers that give orders to
+the judge. The labels are known by construction.
 """
 
 from __future__ import annotations

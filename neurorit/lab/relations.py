@@ -1,6 +1,6 @@
 """What can be known of a person in the lab: ten relations, their words and their values.
 
-A table, no more. It knows nothing of people.
+A table, no more.
 """
 
 from __future__ import annotations

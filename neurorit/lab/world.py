@@ -1,7 +1,7 @@
 """The seeded world: invented people, their facts, and English that states and asks them.
 
 Every name is made of syllables, so no fact can be known from elsewhere: an answer can only come
-from a passage. It knows nothing of tokens, models or indexes; it writes text.
+from a passage.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ of P_rel, random ones, and the most active. If the atlas means anything, silenci
 the following of irrelevant context more than silencing random neurons does. An answer changes only
 when another overtakes it, so its probability is measured too: that is what was attributed.
 
-Source: METHOD.md, "Controls that make the claim honest". It knows nothing of statistics.
+Source: docs/method.md, "Controls that make the claim honest".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The neuron atlas: which neurons answer to relevant and to irrelevant context, as an artifact.
 
 It keeps the three sets, the scores and counts behind them, each layer's density, and how stable
-each choice is. It knows nothing of models or of how scores were made.
+each choice is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A loaded model that answers and attributes contexts: batches that fit the memory, and records.
-
-It knows nothing of sets of neurons or of files.
-"""
+"""A loaded model that answers and attributes contexts: batches that fit the memory, and records."""
 
 from __future__ import annotations
 

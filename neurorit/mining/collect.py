@@ -3,7 +3,6 @@
 First contexts are asked, in rounds, until enough of each side are followed by the model's own
 answer; then those are attributed. Which contexts share a batch depends on nothing that was done
 before, so a resumed run, or one of several processes, makes the same numbers.
-It knows nothing of sets of neurons.
 """
 
 from __future__ import annotations

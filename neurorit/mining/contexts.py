@@ -1,7 +1,6 @@
 """The two contexts of an example: its gold passages alone, and noise alone.
 
 Mining compares neurons between them, and the causal check asks what a model answers from each.
-It knows nothing of models, only of what they answered.
 """
 
 from __future__ import annotations

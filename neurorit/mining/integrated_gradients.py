@@ -7,8 +7,7 @@ Row (l, k) has layer l's down-projection input replaced by step k of the path fr
 values without the context to those with it. One backward of the sum of all rows' F gives every
 layer's exact gradient. Prompts are batched: each sample has rows of its own.
 
-Source: METHOD.md, Phase 1 [P2, K]; the one pass and its measure are our own [I].
-It knows nothing of questions, files or aggregation.
+Source: docs/method.md, Phase 1 [P2, K]; the one pass and its measure are our own [I].
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A journal of records with keys, so that a killed run goes on where it was.
 
 The first line says what the records are of; a journal of something else is not used. Several
-processes write a file each and read all of them. It knows nothing of what the records mean.
+processes write a file each and read all of them.
 """
 
 from __future__ import annotations

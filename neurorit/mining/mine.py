@@ -5,7 +5,7 @@ the same question without passages. Every context's kept scores go to a journal 
 a killed run goes on where it was and ends in the same bytes; torchrun or accelerate may start
 several processes, which share the contexts.
 
-Source: METHOD.md, Phase 1, steps 3 and 4. It knows nothing of how gradients are taken.
+Source: docs/method.md, Phase 1, steps 3 and 4.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A hub's model is named `owner/name` or `owner/name@revision`. What is used is the snapshot of one
 commit, a folder like any other, so that what was made of another commit is never taken for it.
-It imports nothing heavy and knows nothing of models.
+It imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 Those that have a GPU each talk over NCCL, others over gloo. Waiting goes over gloo and has no limit
 worth the name: one process may mine, save or ask a teacher for longer than NCCL waits.
-It knows nothing of what the processes do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Checkpoints, and where each architecture keeps its feed-forward neurons.
 
 One small table says, per model type, where the layers are and what their projections are called.
-It knows nothing of attribution or training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Looking at feed-forward neurons, and switching them off, while a model runs.
-
-It knows nothing of why a neuron was chosen.
-"""
+"""Looking at feed-forward neurons, and switching them off, while a model runs."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The one prompt renderer that mining, tuning, serving and evaluation share.
 
 It turns a question and its passages into token ids. Text of passages and questions is encoded as
-plain text, so it can never become a special token or a turn marker of the chat template. It knows
-nothing of retrieval, models or servers beyond a tokenizer.
+plain text, so it can never become a special token or a turn marker of the chat template.
 """
 
 from __future__ import annotations

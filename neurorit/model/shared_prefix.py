@@ -2,7 +2,6 @@
 
 Prompts are prefilled once, padded on the left. A row is the last token of a prompt followed by the
 answer's tokens but the last; it sees its prompt's prefix and itself, and no other row.
-It knows nothing of neurons or of what is made of the logits.
 """
 
 from __future__ import annotations

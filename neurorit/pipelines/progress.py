@@ -1,6 +1,6 @@
 """Progress on stderr: bars on a terminal, one plain line per stage elsewhere.
 
-stdout stays for the result. It knows nothing of what is being done.
+stdout stays for the result.
 """
 
 from __future__ import annotations

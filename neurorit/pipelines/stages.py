@@ -1,7 +1,7 @@
 """Stages of a longer run: timed, recorded, and kept when their inputs are the same.
 
 A record holds a hash of the stage's settings and inputs and one of what it wrote; a stage is kept
-only if both still hold. It knows nothing of what a stage does.
+only if both still hold.
 """
 
 from __future__ import annotations

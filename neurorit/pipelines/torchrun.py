@@ -1,7 +1,4 @@
-"""Starts `mine` and `tune` in several processes, as torchrun does, for commands that run many.
-
-It knows nothing of what they do.
-"""
+"""Starts `mine` and `tune` in several processes, as torchrun does, for commands that run many."""
 
 from __future__ import annotations
 

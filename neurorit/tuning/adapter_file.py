@@ -2,7 +2,6 @@
 
 It holds the tuned neurons' rows and columns and the dense layers' blocks, as they stand after
 merging, so that applying it to the base model gives the tuned checkpoint bit for bit.
-It knows nothing of how they were tuned.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rivals behind the same door as the method: full fine-tuning and LoRA.
 
-Both get the same data and the same number of steps. They know nothing of neurons.
+Both get the same data and the same number of steps.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The evidence is a sentence of the gold passage, picked here, or a summary by a teacher behind any
 OpenAI-compatible endpoint, kept in a cache so that nothing is asked twice.
 
-Source: METHOD.md, Phase 2, stage 2 [P2]. It knows nothing of tokens or models.
+Source: docs/method.md, Phase 2, stage 2 [P2].
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 A layer is whole on a device only while it computes. What is no part of the model, such as the
 deltas of neurons, is small and stays whole in every process; its gradients are averaged here.
-It knows nothing of what is trained, or why.
 """
 
 from __future__ import annotations

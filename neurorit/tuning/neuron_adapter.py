@@ -5,7 +5,7 @@ down-projection. Nothing dense gets a gradient or an optimizer state, except the
 layers that are tuned fully. *Groups* of neurons learn only from their kind of sample, inside a
 mixed batch: the other samples see the same values but leave no gradient.
 
-Source: METHOD.md, Phase 2 [P, I]. It knows nothing of losses, optimizers or data.
+Source: docs/method.md, Phase 2 [P, I].
 """
 
 from __future__ import annotations

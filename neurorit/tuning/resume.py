@@ -1,7 +1,7 @@
 """Saved states of a training run: tensors in safetensors, and a mark that names the last whole one.
 
 A state that was not finished has no mark, so a run that was killed goes on from the one before it.
-Of a model that is sharded each process writes its part. It knows nothing of how training goes.
+Of a model that is sharded each process writes its part.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Training batches: examples as prompt and response tokens, padded on the left.
 
-With padding on the left every response ends at the last position, so logits are needed for the
-last few positions only. It knows nothing of models.
+With padding on the left every response ends at the last position, so logits are needed for the last
+few positions only.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 The Trainer brings accumulation, mixed precision, gradient checkpointing, logging and several
 processes (`torchrun`, `accelerate launch`). What it saves is ours: safetensors and JSON, made whole
 or not at all, so that a run that was killed goes on and ends in the same weights.
-It knows nothing of which parameters are trained, or why.
 """
 
 from __future__ import annotations

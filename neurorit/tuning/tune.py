@@ -4,7 +4,7 @@ Stage 1 (noise suppression): on irrelevant context only, P_irrel learns to end t
 Stage 2 (evidence): on mixed context, P_rel learns from samples with evidence, P_irrel from those
 without, P_shared from both, and the densest layers' blocks are trained fully.
 
-Source: METHOD.md, Phase 2 [P, P2, I]. It knows nothing of how neurons were mined or are evaluated.
+Source: docs/method.md, Phase 2 [P, P2, I].
 """
 
 from __future__ import annotations

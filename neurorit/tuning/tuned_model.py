@@ -1,7 +1,4 @@
-"""A model with what is trained in it: one forward pass gives the loss on the responses.
-
-It knows nothing of optimizers, steps or saved states.
-"""
+"""A model with what is trained in it: one forward pass gives the loss on the responses."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """BM25 over an index's passages: an artifact of its own, beside the index that it belongs to.
 
 bm25s does the scoring, a Snowball stemmer the word forms. The artifact is made by `index --bm25`,
-or on first use, and again when the index has changed. It knows nothing of vectors.
+or on first use, and again when the index has changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes BM25 scores of a stream of texts in the form of bm25s, in bounded memory.
 
 bm25s itself holds every token of every text. Here counts of words go to disk in sorted runs, and
-are merged word by word; only the vocabulary is held. It knows nothing of passages.
+are merged word by word; only the vocabulary is held.
 """
 
 from __future__ import annotations

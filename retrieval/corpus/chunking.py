@@ -1,7 +1,7 @@
 """Long texts into passages: 100 words as in DPR and the paper, whole sentences where they fit.
 
 No word is lost, and none doubled but by an overlap that was asked for. Of a script without spaces
-every character counts as a word. It knows nothing of files.
+every character counts as a word.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Two passages are near duplicates when their sets of three words in a row overlap by a share that is
 given (Jaccard). MinHash (Broder 1997, by `datasketch`) finds pairs that may be; their own words
 decide. Held are eight bytes of every passage, those of its bands, and the shingles of some that may
-be alike; the text is read again for these. It knows nothing of vectors.
+be alike; the text is read again for these.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 | `hf:NAME[:CONFIGURATION][@SPLIT]`, or a folder of `save_to_disk` | by `datasets`, the same names |
 | another folder | its files of records, and its txt, Markdown, HTML and PDF files in chunks |
 
-Nothing is held in memory but eight bytes of every id. It knows nothing of vectors.
+Nothing is held in memory but eight bytes of every id.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Records of a file as passages: JSON lines, TSV and Parquet, each with where it stands.
 
 What cannot be read goes to `bad`, which raises it or notes it; then the reading goes on with the
-next line where there is one. It knows nothing of folders or chunks.
+next line where there is one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """An encoder behind an OpenAI-compatible `/v1/embeddings`: a served model, or a provider's.
 
 Texts go there in batches, several at once, and are asked for again after failures. One that the
-server refuses for its length is cut until it takes it, and counted. It knows nothing of passages or
-indexes.
+server refuses for its length is cut until it takes it, and counted.
 """
 
 from __future__ import annotations

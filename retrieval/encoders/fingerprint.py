@@ -2,7 +2,7 @@
 
 The fingerprint covers what decides a vector: every weight, how tokens are pooled, the length limit,
 the prompts, the vocabulary, and the tokens of texts that tell tokenizers apart. A newer library
-that computes the same has the same fingerprint. It knows nothing of indexes.
+that computes the same has the same fingerprint.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Encoders: text to unit vectors, with a fingerprint that tells one encoder from another.
 
 sentence-transformers does the work, or a server. An encoder's name holds all that makes it again:
-`NAME`, or `NAME?query=PREFIX&passage=PREFIX` for one that wants words before a text. It knows
-nothing of indexes.
+`NAME`, or `NAME?query=PREFIX&passage=PREFIX` for one that wants words before a text.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Weights and activations are quantized once, by NNCF on sentences that come with the package, and
 kept in the user's cache. Its vectors differ a little from those of the float model, so the two do
-not mix: the fingerprint is another one. It knows nothing of passages or indexes.
+not mix: the fingerprint is another one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""How many passages are longer than an encoder reads: no search finds what stands beyond.
-
-It knows nothing of indexes.
-"""
+"""How many passages are longer than an encoder reads: no search finds what stands beyond."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 An index is a list of segments, each with its passages and its FAISS index, each as large as the
 memory allows (see `index.segments`). A build that was stopped or killed goes on after the last
-vectors that are surely there, and ends with the same files. It knows nothing of searching.
+vectors that are surely there, and ends with the same files.
 """
 
 from __future__ import annotations

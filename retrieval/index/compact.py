@@ -2,7 +2,7 @@
 
 Vectors are taken from the old segments where these hold them as they were made; compressed ones
 (`ivf-pq`, `sq8`) are encoded anew. The new index takes the old one's place whole, and a compaction
-that was killed goes on. It knows nothing of corpora.
+that was killed goes on.
 """
 
 from __future__ import annotations

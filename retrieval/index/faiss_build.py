@@ -1,7 +1,7 @@
 """FAISS structures made from vectors in a file, in memory that is known beforehand.
 
 Room is made before anything is added: what grows by itself grows by copying, and takes twice as
-much. It knows nothing of passages.
+much.
 """
 
 from __future__ import annotations

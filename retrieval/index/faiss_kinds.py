@@ -1,7 +1,7 @@
 """Kinds of FAISS index: which there are and what they cost.
 
 All take unit vectors and the inner product, so a score is a cosine. `flat` compares with every
-vector; the others look at fewer and miss some. It knows nothing of passages or files of an index.
+vector; the others look at fewer and miss some.
 """
 
 from __future__ import annotations

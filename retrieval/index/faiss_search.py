@@ -2,7 +2,6 @@
 
 A graph or an inverted file looks at a part of its vectors. Where only some may be found it must
 look further; where they are few, or it found fewer than there are, they are compared one by one.
-It knows nothing of passages.
 """
 
 from __future__ import annotations

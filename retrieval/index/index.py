@@ -2,7 +2,7 @@
 
 A segment's `passages.jsonl` and `vectors.faiss` share an order: row i is line i. Both are mapped
 into memory, so that an index may be larger than it. The manifest records which encoder made the
-vectors; loading refuses any other. It knows nothing of questions, or of how an index is built.
+vectors; loading refuses any other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which passages have a value in a field of their `meta`, found without reading the passages.
 
 Beside a segment's passages lies a sorted list of hashes of (field, value), each with its row. An
-older index has none: there it is made in memory when it is first needed. It knows nothing of
-searching.
+older index has none: there it is made in memory when it is first needed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A part is one segment's `passages.jsonl` with the place of every line (`offsets.npy`), a hash of
 every id (`ids.npy`) and of every field (`index.meta_filters`). Deleted passages are skipped: rows
-here count those that are left. It knows nothing of vectors.
+here count those that are left.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A segment is a folder with passages and their FAISS index. Until it is whole it is called `.part`
 and holds the vectors made so far. A journal says which segments are whole; what a kill left goes on
-after the last vectors that are surely on disk. It knows nothing of artifacts or of searching.
+after the last vectors that are surely on disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Where the vectors of passages come from: an encoder, or a .npy file with a row for each passage.
 
-The file is read from front to back and not mapped into memory, so that it takes none. It knows
-nothing of indexes.
+The file is read from front to back and not mapped into memory, so that it takes none.
 """
 
 from __future__ import annotations

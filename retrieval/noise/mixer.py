@@ -1,8 +1,7 @@
 """Noise mixing: questions and an index become examples of typed relevant and noisy passages.
 
 Every example is drawn from its own seed, so one can be made again alone, and a *ledger* says of
-each passage why it is there and of each rejected one which answer it held. It knows nothing of
-models or prompts.
+each passage why it is there and of each rejected one which answer it held.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is mixed into an example, and what cannot be. It knows nothing of how it is done."""
+"""What is mixed into an example, and what cannot be."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Noisy texts that are written and not found: near-duplicates without the answer, instructions.
-
-It knows nothing of indexes, settings or ledgers.
-"""
+"""Noisy texts that are written and not found: near-duplicates without the answer, instructions."""
 
 from __future__ import annotations
 

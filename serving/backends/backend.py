@@ -1,7 +1,4 @@
-"""One served model: an own vLLM that is watched and started again, or servers that run already.
-
-It knows nothing of retrieval, prompts or HTTP routes.
-"""
+"""One served model: an own vLLM that is watched and started again, or servers that run already."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 The worker (`backends.offline_worker`) pays vLLM's imports once and then takes job after job, also
 for other models: on CPU a second engine costs seconds where a second process costs a minute.
-It knows nothing of questions, passages or scores: prompts are token ids.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The process that holds one vLLM engine for offline generation: JSON lines in, JSON lines out.
 
 Started by `backends.offline`, never by a person. Imports are paid once; a job for another model
-frees the engine and builds a new one. It knows nothing of questions or retrieval.
+frees the engine and builds a new one.
 
 Messages in: {"model", "prompts", "max_tokens", "stop_token_ids", "settings"}.
 Messages out, by "event": `imported`, `engine` (seconds), `progress` (done, total), `result`

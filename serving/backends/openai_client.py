@@ -1,7 +1,7 @@
 """An asynchronous client of vLLM's `/v1/completions` with prompts as token ids.
 
 Token ids, not text: what the pipeline rendered is exactly what the model reads. Servers that take
-only messages are asked for a chat. It knows nothing of retrieval.
+only messages are asked for a chat.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 They are looked at in the background, so that a request is not what finds out that one is gone.
 
-Only servers that are named here are ever asked. It knows nothing of prompts or HTTP routes.
+Only servers that are named here are ever asked.
 """
 
 from __future__ import annotations

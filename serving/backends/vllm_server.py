@@ -1,6 +1,6 @@
 """vLLM's own OpenAI server as a child process: started, warmed, watched, ended.
 
-It listens on loopback with a key of its own. This module knows nothing of retrieval or prompts.
+It listens on loopback with a key of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How many connections the server holds open, and how long a request may take to arrive.
 
 Without these bounds whoever opens connections and sends nothing, or byte by byte, takes memory and
-open files until nobody is served. It knows nothing of what is asked.
+open files until nobody is served.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One run of the gateway: it listens at once, makes its systems ready beside that, and ends them.
-
-It knows nothing of routes, and of a process's signals only that uvicorn minds them.
-"""
+"""One run of the gateway: it listens at once, makes its systems ready beside that, ends them."""
 
 from __future__ import annotations
 

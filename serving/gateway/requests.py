@@ -1,7 +1,6 @@
 """The shapes of the gateway's requests and errors: OpenAI's, with a `neurorit` field beside.
 
-Pure data: it knows nothing of FastAPI, retrieval or the language model. Responses are made in
-`neurorit.serving.gateway.responses`.
+Responses are made in `gateway.responses`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Who may ask, how much, and how a refusal looks: keys, body limit, headers, error bodies.
-
-It knows nothing of what the routes do.
-"""
+"""Who may ask, how much, and how a refusal looks: keys, body limit, headers, error bodies."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 A server that takes every request gets slow for all of them. Here a chat has a turn, waits for one
 in a short queue, or is refused at once with 429 and Retry-After; one that waits too long gets 503.
-The turn lasts until the answer's last byte is sent or its client has gone. It knows nothing of what
-is asked.
+The turn lasts until the answer's last byte is sent or its client has gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Work for a client that has left is cancelled, and with it the generation upstream.
 
-An ASGI server only tells that a connection was cut; a plain route would go on for nobody. It
-knows nothing of what the work is.
+An ASGI server only tells that a connection was cut; a plain route would go on for nobody.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many requests a client may send in a minute; one that sends more is told when to come back.
 
-A client is its key, or its address where no key is asked for. It knows nothing of routes' work.
+A client is its key, or its address where no key is asked for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Every request is counted and timed, and one that nobody could answer gets a clean 500.
 
-The outermost middleware: refusals for a key, a rate or a full queue are counted too. It knows
-nothing of what is asked.
+The outermost middleware: refusals for a key, a rate or a full queue are counted too.
 """
 
 from __future__ import annotations

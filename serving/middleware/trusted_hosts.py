@@ -1,7 +1,7 @@
 """Which names a gateway without keys answers to, when only this machine is to reach it.
 
 A web page from elsewhere may point a name of its own at this machine; to the browser they are then
-one site, and the page's script could read passages. It knows nothing of keys.
+one site, and the page's script could read passages.
 """
 
 from __future__ import annotations

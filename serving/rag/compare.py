@@ -1,7 +1,7 @@
 """The honest demonstration: base and tuned model on the same passages, with noise mixed in.
 
 Only noise that needs no known answer: passages ranked next to the retrieved ones, and passages
-drawn from the corpus. Either may happen to hold the answer. It knows nothing of HTTP.
+drawn from the corpus. Either may happen to hold the answer.
 """
 
 from __future__ import annotations

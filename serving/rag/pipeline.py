@@ -1,7 +1,6 @@
 """Retrieve, render, generate, and decide what an empty answer means.
 
-One question in, a stream of typed events out. It knows nothing of HTTP: the gateway turns events
-into responses, and the retriever and the language model's client are handed in.
+One question in, a stream of typed events out.
 """
 
 from __future__ import annotations

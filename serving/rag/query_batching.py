@@ -1,7 +1,7 @@
 """Searches that come at the same moment go to the retriever together.
 
 An encoder takes sixteen queries in little more time than one. While one search runs, queries
-gather; none waits for others that have not come. It knows nothing of HTTP.
+gather; none waits for others that have not come.
 """
 
 from __future__ import annotations

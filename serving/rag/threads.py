@@ -2,7 +2,7 @@
 
 On a CPU the model's engine computes on the cores that the gateway runs on, and every request waits
 for it. What encodes a query there costs the engine more than its own time: so it takes few threads,
-none that waits busily, and goes second where there is no free core. It knows nothing of the work.
+none that waits busily, and goes second where there is no free core.
 """
 
 from __future__ import annotations

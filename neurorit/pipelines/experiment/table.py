@@ -1,7 +1,7 @@
 """The table of an experiment: means over seeds, paired differences, their Markdown and a plot.
 
 Two kinds of interval, named apart: over seeds (would another seed give the same?) and over
-questions, paired (would other questions?). It knows nothing of how variants were tuned.
+questions, paired (would other questions?).
 """
 
 from __future__ import annotations
