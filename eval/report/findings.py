@@ -40,6 +40,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
+def points(share: float) -> str:
+    """0.123 -> '+12.3'."""
+    return f"{100 * share:+.1f}".replace("-", "\u2212")
+
+
 def shown(row: Mapping[str, Any]) -> bool:
     """True if a comparison's difference holds up: interval off zero and Holm's p under 0.05."""
     low, high = row["ci95"]
@@ -63,7 +68,7 @@ def _against(row: Mapping[str, Any], cells: Mapping[tuple[str, str], Any]) -> st
     what = "exact answers" if metric == "em" else NAMES[metric]
     numbers = (
         f"{percent(after)} against {percent(before)} {what} "
-        f"(95 % interval of the difference {_points(low)} to {_points(high)})"
+        f"(95 % interval of the difference {points(low)} to {points(high)})"
     )
     if shown(row):
         side = "above" if row["delta"] > 0 else "below"
@@ -150,10 +155,6 @@ def _reading(
             f"{percent(cells[best, 'closed-book'][metric])}: what lies above that was read."
         )
     return said
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "\u2212")
 
 
 def _join(parts: Sequence[str]) -> str:

@@ -1,130 +1,141 @@
-"""The HTML of report.html: one self-contained page, built from the report's numbers.
+"""report.html: one self-contained page, from the report's numbers and the templates beside this.
 
-Every text from data is escaped; there is no script and no external address. It computes no
-statistic.
+Jinja escapes every text from data; there is no script and no external address, and no statistic is
+computed.
 """
 
 from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
 from neurorit.eval.conditions import POOLED, parse_condition
-from neurorit.eval.metrics.robustness import noise_curves
-from neurorit.eval.metrics.settings import BASE, METHOD, title_of
-from neurorit.eval.report import charts as plots
-from neurorit.eval.report.charts import Point, css_class
-from neurorit.eval.report.findings import percent
-from neurorit.eval.report.html_ablation import causal_figure
-from neurorit.eval.report.html_details import comparisons, every_figure, made, points
-from neurorit.eval.report.html_robustness import heat_maps, measures
+from neurorit.eval.metrics.robustness import METRICS, noise_curves
+from neurorit.eval.metrics.settings import BASE, METHOD, NAMES, title_of
+from neurorit.eval.report import charts
+from neurorit.eval.report.charts import Point
+from neurorit.eval.report.findings import percent, points
 
 Report = Mapping[str, Any]
+Cells = Mapping[tuple[str, str], Any]
+
 _IMAGES = {".svg": "image/svg+xml", ".png": "image/png"}
+_OPTIONAL = ("mining", "judge", "manifest", "timings", "cluster", "clusters", "family_over")
+_MEASURES = {
+    "robustness": "Robustness",
+    "noise-area": "Area",
+    "no-degradation": "Kept from closed-book",
+    "no-degradation:gold": "\u2026 gold passage there",
+    "no-degradation:no-gold": "\u2026 gold passage missing",
+    "size": "Size robustness",
+    "order": "Order robustness",
+}
+_REFUSALS = {
+    "precision": "share of refusals where no gold passage was there",
+    "recall": "share of questions without a gold passage that were refused",
+}
+_SILENCING = (
+    ("probability_misled", "How likely misled answers are"),
+    ("misled_irrelevant", "Misled answers"),
+    ("accuracy_relevant", "Right answers, gold passage"),
+)
 
 
 def render_page(report: Report, atlas_plot: Path | None = None) -> str:
     """The whole page. atlas_plot: drawn into it if the report has no neuron counts per layer."""
-    sections = (
-        _head(report),
-        f'<div class="glance">{_table(report)}{_charts(report)}</div>',
-        _findings(report),
-        measures(report),
-        heat_maps(report),
-        _insides(report, atlas_plot),
-        _examples(report),
-        every_figure(report),
-        comparisons(report),
-        made(report),
-    )
-    style = files("neurorit.eval.report").joinpath("report.css").read_text(encoding="utf-8")
+    absent: dict[str, Any] = dict.fromkeys(_OPTIONAL)
+    report = absent | dict(report)
+    cells = {(r["system"], r["condition"]): r for r in (*report["results"], *report["pooled"])}
+    metric = str(report.get("metric", "em"))
+    noise_only = _noise_only(report["conditions"])
+    noise = _noise(report["conditions"])
+    systems = (report["manifest"] or {}).get("systems") or {}
+    headline = report["findings"][0].split(": ")[0].rstrip(".") if report["findings"] else ""
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Noisy-retrieval evaluation: {escape(', '.join(report['systems']))}</title>"
-        f"<style>\n{style}{_colours(report)}</style></head>\n<body><main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main></body></html>\n"
+        _templates()
+        .get_template("page.html")
+        .render(
+            report=report,
+            cells=cells,
+            metric=metric,
+            noise_only=noise_only,
+            style=Markup(_file("report.css")),
+            colours=_colours(report["systems"]),
+            title=headline or "Noisy-retrieval evaluation",
+            alone=[name for name, system in systems.items() if system.get("kind") == "gateway"],
+            facts=_facts(report, cells, metric, noise_only),
+            lines=_lines(report, metric, noise_only),
+            curves=list(_curves(report, cells, metric)),
+            refusals=_refusals(report, cells, noise_only),
+            measures=list(_measures(report)),
+            noise=noise,
+            counts=sorted({count for by_count in noise.values() for count in by_count}),
+            neurons=_neurons(report["mining"] or {}, atlas_plot),
+            silencing_columns=_SILENCING,
+            names=NAMES,
+            measured=[n for n in NAMES if any(row.get(n) is not None for row in cells.values())],
+            unscored=any(row.get("unscored") for row in report["results"]),
+            making=list(_making(report)),
+        )
     )
 
 
-def _colours(report: Report) -> str:
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("neurorit.eval.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "css_class": charts.css_class,
+        "hundredfold": lambda share: f"{100 * share:.1f}",
+        "parted": _parted,
+        "percent": percent,
+        "points": points,
+        "p_value": _p_value,
+        "signed": lambda share: f"{100 * share:+.1f}",
+        "span": _span,
+        "thousands": lambda count: f"{count:,}",
+        "title_of": title_of,
+    }
+    return environment
+
+
+def _file(name: str) -> str:
+    return files("neurorit.eval.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _colours(systems: Sequence[str]) -> list[tuple[str, str]]:
     """One colour per system: fixed for base and the method, in turn for the others."""
-    turn = iter([*("a", "b", "c"), *(["base"] * len(report["systems"]))])
+    turn = iter([*("a", "b", "c"), *(["base"] * len(systems))])
     fixed = {BASE: "base", METHOD: "method"}
-    rules = [
-        f".{css_class(name)} {{ --c: var(--c-{fixed.get(name) or next(turn)}); }}"
-        for name in report["systems"]
-    ]
-    return "\n".join(rules) + "\n"
+    return [(name, fixed.get(name) or next(turn)) for name in systems]
 
 
-def _cells(report: Report) -> dict[tuple[str, str], Any]:
-    rows = [*report["results"], *report["pooled"]]
-    return {(row["system"], row["condition"]): row for row in rows}
-
-
-def _noise_only(report: Report) -> str | None:
+def _noise_only(conditions: Sequence[str]) -> str | None:
     """The hardest condition without evidence."""
-    parsed = [parse_condition(name) for name in report["conditions"]]
-    found = [c for c in parsed if c.noise is not None and not c.gold]
-    return max(found, key=lambda c: c.count).name if found else None
+    bare = [c for c in map(parse_condition, conditions) if c.noise is not None and not c.gold]
+    return max(bare, key=lambda c: c.count).name if bare else None
 
 
-def _metric(report: Report) -> str:
-    return str(report.get("metric", "em"))
-
-
-def _head(report: Report) -> str:
-    n = report["results"][0]["n"]
-    findings = report["findings"]
-    title = findings[0].split(": ")[0].rstrip(".") if findings else "Noisy-retrieval evaluation"
-    tiles = "".join(
-        f'<div class="fact"><dt>{escape(label)}</dt><dd>{escape(value)}'
-        f"<small>{escape(note)}</small></dd></div>"
-        for label, value, note in _facts(report)
-    )
-    return (
-        '<header><p class="eyebrow">neurorit-rag \u00b7 answers under noisy retrieval</p>'
-        f"<h1>{escape(title)}</h1>"
-        f'<p class="lede">{n:,} questions, {len(report["conditions"])} conditions, '
-        f"{len(report['systems'])} systems. {escape(_alike(report))} {escape(_intervals(report))}"
-        f'</p><dl class="facts">{tiles}</dl></header>'
-    )
-
-
-def _alike(report: Report) -> str:
-    """Whether all systems were asked the same, which those that retrieve by themselves are not."""
-    held = (report.get("manifest") or {}).get("systems") or {}
-    alone = [name for name, system in held.items() if system.get("kind") == "gateway"]
-    if not alone:
-        return "Every system gets the same prompts."
-    return (
-        f"{', '.join(alone)} {'is' if len(alone) == 1 else 'are'} asked the question alone and "
-        "retrieves and prompts by itself; all others get the same prompts."
-    )
-
-
-def _intervals(report: Report) -> str:
-    if report.get("cluster"):
-        clustered = f"clustered by {report['cluster']} ({report['clusters']:,} clusters)"
-    else:
-        clustered = "with the question as the cluster"
-    return (
-        "Intervals are 95 %: Wilson\u2019s for rates, a paired bootstrap for differences, "
-        f"{clustered}."
-    )
-
-
-def _facts(report: Report) -> list[tuple[str, str, str]]:
-    metric, cells, facts = _metric(report), _cells(report), []
-    pairs = report.get("pairs") or [[METHOD, BASE]]
-    after, before = pairs[0]
+def _facts(
+    report: Report, cells: Cells, metric: str, noise_only: str | None
+) -> list[tuple[str, str, str]]:
+    """(label, value, note) of the figures at the top."""
+    facts = []
+    after, before = (report.get("pairs") or [[METHOD, BASE]])[0]
     for row in report["comparisons"]:
         place = (row["a"], row["b"], row["condition"], row["metric"])
         if place == (after, before, POOLED, metric):
@@ -133,208 +144,163 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
             facts.append(
                 (f"Distractors, {after} against {before}", f"{points(row['delta'])} points", note)
             )
-    noise_only = _noise_only(report)
-    wanted = [
-        ("clean", metric, f"{title_of(metric)} on clean"),
-        ("clean", "abstain_rate", "Refused on clean"),
-    ]
+    shown = [("clean", metric, f"{title_of(metric)} on clean")]
     if noise_only:
-        wanted.insert(1, (noise_only, "abstain_rate", f"Refused on {noise_only}"))
-    for condition, name, label in wanted:
+        shown.append((noise_only, "abstain_rate", f"Refused on {noise_only}"))
+    shown.append(("clean", "abstain_rate", "Refused on clean"))
+    for condition, name, label in shown:
         if (after, condition) in cells and (before, condition) in cells:
             note = f"{before} {percent(cells[before, condition][name])}"
             facts.append((label, percent(cells[after, condition][name]), note))
-    judge = report.get("judge")
+    judge = report["judge"]
     if judge:
         note = f"{judge['n']} labelled answers"
         facts.append(("Judge against labels", f"\u03ba {judge['kappa']:.3f}", note))
     return facts
 
 
-def _table(report: Report) -> str:
-    cells, systems, scored = _cells(report), report["systems"], _metric(report)
-    head = "".join(
-        f'<th scope="col"><span class="name {css_class(s)}">{escape(s)}</span></th>'
-        for s in systems
-    )
-    lines = [(c, scored, c, "heat", "") for c in report["conditions"]]
-    noise_only = _noise_only(report)
-    lines = [line for line in lines if line[0] != noise_only]
+def _lines(report: Report, metric: str, noise_only: str | None) -> list[Sequence[str]]:
+    """(condition, metric, label, ground, class) of the result table's lines."""
+    lines: list[Sequence[str]] = [
+        (c, metric, c, "heat", "") for c in report["conditions"] if c != noise_only
+    ]
     if report["pooled"]:
-        lines.append((POOLED, scored, POOLED, "heat", "pooled"))
+        lines.append((POOLED, metric, POOLED, "heat", "pooled"))
     if noise_only:
-        lines.append((noise_only, scored, noise_only, "heat", ""))
+        lines.append((noise_only, metric, noise_only, "heat", ""))
         lines.append((noise_only, "abstain_rate", f"{noise_only}: refused", "heat", "rule"))
     if "clean" in report["conditions"]:
         lines.append(("clean", "abstain_rate", "clean: refused", "alarm", ""))
-    body = ""
-    for condition, metric, label, colour, css in lines:
-        row = "".join(_cell(cells[s, condition], metric, colour) for s in systems)
-        body += f'<tr class="{css}"><th scope="row">{escape(label)}</th>{row}</tr>'
-    return (
-        '<section><div class="scroll" tabindex="0" role="region" aria-label="Results">'
-        '<table class="results"><caption>'
-        f"{title_of(scored)} in percent with its 95 % interval; "
-        "the last rows are refusals, wanted on noise-only and unwanted on clean.</caption>"
-        f'<thead><tr><th scope="col">condition</th>{head}</tr></thead><tbody>{body}</tbody>'
-        "</table></div></section>"
-    )
+    return lines
 
 
-def _cell(row: Any, metric: str, colour: str) -> str:
-    low, high = row["ci95"][metric]
-    depth = round(55 * row[metric])
-    return (
-        f'<td class="{colour}" style="--h:{depth}%"><b>{100 * row[metric]:.1f}</b>'
-        f"<small>{100 * low:.1f}\u2013{100 * high:.1f}</small></td>"
-    )
-
-
-def _charts(report: Report) -> str:
-    cells, systems, scored = _cells(report), report["systems"], _metric(report)
-    name = title_of(scored)
-    figures = []
+def _curves(report: Report, cells: Cells, metric: str) -> Iterator[tuple[str, Markup]]:
+    """(kind of noise, chart); of two points only distractors', the heat map shows the others."""
     for kind, curve in noise_curves(report["conditions"]).items():
-        if len(curve) < 3 and kind != "distractor":
-            continue  # two points are no curve: the heat map shows them
-        series = {
-            s: [_point(cells[s, names[0]], scored, count) for count, names in curve]
-            for s in systems
-        }
-        figures.append(
-            f"<figure><figcaption><strong>Accuracy against noise</strong>{name} as "
-            f"{escape(kind)} passages join the gold one.</figcaption>"
-            f"{plots.noise_curve(series, kind, name)}</figure>"
+        if len(curve) >= 3 or kind == "distractor":
+            series = {
+                system: [_point(cells[system, names[0]], metric, count) for count, names in curve]
+                for system in report["systems"]
+            }
+            yield kind, Markup(charts.noise_curve(series, kind, title_of(metric)))
+
+
+def _refusals(report: Report, cells: Cells, noise_only: str | None) -> Markup | None:
+    if not noise_only and "clean" not in report["conditions"]:
+        return None
+    rows = [
+        (
+            s,
+            _point(cells[s, "clean"], "abstain_rate") if (s, "clean") in cells else None,
+            _point(cells[s, noise_only], "abstain_rate") if noise_only else None,
         )
-    noise_only = _noise_only(report)
-    if noise_only or "clean" in report["conditions"]:
-        rows = [
-            (
-                s,
-                _point(cells[s, "clean"], "abstain_rate") if (s, "clean") in cells else None,
-                _point(cells[s, noise_only], "abstain_rate") if noise_only else None,
-            )
-            for s in systems
-        ]
-        figures.append(
-            "<figure><figcaption><strong>Knowing when to refuse</strong>Refusals in percent: "
-            f'<span class="key full"></span>no passage holds the answer ({noise_only}; more is '
-            'better), <span class="key"></span>the answer is there (clean; less is better).'
-            f"</figcaption>{plots.refusal_bars(rows)}</figure>"
-        )
-    return f'<section class="charts">{"".join(figures)}</section>' if figures else ""
+        for s in report["systems"]
+    ]
+    return Markup(charts.refusal_bars(rows))
 
 
 def _point(row: Any, metric: str, x: float = 0) -> Point:
     return Point(x, row[metric], *row["ci95"][metric])
 
 
-def _findings(report: Report) -> str:
-    items = "".join(f"<li>{escape(finding)}</li>" for finding in report["findings"])
-    return (
-        "<section><h2>What the numbers say</h2>"
-        '<p class="note">Written by rule from the numbers: a difference counts when its interval '
-        "excludes zero and its p after Holm\u2019s correction is under 0.05.</p>"
-        f'<ul class="findings">{items}</ul></section>'
-    )
-
-
-def _insides(report: Report, atlas_plot: Path | None) -> str:
-    figures = []
-    neurons = _neurons(report.get("mining") or {}, atlas_plot)
-    if neurons:
-        figures.append(
-            "<figure><figcaption><strong>Where the mined neurons are</strong>Per layer: neurons "
-            "that matter for relevant context, for irrelevant context, or for both."
-            f"</figcaption>{neurons}</figure>"
+def _measures(report: Report) -> Iterator[tuple[str, str, list[tuple[Any, ...] | None]]]:
+    """(title, what it means, (value, interval, n) of each system) of every robustness measure."""
+    systems = report["systems"]
+    cells = {(row["metric"], row["system"]): row for row in report.get("robustness", ())}
+    for metric in dict.fromkeys(metric for metric, _ in cells):
+        base, _, kind = metric.partition(":")
+        title = _MEASURES.get(metric) or f"{_MEASURES.get(base, base)}: {kind}"
+        rows = [cells.get((metric, system)) for system in systems]
+        yield (
+            title,
+            METRICS.get(metric) or METRICS.get(base, ""),
+            [
+                (row["value"], row["ci95"], row["n"]) if row and row["value"] is not None else None
+                for row in rows
+            ],
         )
-    causal = (report.get("mining") or {}).get("causal")
-    if causal:
-        figures.append(causal_figure(causal))
-    judge = report.get("judge")
-    if judge:
-        low, high = judge["kappa_ci95"]
-        meters = "".join(
-            f"<span>{escape(kind)}</span>"
-            f'<span class="meter"><i style="width:{100 * held["agreement"]:.1f}%"></i></span>'
-            f"<span>{percent(held['agreement'])} of {held['n']}</span>"
-            for kind, held in judge["kinds"].items()
-        )
-        figures.append(
-            "<figure><figcaption><strong>How far the judge can be trusted</strong>"
-            f"Agreement of {escape(judge['name'])} with {judge['n']} labelled answers: "
-            f"{percent(judge['agreement'])}, Cohen\u2019s \u03ba {judge['kappa']:.3f} "
-            f"(95 % interval {low:.3f} to {high:.3f}).</figcaption>"
-            f'<div class="meters">{meters}</div></figure>'
-        )
-    return f'<section class="two">{"".join(figures)}</section>' if figures else ""
+    refusing = {row["system"]: row for row in report.get("abstention", ())}
+    for name, meaning in _REFUSALS.items():
+        rows = [refusing.get(system) for system in systems]
+        values = [
+            (row[name], row["ci95"][name], row[f"{name}_n"])
+            if row and row[name] is not None
+            else None
+            for row in rows
+        ]
+        if any(values):
+            yield f"Refusal {name}", meaning, values
 
 
-def _neurons(mining: Mapping[str, Any], atlas_plot: Path | None) -> str:
+def _noise(conditions: Sequence[str]) -> dict[str, dict[int, str]]:
+    """Kind of noise -> count -> the condition that a heat map shows there."""
+    kinds = {
+        kind: {count: names[0] for count, names in curve}
+        for kind, curve in noise_curves(conditions).items()
+    }
+    for condition in map(parse_condition, conditions):
+        if condition.noise is not None and not condition.gold:
+            kinds.setdefault("noise only", {}).setdefault(condition.count, condition.name)
+    return kinds
+
+
+def _neurons(mining: Mapping[str, Any], atlas_plot: Path | None) -> Markup | None:
     counts = mining.get("per_layer")
     if isinstance(counts, Mapping) and {"rel", "irrel", "shared"} <= set(counts):
-        return plots.layer_bars(counts)
+        return Markup(charts.layer_bars(counts))
     if atlas_plot is None or not Path(atlas_plot).is_file():
-        return ""
+        return None
     path = Path(atlas_plot)
     data = b64encode(path.read_bytes()).decode("ascii")
     kind = _IMAGES.get(path.suffix.lower(), "image/png")
-    return f'<img alt="Mined neurons per layer" src="data:{kind};base64,{data}">'
+    image = Markup('<img alt="Mined neurons per layer" src="data:{};base64,{}">')
+    return image.format(kind, data)
 
 
-def _examples(report: Report) -> str:
-    if not report["examples"]:
-        return ""
-    blocks = "".join(_example(example) for example in report["examples"])
-    return (
-        "<section><h2>Answers that flipped</h2>"
-        '<p class="note">The first questions of each kind of change, gains and losses alike; '
-        f"a wrong answer names the passage that says it.</p>{blocks}</section>"
-    )
+def _making(report: Report) -> Iterator[tuple[str, str]]:
+    """How the run was made: models, settings, what was left out, times."""
+    manifest, timings = report["manifest"] or {}, report["timings"] or {}
+    for name, system in (manifest.get("systems") or {}).items():
+        yield f"Model of {name}", f"{system['model']} ({system['fingerprint']})"
+    for name in ("examples", "seed"):
+        if name in manifest:
+            yield name, str(manifest[name])
+    if manifest.get("limit"):
+        drawn = "drawn by the seed" if manifest.get("sample") == "random" else "the first ones"
+        yield "limit", f"{manifest['limit']} questions, {drawn}"
+    if manifest.get("engine"):
+        yield "engine", ", ".join(f"{k} {v}" for k, v in manifest["engine"].items())
+    if manifest.get("skipped"):
+        yield "left out", f"{len(manifest['skipped'])} questions with too small pools"
+    if manifest.get("left_out"):
+        failed = len(report.get("unanswered") or ())
+        yield "left out too", f"{len(manifest['left_out'])} questions, as {failed} calls failed"
+    unscored = sum(row["unscored"] for row in report["results"])
+    yield "unscored answers", f"{unscored} of {sum(row['n'] for row in report['results'])}"
+    for name, value in (report["mining"] or {}).items():
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            yield f"mining: {name.replace('_', ' ')}", text
+    for name, value in timings.items():
+        if isinstance(value, float):
+            yield f"time: {name.replace('_', ' ')}", f"{value:.1f} s"
+    for name, value in (timings.get("generate") or {}).items():
+        yield f"time: answers of {name}", f"{value:.1f} s"
 
 
-def _example(example: Mapping[str, Any]) -> str:
-    passages = "".join(
-        f'<li><span class="kind {escape(p["kind"] or "")}">{escape(p["kind"] or "passage")}</span>'
-        f"<b>{escape(p['title'])}</b> {_marked(p['text'], example['answers'])}</li>"
-        for p in example["passages"]
-    )
-    answers = "".join(_answer(output) for output in example["outputs"])
-    return (
-        f"<details><summary>{escape(example['question'])}"
-        f'<span class="note">{escape(example["why"])} \u00b7 {escape(example["condition"])} \u00b7 '
-        f"{example['of']} such question{'s' if example['of'] != 1 else ''}</span></summary><div>"
-        f"<p>Reference: <b>{escape(' / '.join(example['answers']))}</b></p>"
-        f'<ol class="passages">{passages}</ol><ul class="answers">{answers}</ul></div></details>'
-    )
-
-
-def _answer(output: Mapping[str, Any]) -> str:
-    name = f'<span class="name {css_class(output["system"])}">{escape(output["system"])}</span>'
-    if output["abstained"]:
-        return f'<li>{name} <span class="none">\u2205 refused to answer</span></li>'
-    mark, css, word = ("\u2713", "ok", "right") if output["em"] else ("\u2717", "no", "wrong")
-    where = ""
-    if output["found_in"] and not output["em"]:
-        where = f' <span class="note">{_read_in(output["found_in"])}</span>'
-    return (
-        f'<li>{name} <span class="{css}" role="img" aria-label="{word}">{mark}</span> '
-        f"{escape(output['output'])}{where}</li>"
-    )
-
-
-def _read_in(numbers: Sequence[int]) -> str:
-    if len(numbers) == 1:
-        return f"as passage {numbers[0]} says"
-    return f"as passages {', '.join(map(str, numbers[:-1]))} and {numbers[-1]} say"
-
-
-def _marked(text: str, answers: Sequence[str]) -> str:
-    """Escaped text with every accepted answer marked."""
+def _parted(text: str, answers: Sequence[str]) -> list[str]:
+    """The text in pieces; those at odd places are accepted answers."""
     longest_first = sorted(answers, key=len, reverse=True)
     pattern = "|".join(re.escape(answer) for answer in longest_first)
-    pieces = re.split(f"(?i)(?<!\\w)({pattern})(?!\\w)", text)
-    return "".join(
-        f"<mark>{escape(piece)}</mark>" if i % 2 else escape(piece)
-        for i, piece in enumerate(pieces)
-    )
+    return re.split(f"(?i)(?<!\\w)({pattern})(?!\\w)", text)
+
+
+def _span(interval: Sequence[float], digits: int = 1) -> str:
+    low, high = interval
+    return f"{100 * low:.{digits}f}\u2013{100 * high:.{digits}f}"
+
+
+def _p_value(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

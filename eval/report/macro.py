@@ -12,6 +12,7 @@ from typing import Any
 
 from neurorit.eval.metrics.settings import NAMES, title_of
 from neurorit.eval.report.findings import write_findings
+from neurorit.eval.report.tables import markdown_table
 from neurorit.eval.stats.paired import adjust
 
 Reports = Mapping[str, dict[str, Any]]
@@ -71,30 +72,36 @@ def macro_markdown(macro: Mapping[str, Any]) -> str:
     """The primary metric's means as a Markdown table, and the differences."""
     metric, systems = macro["metric"], macro["systems"]
     sets = ", ".join(f"{name} ({n})" for name, n in macro["datasets"].items())
-    lines = [f"# Means over {len(macro['datasets'])} data sets", "", f"{sets}.", ""]
-    lines += [f"{title_of(metric)} in percent with 95 % intervals; every set weighs the same.", ""]
-    lines += [f"| condition | {' | '.join(systems)} |", "|---|" + "---:|" * len(systems)]
+    intro = (
+        f"# Means over {len(macro['datasets'])} data sets\n\n{sets}.\n\n"
+        f"{title_of(metric)} in percent with 95 % intervals; every set weighs the same.\n\n"
+    )
     cells = {(r["condition"], r["system"]): r for r in macro["results"] if metric in r}
-    for condition in dict.fromkeys(condition for condition, _ in cells):
-        drawn = []
-        for system in systems:
-            row = cells[condition, system]
-            low, high = row["ci95"][metric]
-            drawn.append(f"{100 * row[metric]:.1f} ({100 * low:.1f}\u2013{100 * high:.1f})")
-        lines.append(f"| {condition} | {' | '.join(drawn)} |")
-    lines += [
-        "",
-        "| difference | condition | points | 95 % | p (Holm) |",
-        "|---|---|---:|---:|---:|",
+    rows = [
+        [condition, *(_mean_with_interval(cells[condition, system], metric) for system in systems)]
+        for condition in dict.fromkeys(condition for condition, _ in cells)
     ]
-    for row in macro["comparisons"]:
-        if row["metric"] == metric:
-            low, high = (f"{100 * bound:+.1f}" for bound in row["ci95"])
-            lines.append(
-                f"| {row['a']} - {row['b']} | {row['condition']} | {100 * row['delta']:+.1f} "
-                f"| {low} to {high} | {row['p_holm']:.3g} |"
-            )
-    return "\n".join(lines) + "\n"
+    differences = [
+        [
+            f"{row['a']} - {row['b']}",
+            row["condition"],
+            f"{100 * row['delta']:+.1f}",
+            " to ".join(f"{100 * bound:+.1f}" for bound in row["ci95"]),
+            f"{row['p_holm']:.3g}",
+        ]
+        for row in macro["comparisons"]
+        if row["metric"] == metric
+    ]
+    text = intro + markdown_table(["condition", *systems], rows)
+    if differences:
+        head = ["difference", "condition", "points", "95 %", "p (Holm)"]
+        text += "\n" + markdown_table(head, differences, left=2)
+    return text
+
+
+def _mean_with_interval(row: Mapping[str, Any], metric: str) -> str:
+    low, high = row["ci95"][metric]
+    return f"{100 * row[metric]:.1f} ({100 * low:.1f}\u2013{100 * high:.1f})"
 
 
 def _mean_row(key: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,28 +1,19 @@
-"""A report's figures as Markdown, CSV or LaTeX; every figure stands with its 95 % interval."""
+"""A report's figures as a data frame, CSV, Markdown or LaTeX; each with its 95 % interval.
+
+Names come from users and their files: none may become a formula, a command or a new cell.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 from neurorit.eval.metrics.settings import NAMES, title_of
 
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-)
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@")
 
 
 class Figure(NamedTuple):
@@ -79,56 +70,80 @@ def figures(report: Mapping[str, Any]) -> Iterator[Figure]:
         )
 
 
+def frame(report: Mapping[str, Any]) -> pd.DataFrame:
+    """Every figure of a report, a row each; the columns are those of `Figure`."""
+    return pd.DataFrame.from_records(list(figures(report)), columns=Figure._fields)
+
+
 def as_csv(report: Mapping[str, Any]) -> str:
-    """One line a figure, as shares and not percentages; the header names the columns."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(Figure._fields)
-    writer.writerows(figures(report))
-    return stream.getvalue()
+    """One row a figure, shares from 0 to 1.
+
+    A text that a spreadsheet would take for a formula stands behind an apostrophe.
+    """
+    table = frame(report)
+    texts = ["part", "system", "condition", "metric"]
+    table[texts] = table[texts].map(_no_formula)
+    return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """Tables of every metric, the primary one first, robustness, comparisons, and the findings."""
-
-    def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        cells = [[cell.replace("|", r"\|") for cell in row] for row in [head, *rows]]
-        lines = [f"| {' | '.join(row)} |" for row in cells]
-        lines.insert(1, "|---|" + "---:|" * (len(head) - 1))
-        return f"## {title}\n\n" + "\n".join(lines) + "\n"
-
+    """Tables of every metric, robustness and comparisons for a reader; shares in percent."""
     parts = ["# Answers under noisy retrieval\n"]
     if report.get("findings"):
-        parts.append("".join(f"- {finding}\n" for finding in report["findings"]))
-    parts += [table(*content) for content in _tables(report, "\u2013")]
+        parts.append("".join(f"- {_in_markdown(f)}\n" for f in report["findings"]))
+    for title, head, rows in _tables(report, "\u2013"):
+        parts.append(f"## {title}\n\n{markdown_table(head, rows)}")
     return "\n".join(parts)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
+    """A Markdown table; `left`: how many columns of text it begins with, the others are figures."""
+    table = pd.DataFrame([[_in_markdown(cell) for cell in row] for row in rows])
+    text = table.to_markdown(
+        index=False,
+        headers=[_in_markdown(name) for name in head],
+        tablefmt="pipe",
+        colalign=["left"] * left + ["right"] * (len(head) - left),
+        disable_numparse=True,
+    )
+    return f"{text}\n"
 
 
 def as_latex(report: Mapping[str, Any]) -> str:
     """The same tables for a paper, with booktabs; special characters are escaped."""
+    return (
+        "% needs \\usepackage{booktabs} and, for < and >, \\usepackage[T1]{fontenc}\n"
+        + "\n".join(_latex_table(*content) for content in _tables(report, "--"))
+    )
 
-    def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        lines = [" & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in rows]
-        top = " & ".join(cell.translate(_LATEX) for cell in head) + r" \\"
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{title.translate(_LATEX)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-                r"\toprule",
-                top,
-                r"\midrule",
-                *lines,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
+
+def _latex_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = pd.DataFrame([[_printable(cell) for cell in row] for row in rows])
+    table.columns = pd.Index([_printable(name) for name in head])
+    style = table.style.hide(axis="index")
+    style = style.format(escape="latex").format_index(escape="latex", axis="columns")
+    return str(
+        style.to_latex(
+            hrules=True,
+            caption=title.replace("%", r"\%"),
+            column_format="l" + "r" * (len(head) - 1),
+            position_float="centering",
         )
+    )
 
-    text = "\n".join(table(*content) for content in _tables(report, "--"))
-    return "% needs \\usepackage{booktabs}\n" + text
+
+def _no_formula(text: str) -> str:
+    text = _printable(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _in_markdown(cell: object) -> str:
+    return _printable(str(cell)).replace("|", r"\|").replace("<", "&lt;")
+
+
+def _printable(text: str) -> str:
+    """The text with what no reader sees, such as a terminal's escape, written out: `\\x1b`."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {

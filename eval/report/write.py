@@ -43,6 +43,7 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     systems = list(report["systems"])
@@ -52,7 +53,8 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("condition", no_wrap=True)
     for system in systems:
-        table.add_column(system, justify="right", no_wrap=True)
+        # A name such as `tuned[/v2]` is no markup.
+        table.add_column(escape(system), justify="right", no_wrap=True)
     cells = {(r["condition"], r["system"]): r for r in [*report["results"], *report["pooled"]]}
     lines = [(name, scored, name, True) for name in report["conditions"]]
     if report["pooled"]:
@@ -82,7 +84,8 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
     if judge:
         screen.print(
             f"Judge {judge['name']}: kappa {judge['kappa']:.3f}, agreement "
-            f"{percent(judge['agreement'])} on {judge['n']} labelled answers"
+            f"{percent(judge['agreement'])} on {judge['n']} labelled answers",
+            markup=False,
         )
     for finding in report["findings"]:
         screen.print(f"\u2022 {finding}", highlight=False, markup=False)

@@ -166,6 +166,7 @@ def _print_power(document: Mapping[str, Any], power: float | None) -> None:
 def _print_comparison(rows: Sequence[Mapping[str, Any]], power: float) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from neurorit.eval.metrics.settings import title_of
@@ -177,7 +178,7 @@ def _print_comparison(rows: Sequence[Mapping[str, Any]], power: float) -> None:
     for row in rows:
         low, high = row["ci95"]
         table.add_row(
-            f"{row['a']} - {row['b']}",
+            escape(f"{row['a']} - {row['b']}"),
             row["condition"],
             f"{100 * row['delta']:+.1f}",
             f"{100 * low:+.1f} to {100 * high:+.1f}",

@@ -98,7 +98,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown, in percent, with 95 % intervals."""
     parts = [_markdown_rows(table["rows"])]
     if table.get("paired"):
-        parts.append("Paired by question, points, 95 % intervals over questions:\n")
+        parts.append("Paired by question, points, 95 % bootstrap intervals over questions:\n")
         parts.append(_markdown_paired(table["paired"]))
     if table["selected"] is not None:
         chosen = ", ".join(f"{m}: {v}" for m, v in table["selected"].items())
@@ -170,28 +170,29 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _markdown_rows(table: Sequence[Mapping[str, Any]]) -> str:
+    from neurorit.eval.report.tables import markdown_table
+
     names = list(table[0]["figures"])
-    lines = ["| variant | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
-    for row in table:
-        cells = [_cell(row["figures"][name]) for name in names]
-        lines.append(f"| {row['variant']} | {row['seeds']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [row["variant"], row["seeds"], *(_cell(row["figures"][name]) for name in names)]
+        for row in table
+    ]
+    return markdown_table(["variant", "seeds", *names], rows)
 
 
 def _markdown_paired(table: Sequence[Mapping[str, Any]]) -> str:
+    from neurorit.eval.report.tables import markdown_table
+
     rivals = list(dict.fromkeys(row["b"] for row in table))
     figures = list(dict.fromkeys(row["figure"] for row in table))
-    found = {(row["a"], row["b"], row["figure"]): row for row in table}
-    heads = [f"{figure}, minus {rival}" for rival in rivals for figure in figures]
-    lines = ["| variant | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name in dict.fromkeys(row["a"] for row in table):
-        cells = []
-        for rival in rivals:
-            for figure in figures:
-                row = found.get((name, rival, figure))
-                cells.append("" if row is None else _difference(row))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    columns = [(rival, figure) for rival in rivals for figure in figures]
+    differences = {(row["a"], row["b"], row["figure"]): _difference(row) for row in table}
+    rows = [
+        [name, *(differences.get((name, *column), "") for column in columns)]
+        for name in dict.fromkeys(row["a"] for row in table)
+    ]
+    heads = [f"{figure}, minus {rival}" for rival, figure in columns]
+    return markdown_table(["variant", *heads], rows)
 
 
 def _difference(row: Mapping[str, Any]) -> str:

@@ -195,7 +195,7 @@ def test_data_sets_are_one_family(tmp_path: Path) -> None:
     assert difference["ci95"][0] < difference["delta"] < difference["ci95"][1]
     assert difference["p"] <= difference["p_holm"]
     text = macro_markdown(macro)
-    assert "nq (150), hotpot (90), pop (60)" in text and "| clean |" in text
+    assert "nq (150), hotpot (90), pop (60)" in text and "| clean " in text
     write_report(reports["nq"], tmp_path)
     assert "all data sets (nq, hotpot, pop)" in (tmp_path / "report.html").read_text()
     json.dumps(macro, allow_nan=False)

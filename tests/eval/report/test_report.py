@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from neurorit.core.errors import BadInput, GateMissed
 from neurorit.data.examples import Example, Passage
@@ -26,7 +28,7 @@ from neurorit.eval.predictions import Journal, Prediction
 from neurorit.eval.report.compare_runs import Run, compare_runs, read_run
 from neurorit.eval.report.summary import summarise
 from neurorit.eval.report.tables import as_csv, as_latex, as_markdown
-from neurorit.eval.report.write import write_report
+from neurorit.eval.report.write import print_table, write_report
 from neurorit.eval.stats.intervals import rate_intervals, sign_flip_score
 from neurorit.eval.stats.power import questions_needed
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
@@ -38,7 +40,7 @@ CONDITIONS += ("counterfactual-1", "noise-only-2", "noise-only-4")
 SYSTEMS = ("base", "neuro-rit")
 
 
-def made(questions: int = 40, seed: int = 0) -> tuple[list[Prediction], dict[Any, Any]]:
+def make_run(questions: int = 40, seed: int = 0) -> tuple[list[Prediction], dict[Any, Any]]:
     """base follows the first noisy passage more often the more of them; neuro-rit half as often."""
     rng = np.random.default_rng(seed)
     examples = [make_example(i) for i in range(questions)]
@@ -61,7 +63,7 @@ def made(questions: int = 40, seed: int = 0) -> tuple[list[Prediction], dict[Any
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    held, passages = made()
+    held, passages = make_run()
     out = tmp_path / "run"
     Journal(out / "predictions.jsonl").append(held)
     write_report(summarise(held, SYSTEMS, CONDITIONS, passages), out)
@@ -172,29 +174,66 @@ def test_tables_hold_every_interval(run: Path) -> None:
     assert {row["part"] for row in rows} >= {"results", "robustness", "abstention", "comparisons"}
     for row in rows:
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
-    assert "| distractor-4 |" in as_markdown(report)
+    assert re.search(r"^\| distractor-4 +\|", as_markdown(report), re.MULTILINE)
     latex = as_latex(report | {"systems": ["base", "neuro-rit"]})
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 12
     assert "95 \\%" in latex
 
 
+HOSTILE = ("=1+1", "+x", "-y", "@z", "a|b_c%\x1b[31m\nd", "tuned[/v2]")
+
+
+def test_names_are_no_formulas_commands_or_cells() -> None:
+    predictions, passages = make_run(12)
+    renamed = [
+        replace(p, system=name, key=f"{name}{p.key}")
+        for name in HOSTILE
+        for p in predictions
+        if p.system == "base"
+    ]
+    report = summarise(renamed, HOSTILE, CONDITIONS, passages)
+    rows = list(csv.DictReader(io.StringIO(as_csv(report))))
+    assert {row["system"] for row in rows} >= {"'=1+1", "'+x", "'-y", "'@z", "tuned[/v2]"}
+    for row in rows:
+        assert not any(row[name].startswith(("=", "+", "-", "@")) for name in ("system", "metric"))
+    lines = as_markdown(report).splitlines()
+    head = next(line for line in lines if line.startswith("| condition"))
+    assert r"a\|b_c%\x1b[31m\nd" in head
+    assert len(re.findall(r"(?<!\\)\|", head)) == len(HOSTILE) + 2
+    latex = as_latex(report)
+    assert "\x1b" not in latex
+    assert r"a|b\_c\%\textbackslash x1b[31m\textbackslash nd" in latex
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are() -> None:
+    predictions, passages = make_run(12)
+    named = [replace(p, system="tuned[/v2]") for p in predictions if p.system == "base"]
+    report = summarise(named, ["tuned[/v2]"], CONDITIONS, passages)
+    report["judge"] = {"name": "j[/x]", "kappa": 1.0, "agreement": 1.0, "n": 3}
+    printed = io.StringIO()
+    print_table(report, Console(file=printed, width=200))
+    assert "tuned[/v2]" in printed.getvalue() and "Judge j[/x]: kappa" in printed.getvalue()
+
+
 def test_runs_are_compared_pair_by_pair(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    Journal(other / "predictions.jsonl").append(made(seed=1)[0])
+    Journal(other / "predictions.jsonl").append(make_run(seed=1)[0])
     rows = compare_runs(read_run(run, "a"), read_run(other, "b"))
     assert len(rows) == len(SYSTEMS) * len(CONDITIONS)
     assert all(row["paired"] and row["n"] == 40 for row in rows)
     same = compare_runs(read_run(run, "a"), read_run(run, "a"))
     assert all(row["delta"] == 0 and row["p_holm"] == 1 for row in same)
-    moved = [replace(p, id=f"new-{p.id}") for p in made()[0]]
+    moved = [replace(p, id=f"new-{p.id}") for p in make_run()[0]]
     Journal(tmp_path / "far" / "predictions.jsonl").append(moved)
     far = compare_runs(read_run(run, "a"), read_run(tmp_path / "far", "c"))
     assert all(not row["paired"] and row["ci95"][0] <= 0 <= row["ci95"][1] for row in far)
-    assert len(show_report([run, other])["comparisons"]) == len(rows)
+    renamed = tmp_path / "run[/v2]"
+    shutil.copytree(other, renamed)
+    assert len(show_report([run, renamed])["comparisons"]) == len(rows)
 
 
 def test_runs_that_share_no_question_are_compared_by_cluster(tmp_path: Path) -> None:
-    held = [replace(p, system="a", condition="clean") for p in made(400)[0][:400]]
+    held = [replace(p, system="a", condition="clean") for p in make_run(400)[0][:400]]
 
     def read(name: str, clusters: int, shift: int) -> Run:
         # All answers of a cluster are alike: there are as many answers as clusters.
