@@ -62,14 +62,14 @@ class Prediction:
 
     def right_by(self, metric: Metric) -> bool:
         """Whether it counts as right in a run that rests on `metric`."""
-        return _right(metric, self.em, self.match, self.parts)
+        return counts_as_right(metric, self.em, self.match, self.parts)
 
     def judged(self, verdict: Verdict, judged_by: str | None) -> Prediction:
         """The same prediction with its verdict."""
         return replace(self, verdict=verdict, judged_by=judged_by)
 
 
-def _right(metric: Metric, em: bool, matched: bool, parts: float | None) -> bool:
+def counts_as_right(metric: Metric, em: bool, matched: bool, parts: float | None) -> bool:
     """F1 draws no line between right and wrong: there it is exact match. Of parts all count."""
     if metric == "parts" and parts is not None:
         return parts == 1.0

@@ -10,7 +10,9 @@ from typing import Any
 
 _server = multiprocessing.get_context("forkserver")
 # Imports only: nothing has computed there, so no thread is lost by forking.
-_server.set_forkserver_preload(["tests.neurorit.test_mining", "tests.neurorit.test_tuning"])
+_server.set_forkserver_preload(
+    ["tests.neurorit.mining.test_mine", "tests.neurorit.tuning.test_tune"]
+)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from neurorit.data.examples import Example, Passage
 from neurorit.eval.metrics import answers as metrics
 from neurorit.eval.metrics.refusals import refusal_of
 from neurorit.eval.metrics.settings import Analysis
-from neurorit.eval.predictions import Metric, Prediction, _right, gold_ids
+from neurorit.eval.predictions import Metric, Prediction, counts_as_right, gold_ids
 
 
 def score(
@@ -49,7 +49,7 @@ def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Pr
 def is_right(output: str, example: Example, metric: Metric) -> bool:
     """Whether an answer counts as right in a run that rests on `metric`."""
     scores = _scores(output, example, Analysis())
-    return _right(metric, scores["em"], scores["match"], scores["parts"])
+    return counts_as_right(metric, scores["em"], scores["match"], scores["parts"])
 
 
 def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.atomic_files import _abandoned, _swap_in, put_back, sync, write_text
+from neurorit.core.atomic_files import abandoned, put_back, swap_in, sync, write_text
 from neurorit.core.errors import ArtifactError, BadInput
 
 MANIFEST = "manifest.json"
@@ -57,7 +57,7 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
     put_back(out)
-    for left in [temporary, *_abandoned(out, "writing"), *_abandoned(out, "replaced")]:
+    for left in [temporary, *abandoned(out, "writing"), *abandoned(out, "replaced")]:
         shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -84,7 +84,7 @@ def seal(made: Path, manifest: Manifest, out: Path, leave: Collection[str] = ())
     }
     write_manifest(made, manifest, files)
     sync(made)
-    _swap_in(made, out)
+    swap_in(made, out)
 
 
 def write_manifest(directory: Path, manifest: Manifest, files: Mapping[str, str]) -> None:
@@ -114,7 +114,7 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifes
     directory = Path(directory)
     path = directory / MANIFEST
     if not directory.is_dir():
-        former = next(_abandoned(directory, "replaced"), None)
+        former = next(abandoned(directory, "replaced"), None)
         if former is not None:
             raise ArtifactError(
                 f"no {kind} at {directory}: it was being replaced when the process was killed; "

@@ -24,12 +24,12 @@ def write_text(path: Path, text: str) -> None:
 def put_back(out: Path) -> None:
     """Bring back what a process was replacing when it was killed between its two renames."""
     if not out.exists():
-        for former in _abandoned(out, "replaced"):
+        for former in abandoned(out, "replaced"):
             os.rename(former, out)
             return
 
 
-def _abandoned(out: Path, what: str) -> Iterator[Path]:
+def abandoned(out: Path, what: str) -> Iterator[Path]:
     """Directories beside `out` of that use whose process was killed."""
     for path in sorted(out.parent.glob(f".{out.name}.{what}-*")):
         process = path.name.rpartition("-")[2]
@@ -47,7 +47,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _swap_in(temporary: Path, out: Path) -> None:
+def swap_in(temporary: Path, out: Path) -> None:
     """Put the whole new directory in the place of the old one, at no moment without either."""
     if not out.exists():
         os.rename(temporary, out)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neurorit.core.errors import BadInput
 from neurorit.serving.middleware.disconnect import run_until_left
-from neurorit.serving.middleware.errors import ApiError, _response
+from neurorit.serving.middleware.errors import ApiError, error_response
 
 KEYS_VARIABLE = "NEURORIT_API_KEYS"
 MAX_BODY = 1024 * 1024
@@ -113,7 +113,7 @@ class StrictHeaders:
 
 async def refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request with an error, from within a middleware."""
-    await _response(error)(scope, receive, send)
+    await error_response(error)(scope, receive, send)
 
 
 async def _body(headers: Mapping[bytes, bytes], receive: Receive, most: int) -> bytes | None:

@@ -45,26 +45,26 @@ def install_error_bodies(app: FastAPI) -> None:
 
     async def api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
-        return _response(error)
+        return error_response(error)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return _response(_first_problem(error))
+        return error_response(_first_problem(error))
 
     async def bad_input(request: Request, error: Exception) -> JSONResponse:
-        return _response(ApiError(400, str(error)))
+        return error_response(ApiError(400, str(error)))
 
     async def upstream(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, UpstreamError)
-        return _response(upstream_refusal(error))
+        return error_response(upstream_refusal(error))
 
     async def searching(request: Request, error: Exception) -> JSONResponse:
-        return _response(search_refusal(error))
+        return error_response(search_refusal(error))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return _response(ApiError(error.status_code, message, headers=error.headers))
+        return error_response(ApiError(error.status_code, message, headers=error.headers))
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -109,7 +109,7 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _response(error: ApiError) -> JSONResponse:
+def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body, error.status, error.headers)
 
 

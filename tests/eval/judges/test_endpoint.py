@@ -197,7 +197,7 @@ def test_compare_prefers_the_better_system_and_asks_each_pair_once(tmp_path: Pat
     from neurorit.data.example_files import write_examples
     from neurorit.eval.run.runner import run_evaluation
     from neurorit.eval.run.systems import parse_system
-    from tests.eval.conftest import make_example
+    from tests.conftest import make_example
 
     write_examples(tmp_path / "e.jsonl", [make_example(i) for i in range(12)])
 

@@ -24,7 +24,7 @@ from neurorit.eval.run.systems import System
 from neurorit.eval.run.unscored import refuse_unscored
 from neurorit.eval.stats.intervals import holm
 from neurorit.pipelines.evaluation.settings import EvalSettings
-from tests.eval.conftest import make_example
+from tests.conftest import make_example
 
 CONDITIONS = ("closed-book", "clean", "distractor-1")
 

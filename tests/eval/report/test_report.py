@@ -33,7 +33,7 @@ from neurorit.eval.stats.intervals import rate_intervals, sign_flip_score
 from neurorit.eval.stats.power import questions_needed
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
 from neurorit.pipelines.evaluation.report import show_report
-from tests.eval.conftest import make_example
+from tests.conftest import make_example
 
 CONDITIONS = ("closed-book", "clean", "distractor-1", "distractor-2", "distractor-4")
 CONDITIONS += ("counterfactual-1", "noise-only-2", "noise-only-4")

@@ -13,8 +13,8 @@ from neurorit.data.example_files import write_examples
 from neurorit.eval.predictions import read_predictions
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import parse_system
+from tests.conftest import make_example
 from tests.eval.chat_server import Reply, said, serving
-from tests.eval.conftest import make_example
 from tests.eval.run.test_remote import answer_by_prompt
 
 QUICK = CallSettings(timeout=5.0, retries=0, pause=0.0, concurrency=4)

@@ -24,8 +24,8 @@ from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.judges.judge import CachedJudge
 from neurorit.eval.predictions import read_predictions
 from neurorit.eval.run.rendering import render_prompts
+from tests.conftest import make_example
 from tests.eval.chat_server import ChatServer, Reply, said, serving
-from tests.eval.conftest import make_example
 from tests.eval.run.test_remote import answer_by_prompt
 
 CONCURRENCY = 4

@@ -22,8 +22,8 @@ from neurorit.eval.conditions import CONDITIONS
 from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System, parse_system
+from tests.conftest import make_example
 from tests.eval.chat_server import Reply, said, serving
-from tests.eval.conftest import make_example
 
 QUICK = CallSettings(timeout=5.0, retries=2, pause=0.0, concurrency=4)
 

@@ -322,7 +322,7 @@ def test_several_processes_make_the_atlas_of_one(
     code = (
         "import sys; from pathlib import Path\n"
         "from neurorit.mining.mine import mine\n"
-        "from tests.neurorit.test_mining import SETTINGS\n"
+        "from tests.neurorit.mining.test_mine import SETTINGS\n"
         "mine(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), SETTINGS, 0)\n"
     )
     out = tmp_path / "atlas"

@@ -13,7 +13,7 @@ import torch
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model import distributed as processes
-from neurorit.model import feed_forward as models
+from neurorit.model import load
 from neurorit.model.distributed import asked_to_shard, join
 from neurorit.model.load import release
 from neurorit.pipelines.progress import Reporter, _duration
@@ -41,7 +41,7 @@ def test_deepspeed_is_refused_before_anything_is_loaded(
     checkpoint: Path, examples_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setattr(models, "load_model", None)
+    monkeypatch.setattr(load, "load_model", None)
     with pytest.raises(BadInput, match="DeepSpeed is not supported"):
         tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)
 
@@ -69,14 +69,14 @@ def test_a_tuned_model_is_not_held(
     checkpoint: Path, examples_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[weakref.ref[Any]] = []
-    load = models.load_model
+    load_model = load.load_model
 
     def loading(*given: Any, **options: Any) -> Any:
-        model, tokenizer = load(*given, **options)
+        model, tokenizer = load_model(*given, **options)
         seen.append(weakref.ref(model))
         return model, tokenizer
 
-    monkeypatch.setattr(models, "load_model", loading)
+    monkeypatch.setattr(load, "load_model", loading)
     tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)
     release()
     assert len(seen) == 1
@@ -92,7 +92,7 @@ def test_a_model_that_could_not_be_saved_is_found_before_training(
     def trained(*_: Any, **__: Any) -> None:
         raise AssertionError("it was trained")
 
-    monkeypatch.setattr(models, "make_savable", refuse)
+    monkeypatch.setattr(load, "make_savable", refuse)
     monkeypatch.setattr(tuning._Work, "train", trained)
     with pytest.raises(BadInput, match="cannot be saved"):
         tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)

@@ -20,7 +20,7 @@ SHARDED = replace(SETTINGS, accumulation=2, shard=True)
 TUNE = (
     "import os, sys; from dataclasses import replace; from pathlib import Path\n"
     "from neurorit.tuning.tune import tune\n"
-    "from tests.neurorit.test_sharding import ONE_STEP, SHARDED\n"
+    "from tests.neurorit.tuning.test_fsdp import ONE_STEP, SHARDED\n"
     "paths = [Path(argument) for argument in sys.argv[1:]]\n"
 )
 
@@ -92,11 +92,11 @@ def test_a_sharded_run_that_is_killed_goes_on_to_the_same_weights(
 # Run by each of two processes, on the same batches.
 EVERY_ARCHITECTURE = """
 import torch
-from neurorit.adapters import NeuronAdapters
-from neurorit.processes import join
-from neurorit.sharding import average, shard
-from tests.neurorit.test_adapters import EVIDENCE, GROUPS, loss_of, tokens
-from tests.neurorit.tiny import ARCHITECTURES, tiny
+from neurorit.tuning.neuron_adapter import NeuronAdapters
+from neurorit.model.distributed import join
+from neurorit.tuning.fsdp import average, shard
+from tests.neurorit.tuning.test_neuron_adapter import EVIDENCE, GROUPS, loss_of, tokens
+from tests.neurorit.tiny_models import ARCHITECTURES, tiny
 
 join("cpu")
 for kind in ARCHITECTURES:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurorit.core import artifact
+from neurorit.core import artifact, atomic_files
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.build import BuildSettings, build_index
@@ -73,7 +73,7 @@ def files(index: Path) -> dict[str, bytes]:
 def test_a_build_that_stops_while_it_is_sealed_encodes_nothing_again(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped_at = ["hash_file", "sync", "_swap_in"]
+    stopped_at = ["hash_file", "sync", "swap_in"]
     real = {name: getattr(artifact, name) for name in stopped_at}
     encoder = CountingEncoder()
     for name in stopped_at:
@@ -176,8 +176,8 @@ def test_replacing_an_index_leaves_one_there_at_every_moment(
     build_index(small, out, encoder=again, overwrite=True)
     assert again.encoded == 50
     # Where names cannot be exchanged, there are two renames; a kill between them is mended.
-    monkeypatch.setattr(artifact, "_exchanged", lambda one, other: False)
-    real, calls = artifact.os.rename, []
+    monkeypatch.setattr(atomic_files, "_exchanged", lambda one, other: False)
+    real, calls = atomic_files.os.rename, []
 
     def second_fails(a: Any, b: Any) -> None:
         calls.append(a)
@@ -186,11 +186,11 @@ def test_replacing_an_index_leaves_one_there_at_every_moment(
         real(a, b)
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifact.os, "rename", second_fails)
+        patch.setattr(atomic_files.os, "rename", second_fails)
         with pytest.raises(KeyboardInterrupt):
             build_index(corpus, out, encoder=CountingEncoder(), overwrite=True)
     assert not out.exists()
-    monkeypatch.setattr(artifact, "_alive", lambda process: False)
+    monkeypatch.setattr(atomic_files, "_alive", lambda process: False)
     with pytest.raises(artifact.ArtifactError, match=r"mv .*brings the former one back"):
         Index.load(out, encoder=CountingEncoder())
     with pytest.raises(BadInput, match="exists already"):
@@ -220,9 +220,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 import numpy as np
-from retrieval import artifact, building, segments
+from neurorit.core import artifact
+from neurorit.retrieval.index import build, segments
 {encoder}
-building.BuildSettings.segment = lambda self, dimension: 1024
+build.BuildSettings.segment = lambda self, dimension: 1024
 segments.CHUNK, segments._SYNC_SECONDS = 128, 0.0
 encoder = CountingEncoder()
 encode, hashed = encoder.encode_passages, artifact.hash_file
@@ -238,8 +239,8 @@ def hash_slowly(path):
     return hashed(path)
 encoder.encode_passages, artifact.hash_file = slowly, hash_slowly
 print("begun", flush=True)
-building.build_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
-    settings=building.BuildSettings(kind=sys.argv[3], threads=1))
+build.build_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
+    settings=build.BuildSettings(kind=sys.argv[3], threads=1))
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 resource = pytest.importorskip("resource")
 SCRIPT = """
 import resource, sys
-from serving.open_files import allow_many
+from neurorit.serving.gateway.connection_limits import allow_many
 soft, hard = int(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 print(allow_many(), *resource.getrlimit(resource.RLIMIT_NOFILE))

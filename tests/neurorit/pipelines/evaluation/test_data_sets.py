@@ -17,8 +17,8 @@ from neurorit.eval.predictions import Journal
 from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.evaluation.report import show_report
 from neurorit.pipelines.evaluation.settings import EvalSettings
+from tests.conftest import make_example
 from tests.eval.chat_server import Reply, said, serving
-from tests.eval.conftest import make_example
 
 
 def refusing(body: dict[str, Any]) -> Reply:

@@ -1,4 +1,4 @@
-"""Small real things for the evaluation's tests: examples with pools, a tiny tokenizer and Llama."""
+"""Small real things that many tests share: examples with pools, a tiny tokenizer and Llama."""
 
 from __future__ import annotations
 
