@@ -42,8 +42,10 @@ class Bench:
         """Print the JSON object, or the ratios for a person."""
         import torch
 
+        from neurorit.core.cores import usable_cores
+
         machine = {
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "processor": platform.processor() or platform.machine(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),

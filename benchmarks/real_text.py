@@ -1,4 +1,4 @@
-"""Dense, BM25 and hybrid search over real text: recall and nDCG on Natural Questions and SQuAD.
+"""Dense, BM25 and hybrid search over real text: success and nDCG on Natural Questions and SQuAD.
 
 Takes a folder with corpus.jsonl.gz and questions with gold passage ids (nq-dev, squad-dev, and
 squad-train, on which alone the hybrid's fusion and weight are chosen); without one it says that it
@@ -40,7 +40,7 @@ def unpacked(data: Path, work: Path, name: str) -> Path:
 
 
 def figures(retriever: Retriever, asked: list[Example]) -> dict[str, float]:
-    """Recall and nDCG of the questions, and how many were searched in a second."""
+    """Recall, success and nDCG of the questions, and how many were searched in a second."""
     started = time.perf_counter()
     hits = retriever.search([example.question for example in asked], 10)
     seconds = time.perf_counter() - started
@@ -102,9 +102,9 @@ def measure(data: Path, work: Path, as_json: bool) -> None:
             for metric, value in measured.items():
                 if metric not in ("questions", "unscored"):
                     bench.add(f"{name}, {title}", metric, value, "1")
-            shown = ("recall@1", "recall@5", "recall@10", "ndcg@10")
+            shown = ("success@1", "success@5", "success@10", "ndcg@10")
             rows.append([title, name, *(f"{100 * measured[metric]:.1f}" for metric in shown)])
-    table("Real text", ["questions", "search", "R@1", "R@5", "R@10", "nDCG@10"], rows)
+    table("Real text", ["questions", "search", "S@1", "S@5", "S@10", "nDCG@10"], rows)
     print(f"  {time.perf_counter() - started:.0f} s", file=sys.stderr)
     bench.finish(as_json)
 

@@ -1,37 +1,38 @@
-"""How good a ranking is: recall and nDCG of questions whose gold passages are known."""
+"""How good a retriever's rankings are, of questions whose gold passages are known."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 
+from neurorit.data.ranking import ndcg, recall, success
+
 CUTS = (1, 5, 10)
-
-
-def recall_at(ranked: Sequence[str], gold: Collection[str], k: int) -> float:
-    """1 if a gold passage is among the first k ids, else 0 (success at k, as DPR counts it)."""
-    return float(any(one in gold for one in ranked[:k]))
-
-
-def ndcg_at(ranked: Sequence[str], gold: Collection[str], k: int) -> float:
-    """nDCG of the first k with a gain of 1 for each gold passage (Jarvelin & Kekalainen 2002)."""
-    gained = sum(1 / math.log2(i + 2) for i, one in enumerate(ranked[:k]) if one in gold)
-    best = sum(1 / math.log2(i + 2) for i in range(min(k, len(gold))))
-    return gained / best if best else 0.0
 
 
 def ranking_figures(
     rankings: Mapping[str, Sequence[str]], gold: Mapping[str, Collection[str]]
 ) -> dict[str, float | int | None]:
-    """Means over the questions that have gold passages; `unscored` counts those that have none."""
-    scored = [question for question in rankings if gold.get(question)]
+    """Means over the questions that have gold passages; `unscored` counts those that have none.
+
+    rankings: question -> ids of passages, best first. recall@k is the share of a question's gold
+    passages among the first k, success@k whether there is any (`neurorit.data.ranking`).
+    """
+    scored = [
+        ([passage in gold[question] for passage in ranked], len(set(gold[question])))
+        for question, ranked in rankings.items()
+        if gold.get(question)
+    ]
     figures: dict[str, float | int | None] = {
         "questions": len(scored),
         "unscored": len(rankings) - len(scored),
     }
     for k in CUTS:
-        values = [recall_at(rankings[q], gold[q], k) for q in scored]
-        figures[f"recall@{k}"] = sum(values) / len(values) if values else None
-    values = [ndcg_at(rankings[q], gold[q], 10) for q in scored]
-    figures["ndcg@10"] = sum(values) / len(values) if values else None
+        figures[f"recall@{k}"] = _mean([recall(hits[:k], total) for hits, total in scored])
+    for k in CUTS:
+        figures[f"success@{k}"] = _mean([success(hits[:k]) for hits, _ in scored])
+    figures["ndcg@10"] = _mean([ndcg(hits, total, 10) for hits, total in scored])
     return figures
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

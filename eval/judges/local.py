@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neurorit.core.artifact import fingerprint_model
+from neurorit.core.artifact import hash_model
 from neurorit.core.errors import BadInput
 from neurorit.eval.judges.judge import judge_turn, prompt_digest
 from neurorit.eval.judges.prompts import YES_NO
@@ -46,7 +46,7 @@ class LocalJudge:
         self.name = model_dir.name
         self._dir = model_dir
         self._prompt = read_judge_prompt(model_dir)
-        weights = fingerprint_model(model_dir, PROMPT_FILE)
+        weights = hash_model(model_dir, PROMPT_FILE)
         self.fingerprint = f"{weights} {prompt_digest(self._prompt['user'])}"
         self._batch_tokens = batch_tokens
         self._loaded: tuple[Any, Any] | None = None

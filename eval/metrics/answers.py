@@ -1,4 +1,4 @@
-"""Answer metrics: exact match, match on the first line, token F1, parts recalled; and retrieval's.
+"""Answer metrics: exact match, match on the first line, token F1, parts recalled.
 
 Normalisation is SQuAD's (lower-case, no punctuation, no articles, single spaces); with several
 accepted answers the best one counts.
@@ -6,7 +6,6 @@ accepted answers the best one counts.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -71,24 +70,6 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 def is_abstention(text: str) -> bool:
     """The model ended the answer at once: nothing but white space came."""
     return not text.strip()
-
-
-def recall(relevant: Sequence[bool], total: int) -> float:
-    """Share of the `total` relevant passages that were retrieved; 0 when there are none."""
-    return sum(relevant) / total if total else 0.0
-
-
-def ndcg(relevant: Sequence[bool], total: int | None = None) -> float:
-    """Normalised discounted cumulative gain of a ranking, in [0, 1]; binary relevance.
-
-    total: how many relevant passages there are to find (default: those in the ranking). The ideal
-    ranking has them on top, at most as many as the ranking is long; with none the gain is 0.
-    Source: Jarvelin and Kekalainen, 2002.
-    """
-    gain = sum(1 / math.log2(rank + 1) for rank, hit in enumerate(relevant, 1) if hit)
-    wanted = min(sum(relevant) if total is None else total, len(relevant))
-    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, wanted + 1))
-    return gain / ideal if ideal else 0.0
 
 
 def _made_of(words: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> bool:

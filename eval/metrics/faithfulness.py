@@ -5,14 +5,13 @@ Reading is judged by words: an answer was taken from a passage that holds it as 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from neurorit.data.answers import held_answer, normalize_answer
+from neurorit.data.citations import cited, without_citations
 from neurorit.data.examples import Passage
 from neurorit.eval.metrics.answers import is_abstention, match
 
-_CITATION = re.compile(r"\[\s*(\d+(?:\s*,\s*\d+)*)\s*\]")
 # What a sentence around an answer is made of, beside the question's own words.
 _FRAME_TEXT = """
 it its is was are were be been has had have he she they his her their this that these those there
@@ -77,12 +76,6 @@ def read_in(
     return Reader().read_in(output, question, passages, false)
 
 
-def cited(output: str, passages: Sequence[Passage]) -> list[int]:
-    """Numbers of the passages that the output cites as [2] or [1, 3], those that there are."""
-    numbers = [int(n) for group in _CITATION.findall(output) for n in group.split(",")]
-    return [n for n in dict.fromkeys(numbers) if 1 <= n <= len(passages)]
-
-
 def is_misled(
     output: str, answers: Sequence[str], passages: Sequence[Passage], read: Sequence[int]
 ) -> bool:
@@ -99,13 +92,12 @@ def is_misled(
 
 def is_cited_faithful(output: str, passages: Sequence[Passage], read: Sequence[int]) -> bool | None:
     """The answer was read in a passage that it cites; None for an answer that cites none."""
-    if not _CITATION.search(output):
-        return None
-    return bool(set(cited(output, passages)) & set(read))
+    numbers = cited(output, len(passages))
+    return bool(set(numbers) & set(read)) if numbers else None
 
 
 def _first_line(output: str) -> str:
-    lines = _CITATION.sub(" ", output).strip().splitlines()
+    lines = without_citations(output).strip().splitlines()
     return lines[0] if lines else ""
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from neurorit.data import ranking
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import POOLED, distractor_conditions
-from neurorit.eval.metrics import answers as metrics
 from neurorit.eval.metrics import faithfulness as reading
 from neurorit.eval.metrics.robustness import robustness
 from neurorit.eval.metrics.settings import Analysis
@@ -230,9 +230,9 @@ def _reading(
     known = [p for p in held if p.gold]
     gold = [[passage["kind"] == "gold" for passage in p.passages] for p in known]
     found["recall"] = [
-        (metrics.recall(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)
+        (ranking.recall(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)
     ]
-    found["ndcg"] = [(metrics.ndcg(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)]
+    found["ndcg"] = [(ranking.ndcg(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)]
     return found
 
 

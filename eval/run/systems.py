@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from neurorit.core.artifact import MANIFEST, fingerprint_model, read_manifest
+from neurorit.core.artifact import MANIFEST, hash_model, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
 from neurorit.eval.conditions import parse_condition
@@ -97,7 +97,7 @@ class System:
     def fingerprint(self) -> str:
         """Who answers, without asking: a checkpoint's digest, a server's address and model name."""
         if self.kind == "checkpoint":
-            return fingerprint_model(self.place)
+            return hash_model(self.place)
         return f"{self.kind} {self.url.rstrip('/')}#{self.remote}"
 
     @property

@@ -175,7 +175,7 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_model(model_dir: Path, *extra: str) -> str:
+def hash_model(model_dir: Path, *extra: str) -> str:
     """Hash of a model folder: of its manifest where it has one, else of configuration and weights.
 
     extra: more file names to include where they exist. Returns 16 hexadecimal digits.

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from neurorit.core.artifact import fingerprint_model
+from neurorit.core.artifact import hash_model
 from neurorit.core.reply_cache import Cache, content_key
 
 Known = Literal["weights", "name", "address"]
@@ -110,4 +110,4 @@ def _weights(url: str, card: Mapping[str, Any]) -> str | None:
     root = Path(str(card.get("root") or ""))
     local = urlsplit(url).hostname in _LOCAL and root.is_absolute()
     # vLLM names the folder it was started with; on this machine that can be read.
-    return fingerprint_model(root) if local and (root / "config.json").is_file() else None
+    return hash_model(root) if local and (root / "config.json").is_file() else None

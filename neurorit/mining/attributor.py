@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from neurorit.core.errors import BadInput
+from neurorit.core.units import parse_bytes
 from neurorit.mining.contexts import IRRELEVANT, Context, Reading
 from neurorit.mining.integrated_gradients import Query, Settings, attribute
 from neurorit.mining.settings import MiningSettings
@@ -25,7 +25,6 @@ from neurorit.model.shared_prefix import Prefix, Rows
 _MOST = 16  # prompts in one pass; more gain nothing
 _PROBE = 8
 _SLACK = 1.5  # of what backward needs beside the saved activations
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -154,18 +153,10 @@ def keep_scores(scores: np.ndarray, threshold: float, top: int) -> tuple[np.ndar
     return order, flat[order]
 
 
-def parse_memory(text: str) -> int:
-    """Bytes of a budget such as 512MiB, 2GB or 2G; every unit is a power of 1024."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if found is None:
-        raise BadInput(f"mine: memory {text!r} is no size; write it as 512MiB or 2GiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
 def rows_within(memory: str, model: Any, prompt: Sequence[int]) -> int:
     """Rows of this prompt that a budget such as 2GiB holds; raises BadInput if it holds none."""
     needed = _SLACK * row_bytes(model, prompt)
-    rows = int(parse_memory(memory) // needed)
+    rows = int(parse_bytes(memory, "mine: memory") // needed)
     if rows < 1:
         raise BadInput(
             f"mine: memory {memory} holds no row of this model; one takes {needed / 2**20:.1f} MiB"

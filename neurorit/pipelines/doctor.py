@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neurorit.serving.backends.vllm_env import usable_cores
+from neurorit.core.cores import usable_cores
 
 _GIB = 2**30
 

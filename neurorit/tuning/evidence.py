@@ -20,13 +20,13 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.examples import Example
+from neurorit.data.text import sentences
 
 if TYPE_CHECKING:
     import httpx
 
 TARGETS = ("answer", "evidence")
 KEY_VARIABLE = "NEURORIT_TEACHER_KEY"
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
 _ASKED = (
     "Question: {question}\nAnswer: {answer}\n\n{passages}\n\n"
     "In one short sentence, state the evidence in the passages for this answer. "
@@ -47,7 +47,7 @@ def evidence_sentence(example: Example) -> str:
     for passage in example.passages:
         if passage.kind != "gold":
             continue
-        for sentence in _SENTENCE_END.split(passage.text):
+        for sentence in sentences(passage.text):
             words = set(normalize_answer(sentence).split())
             holds = held_answer(sentence, example.answers) is not None
             overlap = len(words & asked) / (1 + len(asked))

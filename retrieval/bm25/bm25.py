@@ -15,7 +15,7 @@ from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
 from neurorit.retrieval.bm25.build import ENGLISH, method_of, words_of, write_bm25
 
-MEMORY = 2**30  # bytes that making the artifact should not exceed, beside the vocabulary
+MEMORY = 10**9  # bytes that making the artifact should not exceed, beside the vocabulary
 
 
 class LexicalIndex:

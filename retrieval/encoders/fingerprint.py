@@ -39,7 +39,7 @@ def describe_model(model: Any) -> dict[str, Any]:
     }
 
 
-def fingerprint_model(model: Any) -> str:
+def fingerprint_encoder(model: Any) -> str:
     """SHA-256, hexadecimal, over what decides the vectors of a model."""
     digest = hashlib.sha256()
     told = describe_model(model)

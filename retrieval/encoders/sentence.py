@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurorit.retrieval.encoders.fingerprint import (
     describe_model,
-    fingerprint_model,
+    fingerprint_encoder,
     former_fingerprint,
 )
 from neurorit.retrieval.encoders.truncation import overlong
@@ -43,7 +43,7 @@ class SentenceEncoder:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights, pooling, length limit, prompts and tokenizer."""
-        return fingerprint_model(self._model)
+        return fingerprint_encoder(self._model)
 
     @cached_property
     def former_fingerprint(self) -> str:

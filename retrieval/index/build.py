@@ -39,7 +39,7 @@ from neurorit.retrieval.index.segments import (
 )
 from neurorit.retrieval.index.vector_sources import EncodedVectors, GivenVectors
 
-MEMORY = 4 * 2**30
+MEMORY = 4 * 10**9
 REPEATS = "duplicates.jsonl"
 SKIPPED = "skipped.txt"
 # Of the memory, what a segment's structure may take; the rest is the encoder's and the text's.

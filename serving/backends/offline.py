@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from neurorit.core.cores import usable_cores
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.serving.backends.vllm_env import (
     check_model,
@@ -26,7 +27,6 @@ from neurorit.serving.backends.vllm_env import (
     start_failure,
     stored_dtype,
     temporary_log,
-    usable_cores,
     vllm_environment,
 )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import neurorit
+from neurorit.core.cores import usable_cores
 from neurorit.core.errors import BadInput, MissingExtra, NeuroritError
 from neurorit.model.checkpoint import checkpoint_dir
 
@@ -88,13 +89,6 @@ def engine_environment(flags: Sequence[str] = ()) -> dict[str, str]:
     # One core less, as vLLM itself does: here it is the gateway's.
     threads = str(max(1, cores - 1))
     return environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def require_vllm() -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.artifact import fingerprint_model
+from neurorit.core.artifact import hash_model
 from neurorit.core.errors import NeuroritError
 from neurorit.model.prompts import PromptTemplate
 from neurorit.serving.backends.backend import System
@@ -70,7 +70,7 @@ def answers_digest(model_dir: Path, searched: str, settings: ServeSettings) -> s
     searched: the index's digest. Returns 16 hexadecimal digits.
     """
     used = [settings.search, settings.vllm_args, settings.max_model_len, searched]
-    text = repr([fingerprint_model(model_dir), *used])
+    text = repr([hash_model(model_dir), *used])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

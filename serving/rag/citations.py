@@ -5,24 +5,22 @@ It reads only; it says nothing of whether the answer is right.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from neurorit.data.answers import held_answer
+from neurorit.data.citations import cited as cited_numbers
 from neurorit.data.examples import Passage
 
-_NUMBER = re.compile(r"\[(\d{1,3})\]")
 _LONGEST = 12
 
 
 def cited(answer: str, passages: Sequence[Passage]) -> list[bool]:
     """For each passage, in a prompt's order, whether the answer cites it.
 
-    An answer with numbers in brackets cites these; one without cites the passages that hold it
-    word for word, if it is short enough to be a quotation.
+    An answer with passages' numbers in brackets cites these; one without cites the passages that
+    hold it word for word, if it is short enough to be a quotation.
     """
-    numbers = {int(number) for number in _NUMBER.findall(answer)}
-    if numbers:
+    if numbers := cited_numbers(answer, len(passages)):
         return [i in numbers for i in range(1, len(passages) + 1)]
     words = answer.strip().rstrip(".")
     if not words or len(words.split()) > _LONGEST:

@@ -13,12 +13,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from neurorit.core.cores import usable_cores
+
 _NICE = 5  # a third of the engine's share of a core that both want
 
 
 def search_threads() -> int:
     """Threads that one search may compute with: many for a few short queries only wait."""
-    return max(1, (os.cpu_count() or 1) // 4)
+    return max(1, usable_cores() // 4)
 
 
 def few_threads() -> None:

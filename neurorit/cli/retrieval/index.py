@@ -64,7 +64,7 @@ def index(
     bm25: Annotated[
         bool, typer.Option("--bm25", help="Count words for BM25 and hybrid search now.")
     ] = False,
-    memory: Annotated[str, typer.Option(help="What a build may take: 1GB, 512MB.")] = "4GB",
+    memory: Annotated[str, typer.Option(help="What a build may take: 512MB, 2GiB.")] = "4GB",
     threads: Annotated[int, typer.Option(min=0, help="Of FAISS; 0: its own choice.")] = 0,
     vectors: Annotated[
         Path | None,
@@ -110,7 +110,7 @@ def index(
             ray=ray,
             ray_gpus=ray_gpus,
             kind=kind,
-            memory=parse_bytes(memory, "--memory"),
+            memory=parse_bytes(memory, "--memory", least=64 * 10**6),
             target=target_recall,
             recall_queries=recall_queries,
             vectors=vectors,

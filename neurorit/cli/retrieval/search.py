@@ -16,7 +16,7 @@ def search(
     question: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     questions: Annotated[
         Path | None,
-        typer.Option(help="JSONL of questions; recall and nDCG where `gold` ids are given."),
+        typer.Option(help="JSONL of questions; recall, success, nDCG where `gold` ids are given."),
     ] = None,
     mode: Annotated[str, typer.Option(help="dense, bm25 or hybrid.")] = "dense",
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Passages of each.")] = 5,

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from neurorit.core.errors import BadInput, GateMissed
 from neurorit.data.examples import Example, Passage
+from neurorit.data.ranking import ndcg, recall
 from neurorit.eval.conditions import build_condition
 from neurorit.eval.leave_one_out import Case, trace
-from neurorit.eval.metrics.answers import ndcg, recall
 from neurorit.eval.metrics.faithfulness import is_misled, read_in
 from neurorit.eval.metrics.robustness import robustness
 from neurorit.eval.metrics.scoring import is_right, score

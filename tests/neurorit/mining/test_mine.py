@@ -339,7 +339,7 @@ def test_a_memory_budget_sets_the_rows(
     mine(checkpoint, examples_path, tmp_path / "atlas", budget, 0)
     one, other = NeuronAtlas.load(atlas_dir), NeuronAtlas.load(tmp_path / "atlas")
     np.testing.assert_allclose(one.scores_rel, other.scores_rel, atol=1e-5)
-    for wrong, said in (("1KiB", "holds no row"), ("much", "is no size")):
+    for wrong, said in (("1KiB", "holds no row"), ("much", "mine: memory much: write")):
         with pytest.raises(BadInput, match=said):
             mine(checkpoint, examples_path, tmp_path / "x", replace(SETTINGS, memory=wrong), 0)
 

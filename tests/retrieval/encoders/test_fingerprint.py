@@ -10,7 +10,7 @@ import pytest
 
 from neurorit.core.errors import ArtifactError
 from neurorit.retrieval.encoders.base import made_by
-from neurorit.retrieval.encoders.fingerprint import fingerprint_model
+from neurorit.retrieval.encoders.fingerprint import fingerprint_encoder
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.encoders.sentence import SentenceEncoder
 from neurorit.retrieval.index.index import Index
@@ -38,27 +38,27 @@ def test_weights_pooling_length_prompts_and_tokenizer_are_told_apart(
     encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = encoder._model
-    found = {fingerprint_model(model)}
+    found = {fingerprint_encoder(model)}
     with monkeypatch.context() as patch:
         patch.setattr(model, "prompts", {"query": "query: "})
-        found.add(fingerprint_model(model))
+        found.add(fingerprint_encoder(model))
     with monkeypatch.context() as patch:
         patch.setattr("neurorit.retrieval.encoders.fingerprint._pooling", lambda module: "cls")
-        found.add(fingerprint_model(model))
+        found.add(fingerprint_encoder(model))
     with monkeypatch.context() as patch:
         tokenizer = model.tokenizer
         real = type(tokenizer).__call__
         patch.setattr(
             type(tokenizer), "__call__", lambda self, text, **o: real(self, text.upper()[:9], **o)
         )
-        found.add(fingerprint_model(model))
+        found.add(fingerprint_encoder(model))
     length = model.max_seq_length
     model.max_seq_length = 17
-    found.add(fingerprint_model(model))
+    found.add(fingerprint_encoder(model))
     model.max_seq_length = length
     weight = next(iter(model.parameters()))
     weight.data[0, 0] += 1.0
-    found.add(fingerprint_model(model))
+    found.add(fingerprint_encoder(model))
     weight.data[0, 0] -= 1.0
     assert len(found) == 6
 

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from neurorit.cli import app
 from neurorit.core.errors import ArtifactError, BadInput
-from neurorit.core.units import parse_bytes
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.build import BuildSettings
@@ -194,11 +193,6 @@ def test_wrong_kinds_and_sizes_name_the_option(made: tuple[Path, Path], tmp_path
             build_index(
                 small, tmp_path / "i", encoder=load_encoder(), settings=BuildSettings(kind=kind)
             )
-    assert parse_bytes("1GB", "--memory") == 10**9
-    assert parse_bytes("1.5GiB", "--memory") == 3 * 2**29
-    for text in ("much", "-1GB", "3MB"):
-        with pytest.raises(BadInput, match="--memory"):
-            parse_bytes(text, "--memory")
 
 
 def test_the_commands_plan_build_and_update(made: tuple[Path, Path], tmp_path: Path) -> None:

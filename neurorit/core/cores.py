@@ -1,0 +1,54 @@
+"""How many cores this process may use, which in a container are fewer than the machine has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_MOUNT = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores of the process's affinity, or fewer where its control groups get less time than those.
+
+    A quota that is no whole number is rounded down, so that no thread is throttled; at least 1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, int(min([cores, *_quotas(_MEMBERSHIP, _MOUNT)])))
+
+
+def _quotas(membership: Path, mount: Path) -> Iterator[float]:
+    """Cores' worth of time that each control group of the process gets, with those above it."""
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # The second version has no controllers in this line and all in one tree.
+        top = mount / "cpu" if controllers else mount
+        group = top / path.lstrip("/")
+        # In a container the path may be the host's, of which only the top is to be seen.
+        for folder in [group, *group.parents]:
+            if folder.is_relative_to(top) and (quota := _quota(folder)) is not None:
+                yield quota
+
+
+def _quota(folder: Path) -> float | None:
+    try:
+        if (folder / "cpu.max").is_file():
+            time, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        else:
+            time = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
+        # "max", and in the first version -1, is no limit.
+        return int(time) / int(period) if int(time) > 0 else None
+    except (OSError, ValueError):
+        return None
