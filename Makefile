@@ -11,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # vLLM is two packages of one name: the GPU build where there is a GPU, else the CPU build.
 ACCELERATOR ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 # What is installed beside it; an image for serving needs less.
-EXTRAS ?= dev,documents,int8,scale
+EXTRAS ?= dev,documents,gguf,int8,scale
 ARGS ?=
 FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" \
     -n logical --maxprocesses 4 --dist loadfile

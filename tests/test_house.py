@@ -71,7 +71,7 @@ def test_documents_name_commands_that_exist(name: str) -> None:
     for target in re.findall(r"(?:`|^\s*)make ([a-z-]+)", text, re.MULTILINE):
         assert target in targets, f"{name}: make {target}"
     for command in re.findall(r"neurorit-rag ([a-z]+)", text):
-        assert command in {*COMMANDS, "atlas", "bench", "data", "judge", "lab"}, (
+        assert command in {*COMMANDS, "atlas", "bench", "data", "judge", "lab", "model"}, (
             f"{name}: neurorit-rag {command}"
         )
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):

@@ -26,6 +26,7 @@ from neurorit.cli.method.experiment import experiment
 from neurorit.cli.method.merge import merge
 from neurorit.cli.method.mine import mine
 from neurorit.cli.method.tune import tune
+from neurorit.cli.model.model import model_app
 from neurorit.cli.options import PLAIN
 from neurorit.cli.retrieval.data import data_app
 from neurorit.cli.retrieval.index import index
@@ -67,6 +68,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(judge_app, name="judge")
 app.add_typer(lab_app, name="lab")
+app.add_typer(model_app, name="model")
 
 
 @app.callback(invoke_without_command=True)

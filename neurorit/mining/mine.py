@@ -44,6 +44,7 @@ def mine(
     """
     from neurorit.model.checkpoint import checkpoint_dir, weights_digest
     from neurorit.model.distributed import join
+    from neurorit.model.feed_forward import check_tunable
 
     settings.check()
     join(settings.device)
@@ -52,6 +53,7 @@ def mine(
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     source = examples_file(Path(examples))
     model_dir = checkpoint_dir(model_dir)
+    check_tunable(model_dir)
     most = settings.samples * (ASKED if settings.contexts == "followed" else 1)
     candidates = list(contexts(source, most, settings.noise_passages, seed))
     inputs = {**hash_inputs(examples=Path(examples)), "model": weights_digest(model_dir)}

@@ -18,15 +18,17 @@ _HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(?:@[\w./-]+)?")
 # What loading needs: weights in safetensors alone, and not the second copy that Mistral ships.
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 _UNWANTED = ["consolidated*", "original/*", "onnx/*"]
+ADAPTER = "adapter_config.json"  # of a PEFT folder
 
 
 def checkpoint_dir(model: str | Path) -> Path:
     """The folder of a checkpoint; of a hub's, that of its snapshot, fetched where it is missing.
 
     What is neither a folder nor a hub's name is returned as it is. Raises BadInput for a hub's name
-    that cannot be fetched and is not in the cache.
+    that cannot be fetched and is not in the cache, and for a GGUF or PEFT folder.
     """
     folder = Path(model)
+    refuse_other_forms(folder)
     if folder.is_dir() or not _HUB.fullmatch(str(model)) or folder.parent.is_dir():
         return folder
     from huggingface_hub import snapshot_download
@@ -44,6 +46,38 @@ def checkpoint_dir(model: str | Path) -> Path:
             f"--model {model}: no such folder, and it cannot be had from the hub: {reason}"
         ) from error
     return Path(found)
+
+
+def refuse_other_forms(model: str | Path) -> None:
+    """Raise BadInput, naming the command that imports it, for a GGUF file or a PEFT folder."""
+    folder = Path(model)
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return
+    found = gguf_of(folder)
+    form = "GGUF" if found is not None and found.suffix == ".gguf" else ""
+    form = "PEFT adapter" if (folder / ADAPTER).is_file() else form
+    if form:
+        raise BadInput(
+            f"{model} is a {form}: make a checkpoint of it with `neurorit-rag model import {model} "
+            "--out DIR`"
+        )
+
+
+def gguf_of(source: str | Path) -> Path | None:
+    """The GGUF file that a path names, or the one in a folder without another model; None if none.
+
+    Raises BadInput for a folder with several.
+    """
+    place = Path(source)
+    if place.is_file():
+        return place
+    files = sorted(place.glob("*.gguf")) if place.is_dir() else []
+    if not files or any(place.glob("*.safetensors")):
+        return None
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
+        raise BadInput(f"{place} holds {len(files)} GGUF files ({names}): name one of them")
+    return files[0]
 
 
 def checkpoint_name(model: str | Path) -> str:

@@ -5,8 +5,10 @@ One small table says, per model type, where the layers are and what their projec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -46,6 +48,7 @@ _ARCHITECTURES = {
         down="dense_4h_to_h",
     ),
 }
+SUPPORTED = tuple(sorted(_ARCHITECTURES))
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,45 @@ def feed_forward(model: Any) -> FeedForward:
     Raises BadInput for a model type that is not in the table, mixtures of experts among them.
     """
     kind = str(model.config.model_type)
-    names = _ARCHITECTURES.get(kind)
-    if names is None:
-        known = ", ".join(sorted(_ARCHITECTURES))
-        raise BadInput(
-            f"models of type {kind!r} are not supported (mixtures of experts are not yet); "
-            f"supported: {known}"
-        )
+    check_type(kind)
+    names = _ARCHITECTURES[kind]
     layers = decoder_layers(model)
     return FeedForward([getattr(layer, names.block) for layer in layers], names)
+
+
+def check_type(kind: str, named: str = "") -> None:
+    """Raise BadInput for a model type that is not in the table. named: the model, for the error."""
+    if kind not in _ARCHITECTURES:
+        raise BadInput(
+            f"{named + ': ' if named else ''}models of type {kind!r} are not supported (mixtures "
+            f"of experts are not yet); supported: {', '.join(SUPPORTED)}"
+        )
+
+
+def check_tunable(checkpoint: Path) -> None:
+    """Raise BadInput for a checkpoint that cannot be mined or tuned, by its config.json alone.
+
+    Those are model types outside the table, and linear layers that are quantised (FP8,
+    bitsandbytes, GPTQ, AWQ): gradients do not go through them, and they have no columns to train.
+    """
+    path = checkpoint / "config.json"
+    if not path.is_file():
+        return  # loading says what is missing
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        quantised = config.get("quantization_config")
+        # Of a model that also sees, the language model is what is tuned.
+        inside = config.get("text_config") if config.get("model_type") == "gemma3" else config
+        kind = str(inside.get("model_type"))
+    except (ValueError, AttributeError) as error:
+        raise BadInput(f"{path}: no configuration of a model: {error}") from error
+    if quantised:
+        how = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise BadInput(
+            f"{checkpoint}: its linear layers are quantised ({how}), which can be served and "
+            "evaluated but neither mined nor tuned; take the unquantised model"
+        )
+    check_type(kind, str(checkpoint))
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:

@@ -18,7 +18,7 @@ import torch
 from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import NeuronAtlas
 from neurorit.model.checkpoint import checkpoint_dir
-from neurorit.model.feed_forward import decoder_layers, feed_forward
+from neurorit.model.feed_forward import check_tunable, decoder_layers, feed_forward
 from neurorit.tuning.baselines import FullTuning, LoraTuning
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.settings import NEURON_METHODS, TuneSettings
@@ -42,6 +42,7 @@ def plan(
     longest sample (None: max_length).
     """
     model_dir = checkpoint_dir(model_dir)
+    check_tunable(model_dir)
     settings = replace(settings, dtype=_dtype(model_dir, settings.dtype))
     model = _layout(model_dir, settings.dtype)
     size = sum(parameter.numel() for parameter in model.parameters())

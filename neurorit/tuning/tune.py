@@ -49,6 +49,7 @@ def tune(
     examples that lack what a stage learns from, and for settings out of range.
     """
     from neurorit.model.checkpoint import checkpoint_dir, weights_digest
+    from neurorit.model.feed_forward import check_tunable
     from neurorit.model.load import device_named
     from neurorit.tuning.adapter_file import save_adapter
     from neurorit.tuning.evidence import responses
@@ -63,6 +64,7 @@ def tune(
             raise BadInput(f"{place} exists already; name another or pass --overwrite")
     source = examples_file(Path(examples))
     model_dir = checkpoint_dir(model_dir)
+    check_tunable(model_dir)
     made_from = {"examples": Path(examples), **({"atlas": Path(atlas)} if atlas else {})}
     inputs = {**hash_inputs(**made_from), "model": weights_digest(model_dir)}
     neurons = NeuronAtlas.load(atlas) if atlas is not None else None

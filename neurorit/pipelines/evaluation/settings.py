@@ -268,9 +268,10 @@ class EvalSettings:
             from neurorit.lab import base_model_dir
 
             return base_model_dir()
-        from neurorit.model.checkpoint import checkpoint_dir
+        from neurorit.model.checkpoint import checkpoint_dir, refuse_other_forms
 
         here = self.path(text)
+        refuse_other_forms(here)
         return checkpoint_dir(text) if fetch and not here.exists() else here
 
 

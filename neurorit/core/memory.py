@@ -1,0 +1,39 @@
+"""How much memory and disk a process may still take, and whether a piece of work fits."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from neurorit.core.errors import BadInput
+
+_GIB = 2**30
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    import psutil
+
+    try:
+        return int(psutil.virtual_memory().available)
+    except (OSError, psutil.Error):
+        return None
+
+
+def check_room(what: str, out: Path, *, memory: int, disk: int, way_out: str) -> None:
+    """Raise BadInput where `what` takes more bytes of memory, or of `out`'s disk, than is free."""
+    free = free_memory()
+    if free is not None and memory > free:
+        raise BadInput(
+            f"{what} takes about {memory / _GIB:.1f} GiB of memory, and {free / _GIB:.1f} GiB is "
+            f"free; {way_out}, or close other programs"
+        )
+    place = Path(out).absolute()
+    while not place.exists():
+        place = place.parent
+    room = shutil.disk_usage(place).free
+    if disk > room:
+        raise BadInput(
+            f"{what} takes {disk / _GIB:.1f} GiB of disk, and {room / _GIB:.1f} GiB is free at "
+            f"{place}; {way_out}, or name another disk with --out"
+        )
