@@ -1,3 +1,68 @@
-"""Neuro-RIT: mine feed-forward neurons, tune them in two stages. This room knows no server."""
+"""Robust retrieval-augmented language models: index, mix noise, mine neurons, tune, evaluate.
 
-__version__ = "0.1.0"
+The names below come when they are first used, so that importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from neurorit.core.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from neurorit.data.example_files import read_examples as read_examples
+    from neurorit.data.examples import Example as Example
+    from neurorit.data.examples import Passage as Passage
+    from neurorit.mining.atlas import NeuronAtlas as NeuronAtlas
+    from neurorit.mining.attribute import attribute as attribute
+    from neurorit.mining.mine import mine as mine
+    from neurorit.mining.settings import MiningSettings as MiningSettings
+    from neurorit.model.load import load_model as load_model
+    from neurorit.model.prompts import PromptTemplate as PromptTemplate
+    from neurorit.retrieval.index.build import BuildSettings as BuildSettings
+    from neurorit.retrieval.index.index import Index as Index
+    from neurorit.retrieval.index.index import build_index as build_index
+    from neurorit.retrieval.noise.mix import mix as mix
+    from neurorit.retrieval.noise.settings import MixSettings as MixSettings
+    from neurorit.retrieval.noise.settings import PoolSettings as PoolSettings
+    from neurorit.retrieval.retriever import Retriever as Retriever
+    from neurorit.retrieval.retriever import SearchSettings as SearchSettings
+    from neurorit.tuning.settings import TuneSettings as TuneSettings
+    from neurorit.tuning.tune import tune as tune
+
+_PLACES = {
+    "BuildSettings": "retrieval.index.build",
+    "Example": "data.examples",
+    "Index": "retrieval.index.index",
+    "MiningSettings": "mining.settings",
+    "MixSettings": "retrieval.noise.settings",
+    "NeuronAtlas": "mining.atlas",
+    "Passage": "data.examples",
+    "PoolSettings": "retrieval.noise.settings",
+    "PromptTemplate": "model.prompts",
+    "Retriever": "retrieval.retriever",
+    "SearchSettings": "retrieval.retriever",
+    "TuneSettings": "tuning.settings",
+    "attribute": "mining.attribute",
+    "build_index": "retrieval.index.index",
+    "load_model": "model.load",
+    "mine": "mining.mine",
+    "mix": "retrieval.noise.mix",
+    "read_examples": "data.example_files",
+    "tune": "tuning.tune",
+}
+
+__all__ = ["__version__", *_PLACES]  # noqa: PLE0604, the keys are names
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

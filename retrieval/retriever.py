@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
@@ -69,11 +70,26 @@ class Retriever:
         self._cross = load_cross_encoder(settings.rerank) if settings.rerank else None
 
     @classmethod
-    def load(cls, directory: Path, settings: SearchSettings | None = None) -> Retriever:
-        """Load an index and what the mode needs beside it."""
-        settings = settings or SearchSettings()
-        index = Index.load(directory, effort=settings.effort or None)
-        return cls(index, settings, Path(directory))
+    def load(
+        cls,
+        index: Index | str | PathLike[str],
+        settings: SearchSettings | None = None,
+        **options: Any,
+    ) -> Retriever:
+        """Load an index (or take one that is loaded) and what the mode needs beside it.
+
+        options: settings by name, over `settings`, such as mode="hybrid".
+        """
+        try:
+            settings = replace(settings or SearchSettings(), **options)
+        except TypeError as error:
+            known = ", ".join(field.name for field in fields(SearchSettings))
+            raise BadInput(f"search: {sorted(options)}: the settings are {known}") from error
+        if not isinstance(index, Index):
+            index = Index.load(Path(index), effort=settings.effort or None)
+        if index.directory is None:
+            raise BadInput("search: this index lies nowhere; load it from its directory")
+        return cls(index, settings, index.directory)
 
     @classmethod
     def on_cluster(cls, ray: Any, directory: Path, settings: SearchSettings) -> Retriever:
@@ -121,13 +137,20 @@ class Retriever:
         """The passage of that id; raises BadInput if there is none."""
         return self.index.passage(passage_id)
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """For each query at most k passages, best first; a hit's `ranks` say which part found it.
+    @overload  # a text is a sequence of texts too
+    def search(self, queries: str, k: int = 5) -> list[Hit]: ...  # type: ignore[overload-overlap]
+    @overload
+    def search(self, queries: Sequence[str], k: int = 5) -> list[list[Hit]]: ...
+    def search(self, queries: str | Sequence[str], k: int = 5) -> list[Hit] | list[list[Hit]]:
+        """At most k passages for a query, best first; a hit's `ranks` say which part found it.
 
-        The score is the cosine of dense search, BM25's, the fused one or the cross-encoder's.
+        Of several queries, a list for each. The score is the cosine of dense search, BM25's, the
+        fused one or the cross-encoder's.
         """
         if k < 1:
             raise BadInput(f"k must be at least 1, not {k}")
+        if isinstance(queries, str):
+            return self.search([queries], k)[0]
         if not queries:
             return []
         mode, deep = self.settings.mode, max(k, self.settings.depth)

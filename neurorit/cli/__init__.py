@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from neurorit import __version__
 from neurorit.cli.evaluation.evaluate import evaluate
 from neurorit.cli.evaluation.judge import judge_app
 from neurorit.cli.evaluation.report import report
@@ -37,6 +36,7 @@ from neurorit.cli.serving.ask import ask
 from neurorit.cli.serving.bench import bench_app
 from neurorit.cli.serving.serve import serve
 from neurorit.core.errors import NeuroritError
+from neurorit.core.version import __version__
 
 app = typer.Typer(
     help="Neuro-RIT: make a language model robust to noisy retrieval.",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import MANIFEST, read_manifest
+from neurorit.core.artifact import MANIFEST, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.core.jsonl import decode_line
 from neurorit.data.examples import KINDS, Example, Passage
 from neurorit.data.squad_beir import QUERIES, beir_records, squad_document, squad_records
+
+ExampleSource = str | PathLike[str] | Iterable[Example | Mapping[str, Any]]
+"""A file or what `mix` wrote, or examples (or their records) in memory."""
 
 
 def examples_file(place: Path) -> Path:
@@ -42,6 +47,44 @@ def read_examples(path: Path) -> Iterator[Example]:
         yield example
     if not seen:
         raise BadInput(f"{path}: holds no example")
+
+
+def load_examples(source: ExampleSource) -> list[Example]:
+    """The examples of a file, of what `mix` wrote, or those in memory.
+
+    Raises BadInput with file:line, or with the number of the one in memory (from 0), for a bad one.
+    """
+    if isinstance(source, (str, PathLike)):
+        return list(read_examples(examples_file(Path(source))))
+    if isinstance(source, Mapping):
+        raise BadInput("examples: a single record was given; give a list of them")
+    loaded: dict[str, Example] = {}
+    for number, given in enumerate(source):
+        try:
+            example = given if isinstance(given, Example) else parse_example(given)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"examples[{number}]: not an example: {_reason(error)}") from error
+        if example.id in loaded:
+            raise BadInput(f"examples[{number}]: the id {example.id!r} was used before")
+        loaded[example.id] = example
+    if not loaded:
+        raise BadInput("examples: there are none")
+    return list(loaded.values())
+
+
+def examples_name(source: ExampleSource) -> str:
+    """What messages call them: their place, or `examples` in memory."""
+    return fspath(source) if isinstance(source, (str, PathLike)) else "examples"
+
+
+def examples_digest(source: ExampleSource, loaded: Iterable[Example]) -> str:
+    """SHA-256 that tells examples from others: of their place, or of their records in memory."""
+    if isinstance(source, (str, PathLike)):
+        return hash_inputs(examples=Path(source))["examples"]
+    digest = hashlib.sha256()
+    for example in loaded:
+        digest.update(json.dumps(example_record(example), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from neurorit.core.errors import BadInput
-from neurorit.data.example_files import examples_file
+from neurorit.data.example_files import load_examples
 from neurorit.mining.atlas import NeuronAtlas
 from neurorit.mining.contexts import Reading, contexts
 from neurorit.mining.controls import activity, same_profile
@@ -74,9 +74,9 @@ def check(
     one pass. dtype: auto is the type that the model is stored in.
     Raises BadInput for an atlas of another model or without P_irrel.
     """
-    source = examples_file(Path(examples))
     model_dir = checkpoint_dir(model_dir)
-    chosen = list(contexts(source, samples, noise_passages, seed))
+    pool = load_examples(examples)
+    chosen = list(contexts(pool, samples, noise_passages, seed, str(examples)))
     model, tokenizer = load_model(model_dir, dtype=dtype, device=device)
     blocks = feed_forward(model)
     atlas.check_shape(blocks.depth, blocks.width)

@@ -6,6 +6,7 @@ each choice is.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,15 @@ SETS = ("rel", "irrel", "shared")
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NeuronAtlas:
     """Mined neurons of a model with L layers of F neurons.
 
     rel, irrel, shared [n, 2]: (layer, neuron) of P_rel, P_irrel and P_shared. scores_rel,
     scores_irrel [L, F]: summed kept attribution; counts_rel, counts_irrel [L, F]: samples that
     kept the neuron; stability_rel, stability_irrel [L, F]: share of bootstrap resamples in which
-    the neuron is chosen again; residuals [samples]: completeness residual of each.
+    the neuron is chosen again; residuals [samples]: completeness residual of each; model: the
+    digest of the weights it was mined from.
     """
 
     rel: Array
@@ -42,6 +44,13 @@ class NeuronAtlas:
     stability_rel: Array
     stability_irrel: Array
     residuals: Array
+    model: str = ""
+
+    def __repr__(self) -> str:
+        depth, width = self.scores_rel.shape
+        sets = ", ".join(f"{len(getattr(self, name))} {name}" for name in SETS)
+        residual = f"median residual {float(np.median(self.residuals)):.2%}"
+        return f"NeuronAtlas({depth} layers of {width} neurons: {sets}; {residual})"
 
     @property
     def density(self) -> Array:
@@ -69,32 +78,29 @@ class NeuronAtlas:
         """Load an atlas; raises ArtifactError when it is missing, changed or of another kind."""
         from safetensors.numpy import load_file
 
-        read_manifest(directory, "atlas")
-        return cls(**load_file(Path(directory) / TENSORS))
-
-    @staticmethod
-    def check_model(directory: Path, digest: str) -> None:
-        """Raise BadInput unless the atlas was mined from the model of that digest.
-
-        Models of one family have one shape, and neurons of one mean nothing in another.
-        """
-        mined = read_manifest(directory, "atlas", verify=False).inputs.get("model")
-        if mined not in (None, digest):
-            raise BadInput(
-                f"--atlas {directory} was mined from other weights than --model; mine this model "
-                "(`neurorit-rag mine`), or leave --atlas out and `tune` does"
-            )
+        made = read_manifest(directory, "atlas")
+        return cls(**load_file(Path(directory) / TENSORS), model=made.inputs.get("model", ""))
 
     def save(self, out: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
         """Write the artifact; the same atlas gives the same bytes."""
         from safetensors.numpy import save_file
 
         with writing(out, manifest, overwrite=overwrite) as directory:
-            tensors = {name: np.ascontiguousarray(value) for name, value in vars(self).items()}
-            save_file(tensors, directory / TENSORS)
+            save_file(self._tensors(), directory / TENSORS)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its tensors."""
+        from safetensors.numpy import save
+
+        return hashlib.sha256(save(self._tensors())).hexdigest()
+
+    def _tensors(self) -> dict[str, Array]:
+        own = {name: value for name, value in vars(self).items() if name != "model"}
+        return {name: np.ascontiguousarray(value) for name, value in own.items()}
 
 
-def choose_sets(chosen_rel: Array, chosen_irrel: Array) -> Mapping[str, Array]:
+def choose_sets(chosen_rel: Array, chosen_irrel: Array) -> Mapping[str, Any]:
     """P_rel, P_irrel and P_shared [n, 2] from the boolean choices [L, F] [P]."""
     return {
         "rel": np.argwhere(chosen_rel & ~chosen_irrel).astype(np.int32),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,13 @@ import torch
 from neurorit.core.errors import BadInput
 from neurorit.core.units import parse_bytes
 from neurorit.mining.contexts import IRRELEVANT, Context, Reading
-from neurorit.mining.integrated_gradients import Query, Settings, attribute
+from neurorit.mining.integrated_gradients import Attribution, Query, Settings, attribute
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.float32 import float32_activations
-from neurorit.model.load import load_model
-from neurorit.model.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
+from neurorit.model.prompts import encode_answer, end_token_id, render_prompt
 from neurorit.model.shared_prefix import Prefix, Rows
+from neurorit.model.source import ModelSource
 
 _MOST = 16  # prompts in one pass; more gain nothing
 _PROBE = 8
@@ -43,18 +42,22 @@ class Miner:
     rows: int
 
     @classmethod
-    def load(cls, model_dir: Path, chosen: Sequence[Context], settings: MiningSettings) -> Miner:
-        """Load the checkpoint and render the contexts' prompts."""
-        model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=settings.device)
+    def load(
+        cls, source: ModelSource, chosen: Sequence[Context], settings: MiningSettings
+    ) -> Miner:
+        """Load the model where it is not loaded, and render the contexts' prompts."""
+        model, tokenizer = source.load(dtype=settings.dtype, device=settings.device)
         model.requires_grad_(False)
-        template = PromptTemplate.of_checkpoint(model_dir)
+        template = source.template
 
         def query(context: Context) -> Query:
             own = context.side == IRRELEVANT and settings.irrelevant_target == "own-answer"
             return Query(
                 render_prompt(tokenizer, template, context.question, context.passages),
                 render_prompt(tokenizer, template, context.question, ()),
-                None if own else encode_answer(tokenizer, template, context.answers[0]),
+                encode_answer(tokenizer, template, context.answers[0])
+                if context.answers and not own
+                else None,
             )
 
         found = {context.key: context for context in chosen}
@@ -91,10 +94,10 @@ class Miner:
             records.append({"key": f"answer/{key}", "answer": answer, "followed": followed})
         return records
 
-    def attribute(
+    def attributions(
         self, keys: Sequence[str], answers: Mapping[str, Sequence[int] | None]
-    ) -> list[dict[str, Any]]:
-        """The records of contexts that share a pass: kept scores, residual and target.
+    ) -> list[Attribution]:
+        """Attribute contexts in one pass.
 
         answers: what the model itself answered, where it was asked already.
         """
@@ -113,9 +116,15 @@ class Miner:
             for key, query in zip(keys, queries, strict=True)
         ]
         with self._computing():
-            found = attribute(self.model, queries, made)
+            return attribute(self.model, queries, made)
+
+    def attribute(
+        self, keys: Sequence[str], answers: Mapping[str, Sequence[int] | None]
+    ) -> list[dict[str, Any]]:
+        """The records of contexts that share a pass: kept scores, residual and target."""
+        settings = self.settings
         records = []
-        for key, one in zip(keys, found, strict=True):
+        for key, one in zip(keys, self.attributions(keys, answers), strict=True):
             index, values = keep_scores(one.scores.numpy(), settings.threshold, settings.top)
             records.append(
                 {

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from neurorit.mining.settings import MiningSettings
 
 if TYPE_CHECKING:
     from neurorit.mining.attributor import Miner
+    from neurorit.model.source import ModelSource
 
 ASKED = 4  # contexts asked at most for each one that is wanted
 _EARLY = 24  # attributed contexts after which scores that do not add up end a run
@@ -37,7 +37,7 @@ class Records:
     candidates: contexts of both sides, in the order in which they are to be taken.
     """
 
-    model_dir: Path
+    model: ModelSource
     candidates: Sequence[Context]
     settings: MiningSettings
     journal: Journal
@@ -64,7 +64,7 @@ class Records:
     def _miner(self) -> Miner:
         from neurorit.mining.attributor import Miner
 
-        return Miner.load(self.model_dir, self.candidates, self.settings)
+        return Miner.load(self.model, self.candidates, self.settings)
 
     def _followed(self) -> tuple[list[Context], dict[str, int]]:
         """Up to `samples` contexts of each side that the model follows; asks round by round."""

@@ -6,13 +6,11 @@ Mining compares neurons between them, and the causal check asks what a model ans
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import held_answer
-from neurorit.data.example_files import read_examples
 from neurorit.data.examples import Example, Passage
 
 RELEVANT, IRRELEVANT = "rel", "irrel"
@@ -59,24 +57,25 @@ class Reading:
         return self.right if context.side == RELEVANT else self.misled
 
 
-def contexts(source: Path, count: int, noise_passages: int, seed: int) -> Iterator[Context]:
-    """Up to `count` contexts of each side, one per example and side, in an order from the seed.
+def contexts(
+    pool: Sequence[Example], most: int, noise_passages: int, seed: int, named: str = "examples"
+) -> Iterator[Context]:
+    """Up to `most` contexts of each side, one per example and side, in an order from the seed.
 
-    source: an examples file. Raises BadInput when it holds none of one side.
+    named: what the examples are called in messages. Raises BadInput when there is none of one side.
     """
-    pool = list(read_examples(source))
     order = sorted(pool, key=lambda e: hashlib.sha256(f"{seed}/{e.id}".encode()).digest())
     for side in SIDES:
         found = 0
         for example in order:
             passages = _passages(example, side, noise_passages)
-            if passages and found < count:
+            if passages and found < most:
                 found += 1
                 key = f"{side}/{example.id}"
                 yield Context(key, side, example.question, passages, example.answers)
         if not found:
             wanted = "a gold passage" if side == RELEVANT else "a distractor or random passage"
-            raise BadInput(f"{source}: no example holds {wanted}; mix some with `neurorit-rag mix`")
+            raise BadInput(f"{named}: no example holds {wanted}; mix some with `neurorit-rag mix`")
 
 
 def _passages(example: Example, side: str, noise: int) -> tuple[Passage, ...]:

@@ -40,7 +40,7 @@ def control_atlas(
         # Where the sets leave too few, the control has to take some of them too.
         if np.bincount(every[:, 0], minlength=depth).max() * 2 <= width:
             taken = every
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for name in SETS:
         profile = np.bincount(getattr(atlas, name)[:, 0], minlength=depth)
         chosen[name] = same_profile(profile, order, taken)

@@ -10,82 +10,100 @@ Source: docs/method.md, Phase 1, steps 3 and 4.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from neurorit.core.artifact import Manifest, hash_inputs
+from neurorit.core.artifact import Manifest
 from neurorit.core.errors import BadInput
-from neurorit.data.example_files import examples_file
+from neurorit.data.example_files import (
+    ExampleSource,
+    examples_digest,
+    examples_name,
+    load_examples,
+)
 from neurorit.mining.atlas import NeuronAtlas, choose_sets
 from neurorit.mining.collect import ASKED, Progress, Records, check_residual
 from neurorit.mining.contexts import SIDES, Context, contexts
 from neurorit.mining.journal import Journal
 from neurorit.mining.settings import AFTERWARDS, MiningSettings
+from neurorit.model.distributed import count, join
+from neurorit.model.prompts import PromptTemplate
+from neurorit.model.source import ModelSource
 
 
 def mine(
-    model_dir: Path,
-    examples: Path,
-    out: Path,
-    settings: MiningSettings,
-    seed: int = 0,
+    model: Any,
+    tokenizer: Any,
+    examples: ExampleSource,
+    settings: MiningSettings | None = None,
     *,
+    seed: int = 0,
+    template: PromptTemplate | None = None,
+    out: str | PathLike[str] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> NeuronAtlas:
-    """Mine an atlas of a model from examples (a file or an artifact) and write it to `out`.
+    """Mine an atlas of a model from examples.
+
+    model, tokenizer: both loaded, or a checkpoint's folder or hub name with None, which brings its
+    own; a loaded model is used where it is, as it is (`dtype` and `device` of the settings are for
+    folders), and given back as it came. examples: a file, what `mix` wrote, or examples in memory.
+    template: the wording of prompts (None: the checkpoint's, or the default). out: where the
+    artifact is written, beside a journal from which a killed run goes on; None writes nothing.
 
     Raises BadInput when the examples hold no sample of one side or the model follows none,
     NeuroritError when the completeness residual says that the scores do not add up.
     """
-    from neurorit.model.checkpoint import checkpoint_dir, weights_digest
-    from neurorit.model.distributed import join
-    from neurorit.model.feed_forward import check_tunable
-
+    settings = settings or MiningSettings()
     settings.check()
     join(settings.device)
-    out = Path(out)
-    if out.exists() and not overwrite:
+    if out is not None and Path(out).exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
-    source = examples_file(Path(examples))
-    model_dir = checkpoint_dir(model_dir)
-    check_tunable(model_dir)
+    if out is None and count() > 1:
+        raise BadInput("out: several processes share a journal beside it; name a place")
+    pool = load_examples(examples)
+    source = ModelSource.of(model, tokenizer, template)
+    source.check_tunable()
     most = settings.samples * (ASKED if settings.contexts == "followed" else 1)
-    candidates = list(contexts(source, most, settings.noise_passages, seed))
-    inputs = {**hash_inputs(examples=Path(examples)), "model": weights_digest(model_dir)}
-    journal = Journal(out, _identity(settings, seed, inputs))
-    records = Records(model_dir, candidates, settings, journal, progress)
-    chosen, kept, asked = records.collect()
-    shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
-    atlas = _aggregate(kept, chosen, shape, settings, seed)
-    median = float(np.median(atlas.residuals))
-    check_residual(median, settings, len(kept))
-    manifest = Manifest(
-        kind="atlas",
-        command="neurorit-rag mine",
-        settings=asdict(settings),
-        seed=seed,
-        inputs=inputs,
-        made={
-            "samples": {side: sum(c.side == side for c in chosen) for side in SIDES},
-            "asked": asked,
-            "median_residual": median,
-            "layers": shape[0],
-            "neurons_per_layer": shape[1],
-            "stability": {
-                "rel": _mean_stability(atlas.stability_rel, atlas.rel, atlas.shared),
-                "irrel": _mean_stability(atlas.stability_irrel, atlas.irrel, atlas.shared),
-            },
-        },
-    )
-    if journal.rank == 0:
-        atlas.save(out, manifest, overwrite=overwrite)
-        journal.remove()
-    journal.barrier()
+    candidates = list(contexts(pool, most, settings.noise_passages, seed, examples_name(examples)))
+    inputs = {"examples": examples_digest(examples, pool), "model": source.digest}
+    with tempfile.TemporaryDirectory() as nowhere, source.kept():
+        place = Path(nowhere) / "atlas" if out is None else Path(out)
+        journal = Journal(place, _identity(settings, seed, inputs))
+        records = Records(source, candidates, settings, journal, progress)
+        chosen, kept, asked = records.collect()
+        shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
+        atlas = replace(_aggregate(kept, chosen, shape, settings, seed), model=source.digest)
+        median = float(np.median(atlas.residuals))
+        check_residual(median, settings, len(kept))
+        if out is not None and journal.rank == 0:
+            manifest = Manifest(
+                kind="atlas",
+                command="neurorit-rag mine",
+                settings=asdict(settings),
+                seed=seed,
+                inputs=inputs,
+                made={
+                    "samples": {side: sum(c.side == side for c in chosen) for side in SIDES},
+                    "asked": asked,
+                    "median_residual": median,
+                    "layers": shape[0],
+                    "neurons_per_layer": shape[1],
+                    "stability": {
+                        "rel": _mean_stability(atlas.stability_rel, atlas.rel, atlas.shared),
+                        "irrel": _mean_stability(atlas.stability_irrel, atlas.irrel, atlas.shared),
+                    },
+                },
+            )
+            atlas.save(place, manifest, overwrite=overwrite)
+            journal.remove()
+        journal.barrier()
     return atlas
 
 

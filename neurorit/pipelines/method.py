@@ -39,10 +39,11 @@ def mine(
     with reporting() as report:
         mine_atlas(
             model,
+            None,
             examples,
-            out,
             settings,
-            seed,
+            seed=seed,
+            out=out,
             overwrite=overwrite,
             progress=_mining_progress(report),
         )
@@ -82,17 +83,20 @@ def tune(
             place = out.with_name(f"{out.name}-atlas")
             atlas = mined_at(place, model, examples, read, seed, report)
         _tell_of_idle_gpus(settings.device, report)
-        summary = tune_model(
+        tuned = tune_model(
             model,
+            None,
             examples,
-            out,
+            atlas,
             settings,
-            seed,
-            atlas=atlas,
+            seed=seed,
+            out=out,
             adapter=adapter,
             overwrite=overwrite,
             progress=report,
         )
+        summary = dict(tuned.tuning_record) if tuned is not None else {}
+        del tuned
         release()
         if verify and rank() == 0:
             from neurorit.pipelines.parity import measure
@@ -184,10 +188,11 @@ def mined_at(
     report.say(f"mining into {place}")
     mine_atlas(
         model,
+        None,
         examples,
-        place,
         settings,
-        seed,
+        seed=seed,
+        out=place,
         overwrite=True,
         progress=_mining_progress(report),
     )

@@ -58,7 +58,7 @@ def index(
                 batch_size=settings.batch_size,
                 gpus=ray_gpus,
             )
-        summary = build_index(
+        built = build_index(
             corpus,
             out,
             encoder=used,
@@ -67,13 +67,12 @@ def index(
             restart=restart,
             progress=report.named("passages encoded"),
         )
+        summary = dict(built.built)
         if bm25:
             from neurorit.retrieval.bm25.bm25 import LexicalIndex, lexical_place
-            from neurorit.retrieval.index.index import open_passages
 
             report.say("counting words for BM25")
-            passages, digest = open_passages(out)
-            LexicalIndex.of(out, passages, digest, memory=settings.memory)
+            LexicalIndex.of(out, built.passages, built.digest, memory=settings.memory)
             summary["bm25"] = str(lexical_place(out))
     if summary.get("skipped"):
         summary["skipped_file"] = str(out / SKIPPED)
@@ -202,13 +201,13 @@ def mix(
         summary = mix_examples(
             questions,
             index_dir,
-            out,
             settings,
-            seed,
+            seed=seed,
             only=only,
+            out=out,
             overwrite=overwrite,
             progress=report.named("questions mixed"),
-        )
+        ).counts
         for kind, count in summary.get("examples_short_of", {}).items():
             report.say(f"{count} of {summary['examples']} examples found too few {kind} passages")
     return {"examples": str(out), **summary}

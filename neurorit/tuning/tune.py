@@ -10,137 +10,207 @@ Source: docs/method.md, Phase 2 [P, P2, I].
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
-from neurorit.data.example_files import examples_file, read_examples
+from neurorit.data.example_files import (
+    ExampleSource,
+    examples_digest,
+    examples_name,
+    load_examples,
+)
+from neurorit.data.examples import Example
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.controls import activity, control_atlas, control_layers
 from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
+from neurorit.model.feed_forward import feed_forward
+from neurorit.model.load import device_named, make_savable, release
 from neurorit.model.prompts import PromptTemplate
+from neurorit.model.source import ModelSource
+from neurorit.tuning.adapter_file import save_adapter
+from neurorit.tuning.baselines import FullTuning, LoraTuning
+from neurorit.tuning.evidence import Teacher, responses
+from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
+from neurorit.tuning.samples import make_samples
 from neurorit.tuning.settings import RIVALS, TuneSettings
+from neurorit.tuning.trainer import TrainingRun
 
 _ACTIVE = 64  # prompts whose neurons' activity is measured
 
 
 def tune(
-    model_dir: Path,
-    examples: Path,
-    out: Path,
-    settings: TuneSettings,
-    seed: int = 0,
+    model: Any,
+    tokenizer: Any,
+    examples: ExampleSource,
+    atlas: NeuronAtlas | str | PathLike[str] | None = None,
+    settings: TuneSettings | None = None,
     *,
-    atlas: Path | None = None,
-    adapter: Path | None = None,
+    seed: int = 0,
+    template: PromptTemplate | None = None,
+    in_place: bool = False,
+    out: str | PathLike[str] | None = None,
+    adapter: str | PathLike[str] | None = None,
     overwrite: bool = False,
     progress: Any = None,
-) -> dict[str, Any]:
-    """Tune the checkpoint at `model_dir` and write a plain Hugging Face checkpoint to `out`.
+) -> Any:
+    """Tune a model; returns it in evaluation mode, with `tuning_record`: what each stage did.
 
-    adapter: where to write what changed, alone. progress: called with (stage, step, steps). A
-    killed run goes on from its last saved state and ends in the same weights. torchrun or
-    accelerate may start several processes. Raises BadInput for a method without its atlas, for
-    examples that lack what a stage learns from, and for settings out of range.
+    model, tokenizer: both loaded, or a checkpoint's folder or hub name with None, which brings its
+    own. A loaded model stays as it is and a copy of it is tuned, unless `in_place`; `dtype` and
+    `device` of the settings are for folders. examples: a file, what `mix` wrote, or examples in
+    memory. atlas: what `mine` returned or wrote, for methods that tune neurons. template: the
+    wording of prompts (None: the checkpoint's, or the default).
+
+    out: where a plain Hugging Face checkpoint is written, beside saved states from which a killed
+    run goes on to the same weights; None writes nothing. adapter: where to write what changed,
+    alone. progress: called with (stage, step, steps). torchrun or accelerate may start several
+    processes; where they share the weights (`shard`), only the first returns the model. Raises
+    BadInput for a method without its atlas, for an atlas of other weights, for examples that lack
+    what a stage learns from, and for settings out of range.
     """
-    from neurorit.model.checkpoint import checkpoint_dir, weights_digest
-    from neurorit.model.feed_forward import check_tunable
-    from neurorit.model.load import device_named
-    from neurorit.tuning.adapter_file import save_adapter
-    from neurorit.tuning.evidence import responses
-    from neurorit.tuning.samples import make_samples
-
+    settings = settings or TuneSettings()
     if asked_to_shard():
         settings = replace(settings, shard=True)
     settings.check(atlas=atlas is not None, adapter=adapter is not None)
-    out = Path(out)
-    for place in (out, adapter):
-        if place is not None and place.exists() and not overwrite:
-            raise BadInput(f"{place} exists already; name another or pass --overwrite")
-    source = examples_file(Path(examples))
-    model_dir = checkpoint_dir(model_dir)
-    check_tunable(model_dir)
-    made_from = {"examples": Path(examples), **({"atlas": Path(atlas)} if atlas else {})}
-    inputs = {**hash_inputs(**made_from), "model": weights_digest(model_dir)}
-    neurons = NeuronAtlas.load(atlas) if atlas is not None else None
-    if atlas is not None:
-        NeuronAtlas.check_model(Path(atlas), inputs["model"])
-    pool = list(read_examples(source))
+    _check_places(settings, out, adapter, overwrite)
+    pool = load_examples(examples)
+    source = ModelSource.of(model, tokenizer, template)
+    source.check_tunable()
+    inputs = {"examples": examples_digest(examples, pool)}
+    neurons: NeuronAtlas | None = None
+    if isinstance(atlas, NeuronAtlas):
+        neurons = atlas
+        inputs["atlas"] = atlas.digest
+    elif atlas is not None:
+        neurons = NeuronAtlas.load(Path(atlas))
+        inputs |= hash_inputs(atlas=Path(atlas))
+    inputs["model"] = source.digest
+    if neurons is not None and neurons.model and not source.has_weights(neurons.model):
+        raise BadInput(_of_other_weights(atlas))
     join(settings.device)
+    shard_on = device_named(settings.device) if settings.shard and count() > 1 else None
+    if shard_on is not None and source.folder is None:
+        raise BadInput("shard: the weights of a loaded model cannot be spread; give its folder")
+    source = source if in_place else source.copied()
+    with tempfile.TemporaryDirectory() as nowhere, source.kept():
+        place = Path(nowhere) / "tuned" if out is None else Path(out)
+        said = _responses(pool, settings, place, progress)
+        tuned, words = _load(source, settings, shard_on, savable=out is not None)
+        samples, dropped = make_samples(
+            pool,
+            words,
+            source.template,
+            settings.max_length,
+            refuse=settings.method != "retrobust",
+            responses=said,
+        )
+        named = examples_name(examples)
+        if not samples:
+            raise BadInput(
+                f"{named}: every example is longer than max_length {settings.max_length}"
+            )
+        plan = None
+        if neurons is not None:
+            called = f"--atlas {atlas}" if isinstance(atlas, (str, PathLike)) else "atlas"
+            plan = _choose(tuned, neurons, samples, settings, seed, called)
+        state = place.with_name(f".{place.name}.tuning")
+        identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
+        if shard_on is not None:
+            identity["processes"] = count()  # each saves its part
+        made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
+        work = _Work(source, words, settings, seed, state, place, identity, shard_on, progress)
+        stages = _stages(samples, settings, plan, named)
+        for number, stage in enumerate(stages, 1):
+            made[stage.name] = work.train(stage, tuned)
+            if shard_on is not None:
+                # Its weights are sharded now: what goes on is a whole one that learned the same.
+                del tuned
+                tuned = work.again(stages[:number]) if rank() == 0 or number < len(stages) else None
+        if rank() == 0 and out is not None:
+            manifest = Manifest(
+                kind="checkpoint",
+                command=f"neurorit-rag tune --method {settings.method}",
+                settings=asdict(settings),
+                seed=seed,
+                inputs=inputs,
+                made=made,
+            )
+            if adapter is not None and plan is not None:
+                changed = np.concatenate([getattr(plan.atlas, name) for name in SETS])
+                save_adapter(
+                    tuned,
+                    changed,
+                    () if settings.method == "stage1-only" else plan.dense,
+                    Path(adapter),
+                    replace(manifest, kind="adapter"),
+                    overwrite=overwrite,
+                )
+            with writing(place, manifest, overwrite=overwrite) as folder:
+                tuned.save_pretrained(folder)
+                words.save_pretrained(folder)
+                source.template.save(folder)
+            shutil.rmtree(state, ignore_errors=True)
+        wait()
+    if out is None and dropped:
+        warnings.warn(
+            f"{dropped} of {len(pool)} examples were left out: they are longer than max_length "
+            f"{settings.max_length}",
+            stacklevel=2,
+        )
+    if tuned is not None:
+        tuned.eval()
+        tuned.tuning_record = made
+    return tuned
+
+
+def _check_places(settings: TuneSettings, out: Any, adapter: Any, overwrite: bool) -> None:
+    """Raise BadInput for a place that is taken, and for what is written beside no checkpoint."""
+    for place in (out, adapter):
+        if place is not None and Path(place).exists() and not overwrite:
+            raise BadInput(f"{place} exists already; name another or pass --overwrite")
+    if out is not None:
+        return
+    if adapter is not None:
+        raise BadInput("adapter: it belongs to a checkpoint; name a place for that as `out`")
+    if count() > 1:
+        raise BadInput("out: several processes share states beside it; name a place")
+    if settings.report_to not in ("", "none"):
+        raise BadInput("report_to: what is logged lies beside the checkpoint; name `out`")
+
+
+def _of_other_weights(atlas: Any) -> str:
+    if isinstance(atlas, (str, PathLike)):
+        return (
+            f"--atlas {atlas} was mined from other weights than --model; mine this model "
+            "(`neurorit-rag mine`), or leave --atlas out and `tune` does"
+        )
+    return "atlas: it was mined from other weights than these; mine this model"
+
+
+def _responses(
+    pool: Sequence[Example], settings: TuneSettings, out: Path, progress: Any
+) -> Mapping[str, str]:
+    """What to say to each example with evidence; one process asks the teacher for all."""
+    teacher = None
+    if settings.teacher:
+        cache = out.with_name(f"{out.name}-teacher.jsonl")
+        teacher = Teacher(settings.teacher, settings.teacher_model, cache)
     if rank() > 0:
         wait()  # a teacher's replies are then in the cache
-    said = responses(pool, settings.target, _teacher(settings, out), progress)
+    said = responses(pool, settings.target, teacher, progress)
     if rank() == 0:
         wait()
-    shard_on = device_named(settings.device) if settings.shard and count() > 1 else None
-    model, tokenizer = _load(model_dir, settings, shard_on)
-    template = PromptTemplate.of_checkpoint(model_dir)
-    samples, dropped = make_samples(
-        pool,
-        tokenizer,
-        template,
-        settings.max_length,
-        refuse=settings.method != "retrobust",
-        responses=said,
-    )
-    if not samples:
-        raise BadInput(f"{source}: every example is longer than max_length {settings.max_length}")
-    plan = None
-    if neurons is not None:
-        plan = _choose(model, neurons, samples, settings, seed, f"--atlas {atlas}")
-    state = out.with_name(f".{out.name}.tuning")
-    identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
-    if shard_on is not None:
-        identity["processes"] = count()  # each saves its part
-    made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
-    work = _Work(model_dir, tokenizer, settings, seed, state, out, identity, shard_on, progress)
-    stages = _stages(samples, settings, plan, source)
-    for number, stage in enumerate(stages, 1):
-        made[stage.name] = work.train(stage, model)
-        if shard_on is not None:
-            # Its weights are sharded now. What goes on is a whole one that has learned the same.
-            del model
-            model = work.again(stages[:number]) if rank() == 0 or number < len(stages) else None
-    manifest = Manifest(
-        kind="checkpoint",
-        command=f"neurorit-rag tune --method {settings.method}",
-        settings=asdict(settings),
-        seed=seed,
-        inputs=inputs,
-        made=made,
-    )
-    if rank() == 0:
-        if adapter is not None and plan is not None:
-            changed = np.concatenate([getattr(plan.atlas, name) for name in SETS])
-            save_adapter(
-                model,
-                changed,
-                () if settings.method == "stage1-only" else plan.dense,
-                adapter,
-                replace(manifest, kind="adapter"),
-                overwrite=overwrite,
-            )
-        with writing(out, manifest, overwrite=overwrite) as folder:
-            model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            template.save(folder)
-        shutil.rmtree(state, ignore_errors=True)
-    wait()
-    return dict(made)
-
-
-def _teacher(settings: TuneSettings, out: Path) -> Any:
-    from neurorit.tuning.evidence import Teacher
-
-    if not settings.teacher:
-        return None
-    cache = out.with_name(f"{out.name}-teacher.jsonl")
-    return Teacher(settings.teacher, settings.teacher_model, cache)
+    return said
 
 
 @dataclass(frozen=True)
@@ -160,8 +230,6 @@ def _choose(
     named: str,
 ) -> _Plan:
     """What the atlas says, or a control in its place."""
-    from neurorit.model.feed_forward import feed_forward
-
     blocks = feed_forward(model)
     atlas.check_shape(blocks.depth, blocks.width, named)
     active = None
@@ -189,11 +257,8 @@ def _stages(
     samples: Sequence[Any],
     settings: TuneSettings,
     plan: _Plan | None,
-    source: Path,
+    source: str,
 ) -> list[_Stage]:
-    from neurorit.tuning.baselines import FullTuning, LoraTuning
-    from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
-
     def learned(trainable: Any) -> list[tuple[list[Any], float]]:
         return [(trainable.trained(), settings.learning_rate)]
 
@@ -250,7 +315,7 @@ def _stages(
 class _Work:
     """One run's stages, each trained or gone on with, and merged into the model."""
 
-    model_dir: Path
+    source: ModelSource
     tokenizer: Any
     settings: TuneSettings
     seed: int
@@ -278,10 +343,8 @@ class _Work:
 
     def again(self, stages: Sequence[_Stage]) -> Any:
         """A whole model that has learned what these finished stages taught."""
-        from neurorit.model.load import release
-
         release()
-        model, _ = _load(self.model_dir, self.settings, self.shard_on)
+        model, _ = _load(self.source, self.settings, self.shard_on)
         for stage in stages:
             run, trainable = self._installed(stage, model, None)
             run.restore(self.state / stage.name, self.identity)
@@ -289,10 +352,6 @@ class _Work:
         return model
 
     def _installed(self, stage: _Stage, model: Any, shard_on: Any) -> tuple[Any, Any]:
-        import torch
-
-        from neurorit.tuning.trainer import TrainingRun
-
         torch.manual_seed(self.seed)  # LoRA's start is random
         trainable = stage.install(model, shard_on)
         run = TrainingRun(
@@ -311,16 +370,17 @@ class _Work:
         return lambda step: self.progress(stage.name, step, stage.steps)
 
 
-def _load(model_dir: Path, settings: TuneSettings, shard_on: Any) -> tuple[Any, Any]:
+def _load(
+    source: ModelSource, settings: TuneSettings, shard_on: Any, *, savable: bool = True
+) -> tuple[Any, Any]:
     """The model and its tokenizer; one that is to be sharded need not fit on a device whole."""
-    from neurorit.model.load import load_model, make_savable
-
     device = "cpu" if shard_on is not None else settings.device
-    model, tokenizer = load_model(model_dir, dtype=settings.dtype, device=device)
-    make_savable(model)
+    model, tokenizer = source.load(dtype=settings.dtype, device=device)
+    if savable:
+        make_savable(model)
     return model, tokenizer
 
 
-def _need(count: int, what: str, source: Path) -> None:
+def _need(count: int, what: str, source: str) -> None:
     if not count:
         raise BadInput(f"{source}: no example {what} to tune on; mix some with `neurorit-rag mix`")

@@ -8,16 +8,18 @@
 | a folder with `corpus.jsonl` | BEIR |
 | `hf:NAME[:CONFIGURATION][@SPLIT]`, or a folder of `save_to_disk` | by `datasets`, the same names |
 | another folder | its files of records, and its txt, Markdown, HTML and PDF files in chunks |
+| passages in memory | `Passage`s, or mappings with the names of `.jsonl` |
 
-Nothing is held in memory but eight bytes of every id.
+Of a file nothing is held in memory but eight bytes of every id.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ from neurorit.retrieval.corpus.documents import SUFFIXES, is_document, read_docu
 from neurorit.retrieval.corpus.records import FIELDS, RECORDS, Bad, Placed, parse_row, read_records
 
 DEFAULT = Chunking()
+GivenCorpus = str | os.PathLike[str] | Iterable[Passage | Mapping[str, Any]]
+"""Where a corpus is, or its passages in memory."""
+Corpus = Path | Sequence[Passage]
+"""The same, as it can be read more than once."""
 
 
 class Skipped:
@@ -50,8 +56,21 @@ class Skipped:
         self._messages.setdefault(str(error))
 
 
+def rereadable(given: GivenCorpus) -> Corpus:
+    """The place, or a list of what is in memory; raises BadInput for what is no passage."""
+    if isinstance(given, (str, os.PathLike)):
+        return Path(given)
+    passages = []
+    for number, record in enumerate(given):
+        try:
+            passages.append(record if isinstance(record, Passage) else parse_row(record))
+        except (ValueError, AttributeError) as error:
+            raise BadInput(f"corpus[{number}]: not a passage: {error}") from error
+    return passages
+
+
 def read_corpus(
-    path: Path, *, chunking: Chunking = DEFAULT, skipped: Skipped | None = None
+    path: Corpus, *, chunking: Chunking = DEFAULT, skipped: Skipped | None = None
 ) -> Iterator[Passage]:
     """Stream passages; raises BadInput with file:line for a bad line, a used id, or no passage.
 
@@ -63,14 +82,17 @@ def read_corpus(
 
 
 def placed_passages(
-    path: Path, *, chunking: Chunking = DEFAULT, skipped: Skipped | None = None
+    path: Corpus, *, chunking: Chunking = DEFAULT, skipped: Skipped | None = None
 ) -> Placed:
     """As `read_corpus`, with where each passage stands."""
-    path = Path(path)
     chunking.check()
-    if not is_named(path) and not path.exists():
-        raise BadInput(f"{path}: no such file or folder; a data set of the hub is hf:NAME")
-    source = partial(_source, path, chunking)
+    if isinstance(path, (str, os.PathLike)):
+        path = Path(path)
+        if not is_named(path) and not path.exists():
+            raise BadInput(f"{path}: no such file or folder; a data set of the hub is hf:NAME")
+        named, source = str(path), partial(_source, path, chunking)
+    else:
+        named, source = "corpus", partial(_given, path, chunking)
     bad = _refuse if skipped is None else skipped.add
     seen = SeenIds()
     for passage, place in source(bad):
@@ -82,12 +104,12 @@ def placed_passages(
             told = "before"
             if skipped is None:
                 first = next(at for other, at in source(bad) if other.id == passage.id)
-                line = first.removeprefix(f"{path}:")
+                line = first.removeprefix(f"{named}:")
                 told = f"in {first}" if line == first else f"in line {line}"
             bad(BadInput(f"{place}: the id {passage.id!r} was used {told}"))
     if not len(seen):
         told = f"; {len(skipped)} bad, such as {next(iter(skipped))}" if skipped else ""
-        raise BadInput(f"{path}: holds no passage{told}")
+        raise BadInput(f"{named}: holds no passage{told}")
 
 
 def corpus_files(path: Path) -> list[Path]:
@@ -110,12 +132,16 @@ def corpus_files(path: Path) -> list[Path]:
     )
 
 
-def corpus_digest(path: Path) -> str:
-    """SHA-256 over the names and bytes of a corpus' files."""
+def corpus_digest(path: Corpus) -> str:
+    """SHA-256 over the names and bytes of a corpus' files, or over passages in memory."""
+    digest = hashlib.sha256()
+    if not isinstance(path, (str, os.PathLike)):
+        for passage in path:
+            digest.update(json.dumps(astuple(passage), sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()
     path = Path(path)
     if is_named(path):
         return rows_digest(named_rows(path))
-    digest = hashlib.sha256()
     for file in corpus_files(path):
         if not file.is_file():
             return "absent"
@@ -155,6 +181,11 @@ def _source(path: Path, chunking: Chunking, bad: Bad) -> Placed:
             yield from _document(file, path if path.is_dir() else path.parent, chunking, bad)
         else:
             yield from _cut(read_records(file, bad), chunking)
+
+
+def _given(passages: Sequence[Passage], chunking: Chunking, _bad: Bad) -> Placed:
+    placed = ((passage, f"corpus[{i}]") for i, passage in enumerate(passages))
+    return _cut(placed, chunking)
 
 
 def _rows(path: Path, bad: Bad) -> Placed:

@@ -23,7 +23,7 @@ from neurorit.data.example_files import read_examples
 from neurorit.retrieval.bm25.build import ENGLISH, check_language
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.near_duplicates import Survey, survey, without
-from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, read_corpus
+from neurorit.retrieval.corpus.reader import Corpus, Skipped, corpus_digest, read_corpus
 from neurorit.retrieval.encoders.base import Encoder, described
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.encoders.truncation import count_overlong
@@ -96,8 +96,8 @@ class BuildSettings:
             raise BadInput(f"--recall-queries {self.recall_queries}: no such file")
 
 
-def build_index(
-    corpus: Path,
+def write_index(
+    corpus: Corpus,
     out: Path,
     *,
     encoder: str | Encoder = DEFAULT,
@@ -105,8 +105,8 @@ def build_index(
     overwrite: bool = False,
     restart: bool = False,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Encode a corpus into an index artifact at `out`; returns counts.
+) -> tuple[dict[str, Any], Encoder]:
+    """Encode a corpus into an index artifact at `out`; returns counts, and the encoder.
 
     encoder: a name, or one that is loaded already; with given vectors it encodes the queries. A
     build of the same that was stopped goes on from where it was, with another batch size, memory or
@@ -191,7 +191,7 @@ def build_index(
             write_text(place / SKIPPED, "".join(f"{one}\n" for one in skipped))
         publish(place, manifest, out)
     cut = getattr(model, "truncated", 0) or cut
-    return {
+    counts = {
         "passages": total,
         "dimension": model.dimension,
         "encoder": model.name,
@@ -205,6 +205,7 @@ def build_index(
         **({"likeness": likeness} if likeness is not None else {}),
         **_tuned(segments, settings),
     }
+    return counts, model
 
 
 def publish(place: Path, manifest: Manifest, out: Path) -> None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, overload
 
 from neurorit.core.artifact import Manifest, manifest_digest, read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
+from neurorit.retrieval.corpus.reader import GivenCorpus, rereadable
 from neurorit.retrieval.encoders.base import Encoder, made_by
-from neurorit.retrieval.encoders.load import load_encoder
-from neurorit.retrieval.index.build import build_index
+from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
+from neurorit.retrieval.index.build import BuildSettings, Progress, write_index
 from neurorit.retrieval.index.faiss_search import find
 from neurorit.retrieval.index.passage_store import PassageParts
 from neurorit.retrieval.index.segments import SEGMENTS, VECTORS, passage_text
@@ -41,8 +44,43 @@ class Hit:
     ranks: Mapping[str, int] = field(default_factory=dict)
 
 
+def build_index(
+    corpus: GivenCorpus,
+    out: str | PathLike[str],
+    *,
+    encoder: str | Encoder = DEFAULT,
+    settings: BuildSettings | None = None,
+    overwrite: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Index:
+    """Encode a corpus into an index artifact at `out`, and open it; `built` says what is in it.
+
+    corpus: a file or folder (see `neurorit.retrieval.corpus.reader`), or passages in memory. For
+    the rest, and for what it raises, see `neurorit.retrieval.index.build.write_index`.
+    """
+    built, loaded = write_index(
+        rereadable(corpus),
+        Path(out),
+        encoder=encoder,
+        settings=settings,
+        overwrite=overwrite,
+        restart=restart,
+        progress=progress,
+    )
+    index = Index.load(Path(out), encoder=loaded, verify=False)
+    index.built = built
+    return index
+
+
 class Index:
-    """A loaded index. Make one with `Index.load`."""
+    """A loaded index. Make one with `build_index` or `Index.load`.
+
+    directory: where it was loaded from; built: the counts of the build that made it here, empty for
+    one that was loaded.
+    """
+
+    built: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -52,7 +90,9 @@ class Index:
         *,
         effort: int | None = None,
         digest: str = "",
+        directory: Path | None = None,
     ) -> None:
+        self.directory = directory
         self.passages = passages
         self.encoder = encoder
         self.effort = effort
@@ -98,10 +138,20 @@ class Index:
             _Segment(place, record, gone.get(record["name"]))
             for place, record in zip(places, records, strict=True)
         ]
-        return cls(passages, loaded, model, effort=effort, digest=manifest_digest(manifest))
+        return cls(
+            passages,
+            loaded,
+            model,
+            effort=effort,
+            digest=manifest_digest(manifest),
+            directory=directory,
+        )
 
     def __len__(self) -> int:
         return len(self.passages)
+
+    def __repr__(self) -> str:
+        return f"Index({len(self)} passages in {str(self.directory)!r} by {self.encoder.name})"
 
     def passage(self, passage_id: str) -> Passage:
         """The passage of that id; raises BadInput if there is none."""
@@ -113,10 +163,19 @@ class Index:
     def __contains__(self, passage_id: object) -> bool:
         return isinstance(passage_id, str) and self.passages.find(passage_id) is not None
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """For each query its k nearest passages, best first (fewer if the index holds fewer)."""
+    @overload  # a text is a sequence of texts too
+    def search(self, queries: str, k: int) -> list[Hit]: ...  # type: ignore[overload-overlap]
+    @overload
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]: ...
+    def search(self, queries: str | Sequence[str], k: int) -> list[Hit] | list[list[Hit]]:
+        """The k nearest passages of a query, best first (fewer if the index holds fewer).
+
+        Of several queries, a list for each.
+        """
         if k < 1:
             raise BadInput(f"k must be at least 1, not {k}")
+        if isinstance(queries, str):
+            return self.search([queries], k)[0]
         if not queries:
             return []
         return self.search_vectors(self.encoder.encode_queries(queries), k)
@@ -205,13 +264,6 @@ def load_passages(
         [directory / SEGMENTS / name for name in names],
         {number: gone[name] for number, name in enumerate(names) if name in gone},
     )
-
-
-def open_passages(directory: Path) -> tuple[PassageParts, str]:
-    """(passages of an index without its vectors and encoder, digest of its manifest)."""
-    manifest = read_index_manifest(directory, verify=False)
-    gone = read_deleted(directory, manifest)
-    return load_passages(directory, manifest.made["segments"], gone), manifest_digest(manifest)
 
 
 def read_deleted(directory: Path, manifest: Manifest) -> dict[str, Any]:

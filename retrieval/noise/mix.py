@@ -1,6 +1,6 @@
-"""Mixing as an artifact: questions and an index in, examples and their ledger out.
+"""Mixing: questions and an index in, examples and their ledger out, in memory or as an artifact.
 
-It reads and writes; what goes into an example is `neurorit.retrieval.noise.mixer`'s.
+What goes into an example is `neurorit.retrieval.noise.mixer`'s.
 """
 
 from __future__ import annotations
@@ -8,14 +8,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
-from neurorit.data.example_files import example_record, read_examples
+from neurorit.data.example_files import (
+    ExampleSource,
+    examples_digest,
+    examples_name,
+    load_examples,
+    write_examples,
+)
 from neurorit.data.examples import Example
 from neurorit.retrieval.index.index import Index
 from neurorit.retrieval.noise.mixer import Mixer, MixSettings
@@ -24,71 +31,122 @@ EXAMPLES = "examples.jsonl"
 LEDGER = "ledger.jsonl"
 
 
+class Mixture(list[Example]):
+    """Mixed examples, in the questions' order.
+
+    counts: what was mixed in, what was left out, and what fell short; ledger: of each question why
+    its passages are there, and which were rejected.
+    """
+
+    def __init__(
+        self,
+        examples: Iterable[Example],
+        counts: Mapping[str, Any],
+        ledger: Sequence[Mapping[str, Any]],
+    ) -> None:
+        super().__init__(examples)
+        self.counts, self.ledger = counts, ledger
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{value} {name}" for name, value in self.counts["passages"].items())
+        return f"Mixture({len(self)} examples, {self.counts['answerable']} answerable: {told})"
+
+
 def mix(
-    questions: Path,
-    index_dir: Path,
-    out: Path,
-    settings: MixSettings,
-    seed: int = 0,
+    questions: ExampleSource,
+    index: Index | str | PathLike[str],
+    settings: MixSettings | None = None,
     *,
+    seed: int = 0,
     only: Sequence[str] = (),
+    out: str | PathLike[str] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Write an examples artifact (`examples.jsonl`, `ledger.jsonl`); returns what was mixed in.
+) -> Mixture:
+    """Mix each question with gold and noisy passages of an index.
 
-    Raises BadInput for unreadable questions or settings, ArtifactError for a bad index. Questions
-    for which no passage at all was found are left out and counted; `examples_short_of` says of each
-    kind how many examples found fewer passages than were wanted. only: ids of questions whose
-    examples are made alone, as they are among all the others.
+    questions: a file, or examples in memory. index: a loaded one, or its directory. settings:
+    `MixSettings` to train with, `PoolSettings` to evaluate with. only: ids of questions whose
+    examples are made alone, as they are among all the others. out: where the artifact is written
+    (`examples.jsonl`, `ledger.jsonl`); None writes nothing.
+
+    Questions for which no passage at all was found are left out and counted; `examples_short_of`
+    says of each kind how many examples found fewer passages than were wanted. Raises BadInput for
+    unreadable questions or settings, ArtifactError for a bad index.
     """
-    asked = list(read_examples(questions))
+    settings = settings or MixSettings()
+    named = examples_name(questions)
+    asked = every = load_examples(questions)
     if settings.limit and settings.limit < len(asked):
         asked = sorted(asked, key=lambda q: _digest(seed, q.id))[: settings.limit]
-    wanted = _only(questions, asked, only) if only else asked
-    made: dict[str, Any] = {}
+    wanted = _only(named, asked, only) if only else asked
+    if out is None:
+        return _mixed(_loaded(index), asked, wanted, settings, seed, named, progress)
+    counts: dict[str, Any] = {}
+    of_index = (
+        {"index": index.digest} if isinstance(index, Index) else hash_inputs(index=Path(index))
+    )
     manifest = Manifest(
         kind="examples",
         command="neurorit-rag mix",
         settings=asdict(settings) | ({"only": list(only)} if only else {}),
         seed=seed,
-        inputs=hash_inputs(questions=questions, index=index_dir),
-        made=made,
+        inputs={"questions": examples_digest(questions, every), **of_index},
+        made=counts,
     )
+    with writing(Path(out), manifest, overwrite=overwrite) as folder:
+        mixture = _mixed(_loaded(index), asked, wanted, settings, seed, named, progress)
+        write_examples(folder / EXAMPLES, mixture)
+        with open(folder / LEDGER, "w", encoding="utf-8") as stream:
+            for record in mixture.ledger:
+                stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        counts.update(mixture.counts)
+    return mixture
+
+
+def _mixed(
+    index: Index,
+    asked: Sequence[Example],
+    wanted: Sequence[Example],
+    settings: MixSettings,
+    seed: int,
+    named: str,
+    progress: Callable[[int, int], None] | None,
+) -> Mixture:
     kinds: Counter[str] = Counter()
     short: Counter[str] = Counter()
     counts = {"examples": 0, "answerable": 0, "left_out": 0, "false_negatives_rejected": 0}
-    with writing(out, manifest, overwrite=overwrite) as folder:
-        mixer = Mixer(Index.load(index_dir), asked, settings, seed)
-        with (
-            open(folder / EXAMPLES, "w", encoding="utf-8") as examples,
-            open(folder / LEDGER, "w", encoding="utf-8") as ledger,
-        ):
-            for done, (example, record) in enumerate(mixer.mix(wanted), start=1):
-                ledger.write(json.dumps(record, ensure_ascii=False) + "\n")
-                short.update(record["short"].keys())
-                counts["false_negatives_rejected"] += len(record["rejected"])
-                if example.passages:
-                    examples.write(json.dumps(example_record(example), ensure_ascii=False) + "\n")
-                    counts["examples"] += 1
-                    counts["answerable"] += example.has_evidence
-                    kinds.update(str(p.kind) for p in example.passages)
-                else:
-                    counts["left_out"] += 1
-                if progress is not None:
-                    progress(done, len(wanted))
-        if not counts["examples"]:
-            raise BadInput(f"{questions}: no question found a passage in {index_dir}")
-        made.update(counts, passages=dict(sorted(kinds.items())))
-        if short:
-            made["examples_short_of"] = dict(sorted(short.items()))
-    return dict(made)
+    examples, ledger = [], []
+    mixer = Mixer(index, asked, settings, seed)
+    for done, (example, record) in enumerate(mixer.mix(wanted), start=1):
+        ledger.append(record)
+        short.update(record["short"].keys())
+        counts["false_negatives_rejected"] += len(record["rejected"])
+        if example.passages:
+            examples.append(example)
+            counts["examples"] += 1
+            counts["answerable"] += example.has_evidence
+            kinds.update(str(p.kind) for p in example.passages)
+        else:
+            counts["left_out"] += 1
+        if progress is not None:
+            progress(done, len(wanted))
+    if not examples:
+        raise BadInput(f"{named}: no question found a passage in {index.directory}")
+    made: dict[str, Any] = {**counts, "passages": dict(sorted(kinds.items()))}
+    if short:
+        made["examples_short_of"] = dict(sorted(short.items()))
+    return Mixture(examples, made, ledger)
 
 
-def _only(questions: Path, asked: Sequence[Example], only: Sequence[str]) -> list[Example]:
+def _loaded(index: Index | str | PathLike[str]) -> Index:
+    return index if isinstance(index, Index) else Index.load(Path(index))
+
+
+def _only(named: str, asked: Sequence[Example], only: Sequence[str]) -> list[Example]:
     known = {question.id for question in asked}
     if missing := [identity for identity in only if identity not in known]:
-        raise BadInput(f"--only {missing[0]}: it is not among the {len(asked)} of {questions}")
+        raise BadInput(f"--only {missing[0]}: it is not among the {len(asked)} of {named}")
     return [question for question in asked if question.id in only]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import neurorit
+from neurorit import core
 from neurorit.core.cores import usable_cores
 from neurorit.core.errors import BadInput, MissingExtra, NeuroritError
 from neurorit.model.checkpoint import checkpoint_dir
@@ -68,7 +68,7 @@ def vllm_environment() -> dict[str, str]:
     for name, value in defaults.items():
         environment.setdefault(name, value)
     # `neurorit` is importable in the child however this process found it.
-    root = str(Path(neurorit.__file__).resolve().parents[1])
+    root = str(Path(core.__file__).resolve().parents[2])
     paths = [root, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     return environment

@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
-from neurorit import __version__
 from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.version import __version__
 from neurorit.serving.backends.openai_client import Sampling, UpstreamError
 from neurorit.serving.gateway import schemas
 from neurorit.serving.gateway.requests import (

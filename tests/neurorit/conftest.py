@@ -52,7 +52,7 @@ def atlas_dir(
     settings = MiningSettings(
         samples=8, contexts="all", steps=10, share=0.2, resamples=5, force=True
     )
-    mine(checkpoint, examples_path, out, settings, 0)
+    mine(checkpoint, None, examples_path, settings, out=out)
     return out
 
 

@@ -33,7 +33,7 @@ def atlas_dir(
     checkpoint: Path, examples_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("mined") / "atlas"
-    mine(checkpoint, examples_path, out, SETTINGS, 0)
+    mine(checkpoint, None, examples_path, SETTINGS, out=out)
     return out
 
 
@@ -102,7 +102,7 @@ def test_the_embedded_model_is_misled_and_silencing_is_measured(tmp_path: Path) 
     from neurorit.lab import base_model_dir
 
     path = lab_examples(tmp_path / "examples.jsonl")
-    atlas = mine(base_model_dir(), path, tmp_path / "atlas", SETTINGS, 0)
+    atlas = mine(base_model_dir(), None, path, SETTINGS, out=tmp_path / "atlas")
     outcomes = check(base_model_dir(), path, atlas, samples=24, draws=2)
     assert {o.silenced for o in outcomes} == set(SILENCED)
     assert len(outcomes) == 48 * len(SILENCED)
@@ -139,7 +139,7 @@ def test_overlap_is_one_with_itself_and_less_with_another(
 ) -> None:
     atlas = NeuronAtlas.load(atlas_dir)
     assert list(overlap(atlas, atlas).values()) == pytest.approx([1.0] * 5)
-    other = mine(checkpoint, examples_path, tmp_path / "atlas", SETTINGS, 1)
+    other = mine(checkpoint, None, examples_path, SETTINGS, seed=1, out=tmp_path / "atlas")
     found = overlap(atlas, other)
     sets = [{tuple(p) for p in x.irrel.tolist()} for x in (atlas, other)]
     assert found["irrel"] == len(sets[0] & sets[1]) / len(sets[0] | sets[1])

@@ -36,7 +36,7 @@ def atlas_dir(
     checkpoint: Path, examples_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("mined") / "atlas"
-    mine(checkpoint, examples_path, out, SETTINGS, 0)
+    mine(checkpoint, None, examples_path, SETTINGS, out=out)
     return out
 
 
@@ -91,7 +91,7 @@ def test_the_sets_have_the_share_that_was_asked_for(atlas_dir: Path) -> None:
 def test_mining_again_gives_the_same_bytes(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
-    mine(checkpoint, examples_path, tmp_path / "atlas", SETTINGS, 0)
+    mine(checkpoint, None, examples_path, SETTINGS, out=tmp_path / "atlas")
     for name in ("atlas.safetensors", "manifest.json"):
         assert (tmp_path / "atlas" / name).read_bytes() == (atlas_dir / name).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
@@ -110,14 +110,21 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
     out = tmp_path / "atlas"
     with pytest.raises(Killed):
-        mine(checkpoint, examples_path, out, SETTINGS, 0, progress=kill)
+        mine(checkpoint, None, examples_path, SETTINGS, out=out, progress=kill)
     assert not out.exists()
     journal = tmp_path / ".atlas.journal-0.jsonl"
     if torn:
         with open(journal, "a", encoding="utf-8") as stream:
             stream.write('{"key": "rel/e')
     seen: list[int] = []
-    mine(checkpoint, examples_path, out, SETTINGS, 0, progress=lambda done, *_: seen.append(done))
+    mine(
+        checkpoint,
+        None,
+        examples_path,
+        SETTINGS,
+        out=out,
+        progress=lambda done, *_: seen.append(done),
+    )
     assert seen[0] > 7
     assert seen[-1] == 12
     assert (out / "atlas.safetensors").read_bytes() == (
@@ -132,7 +139,14 @@ def test_a_journal_of_other_settings_is_not_used(
     journal = tmp_path / ".atlas.journal-0.jsonl"
     journal.write_text('{"settings": "others"}\n{"key": "rel/e1"}\n')
     seen: list[int] = []
-    mine(checkpoint, examples_path, out, SETTINGS, 0, progress=lambda done, *_: seen.append(done))
+    mine(
+        checkpoint,
+        None,
+        examples_path,
+        SETTINGS,
+        out=out,
+        progress=lambda done, *_: seen.append(done),
+    )
     assert sum(seen[:1]) < 12
     assert seen[-1] == 12
 
@@ -142,7 +156,7 @@ def test_scores_that_do_not_add_up_are_refused(
 ) -> None:
     strict = replace(SETTINGS, steps=1, force=False, max_residual=1e-9)
     with pytest.raises(NeuroritError, match="completeness residual"):
-        mine(checkpoint, examples_path, tmp_path / "atlas", strict, 0)
+        mine(checkpoint, None, examples_path, strict, out=tmp_path / "atlas")
     assert not (tmp_path / "atlas").exists()
 
 
@@ -151,14 +165,14 @@ def test_what_is_made_of_the_records_may_change_without_mining_again(
 ) -> None:
     strict = replace(SETTINGS, force=False, max_residual=1e-9)
     with pytest.raises(NeuroritError, match="what was attributed is kept"):
-        mine(checkpoint, examples_path, tmp_path / "atlas", strict, 0)
+        mine(checkpoint, None, examples_path, strict, out=tmp_path / "atlas")
     seen: list[int] = []
     mine(
         checkpoint,
+        None,
         examples_path,
-        tmp_path / "atlas",
         replace(strict, force=True, share=0.2),
-        0,
+        out=tmp_path / "atlas",
         progress=lambda done, *_: seen.append(done),
     )
     assert not seen
@@ -176,10 +190,10 @@ def test_scores_that_cannot_add_up_end_the_run_early(
     with pytest.raises(NeuroritError, match="of 4 contexts"):
         mine(
             checkpoint,
+            None,
             examples_path,
-            tmp_path / "atlas",
             strict,
-            0,
+            out=tmp_path / "atlas",
             progress=lambda count, *_: done.append(count),
         )
     assert max(done, default=0) < 12
@@ -219,7 +233,7 @@ def test_contexts_that_the_model_follows_are_mined(tmp_path: Path) -> None:
     def progress(done: int, _total: int, residual: float | None) -> None:
         (asked if residual is None else mined).append(done)
 
-    mine(base_model_dir(), source, tmp_path / "atlas", settings, 0, progress=progress)
+    mine(base_model_dir(), None, source, settings, out=tmp_path / "atlas", progress=progress)
     made = read_manifest(tmp_path / "atlas", "atlas").made
     assert made["samples"] == {"rel": 5, "irrel": 5}
     assert made["asked"]["irrel"] >= 5
@@ -236,8 +250,8 @@ def test_contexts_that_the_model_follows_are_mined(tmp_path: Path) -> None:
 
     again = tmp_path / "again"
     with pytest.raises(Killed):
-        mine(base_model_dir(), source, again, settings, 0, progress=kill)
-    mine(base_model_dir(), source, again, settings, 0)
+        mine(base_model_dir(), None, source, settings, out=again, progress=kill)
+    mine(base_model_dir(), None, source, settings, out=again)
     for name in ("atlas.safetensors", "manifest.json"):
         assert (again / name).read_bytes() == (tmp_path / "atlas" / name).read_bytes()
 
@@ -247,7 +261,11 @@ def test_a_model_that_follows_nothing_is_told(
 ) -> None:
     with pytest.raises(BadInput, match="contexts=all"):
         mine(
-            checkpoint, examples_path, tmp_path / "atlas", replace(SETTINGS, contexts="followed"), 0
+            checkpoint,
+            None,
+            examples_path,
+            replace(SETTINGS, contexts="followed"),
+            out=tmp_path / "atlas",
         )
 
 
@@ -279,7 +297,7 @@ def test_a_side_without_samples_is_named(checkpoint: Path, tmp_path: Path, kind:
     write_examples(path, [e for e in left if e.passages])
     said = "a gold passage" if kind == "gold" else "a distractor or random passage"
     with pytest.raises(BadInput, match=said):
-        mine(checkpoint, path, tmp_path / "atlas", SETTINGS, 0)
+        mine(checkpoint, None, path, SETTINGS, out=tmp_path / "atlas")
 
 
 @pytest.mark.parametrize(
@@ -296,12 +314,12 @@ def test_unknown_settings_are_refused(
     checkpoint: Path, examples_path: Path, tmp_path: Path, settings: MiningSettings
 ) -> None:
     with pytest.raises(BadInput, match="mine: "):
-        mine(checkpoint, examples_path, tmp_path / "atlas", settings, 0)
+        mine(checkpoint, None, examples_path, settings, out=tmp_path / "atlas")
 
 
 def test_a_changed_atlas_is_refused(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
-    mine(checkpoint, examples_path, out, SETTINGS, 0)
+    mine(checkpoint, None, examples_path, SETTINGS, out=out)
     with open(out / "atlas.safetensors", "ab") as stream:
         stream.write(b"x")
     with pytest.raises(ArtifactError, match="was changed"):
@@ -323,7 +341,7 @@ def test_several_processes_make_the_atlas_of_one(
         "import sys; from pathlib import Path\n"
         "from neurorit.mining.mine import mine\n"
         "from tests.neurorit.mining.test_mine import SETTINGS\n"
-        "mine(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), SETTINGS, 0)\n"
+        "mine(Path(sys.argv[1]), None, Path(sys.argv[2]), SETTINGS, out=Path(sys.argv[3]))\n"
     )
     out = tmp_path / "atlas"
     run_in_two_processes(code, checkpoint, examples_path, out)
@@ -336,12 +354,14 @@ def test_a_memory_budget_sets_the_rows(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
     budget = replace(SETTINGS, memory="256KiB")
-    mine(checkpoint, examples_path, tmp_path / "atlas", budget, 0)
+    mine(checkpoint, None, examples_path, budget, out=tmp_path / "atlas")
     one, other = NeuronAtlas.load(atlas_dir), NeuronAtlas.load(tmp_path / "atlas")
     np.testing.assert_allclose(one.scores_rel, other.scores_rel, atol=1e-5)
     for wrong, said in (("1KiB", "holds no row"), ("much", "mine: memory much: write")):
         with pytest.raises(BadInput, match=said):
-            mine(checkpoint, examples_path, tmp_path / "x", replace(SETTINGS, memory=wrong), 0)
+            mine(
+                checkpoint, None, examples_path, replace(SETTINGS, memory=wrong), out=tmp_path / "x"
+            )
 
 
 @pytest.mark.parametrize("objective", ["answer-span", "log-prob"])
@@ -349,7 +369,7 @@ def test_whole_answers_are_mined_too(
     checkpoint: Path, examples_path: Path, tmp_path: Path, objective: str
 ) -> None:
     settings = replace(SETTINGS, objective=objective, answer_tokens=4)
-    atlas = mine(checkpoint, examples_path, tmp_path / "atlas", settings, 0)
+    atlas = mine(checkpoint, None, examples_path, settings, out=tmp_path / "atlas")
     assert len(atlas.rel) + len(atlas.shared) > 0
     assert float(np.median(atlas.residuals)) < 0.2
 
@@ -365,14 +385,14 @@ def _mine_telling(model: Path, examples: Path, out: Path, pipe: Connection) -> N
         pipe.send(done)
         time.sleep(0.05)
 
-    mine(model, examples, out, KILLED, 0, progress=tell)
+    mine(model, None, examples, KILLED, out=out, progress=tell)
 
 
 @pytest.mark.slow
 def test_killed_ten_times_while_it_mines_it_ends_in_the_same_bytes(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:
-    mine(checkpoint, examples_path, tmp_path / "whole", KILLED, 0)
+    mine(checkpoint, None, examples_path, KILLED, out=tmp_path / "whole")
     out, journal = tmp_path / "killed", tmp_path / ".killed.journal-0.jsonl"
     rng = random.Random(0)
     kept: list[str] = []
@@ -390,6 +410,6 @@ def test_killed_ten_times_while_it_mines_it_ends_in_the_same_bytes(
         # Nothing half-made stands where the atlas is to be.
         assert not out.exists()
     assert 10 <= len(kept) < 40
-    mine(checkpoint, examples_path, out, KILLED, 0)
+    mine(checkpoint, None, examples_path, KILLED, out=out)
     for name in ("atlas.safetensors", "manifest.json"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

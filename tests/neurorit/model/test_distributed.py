@@ -13,7 +13,7 @@ import torch
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model import distributed as processes
-from neurorit.model import load
+from neurorit.model import load, source
 from neurorit.model.distributed import asked_to_shard, join
 from neurorit.model.load import release
 from neurorit.pipelines.progress import Reporter, _duration
@@ -41,9 +41,9 @@ def test_deepspeed_is_refused_before_anything_is_loaded(
     checkpoint: Path, examples_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    monkeypatch.setattr(load, "load_model", None)
+    monkeypatch.setattr(source, "load_model", None)
     with pytest.raises(BadInput, match="DeepSpeed is not supported"):
-        tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)
+        tune(checkpoint, None, examples_path, None, SETTINGS, out=tmp_path / "tuned")
 
 
 def test_accelerates_fsdp_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +76,8 @@ def test_a_tuned_model_is_not_held(
         seen.append(weakref.ref(model))
         return model, tokenizer
 
-    monkeypatch.setattr(load, "load_model", loading)
-    tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)
+    monkeypatch.setattr(source, "load_model", loading)
+    tune(checkpoint, None, examples_path, None, SETTINGS, out=tmp_path / "tuned")
     release()
     assert len(seen) == 1
     assert seen[0]() is None, gc.get_referrers(seen[0]())
@@ -92,10 +92,10 @@ def test_a_model_that_could_not_be_saved_is_found_before_training(
     def trained(*_: Any, **__: Any) -> None:
         raise AssertionError("it was trained")
 
-    monkeypatch.setattr(load, "make_savable", refuse)
+    monkeypatch.setattr(tuning, "make_savable", refuse)
     monkeypatch.setattr(tuning._Work, "train", trained)
     with pytest.raises(BadInput, match="cannot be saved"):
-        tune(checkpoint, examples_path, tmp_path / "tuned", SETTINGS)
+        tune(checkpoint, None, examples_path, None, SETTINGS, out=tmp_path / "tuned")
 
 
 def test_an_end_token_that_is_not_learned_is_told() -> None:

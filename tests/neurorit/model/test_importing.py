@@ -30,6 +30,7 @@ from tests.neurorit.tiny_gguf import write_gguf
 
 TEXTS = ("Mira Solden was born in Karvel.", "It is 1987,  and\n\n12 of 3", "don't ünï 北京")
 ROOT = Path(__file__).parents[3]
+SFT = TuneSettings(method="sft")
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +225,9 @@ def test_other_forms_of_a_model_name_the_command(
     for given in (path, path.parent, adapter):
         command = re.escape(f"`neurorit-rag model import {given} --out DIR`")
         with pytest.raises(BadInput, match=command):
-            mine(given, examples_path, tmp_path / "atlas", MiningSettings())
+            mine(given, None, examples_path, MiningSettings(), out=tmp_path / "atlas")
         with pytest.raises(BadInput, match=command):
-            tune(given, examples_path, tmp_path / "tuned", TuneSettings(method="sft"))
+            tune(given, None, examples_path, None, SFT, out=tmp_path / "tuned")
         with pytest.raises(BadInput, match=command):
             check_model(given)
         with pytest.raises(BadInput, match=command):
@@ -251,9 +252,9 @@ def test_what_cannot_be_tuned_is_refused_before_anything_runs(
     # No weights are there: nothing is loaded before the refusal.
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match=message):
-        mine(tmp_path / "model", examples_path, tmp_path / "atlas", MiningSettings())
+        mine(tmp_path / "model", None, examples_path, MiningSettings(), out=tmp_path / "atlas")
     with pytest.raises(BadInput, match=message):
-        tune(tmp_path / "model", examples_path, tmp_path / "out", TuneSettings(method="sft"))
+        tune(tmp_path / "model", None, examples_path, None, SFT, out=tmp_path / "out")
 
 
 def test_the_documented_architectures_are_those_of_the_code() -> None:

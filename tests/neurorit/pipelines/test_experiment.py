@@ -41,7 +41,9 @@ FIGURES = {
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
 
-    def mine(model: Path, examples: Path, out: Path, settings: Any, seed: int, **_: Any) -> None:
+    def mine(
+        model: Path, _: Any, examples: Path, settings: Any, *, seed: int, out: Path, **__: Any
+    ) -> None:
         made.append(out.name)
         inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
         manifest = Manifest("atlas", "test", tuning.plain(settings), seed, inputs)

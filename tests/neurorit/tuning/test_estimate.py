@@ -24,7 +24,9 @@ def test_trained_parameters_are_those_of_the_run(
     checkpoint: Path, examples_path: Path, tmp_path: Path, method: str
 ) -> None:
     settings = replace(SETTINGS, method=method)
-    made = tune(checkpoint, examples_path, tmp_path / "tuned", settings, 0)
+    made = tune(
+        checkpoint, None, examples_path, None, settings, out=tmp_path / "tuned"
+    ).tuning_record
     planned = plan(checkpoint, settings, length=40)
     assert planned["trained_parameters"] == made[method]["trained_parameters"]
     assert planned["steps"] == 3

@@ -29,9 +29,10 @@ TUNE = (
 def test_several_processes_learn_what_one_does(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:
-    tune(checkpoint, examples_path, tmp_path / "one", ONE_STEP, 0)
+    tune(checkpoint, None, examples_path, None, ONE_STEP, out=tmp_path / "one")
     code = TUNE + (
-        "settings = replace(ONE_STEP, batch_size=12, device='cpu')\ntune(*paths[:3], settings, 0)\n"
+        "settings = replace(ONE_STEP, batch_size=12, device='cpu')\n"
+        "tune(paths[0], None, paths[1], None, settings, out=paths[2])\n"
     )
     out = tmp_path / "two"
     run_in_two_processes(code, checkpoint, examples_path, out)
@@ -52,7 +53,8 @@ def test_a_sharded_model_learns_what_whole_copies_do(
         "    for shard in (False, True):\n"
         "        settings = replace(SHARDED, method=method, device='cpu', shard=shard)\n"
         "        atlas = paths[3] if method == 'neuro-rit' else None\n"
-        "        tune(*paths[:2], paths[2] / f'{method}-{shard}', settings, 0, atlas=atlas)\n"
+        "        out = paths[2] / f'{method}-{shard}'\n"
+        "        tune(paths[0], None, paths[1], atlas, settings, out=out)\n"
     )
     run_in_two_processes(code, checkpoint, examples_path, tmp_path, atlas_dir)
     before = weights(checkpoint)
@@ -76,7 +78,7 @@ def test_a_sharded_run_that_is_killed_goes_on_to_the_same_weights(
         "        os.kill(os.getpid(), 9)\n"
         "if (paths[2].parent / 'died').exists(): die = None\n"
         "settings = replace(SHARDED, device='cpu', shard=False)\n"
-        "tune(*paths[:3], settings, 0, atlas=paths[3], progress=die)\n"
+        "tune(paths[0], None, paths[1], paths[3], settings, out=paths[2], progress=die)\n"
     )
     paths = checkpoint, examples_path
     run_in_two_processes(code, *paths, tmp_path / "whole", atlas_dir)

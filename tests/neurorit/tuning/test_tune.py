@@ -49,7 +49,9 @@ def test_every_method_writes_a_plain_checkpoint(
 ) -> None:
     out = tmp_path / "tuned"
     atlas = None if method in RIVALS else atlas_dir
-    made = tune(checkpoint, examples_path, out, replace(SETTINGS, method=method), 0, atlas=atlas)
+    made = tune(
+        checkpoint, None, examples_path, atlas, replace(SETTINGS, method=method), out=out
+    ).tuning_record
     read_manifest(out, "checkpoint")
     before, after = weights(checkpoint), weights(out)
     assert {n: t.shape for n, t in before.items()} == {n: t.shape for n, t in after.items()}
@@ -65,7 +67,7 @@ def test_neuro_rit_changes_chosen_neurons_and_dense_layers_alone(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "tuned"
-    tune(checkpoint, examples_path, out, SETTINGS, 0, atlas=atlas_dir)
+    tune(checkpoint, None, examples_path, atlas_dir, SETTINGS, out=out)
     atlas = NeuronAtlas.load(atlas_dir)
     before, after = weights(checkpoint), weights(out)
     dense = atlas.densest(1)
@@ -92,7 +94,7 @@ def test_stage_one_touches_neurons_of_irrelevant_context_alone(
 ) -> None:
     out = tmp_path / "tuned"
     settings = replace(SETTINGS, method="stage1-only")
-    tune(checkpoint, examples_path, out, settings, 0, atlas=atlas_dir)
+    tune(checkpoint, None, examples_path, atlas_dir, settings, out=out)
     chosen = {(int(layer), int(n)) for layer, n in NeuronAtlas.load(atlas_dir).irrel}
     before, after = weights(checkpoint), weights(out)
     for name, old in before.items():
@@ -138,12 +140,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(
             raise Killed
 
     whole, out = tmp_path / "whole", tmp_path / "tuned"
-    tune(checkpoint, examples_path, whole, settings, 0, atlas=atlas)
+    tune(checkpoint, None, examples_path, atlas, settings, out=whole)
     with pytest.raises(Killed):
-        tune(checkpoint, examples_path, out, settings, 0, atlas=atlas, progress=kill)
+        tune(checkpoint, None, examples_path, atlas, settings, out=out, progress=kill)
     assert not out.exists()
     calls = -1000
-    tune(checkpoint, examples_path, out, settings, 0, atlas=atlas, progress=kill)
+    tune(checkpoint, None, examples_path, atlas, settings, out=out, progress=kill)
     # From the last saved state, not from the start.
     assert calls + 1000 <= 12 - (at - 1) // 3 * 3 if method != "neuro-rit" else True
     wanted, found = weights(whole), weights(out)
@@ -166,8 +168,10 @@ ONE_STEP = replace(SETTINGS, method="sft", stage1_steps=0, steps=1, batch_size=2
 def test_ways_to_save_memory_change_nothing(
     checkpoint: Path, examples_path: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    tune(checkpoint, examples_path, tmp_path / "whole", ONE_STEP, 0)
-    tune(checkpoint, examples_path, tmp_path / "changed", replace(ONE_STEP, **change), 0)
+    tune(checkpoint, None, examples_path, None, ONE_STEP, out=tmp_path / "whole")
+    tune(
+        checkpoint, None, examples_path, None, replace(ONE_STEP, **change), out=tmp_path / "changed"
+    )
     found = weights(tmp_path / "changed")
     # AdamW's first step moves every weight by the rate, so a wrong scale of the loss is seen in
     # weights whose gradient is near zero; the rate is 1e-3.
@@ -184,9 +188,9 @@ def test_low_precision_weights_learn_in_float32_and_frozen_ones_stay(
     tokenizer.save_pretrained(low)
     atlas = tmp_path / "atlas"  # rounded weights are other weights
     mining = MiningSettings(samples=8, contexts="all", steps=10, share=0.2, resamples=5, force=True)
-    mine(low, examples_path, atlas, mining, 0)
+    mine(low, None, examples_path, mining, out=atlas)
     settings = replace(SETTINGS, dtype="bfloat16")
-    tune(low, examples_path, tmp_path / "tuned", settings, 0, atlas=atlas)
+    tune(low, None, examples_path, atlas, settings, out=tmp_path / "tuned")
     before, after = weights(low), weights(tmp_path / "tuned")
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
     changed = [name for name in before if not torch.equal(before[name], after[name])]
@@ -198,7 +202,7 @@ def test_the_adapter_alone_gives_the_tuned_checkpoint(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
     out, adapter = tmp_path / "tuned", tmp_path / "adapter"
-    tune(checkpoint, examples_path, out, SETTINGS, 0, atlas=atlas_dir, adapter=adapter)
+    tune(checkpoint, None, examples_path, atlas_dir, SETTINGS, out=out, adapter=adapter)
     size = sum(path.stat().st_size for path in adapter.iterdir())
     assert size < (out / "model.safetensors").stat().st_size / 2
     arguments = ["--adapter", str(adapter), "--out", str(tmp_path / "merged"), "--json"]
@@ -211,13 +215,15 @@ def test_the_adapter_alone_gives_the_tuned_checkpoint(
         apply_adapter(model, adapter, "of something else")
     rival = replace(SETTINGS, method="sft")
     with pytest.raises(BadInput, match="tunes no neurons"):
-        tune(checkpoint, examples_path, tmp_path / "x", rival, 0, adapter=tmp_path / "y")
+        tune(
+            checkpoint, None, examples_path, None, rival, out=tmp_path / "x", adapter=tmp_path / "y"
+        )
 
 
 def test_tensorboard_logs_are_kept(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     settings = replace(ONE_STEP, steps=12, report_to="tensorboard")
-    tune(checkpoint, examples_path, tmp_path / "tuned", settings, 0)
+    tune(checkpoint, None, examples_path, None, settings, out=tmp_path / "tuned")
     assert list((tmp_path / "tuned-logs").rglob("events.out.tfevents.*"))
 
 
@@ -228,11 +234,20 @@ def test_too_long_samples_are_counted(
     samples, _ = make_samples(examples(), tokenizer, PromptTemplate(), 512)
     limit = sorted(sample.length for sample in samples)[12]
     settings = replace(SETTINGS, method="sft", max_length=limit, steps=1, stage1_steps=0)
-    made = tune(checkpoint, examples_path, tmp_path / "tuned", settings, 0)
+    made = tune(
+        checkpoint, None, examples_path, None, settings, out=tmp_path / "tuned"
+    ).tuning_record
     assert 0 < made["left_out_too_long"] < 24
     assert made["samples"] + made["left_out_too_long"] == 24
     with pytest.raises(BadInput, match="max_length"):
-        tune(checkpoint, examples_path, tmp_path / "none", replace(settings, max_length=3), 0)
+        tune(
+            checkpoint,
+            None,
+            examples_path,
+            None,
+            replace(settings, max_length=3),
+            out=tmp_path / "none",
+        )
 
 
 def test_what_cannot_be_tuned_is_refused(
@@ -240,15 +255,22 @@ def test_what_cannot_be_tuned_is_refused(
 ) -> None:
     out = tmp_path / "tuned"
     with pytest.raises(BadInput, match="needs --atlas"):
-        tune(checkpoint, examples_path, out, SETTINGS, 0)
+        tune(checkpoint, None, examples_path, None, SETTINGS, out=out)
     with pytest.raises(BadInput, match="--method other"):
-        tune(checkpoint, examples_path, out, replace(SETTINGS, method="other"), 0)
+        tune(checkpoint, None, examples_path, None, replace(SETTINGS, method="other"), out=out)
     with pytest.raises(BadInput, match="batch_size"):
-        tune(checkpoint, examples_path, out, replace(SETTINGS, method="sft", batch_size=0), 0)
+        tune(
+            checkpoint,
+            None,
+            examples_path,
+            None,
+            replace(SETTINGS, method="sft", batch_size=0),
+            out=out,
+        )
     path = tmp_path / "answered.jsonl"
     write_examples(path, [e for e in examples() if e.has_evidence])
     with pytest.raises(BadInput, match="without evidence"):
-        tune(checkpoint, path, out, SETTINGS, 0, atlas=atlas_dir)
+        tune(checkpoint, None, path, atlas_dir, SETTINGS, out=out)
     assert not out.exists()
 
 
@@ -259,7 +281,7 @@ def test_another_models_atlas_is_refused(
 
     other = save_tiny_llama(tmp_path / "other", layers=2)
     with pytest.raises(BadInput, match="mined from other weights"):
-        tune(other, examples_path, tmp_path / "tuned", SETTINGS, 0, atlas=atlas_dir)
+        tune(other, None, examples_path, atlas_dir, SETTINGS, out=tmp_path / "tuned")
     # Of the same shape, as models of one family are, it would go unnoticed.
     alike = save_tiny_llama(tmp_path / "alike", layers=4)
     weights = load_file(alike / "model.safetensors")
@@ -267,7 +289,7 @@ def test_another_models_atlas_is_refused(
     weights[name] = weights[name] + 1e-3
     save_file(weights, alike / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadInput, match=r"--atlas .* was mined from other weights than --model"):
-        tune(alike, examples_path, tmp_path / "tuned", SETTINGS, 0, atlas=atlas_dir)
+        tune(alike, None, examples_path, atlas_dir, SETTINGS, out=tmp_path / "tuned")
 
 
 def _tune_telling(model: Path, examples: Path, atlas: Path, out: Path, pipe: Connection) -> None:
@@ -275,14 +297,14 @@ def _tune_telling(model: Path, examples: Path, atlas: Path, out: Path, pipe: Con
         pipe.send(" ".join(map(str, where)))
         time.sleep(0.1)
 
-    tune(model, examples, out, OFTEN, 0, atlas=atlas, progress=tell)
+    tune(model, None, examples, atlas, OFTEN, out=out, progress=tell)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_steps_of_both_stages_it_ends_in_the_same_weights(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, seed: int
 ) -> None:
-    tune(checkpoint, examples_path, tmp_path / "whole", OFTEN, 0, atlas=atlas_dir)
+    tune(checkpoint, None, examples_path, atlas_dir, OFTEN, out=tmp_path / "whole")
     out = tmp_path / "killed"
     rng = random.Random(seed)
     seen: list[str] = []
@@ -297,7 +319,7 @@ def test_killed_at_random_steps_of_both_stages_it_ends_in_the_same_weights(
     # Each went on from a saved state: neither stage was begun anew.
     assert seen.count("stage1 1 8") == 1
     assert seen.count("stage2 1 8") == 1
-    tune(checkpoint, examples_path, out, OFTEN, 0, atlas=atlas_dir)
+    tune(checkpoint, None, examples_path, atlas_dir, OFTEN, out=out)
     wanted, found = weights(tmp_path / "whole"), weights(out)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 

@@ -232,7 +232,7 @@ def test_what_is_skipped_is_all_that_is_bad(tmp_path: Path) -> None:
         path.write_bytes(b"\n".join(lines))
         made = build_index(
             path, out, encoder=QuickEncoder(), settings=BuildSettings(skip_bad=True), overwrite=True
-        )
+        ).built
         told = (out / SKIPPED).read_text(encoding="utf-8").splitlines()
         bad = [
             i for i, line in enumerate(lines, start=1) if b'"good-' not in line or b"used" in line
@@ -254,7 +254,7 @@ def test_very_long_lines(tmp_path: Path) -> None:
     said = refused(lambda: list(read_corpus(path)))
     assert said == f"{path}:2: the line is longer than {64 * 2**20} bytes"
     settings = BuildSettings(skip_bad=True)
-    made = build_index(path, tmp_path / "i", encoder=QuickEncoder(), settings=settings)
+    made = build_index(path, tmp_path / "i", encoder=QuickEncoder(), settings=settings).built
     assert (made["passages"], made["skipped"]) == (2, 2)
 
 

@@ -111,12 +111,12 @@ def test_an_index_tells_of_repeats_or_leaves_them_out(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     encoder = load_encoder()
-    made = build_index(path, tmp_path / "told", encoder=encoder)
+    made = build_index(path, tmp_path / "told", encoder=encoder).built
     assert (made["passages"], made["duplicates"]) == (4, 1)
     told = json.loads((tmp_path / "told" / REPEATS).read_text())
     assert (told["id"], told["of"]) == ("c", "a")
     settings = BuildSettings(near_duplicates=0.7, drop_duplicates=True)
-    made = build_index(path, tmp_path / "less", encoder=encoder, settings=settings)
+    made = build_index(path, tmp_path / "less", encoder=encoder, settings=settings).built
     assert (made["passages"], made["duplicates"], made["near_duplicates"]) == (2, 1, 1)
     assert [p.id for p in Index.load(tmp_path / "less", encoder=encoder).passages] == ["a", "b"]
     with pytest.raises(BadInput, match="--drop-duplicates"):

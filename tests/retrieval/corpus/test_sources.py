@@ -211,9 +211,9 @@ def test_what_the_encoder_will_not_read_is_counted(tmp_path: Path) -> None:
     texts = ["word " * 600, "short", "word " * 100]
     path.write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
     encoder = load_encoder()
-    assert build_index(path, tmp_path / "i", encoder=encoder)["longer_than_encoder"] == 1
+    assert build_index(path, tmp_path / "i", encoder=encoder).built["longer_than_encoder"] == 1
     wanted = BuildSettings(chunking=Chunking(records=True))
-    made = build_index(path, tmp_path / "j", encoder=encoder, settings=wanted)
+    made = build_index(path, tmp_path / "j", encoder=encoder, settings=wanted).built
     assert (made["longer_than_encoder"], made["passages"]) == (0, 8)
 
 

@@ -20,8 +20,8 @@ import pytest
 from neurorit.core import artifact, atomic_files
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
-from neurorit.retrieval.index.build import BuildSettings, build_index
-from neurorit.retrieval.index.index import Index
+from neurorit.retrieval.index.build import BuildSettings
+from neurorit.retrieval.index.index import Index, build_index
 
 COUNT = 6_000
 
@@ -239,7 +239,7 @@ def hash_slowly(path):
     return hashed(path)
 encoder.encode_passages, artifact.hash_file = slowly, hash_slowly
 print("begun", flush=True)
-build.build_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
+build.write_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
     settings=build.BuildSettings(kind=sys.argv[3], threads=1))
 """
 

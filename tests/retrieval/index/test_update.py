@@ -14,9 +14,9 @@ import pytest
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
-from neurorit.retrieval.index.build import BuildSettings, build_index
+from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.compact import compact_index
-from neurorit.retrieval.index.index import Index
+from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.index.update import update_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
 

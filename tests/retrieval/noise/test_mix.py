@@ -156,11 +156,11 @@ def test_the_same_seed_gives_the_same_bytes(
     tmp_path: Path, index_dir: Path, world: Mapping[str, Path]
 ) -> None:
     settings = MixSettings(limit=40, within="split")
-    first = mix(world["train"], index_dir, tmp_path / "a", settings, 5)
-    second = mix(world["train"], index_dir, tmp_path / "b", settings, 5)
-    third = mix(world["train"], index_dir, tmp_path / "c", settings, 6)
+    first = mix(world["train"], index_dir, settings, seed=5, out=tmp_path / "a")
+    second = mix(world["train"], index_dir, settings, seed=5, out=tmp_path / "b")
+    third = mix(world["train"], index_dir, settings, seed=6, out=tmp_path / "c")
     assert first == second
-    assert first["examples"] == third["examples"] == 40
+    assert first.counts["examples"] == third.counts["examples"] == 40
     for name in ("examples.jsonl", "ledger.jsonl"):
         same = (tmp_path / "a" / name).read_bytes()
         assert same == (tmp_path / "b" / name).read_bytes()
@@ -201,7 +201,7 @@ def test_an_unknown_gold_passage_is_refused(tmp_path: Path, index_dir: Path) -> 
     path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps({"id": "q", "question": "Who?", "answers": ["x"], "gold": ["no"]}))
     with pytest.raises(BadInput, match="no passage 'no'"):
-        mix(path, index_dir, tmp_path / "out", MixSettings(), 0)
+        mix(path, index_dir, MixSettings(), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -213,7 +213,7 @@ def test_impossible_settings_are_refused(
     tmp_path: Path, index_dir: Path, world: Mapping[str, Path], settings: MixSettings
 ) -> None:
     with pytest.raises(BadInput, match="mix: "):
-        mix(world["test"], index_dir, tmp_path / "out", settings, 0)
+        mix(world["test"], index_dir, settings, out=tmp_path / "out")
 
 
 WORDS = st.text("ab c.,'", min_size=1, max_size=12)

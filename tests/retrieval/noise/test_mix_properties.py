@@ -140,7 +140,7 @@ def test_a_seed_gives_the_same_bytes_and_any_example_alone(
         )
         for out in ("a", "b"):
             try:
-                mix(folder / "asked.jsonl", folder, folder / out, wanted, seed)
+                mix(folder / "asked.jsonl", folder, wanted, seed=seed, out=folder / out)
             except BadInput as error:
                 # A small world may hold no passage that any question could be shown.
                 assert "no question found a passage" in str(error)
@@ -150,5 +150,5 @@ def test_a_seed_gives_the_same_bytes_and_any_example_alone(
         ledger = (folder / "a" / "ledger.jsonl").read_bytes()
         assert ledger == (folder / "b" / "ledger.jsonl").read_bytes()
         one = json.loads(lines.splitlines()[-1])["id"]
-        mix(folder / "asked.jsonl", folder, folder / "c", wanted, seed, only=[one])
+        mix(folder / "asked.jsonl", folder, wanted, seed=seed, out=folder / "c", only=[one])
         assert (folder / "c" / "examples.jsonl").read_bytes() == lines.splitlines(True)[-1]

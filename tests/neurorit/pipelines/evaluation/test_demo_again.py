@@ -46,8 +46,8 @@ def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
     mix(
         world / "questions-test.jsonl",
         run / "index",
-        run / "examples-test",
         PoolSettings(within="split"),
+        out=run / "examples-test",
     )
     for name in ("neuro-rit", "sft", "lora"):
         stand_in(run / name, 0.8)

@@ -23,7 +23,7 @@ def test_the_passage_that_misled_the_model_is_named_with_its_reason(tmp_path: Pa
     write_world(world, 0, train=20, test=40)
     build_index(world / "corpus.jsonl", tmp_path / "index")
     settings = PoolSettings(within="split")
-    mix(world / "questions-test.jsonl", tmp_path / "index", examples, settings)
+    mix(world / "questions-test.jsonl", tmp_path / "index", settings, out=examples)
     model = base_model_dir()
     with reporting() as report:
         run_systems(

@@ -1,0 +1,179 @@
+"""The verbs of `import neurorit` on objects: they give what files give, and change nobody's."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import neurorit as nr
+from neurorit.core.errors import BadInput
+from neurorit.model.load import load_model
+from neurorit.tuning.samples import make_samples
+from tests.neurorit.conftest import examples
+
+MINING = nr.MiningSettings(samples=6, contexts="all", steps=10, share=0.2, resamples=5, force=True)
+TUNING = nr.TuneSettings(stage1_steps=2, steps=3, batch_size=6, dense_layers=1)
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint: Path) -> tuple[Any, Any]:
+    return load_model(checkpoint, device="cpu")
+
+
+def same_weights(one: Any, other: Any) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
+
+
+def test_every_name_of_the_package_is_there() -> None:
+    for name in nr.__all__:
+        assert getattr(nr, name) is not None, name
+        assert name in dir(nr)
+    with pytest.raises(AttributeError, match="no attribute 'mime'"):
+        nr.mime  # noqa: B018
+
+
+def test_importing_it_costs_nothing() -> None:
+    code = (
+        "import sys, time; begun = time.perf_counter(); import neurorit\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'faiss', 'typer'} & set(sys.modules)\n"
+        "print(heavy or time.perf_counter() - begun)"
+    )
+    told = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    assert min(float(one.stdout) for one in told) < 0.1
+
+
+def test_a_loaded_model_gives_the_atlas_of_its_folder(
+    checkpoint: Path, examples_path: Path, loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model, tokenizer = loaded
+    model.train()
+    before = copy.deepcopy(model)
+    ours = nr.mine(model, tokenizer, nr.read_examples(examples_path), MINING)
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert same_weights(model, before)
+    theirs = nr.mine(checkpoint, None, examples_path, MINING, out=tmp_path / "atlas")
+    assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
+    for name, value in vars(ours).items():
+        if name != "model":
+            np.testing.assert_array_equal(value, getattr(theirs, name), err_msg=name)
+    assert "4 layers of" in repr(ours)
+
+
+def test_a_copy_of_a_loaded_model_is_tuned_unless_it_may_be_changed(
+    examples_path: Path, checkpoint: Path, loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model, tokenizer = loaded
+    before = copy.deepcopy(model)
+    atlas = nr.mine(model, tokenizer, examples(), MINING)
+    tuned = nr.tune(model, tokenizer, examples(), atlas, TUNING)
+    assert same_weights(model, before)
+    assert not same_weights(tuned, before)
+    assert set(tuned.tuning_record) == {"samples", "left_out_too_long", "stage1", "stage2"}
+    out = tmp_path / "tuned"
+    again = nr.tune(checkpoint, None, examples_path, atlas, TUNING, out=out)
+    assert same_weights(tuned, again)
+    assert same_weights(tuned, load_model(out, device="cpu")[0])
+    here = nr.tune(before, tokenizer, examples(), atlas, TUNING, in_place=True)
+    assert here is before
+    assert same_weights(tuned, here)
+
+
+def test_an_atlas_of_other_weights_is_refused_wherever_they_are(
+    checkpoint: Path, atlas_dir: Path, loaded: tuple[Any, Any]
+) -> None:
+    model, tokenizer = loaded
+    changed = copy.deepcopy(model)
+    # What was loaded from the folder that was mined is taken, until it is changed.
+    once = replace(TUNING, stage1_steps=1, steps=0)
+    nr.tune(changed, tokenizer, examples(), atlas_dir, once)
+    with torch.no_grad():
+        changed.model.layers[0].mlp.down_proj.weight.add_(0.01)
+    with pytest.raises(BadInput, match="mined from other weights"):
+        nr.tune(changed, tokenizer, examples(), atlas_dir, once)
+    atlas = nr.mine(changed, tokenizer, examples(), MINING)
+    for one in (model, checkpoint):
+        with pytest.raises(BadInput, match="mined from other weights"):
+            nr.tune(one, tokenizer, examples(), atlas, once)
+
+
+def test_what_is_left_out_in_memory_is_said(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    samples, _ = make_samples(examples(), tokenizer, nr.PromptTemplate(), 512)
+    most = sorted(sample.length for sample in samples)[12]
+    short = nr.TuneSettings(method="sft", stage1_steps=0, steps=1, max_length=most)
+    with pytest.warns(UserWarning, match=r"\d+ of 24 examples were left out"):
+        nr.tune(model, tokenizer, examples(), settings=short)
+
+
+def test_one_context_is_attributed(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    example = examples()[1]
+    found = nr.attribute(model, tokenizer, example, answer=example.answers[0])
+    assert found.scores.shape == (4, model.config.intermediate_size)
+    assert float(found.scores.abs().sum()) > 0
+    assert found.residual < 0.05
+    own = nr.attribute(model, tokenizer, example.question, example.passages)
+    assert len(own.target) == 1
+    with pytest.raises(BadInput, match="passages: there are none"):
+        nr.attribute(model, tokenizer, example.question)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (lambda m, t: (m, None, examples()), "tokenizer: a loaded model needs"),
+        (lambda m, t: (7, t, examples()), "neither a path nor a loaded"),
+        (lambda m, t: (m, t, []), "examples: there are none"),
+        (lambda m, t: (m, t, [{"id": "a"}]), r"examples\[0\]: not an example"),
+        (lambda m, t: (m, t, [*examples(), examples()[3]]), r"examples\[24\]: the id 'e3'"),
+    ],
+)
+def test_what_cannot_be_used_is_named_by_its_parameter(
+    loaded: tuple[Any, Any], arguments: Any, said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        nr.mine(*arguments(*loaded), MINING)
+
+
+CORPUS = [
+    {"id": "a", "title": "Mira Solden", "text": "Mira Solden was born in Karvel."},
+    {"id": "b", "title": "Jon Falk", "text": "Jon Falk was born in Tessin."},
+    {"id": "c", "title": "Ada Brinn", "text": "Ada Brinn mends clocks in Oreva."},
+]
+
+
+def test_passages_in_memory_are_indexed_searched_and_mixed(tmp_path: Path) -> None:
+    index = nr.build_index(CORPUS, tmp_path / "index")
+    assert index.built["passages"] == len(index) == 3
+    passages = [nr.Passage(**record) for record in CORPUS]
+    assert nr.build_index(passages, tmp_path / "again").digest == index.digest
+    question = "Where was Mira Solden born?"
+    hits = nr.Retriever.load(index, mode="hybrid").search(question, k=2)
+    assert [hit.passage.id for hit in hits[:1]] == ["a"]
+    assert index.search(question, 1)[0].passage.id == "a"
+    asked = [{"id": "q", "question": question, "answers": ["Karvel"]}]
+    settings = nr.MixSettings(distractor=(2,), without_gold=0.0, random=(0,))
+    mixed = nr.mix(asked, index, settings)
+    assert sorted(str(p.kind) for p in mixed[0].passages) == ["distractor", "distractor", "gold"]
+    assert mixed.counts["answerable"] == 1
+    assert mixed.ledger[0]["id"] == "q"
+    written = nr.mix(asked, tmp_path / "index", settings, out=tmp_path / "examples")
+    assert written == mixed == list(nr.read_examples(tmp_path / "examples" / "examples.jsonl"))
+    with pytest.raises(BadInput, match=r"corpus\[1\]: not a passage"):
+        nr.build_index([CORPUS[0], {"id": "x"}], tmp_path / "bad")
+    with pytest.raises(BadInput, match=r"corpus\[1\]: the id 'a' was used in corpus\[0\]"):
+        nr.build_index([CORPUS[0], CORPUS[0]], tmp_path / "bad")
+    with pytest.raises(BadInput, match="mood"):
+        nr.Retriever.load(index, mood="hybrid")
