@@ -201,7 +201,8 @@ class Asker:
 
     def _post(self, number: int) -> Any:
         body = self._bodies[number % len(self._bodies)]
-        return self._http.post(f"{self._url}/v1/chat/completions", data=body)
+        url = f"{self._url}/v1/chat/completions"
+        return self._http.post(url, data=body, allow_redirects=False)
 
 
 def _first(line: bytes, started: float) -> float | None:

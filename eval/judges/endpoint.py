@@ -15,7 +15,8 @@ import httpx
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.model_identity import identify
-from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_replies import CallFailed
 from neurorit.core.reply_cache import Cache, content_key
 from neurorit.eval.judges.judge import judge_turn, prompt_digest
 from neurorit.eval.judges.prompts import GRADED, PAIRWISE, RUBRIC, YES_NO, fill_prompt, safe
@@ -191,7 +192,7 @@ class EndpointJudge:
             try:
                 return endpoint.chat(request, look)
             except CallFailed as error:
-                if error.status in (401, 403, 404):
+                if error.of_every_request:
                     raise NeuroritError(
                         f"the judge {self.name} cannot be asked: {error}; check its address, its "
                         "model's name, and the variable that holds its key"

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from neurorit.core.openai_replies import read_piece
+
 GRADES = ("1", "2", "3", "4", "5")
 LEAST_MASS = 0.5
 _WORD = re.compile(r"[^\W_]+")
@@ -61,7 +63,7 @@ def _first(reply: Any, words: Sequence[str]) -> tuple[Mapping[str, float], str]:
             word = _word(str(alternative["token"]))
             if word in masses:
                 masses[word] += math.exp(min(0.0, float(alternative["logprob"])))
-        return masses, _word(str(choice["message"]["content"] or ""))
+        return masses, _word(read_piece(reply).text)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return dict.fromkeys(words, 0.0), ""
 

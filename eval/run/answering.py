@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallFailed, CallSettings
+from neurorit.core.openai_client import CallSettings
+from neurorit.core.openai_replies import CallFailed
 from neurorit.core.reply_cache import Cache
 from neurorit.data.examples import Passage
 from neurorit.eval.metrics.scoring import score
@@ -26,9 +27,6 @@ Source = Callable[[list[int]], Iterator[list[tuple[int, Reply | CallFailed]]]]
 
 # So many failed calls one after another, and the server is taken for lost.
 _LOST = 10
-_REFUSED = frozenset({401, 403, 404})
-# A request that is refused for what stands in it, such as by a filter, says nothing of the next.
-_THIS_ALONE = frozenset({400, 413, 422})
 
 
 class Unanswered(NamedTuple):
@@ -119,8 +117,8 @@ def answer(
         for i, reply in batch:
             if isinstance(reply, CallFailed):
                 failed.append((i, reply))
-                in_a_row += not (answered and reply.status in _THIS_ALONE)
-                if reply.status in _REFUSED or in_a_row >= _LOST:
+                in_a_row += not (answered and reply.of_this_request)
+                if reply.of_every_request or in_a_row >= _LOST:
                     raise _too_many(system, plan, failed, len(waiting), "stopped after")
             else:
                 in_a_row, answered = 0, True

@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 
 from neurorit.core.artifact import MANIFEST, hash_model, read_manifest
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_replies import CallFailed, read_piece
 from neurorit.eval.conditions import parse_condition
 from neurorit.eval.run.rendering import Prompt
 
@@ -168,13 +169,17 @@ def settings_of(system: System, max_tokens: int, seed: int) -> dict[str, Any]:
 def _read(body: Any) -> Reply | None:
     """The answer in a chat completion; a gateway's words for an abstention become none."""
     try:
-        text = body["choices"][0]["message"]["content"]
-        if text is not None and not isinstance(text, str):
-            return None
+        whole = read_piece(body)
+        if whole.reasoning and not whole.text and whole.finish_reason == "length":
+            raise CallFailed(
+                "its whole answer is reasoning (`reasoning_content`); raise max_tokens, or ask it "
+                "not to think in the system's `request`",
+                200,
+            )
         ours = body.get("neurorit")
         if not ours:
-            return Reply(text or "")
+            return Reply(whole.text)
         kept = ({"id": p["id"], "title": p["title"], "text": p["text"]} for p in ours["passages"])
-        return Reply("" if ours["abstained"] else text or "", tuple(kept))
-    except (KeyError, IndexError, TypeError, AttributeError):
+        return Reply("" if ours["abstained"] else whole.text, tuple(kept))
+    except (KeyError, TypeError, ValueError):
         return None

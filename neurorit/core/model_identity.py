@@ -8,24 +8,20 @@ which are hashed; another says at least its model's name.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-import httpx
-
 from neurorit.core.artifact import hash_model
+from neurorit.core.openai_client import CallSettings, Endpoint
+from neurorit.core.openai_replies import CallFailed, read_cards
 from neurorit.core.reply_cache import Cache, content_key
 
 Known = Literal["weights", "name", "address"]
 """How much is known of a server's model: its weights, its name alone, or nothing."""
 
-_TIMEOUT = 10.0
-_ATTEMPTS = 3
-_PAUSE = 0.5
-_PASSING = frozenset({429, 500, 502, 503, 504})
+_CALLS = CallSettings(timeout=10.0, retries=2, pause=0.5)
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 # `created` is left out: most servers put the moment of the question or of their start there.
 _LASTING = ("id", "root", "parent", "revision", "digest", "meta", "neurorit")
@@ -83,21 +79,12 @@ def _ask(url: str, model: str, key: str | None) -> Identity | None:
 
 def _card(url: str, model: str, key: str | None) -> Mapping[str, Any] | None:
     """The model's entry in the server's list; None where there is none to be had."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_PAUSE)
+    with Endpoint(url, api_key=key, settings=_CALLS) as endpoint:
         try:
-            reply = httpx.get(f"{url}/models", headers=headers, timeout=_TIMEOUT)
-            if reply.status_code in _PASSING:
-                continue
-            cards = reply.json()["data"] if reply.is_success else []
-            return next((dict(card) for card in cards if model in ("", card["id"])), None)
-        except httpx.TransportError:
-            continue
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+            cards = endpoint.get("models", read_cards)
+        except CallFailed:
             return None
-    return None
+    return next((card for card in cards if model in ("", card["id"])), None)
 
 
 def _weights(url: str, card: Mapping[str, Any]) -> str | None:

@@ -1,6 +1,7 @@
-"""Calls of an OpenAI-compatible endpoint: retried with backoff, jitter and Retry-After.
+"""Calls of an OpenAI-compatible server: retried with backoff, jitter and Retry-After.
 
-Systems under evaluation, judges and encoders are asked through it.
+Systems under evaluation, judges, teachers and encoders are asked through it. No redirect is
+followed: prompts and keys are for the server that was named.
 """
 
 from __future__ import annotations
@@ -17,20 +18,12 @@ from typing import Any, TypeVar
 
 import httpx
 
-from neurorit.core.errors import NeuroritError
+from neurorit.core.openai_replies import CallFailed, refusal_text
 
 _RETRIED = frozenset({408, 409, 425, 429})
 _LONGEST_PAUSE = 60.0
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
-
-
-class CallFailed(NeuroritError):
-    """A call gave nothing usable after its last attempt. status: the last HTTP status, or None."""
-
-    def __init__(self, message: str, status: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -100,26 +93,37 @@ class Endpoint:
         """What `read` finds in the JSON that a route replies with.
 
         `read` returns None for a reply that is of no use: it is then asked again, as after a
-        timeout, a lost connection, no JSON, 429 or 5xx. Any other 4xx is final. Raises CallFailed.
+        timeout, a lost connection, no JSON, 429 or 5xx. Any other 4xx is final, and so is a
+        CallFailed of `read`. Raises CallFailed.
         """
+        return self._ask("POST", route, dict(request), read)
+
+    def get(self, route: str, read: Callable[[Any], _Made | None]) -> _Made:
+        """As `post`, of a route that is only read."""
+        return self._ask("GET", route, None, read)
+
+    def _ask(
+        self, method: str, route: str, body: Any, read: Callable[[Any], _Made | None]
+    ) -> _Made:
         try:
-            return self._posted(route, request, read)
+            return self._asked(method, route, body, read)
         finally:
             if self._closed.is_set():
                 # What was connecting when all was closed was no connection yet: `close` missed it,
                 # and does nothing the second time.
                 self._http.__exit__(None, None, None)
 
-    def _posted(
-        self, route: str, request: Mapping[str, Any], read: Callable[[Any], _Made | None]
+    def _asked(
+        self, method: str, route: str, body: Any, read: Callable[[Any], _Made | None]
     ) -> _Made:
+        url = f"{self.base_url}/{route}{self._query}"
         cause, status = "", None
         for attempt in range(self.settings.retries + 1):
             if self._closed.is_set():
                 raise CallFailed(f"{self.base_url}: given up")
             asked_to_wait = 0.0
             try:
-                reply = self._http.post(f"{self.base_url}/{route}{self._query}", json=dict(request))
+                reply = self._http.request(method, url, json=body)
                 status = reply.status_code
                 if reply.is_success:
                     found = read(reply.json())
@@ -127,7 +131,9 @@ class Endpoint:
                         return found
                     cause = "its replies are of no use"
                 else:
-                    cause = f"HTTP {status}: {_said(reply)}"
+                    where = reply.headers.get("location")
+                    said = refusal_text(status, reply.content, reply.reason_phrase, where)
+                    cause = f"HTTP {status}: {said}"
                     if status < 500 and status not in _RETRIED:
                         break
                     asked_to_wait = retry_after(reply.headers.get("retry-after"))
@@ -189,12 +195,3 @@ def in_parallel(
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _said(reply: httpx.Response) -> str:
-    try:
-        error = reply.json()["error"]
-        text = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError):
-        text = reply.reason_phrase
-    return " ".join(str(text).split())[:200]

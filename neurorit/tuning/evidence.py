@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_replies import CallFailed, read_piece
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.examples import Example
 from neurorit.data.text import sentences
@@ -172,7 +173,6 @@ class Teacher:
 def _said(reply: Any) -> str | None:
     """The reply's text on one line; None where there is none."""
     try:
-        text = str(reply["choices"][0]["message"]["content"] or "")
-    except (KeyError, IndexError, TypeError):
+        return " ".join(read_piece(reply).text.split()) or None
+    except ValueError:
         return None
-    return " ".join(text.split()) or None

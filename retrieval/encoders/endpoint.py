@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_replies import CallFailed
 
 if TYPE_CHECKING:
     import httpx
     import numpy as np
 
 KEY_VARIABLE = "NEURORIT_ENCODER_KEY"
-_REFUSED = frozenset({400, 413, 422})  # what servers say to a text over their limit
 _SHORTEST = 256  # characters below which no refusal is about the length
 _CALLS = CallSettings(timeout=120.0, retries=5, pause=0.5, concurrency=4)
 
@@ -93,7 +93,7 @@ class EndpointEncoder:
             self._fitting, batches, self._endpoint.settings.concurrency
         ):
             if isinstance(found, CallFailed):
-                again = "" if found.status in _REFUSED else "; run the same again"
+                again = "" if found.of_this_request else "; run the same again"
                 raise NeuroritError(f"the encoder {self.name} failed: {found}{again}")
             if found.shape[1] != self._dimension:
                 raise NeuroritError(
@@ -113,7 +113,7 @@ class EndpointEncoder:
         try:
             return self._batch(texts)
         except CallFailed as error:
-            if error.status not in _REFUSED:
+            if not error.of_this_request:
                 raise
             if len(texts) > 1:
                 half = len(texts) // 2
@@ -127,7 +127,7 @@ class EndpointEncoder:
             try:
                 found = self._batch([text[:size]])
             except CallFailed as again:
-                if again.status not in _REFUSED:
+                if not again.of_this_request:
                     raise
                 error = again
                 continue

@@ -16,36 +16,17 @@ from typing import Any, Protocol
 import aiohttp
 import orjson
 
-from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.errors import BadInput
+from neurorit.core.openai_replies import (
+    CallFailed,
+    Piece,
+    read_cards,
+    read_piece,
+    refusal_text,
+)
 
 _TRIES = 3
 _OF_LOOKS = aiohttp.ClientTimeout(total=5.0)
-
-
-class UpstreamError(NeuroritError):
-    """The language model's server cannot be reached, or answered with an error.
-
-    status: the HTTP status a gateway should answer with (503: try again, 502: it is broken,
-    400: the request itself was refused).
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part of a completion as it arrives; the last one with text has the `finish_reason`.
-
-    tokens: of the whole completion, where the server counted them; stopped_by: the string of
-    `stop` that ended it, where one did.
-    """
-
-    text: str
-    finish_reason: str | None = None
-    tokens: int | None = None
-    stopped_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +128,7 @@ class CompletionClient:
         stop_token_ids: Sequence[int] = (),
         messages: Sequence[Mapping[str, str]] = (),
     ) -> Piece:
-        """The whole completion. Raises UpstreamError."""
+        """The whole completion. Raises CallFailed."""
         body = self._body(prompt_ids, sampling, stop_token_ids, messages)
         try:
             async with self._post(body, self._of_answers) as response:
@@ -156,7 +137,7 @@ class CompletionClient:
             raise _unreachable(error) from error
         if response.status != 200:
             raise _refused(response, content)
-        return self._piece(content)
+        return _piece(content)
 
     async def stream(
         self,
@@ -170,7 +151,7 @@ class CompletionClient:
         """Pieces as they are written; leaving the iterator early aborts the request upstream.
 
         whole: one piece with everything, which costs both servers less; messages: the prompt again
-        as a chat, for servers that take nothing else. Raises UpstreamError.
+        as a chat, for servers that take nothing else. Raises CallFailed.
         """
         if whole:
             yield await self.complete(
@@ -191,20 +172,22 @@ class CompletionClient:
                     if data == b"[DONE]":
                         ended = True
                         break
-                    yield self._piece(data, streamed=True)
+                    yield _piece(data, streamed=True)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
         if not ended:
-            raise UpstreamError("the language model broke off in the middle of an answer", 502)
+            raise CallFailed("the language model broke off in the middle of an answer", 200)
 
     async def look(self) -> Card:
         """What the server says of itself.
 
-        Raises UpstreamError when it does not answer, BadInput when it refuses the key.
+        Raises CallFailed when it does not answer, BadInput when it refuses the key.
         """
         url = f"{self.base_url}/v1/models"
         try:
-            async with self._session().get(url, timeout=_OF_LOOKS) as response:
+            async with self._session().get(
+                url, timeout=_OF_LOOKS, allow_redirects=False
+            ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
@@ -231,7 +214,11 @@ class CompletionClient:
             connection = SimpleNamespace(kept=False)
             try:
                 response = await self._session().post(
-                    url, data=data, timeout=timeout, trace_request_ctx=connection
+                    url,
+                    data=data,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    trace_request_ctx=connection,
                 )
                 break
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
@@ -271,25 +258,6 @@ class CompletionClient:
             **(sampling or Sampling()).as_request(),
         }
 
-    def _text(self, choice: Any) -> Any:
-        return choice.get("text")
-
-    def _piece(self, data: str | bytes, *, streamed: bool = False) -> Piece:
-        try:
-            record = orjson.loads(data)
-            if "error" in record:
-                raise UpstreamError(f"the language model failed: {_message(record)}", 502)
-            tokens = (record.get("usage") or {}).get("completion_tokens")
-            choices = record["choices"]
-            if not choices and streamed:
-                return Piece("", None, tokens)  # it counts, or tells of filters, and says nothing
-            choice = choices[0]
-            reason = choice.get("stop_reason")
-            stopped_by = reason if isinstance(reason, str) else None
-            return Piece(self._text(choice) or "", choice.get("finish_reason"), tokens, stopped_by)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise UpstreamError("the language model sent something unreadable", 502) from error
-
 
 class ChatClient(CompletionClient):
     """The same of a server's `/v1/chat/completions`, for servers that take messages only.
@@ -308,9 +276,6 @@ class ChatClient(CompletionClient):
     ) -> dict[str, Any]:
         fields = (sampling or Sampling()).as_request()
         return {"model": self.model, "messages": list(messages), **fields}
-
-    def _text(self, choice: Any) -> Any:
-        return (choice.get("delta") or choice.get("message") or {}).get("content")
 
 
 def _told_of_kept_connections() -> aiohttp.TraceConfig:
@@ -332,40 +297,41 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield line
 
 
-def _unreachable(error: Exception) -> UpstreamError:
+def _piece(data: bytes, *, streamed: bool = False) -> Piece:
+    try:
+        return read_piece(orjson.loads(data), streamed=streamed)
+    except CallFailed as error:
+        raise CallFailed(f"the language model failed: {error}", 200) from error
+    except ValueError as error:
+        raise CallFailed("the language model sent something unreadable", 200) from error
+
+
+def _unreachable(error: Exception) -> CallFailed:
     broken = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)
     reset = isinstance(error, aiohttp.ClientOSError)
     if isinstance(error, broken) or (reset and not isinstance(error, aiohttp.ClientConnectorError)):
-        return UpstreamError("the language model broke off in the middle of an answer", 503)
-    return UpstreamError(f"the language model cannot be reached ({type(error).__name__})", 503)
+        return CallFailed("the language model broke off in the middle of an answer")
+    return CallFailed(f"the language model cannot be reached ({type(error).__name__})")
 
 
 def _card(content: bytes, model: str) -> Card:
     """The card of the named model, or of the first one."""
     try:
-        cards = orjson.loads(content)["data"]
+        cards = read_cards(orjson.loads(content))
         found = next((card for card in cards if card["id"] == model), cards[0])
         context = found.get("max_model_len")
         return Card(str(found["id"]), int(context) if context else None)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UpstreamError("it does not list its model", 502) from error
+    except (ValueError, IndexError, TypeError) as error:
+        raise CallFailed("it does not list its model", 200) from error
 
 
-def _refused(response: aiohttp.ClientResponse, content: bytes) -> UpstreamError:
-    try:
-        message = _message(orjson.loads(content))
-    except ValueError:
-        message = response.reason or ""
-    if response.status in (400, 413, 422):
-        return UpstreamError(f"the language model refused the request: {message}", 400)
-    status = 503 if response.status in (429, 503) else 502
-    return UpstreamError(f"the language model answered {response.status}: {message}", status)
-
-
-def _message(record: Any) -> str:
-    error = record.get("error", record) if isinstance(record, dict) else record
-    text = error.get("message", error) if isinstance(error, dict) else error
-    return " ".join(str(text).split())[:300]
+def _refused(response: aiohttp.ClientResponse, content: bytes) -> CallFailed:
+    where = response.headers.get("location")
+    said = refusal_text(response.status, content, response.reason or "", where)
+    failure = CallFailed(f"the language model answered {response.status}: {said}", response.status)
+    if failure.of_this_request:
+        return CallFailed(f"the language model refused the request: {said}", response.status)
+    return failure
 
 
 class Generator(Protocol):

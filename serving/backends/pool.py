@@ -19,7 +19,8 @@ from pathlib import Path
 import httpx
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.serving.backends.openai_client import CompletionClient, Piece, Sampling, UpstreamError
+from neurorit.core.openai_replies import CallFailed, Piece
+from neurorit.serving.backends.openai_client import CompletionClient, Sampling
 
 KEY_VARIABLE = "NEURORIT_UPSTREAM_KEY"
 _REST_SECONDS = 5.0
@@ -60,9 +61,9 @@ class Upstreams:
         whole: bool = False,
         messages: Sequence[Mapping[str, str]] = (),
     ) -> AsyncGenerator[Piece, None]:
-        """As `CompletionClient.stream`; raises UpstreamError when no server answers."""
+        """As `CompletionClient.stream`; raises CallFailed when no server answers."""
         tried: list[_Server] = []
-        failure: UpstreamError | None = None
+        failure: CallFailed | None = None
         while server := self._best(tried):
             tried.append(server)
             begun = False
@@ -81,8 +82,8 @@ class Upstreams:
                         server.heard = time.monotonic()
                         yield piece
                 return
-            except UpstreamError as error:
-                if begun or error.status == 400:
+            except CallFailed as error:
+                if begun or error.of_this_request:
                     raise
                 failure = error
                 server.resting_until = time.monotonic() + self._rest

@@ -20,8 +20,9 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 
 from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.openai_replies import CallFailed
 from neurorit.core.version import __version__
-from neurorit.serving.backends.openai_client import Sampling, UpstreamError
+from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.gateway import schemas
 from neurorit.serving.gateway.requests import (
     ChatRequest,
@@ -358,7 +359,7 @@ async def _server_sent(
                 yield _line(chunks.of(event))
                 if isinstance(event, Outcome) and with_usage:
                     yield _line(chunks.usage(event))
-    except UpstreamError as error:
+    except CallFailed as error:
         yield _line(upstream_refusal(error).body)
         return
     except BadInput as error:

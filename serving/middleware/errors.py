@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.serving.backends.openai_client import UpstreamError
+from neurorit.core.openai_replies import CallFailed
 
 _log = logging.getLogger("neurorit.serving")
 
@@ -55,7 +55,7 @@ def install_error_bodies(app: FastAPI) -> None:
         return error_response(ApiError(400, str(error)))
 
     async def upstream(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, UpstreamError)
+        assert isinstance(error, CallFailed)
         return error_response(upstream_refusal(error))
 
     async def searching(request: Request, error: Exception) -> JSONResponse:
@@ -69,17 +69,19 @@ def install_error_bodies(app: FastAPI) -> None:
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(BadInput, bad_input)
-    app.add_exception_handler(UpstreamError, upstream)
+    app.add_exception_handler(CallFailed, upstream)
     app.add_exception_handler(NeuroritError, searching)
     app.add_exception_handler(HTTPException, http)
 
 
-def upstream_refusal(error: UpstreamError) -> ApiError:
+def upstream_refusal(error: CallFailed) -> ApiError:
     """What a client is told when the language model fails."""
-    if error.status == 400:
+    if error.of_this_request:
         return ApiError(400, str(error))
-    headers = {"Retry-After": "2"} if error.status == 503 else {}
-    return ApiError(error.status, str(error), kind="upstream_error", headers=headers)
+    if error.status in (None, 429, 503):  # gone or busy: it may be back at once
+        headers = {"Retry-After": "2"}
+        return ApiError(503, str(error), kind="upstream_error", headers=headers)
+    return ApiError(502, str(error), kind="upstream_error")
 
 
 def search_refusal(error: Exception) -> ApiError:

@@ -107,7 +107,7 @@ async def compare(
 ) -> Comparison:
     """Every system's answer on the same passages, asked at the same time.
 
-    systems: name -> (model, pipeline). Raises UpstreamError when one of them fails.
+    systems: name -> (model, pipeline). Raises CallFailed when one of them fails.
     """
     request = Request(question, policy="abstain", sampling=sampling, hits=hits)
 

@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from neurorit.core.errors import BadInput
+from neurorit.core.openai_replies import CallFailed
 from neurorit.model.prompts import PromptTemplate, encode_plain, end_token_id
-from neurorit.serving.backends.openai_client import Generator, Sampling, UpstreamError
+from neurorit.serving.backends.openai_client import Generator, Sampling
 from neurorit.serving.metrics import Metrics
 from neurorit.serving.rag.prompt_budget import Found, Renderer, Turn
 from neurorit.serving.rag.query_batching import SearchBatches
@@ -177,7 +178,7 @@ class RagPipeline:
         return found
 
     async def answer(self, request: Request) -> Outcome:
-        """The outcome alone. Raises BadInput and UpstreamError as `stream` does."""
+        """The outcome alone. Raises BadInput and CallFailed as `stream` does."""
         async with aclosing(self.stream(replace(request, whole=True))) as events:
             async for event in events:
                 if isinstance(event, Outcome):
@@ -187,7 +188,7 @@ class RagPipeline:
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         """Events in order: Retrieved and Text for every attempt, at last one Outcome.
 
-        Raises BadInput for a question that does not fit into the context, UpstreamError when the
+        Raises BadInput for a question that does not fit into the context, CallFailed when the
         language model fails. Leaving the iterator early aborts the generation.
         """
         started = time.perf_counter()
@@ -201,7 +202,7 @@ class RagPipeline:
                     if isinstance(event, Outcome) and event.abstained:
                         self.metrics.abstained.inc()
                     yield event
-        except UpstreamError:
+        except CallFailed:
             self.metrics.upstream_errors.inc()
             raise
 

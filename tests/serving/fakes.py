@@ -16,8 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from neurorit.core.errors import BadInput
+from neurorit.core.openai_replies import Piece
 from neurorit.data.examples import Passage
-from neurorit.serving.backends.openai_client import CompletionClient, Piece
+from neurorit.serving.backends.openai_client import CompletionClient
 
 PASSAGES = (
     Passage("p1", "Mira Solden", "Mira Solden was born in Karvel."),

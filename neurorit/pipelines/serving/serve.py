@@ -39,6 +39,7 @@ def ask(question: str, url: str, api_key_file: Path | None = None) -> dict[str, 
     """The gateway's answer with its passages; raises NeuroritError when it gives none."""
     import httpx
 
+    from neurorit.core.openai_replies import error_message, read_piece
     from neurorit.serving.middleware.auth import read_api_keys
 
     keys = sorted(read_api_keys(api_key_file))
@@ -57,11 +58,11 @@ def ask(question: str, url: str, api_key_file: Path | None = None) -> dict[str, 
     try:
         body = response.json()
         if response.status_code != 200:
-            raise NeuroritError(f"the gateway at {url} refused: {body['error']['message']}")
+            raise NeuroritError(f"the gateway at {url} refused: {error_message(body)}")
         found = body["neurorit"]
         return {
             "question": question,
-            "answer": body["choices"][0]["message"]["content"],
+            "answer": read_piece(body).text,
             "abstained": found["abstained"],
             "passages": found["passages"],
             "sources": ", ".join(p["title"] for p in found["passages"]),

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallFailed, CallSettings, Endpoint, retry_after
+from neurorit.core.openai_client import CallSettings, Endpoint, retry_after
+from neurorit.core.openai_replies import CallFailed
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import CONDITIONS
@@ -162,6 +163,30 @@ def test_the_gateway_retrieves_by_itself(examples_file: Path, tmp_path: Path) ->
     with pytest.raises(BadInput, match="environment variable") as error:
         System("rag", "gateway", url="http://me:secret@host").check([])
     assert "secret" not in str(error.value)
+
+
+def test_other_servers_forms_of_an_answer(examples_file: Path, tmp_path: Path) -> None:
+    def in_parts(body: dict[str, Any]) -> Reply:
+        turn = body["messages"][-1]["content"]
+        gold = re.search(r"Town\d+x0", turn)
+        parts = [{"type": "text", "text": gold[0] if gold else ""}]
+        message = {"content": parts, "reasoning_content": "They ask for a town."}
+        return 200, {"choices": [{"message": message, "finish_reason": "stop"}]}
+
+    def only_thought(body: dict[str, Any]) -> Reply:
+        message = {"content": None, "reasoning_content": "They ask"}
+        return 200, {"choices": [{"message": message, "finish_reason": "length"}]}
+
+    with serving(in_parts) as server:
+        system = parse_system(f"a={server.url}#m")
+        args = ([system], examples_file, ["clean"])
+        report = run_evaluation(*args, tmp_path / "parts", None, 0, calls=QUICK)
+    assert report["results"][0]["em"] == 1.0
+    with serving(only_thought) as server:
+        system = parse_system(f"a={server.url}#m")
+        # No abstention: the model never came to its answer.
+        with pytest.raises(NeuroritError, match=r"whole answer is reasoning.*raise max_tokens"):
+            run_evaluation([system], *args[1:], tmp_path / "thought", None, 0, calls=QUICK)
 
 
 def test_retrieved_passages_are_shown_in_ranked_order(

@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from neurorit.serving.backends.openai_client import CompletionClient, UpstreamError
+from neurorit.core.openai_replies import CallFailed
+from neurorit.serving.backends.openai_client import ChatClient, CompletionClient
 from tests.serving.fakes import Upstream
 
 
@@ -36,9 +37,9 @@ def test_a_whole_answer_may_take_longer_than_a_stream_may_be_silent() -> None:
     url = Slow([["Karvel"]], forever=True).url
     patient = CompletionClient(url, "", "tiny", timeout=0.1)
     assert complete(patient, whole=True) == "Karvel"
-    with pytest.raises(UpstreamError, match="cannot be reached"):
+    with pytest.raises(CallFailed, match="cannot be reached"):
         complete(CompletionClient(url, "", "tiny", timeout=0.1))
-    with pytest.raises(UpstreamError, match="cannot be reached"):
+    with pytest.raises(CallFailed, match="cannot be reached"):
         complete(CompletionClient(url, "", "tiny", whole_timeout=0.1), whole=True)
 
 
@@ -78,7 +79,7 @@ def _ask_twice(answered: int) -> tuple[list[str], list[int]]:
             for _ in range(2):
                 try:
                     texts.append((await client.complete([1])).text)
-                except UpstreamError as error:
+                except CallFailed as error:
                     texts.append(f"{error.status}: {error}")
         return texts, came
 
@@ -93,5 +94,48 @@ def test_a_kept_connection_that_closes_when_it_is_used_again_costs_no_answer() -
 
 def test_a_new_connection_that_closes_is_not_asked_again() -> None:
     texts, came = _ask_twice(answered=0)
-    assert texts == ["503: the language model broke off in the middle of an answer"] * 2
+    assert texts == ["None: the language model broke off in the middle of an answer"] * 2
     assert came == [1, 1]
+
+
+class Moved(Upstream):
+    """An upstream that sends every request, and every look, to another one."""
+
+    elsewhere = ""
+
+    def _send(self, handler: BaseHTTPRequestHandler, body: str) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", self.elsewhere + handler.path)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_redirect_is_followed(whole: bool) -> None:
+    other = Upstream([["Karvel"]], forever=True)
+    moved = Moved([["x"]], forever=True)
+    moved.elsewhere = other.url
+    client = CompletionClient(moved.url, "secret", "tiny")
+    with pytest.raises(CallFailed, match=rf"redirects to {other.url}.* is not followed"):
+        complete(client, whole=whole)
+    with pytest.raises(CallFailed, match="is not followed"):
+        asyncio.run(_look(client))
+    assert other.requests == [] and other.keys == []
+
+
+async def _look(client: CompletionClient) -> None:
+    async with client:
+        await client.look()
+
+
+def test_a_chat_of_parts_is_read_whole_and_streamed() -> None:
+    class Parts(Upstream):
+        def _choice(self, text: str, chat: bool, part: str) -> dict[str, Any]:
+            return {part: {"content": [{"type": "text", "text": text}], "reasoning_content": "m"}}
+
+    url = Parts([["Kar", "vel"]], forever=True).url
+    for whole in (True, False):
+        client = ChatClient(url, "", "tiny")
+        assert complete(client, whole=whole, messages=[{"role": "user", "content": "x"}]) == (
+            "Karvel"
+        )

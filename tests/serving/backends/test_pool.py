@@ -12,8 +12,9 @@ import aiohttp
 import pytest
 
 from neurorit.core.errors import BadInput
+from neurorit.core.openai_replies import CallFailed, Piece
 from neurorit.serving.backends.backend import System
-from neurorit.serving.backends.openai_client import ChatClient, Piece, UpstreamError
+from neurorit.serving.backends.openai_client import ChatClient
 from neurorit.serving.backends.pool import Upstreams, check_url, read_upstream_key
 from neurorit.serving.gateway.server import ServeSettings, serve
 from tests.serving.fakes import Upstream, WordRetriever
@@ -48,14 +49,14 @@ def test_a_server_that_has_rested_is_asked_again() -> None:
 
 def test_when_all_fail_the_last_failure_is_told_and_all_were_asked() -> None:
     servers = [Upstream([], status=503), Upstream([], status=500)]
-    with pytest.raises(UpstreamError, match="answered 500"):
+    with pytest.raises(CallFailed, match="answered 500"):
         ask(Upstreams([server.client() for server in servers]))
     assert [len(server.requests) for server in servers] == [1, 1]
 
 
 def test_a_refused_request_is_not_tried_elsewhere() -> None:
     servers = [Upstream([], status=400), Upstream([["x"]])]
-    with pytest.raises(UpstreamError) as caught:
+    with pytest.raises(CallFailed) as caught:
         ask(Upstreams([server.client() for server in servers]))
     assert caught.value.status == 400
     assert servers[1].requests == []
@@ -63,7 +64,7 @@ def test_a_refused_request_is_not_tried_elsewhere() -> None:
 
 def test_after_the_first_word_there_is_no_second_try() -> None:
     servers = [Upstream([["Kar", "vel"]], cut=True), Upstream([["x"]])]
-    with pytest.raises(UpstreamError, match="broke off"):
+    with pytest.raises(CallFailed, match="broke off"):
         ask(Upstreams([server.client() for server in servers]))
     assert servers[1].requests == []
 

@@ -12,9 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from neurorit.core.errors import NeuroritError
+from neurorit.core.openai_replies import Piece
 from neurorit.model.prompts import PromptTemplate
 from neurorit.retrieval.retriever import SearchSettings
-from neurorit.serving.backends.openai_client import Piece
 from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.gateway.lifecycle import answers_digest
 from neurorit.serving.gateway.settings import ServeSettings

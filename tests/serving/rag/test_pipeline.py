@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from neurorit.core.errors import BadInput
+from neurorit.core.openai_replies import CallFailed, Piece
 from neurorit.model.prompts import PromptTemplate, render_prompt
-from neurorit.serving.backends.openai_client import Piece, Sampling, UpstreamError
+from neurorit.serving.backends.openai_client import Sampling
+from neurorit.serving.middleware.errors import upstream_refusal
 from neurorit.serving.rag.pipeline import ABSTAINED, Outcome, RagPipeline, Request, Retrieved, Text
 from tests.serving.fakes import PASSAGES, Upstream, WordRetriever
 from tests.serving.tiny_llama import tiny_tokenizer
@@ -108,13 +110,13 @@ def test_an_unknown_policy_is_refused() -> None:
 
 @pytest.mark.parametrize(("given", "status"), [(500, 502), (429, 503), (400, 400), (401, 502)])
 def test_upstream_errors_keep_one_line_and_get_a_status(given: int, status: int) -> None:
-    with pytest.raises(UpstreamError, match="no room left") as caught:
+    with pytest.raises(CallFailed, match="no room left") as caught:
         outcome(Upstream([], status=given), Request(QUESTION))
-    assert caught.value.status == status
+    assert upstream_refusal(caught.value).status == status
 
 
 def test_an_answer_that_breaks_off_is_an_error_and_no_abstention() -> None:
-    with pytest.raises(UpstreamError, match="broke off"):
+    with pytest.raises(CallFailed, match="broke off"):
         outcome(Upstream([["Kar"]], cut=True), Request(QUESTION))
 
 
