@@ -46,16 +46,19 @@ def source_of(
     def local(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
         if generate is None:
             raise BadInput(f"system {system.name} is a checkpoint, but no engine was given")
-        for start in range(0, len(indices), chunk_size):
-            part = indices[start : start + chunk_size]
+        # Neighbours begin alike, so that what they share is computed once.
+        ordered = sorted(indices, key=lambda i: plan.prompts[i].ids)
+        for start in range(0, len(ordered), chunk_size):
+            part = ordered[start : start + chunk_size]
             prompts = [list(plan.prompts[i].ids) for i in part]
-            completions = generate(system.name, system.place, prompts)
-            if len(completions) != len(part):
+            answered = 0
+            for ended in generate(system.name, system.place, prompts):
+                answered += len(ended)
+                yield [(part[at], Reply(completion.text)) for at, completion in ended]
+            if answered != len(part):
                 raise NeuroritError(
-                    f"the engine gave {len(completions)} answers to {len(part)} prompts of "
-                    f"{system.name}"
+                    f"the engine gave {answered} answers to {len(part)} prompts of {system.name}"
                 )
-            yield [(i, Reply(c.text)) for i, c in zip(part, completions, strict=True)]
 
     def remote(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
         prompts = [plan.prompts[i] for i in indices]
@@ -108,7 +111,7 @@ def answer(
         good = {calls[i]: r for i, r in batch if isinstance(r, Reply)}
         now = time.perf_counter()
         # A process that is killed loses nothing that was written; the disk is waited for at times.
-        sync = len(batch) > 1 or now - synced > 1.0
+        sync = now - synced > 1.0
         synced = now if sync else synced
         store.keep({call: reply.record() for call, reply in good.items()})
         journal.append((line for c, r in good.items() for line in lines(c, r)), sync=sync)

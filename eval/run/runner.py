@@ -57,7 +57,7 @@ def run_evaluation(
     limit: int | None = None,
     sample: Sample = "random",
     analysis: Analysis | None = None,
-    chunk_size: int = 1_024,
+    chunk_size: int = 16_384,
     max_unscored: float = MAX_UNSCORED,
     calibration: Sequence[Labelled] | None = None,
     mining: Mapping[str, Any] | None = None,
@@ -74,10 +74,9 @@ def run_evaluation(
     that runs share (None: `out` itself); retrieve: for conditions `retrieved-K`, and retriever what
     the manifest says of it; limit: so many questions, a `sample` by the seed or the first;
     analysis: how answers are scored and compared, which asks nothing again; chunk_size: prompts per
-    call of `generate`, each followed by a write to disk; max_unscored: share of calls without an
-    answer, and of answers without a verdict, that is borne, in the run and in each system under
-    each condition; mining and atlas_plot are shown in the report; say: is told what a person should
-    know. Returns the report.
+    call of `generate`; max_unscored: share of calls without an answer, and of answers without a
+    verdict, that is borne, in the run and in each system under each condition; mining and
+    atlas_plot are shown in the report; say: is told what a person should know. Returns the report.
 
     A question with a call that failed for good is left out for all systems, so that all are
     compared on the same ones; `unanswered` of the report names them.

@@ -6,7 +6,7 @@ A system says who it is and asks for answers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,8 +28,9 @@ class Completion(Protocol):
     def text(self) -> str: ...
 
 
-Generate = Callable[[str, Path, list[list[int]]], Sequence[Completion]]
-"""(system name, model directory, prompts as token ids) -> one completion per prompt, in order."""
+Generate = Callable[[str, Path, list[list[int]]], Iterable[Sequence[tuple[int, Completion]]]]
+"""(system name, model directory, prompts as token ids) -> completions as they end, each with the
+number of its prompt; those that end together come together."""
 
 
 @dataclass(frozen=True)

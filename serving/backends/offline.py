@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -108,18 +108,39 @@ class OfflineEngine:
         stop_token_ids: Sequence[int] = (),
         progress: Progress | None = None,
     ) -> list[Completion]:
-        """Greedy completions, one per prompt and in the same order.
+        """Greedy completions, one per prompt and in the same order; see `stream`."""
+        completions: dict[int, Completion] = {}
+        for ended in self.stream(
+            model_dir, prompts, max_tokens=max_tokens, stop_token_ids=stop_token_ids
+        ):
+            completions |= dict(ended)
+            if progress is not None:
+                progress(len(completions), len(prompts))
+        return [completions[at] for at in range(len(prompts))]
 
-        The engine of the last model is kept until another model, or longer prompts, are asked for.
-        Raises BadInput for a missing model or a prompt that does not fit, NeuroritError with the
-        cause from vLLM's log when an engine fails.
+    def stream(
+        self,
+        model_dir: Path,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stop_token_ids: Sequence[int] = (),
+        dtype: str | None = None,
+    ) -> Iterator[list[tuple[int, Completion]]]:
+        """Greedy completions as they end: (number of the prompt, completion), those of one step
+        together.
+
+        Prompts are begun in the order they are given in. dtype: as in the constructor, for this
+        model. The engine of the last model is kept until another model, another dtype, or longer
+        prompts are asked for. Raises BadInput for a missing model or a prompt that does not fit,
+        NeuroritError with the cause from vLLM's log when an engine fails.
         """
         directory = check_model(model_dir).resolve()
         if not prompts:
-            return []
+            return
         settings = {
             **self._settings,
-            "dtype": self._dtype or stored_dtype(directory),
+            "dtype": dtype or self._dtype or stored_dtype(directory),
             "max_model_len": self._model_len(directory, max(map(len, prompts)) + max_tokens),
         }
         require_vllm()
@@ -130,8 +151,16 @@ class OfflineEngine:
             "stop_token_ids": list(stop_token_ids),
             "settings": settings,
         }
+        answered = 0
         try:
-            return self._worker.ask(job, progress or (lambda done, total: None))
+            for ended in self._worker.ask(job):
+                answered += len(ended)
+                yield ended
+            if answered != len(prompts):
+                raise NeuroritError(
+                    f"vLLM gave {answered} answers to {len(prompts)} prompts of {directory} "
+                    f"(whole log: {self._log})"
+                )
         except BaseException as error:
             # A half-done job leaves an engine in an unknown state: the next call starts anew.
             self._keep_log |= isinstance(error, NeuroritError)
@@ -167,8 +196,8 @@ class _Worker:
         self._threads = threads
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, job: dict[str, Any], progress: Progress) -> list[Completion]:
-        """The completions of a job."""
+    def ask(self, job: dict[str, Any]) -> Iterator[list[tuple[int, Completion]]]:
+        """The completions of a job with their numbers, as they end."""
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
         # A worker that has died shows on its output just below, with its log.
@@ -178,8 +207,11 @@ class _Worker:
         for line in process.stdout:
             message = json.loads(line)
             match message["event"]:
-                case "progress":
-                    progress(message["done"], message["total"])
+                case "answers":
+                    yield [
+                        (at, Completion(text, tuple(ids), reason))
+                        for at, text, ids, reason in message["answers"]
+                    ]
                 case "imported":
                     self.timings.append(("import", message["seconds"]))
                 case "engine":
@@ -189,12 +221,9 @@ class _Worker:
                         f"vLLM failed on {job['model']}: {message['message']} "
                         f"(whole log: {self._log})"
                     )
-                case "result":
+                case "done":
                     self.timings.append(("generate", message["seconds"]))
-                    return [
-                        Completion(text, tuple(ids), reason)
-                        for text, ids, reason in message["completions"]
-                    ]
+                    return
         raise start_failure(self._log, f"vLLM's process ended (status {process.wait()})")
 
     def close(self) -> None:

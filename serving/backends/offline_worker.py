@@ -4,8 +4,9 @@ Started by `backends.offline`, never by a person. Imports are paid once; a job f
 frees the engine and builds a new one.
 
 Messages in: {"model", "prompts", "max_tokens", "stop_token_ids", "settings"}.
-Messages out, by "event": `imported`, `engine` (seconds), `progress` (done, total), `result`
-(completions as [text, token ids, finish reason]), `error` (message).
+Messages out, by "event": `imported`, `engine` (seconds), `answers` (each as [number of its prompt,
+text, token ids, finish reason], and when they ended by the machine's clock), `done` (seconds),
+`error` (message).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -54,62 +56,35 @@ class Engine:
 
 
 def run_job(engine: Engine, job: dict[str, Any], emit: Emit) -> None:
-    """Generate greedily for every prompt of a job and emit the result."""
+    """Generate greedily for every prompt of a job; answers are emitted in the step they end in."""
     from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
-    llm = engine.of(job["model"], job["settings"], emit)
+    core = engine.of(job["model"], job["settings"], emit).llm_engine
     started = time.perf_counter()
-    outputs = llm.generate(
-        [{"prompt_token_ids": ids} for ids in job["prompts"]],
-        SamplingParams(
-            temperature=0.0,
-            max_tokens=job["max_tokens"],
-            stop_token_ids=job["stop_token_ids"],
-            skip_special_tokens=True,
-        ),
-        use_tqdm=_progress_bars(emit),
+    asked = SamplingParams(
+        temperature=0.0,
+        max_tokens=job["max_tokens"],
+        stop_token_ids=job["stop_token_ids"],
+        skip_special_tokens=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    first = [output.outputs[0] for output in outputs]
-    emit(
-        "result",
-        seconds=time.perf_counter() - started,
-        completions=[[c.text, list(c.token_ids), c.finish_reason] for c in first],
-    )
-
-
-def _progress_bars(emit: Emit) -> Callable[..., Any]:
-    """In tqdm's place: vLLM wraps the prompts with it first, then counts completions with it."""
-
-    def bar(iterable: Any = None, **keywords: Any) -> Any:
-        return _Progress(keywords["total"], emit) if iterable is None else iterable
-
-    return bar
-
-
-class _Progress:
-    """What vLLM asks of a progress bar, turned into messages, at most two a second."""
-
-    def __init__(self, total: int, emit: Emit) -> None:
-        self.n, self.postfix = 0, ""
-        self._total, self._emit = total, emit
-        self._started = self._told = time.perf_counter()
-
-    @property
-    def format_dict(self) -> dict[str, float]:
-        return {"elapsed": max(time.perf_counter() - self._started, 1e-9)}
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-        now = time.perf_counter()
-        if now - self._told >= 0.5 or self.n >= self._total:
-            self._told = now
-            self._emit("progress", done=self.n, total=self._total)
-
-    def refresh(self) -> None:
-        """Nothing is drawn."""
-
-    def close(self) -> None:
-        """Nothing is held."""
+    waiting = deque(enumerate(job["prompts"]))
+    # Enough that the next batch is always full, and no more: requests take memory.
+    ahead = 2 * int(job["settings"]["max_num_seqs"])
+    while waiting or core.has_unfinished_requests():
+        while waiting and core.get_num_unfinished_requests() < ahead:
+            at, ids = waiting.popleft()
+            core.add_request(str(at), {"prompt_token_ids": ids}, asked)
+        ended = [output for output in core.step() if output.finished]
+        answers = [(int(output.request_id), output.outputs[0]) for output in ended]
+        if answers:
+            emit(
+                "answers",
+                ended=time.monotonic(),
+                answers=[[at, c.text, list(c.token_ids), c.finish_reason] for at, c in answers],
+            )
+    emit("done", seconds=time.perf_counter() - started)
 
 
 def _one_line(error: Exception) -> str:

@@ -256,14 +256,18 @@ def _engine(out: Path, max_tokens: int) -> Iterator[Generate]:
     with ExitStack() as stack:
         started: list[OfflineEngine] = []
 
-        def generate(system: str, model: Path, prompts: list[list[int]]) -> list[Completion]:
+        def generate(
+            system: str, model: Path, prompts: list[list[int]]
+        ) -> Iterator[list[tuple[int, Completion]]]:
             from transformers import AutoTokenizer
 
             if not started:
                 out.mkdir(parents=True, exist_ok=True)
                 started.append(stack.enter_context(OfflineEngine(log=out / "vllm.log")))
             end = end_token_id(AutoTokenizer.from_pretrained(model))
-            return started[0].generate(model, prompts, max_tokens=max_tokens, stop_token_ids=[end])
+            yield from started[0].stream(
+                model, prompts, max_tokens=max_tokens, stop_token_ids=[end]
+            )
 
         yield generate
 

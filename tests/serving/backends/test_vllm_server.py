@@ -160,9 +160,10 @@ def test_completions_keep_the_order_of_the_prompts(model: Path) -> None:
         "import sys, json\n"
         "for line in sys.stdin:\n"
         "    job = json.loads(line)\n"
-        "    c = [['x', p, 'stop'] for p in job['prompts']]\n"
-        "    print(json.dumps({'event': 'progress', 'done': len(c), 'total': len(c)}))\n"
-        "    print(json.dumps({'event': 'result', 'seconds': 0, 'completions': c}), flush=True)\n"
+        "    c = [[i, 'x', p, 'stop'] for i, p in enumerate(job['prompts'])][::-1]\n"
+        "    for start in range(0, len(c), 100):\n"
+        "        print(json.dumps({'event': 'answers', 'answers': c[start : start + 100]}))\n"
+        "    print(json.dumps({'event': 'done', 'seconds': 0}), flush=True)\n"
     )
     import subprocess
 
@@ -179,4 +180,19 @@ def test_completions_keep_the_order_of_the_prompts(model: Path) -> None:
             model, prompts, max_tokens=1, progress=lambda done, total: told.append((done, total))
         )
     assert got == [Completion("x", tuple(ids), "stop") for ids in prompts]
-    assert told[-1] == (701, 701)
+    assert told[0] == (100, 701) and told[-1] == (701, 701)
+
+
+def test_answers_that_the_worker_keeps_back_are_an_error(model: Path, tmp_path: Path) -> None:
+    import subprocess
+
+    silent = "import json; input(); print(json.dumps({'event': 'done', 'seconds': 0}), flush=True)"
+    start = subprocess.Popen
+
+    def instead(command: list[str], **keywords: object) -> object:
+        return start([command[0], "-c", silent], **keywords)  # type: ignore[call-overload]
+
+    with pytest.MonkeyPatch.context() as patch, OfflineEngine(log=tmp_path / "log") as engine:
+        patch.setattr(subprocess, "Popen", instead)
+        with pytest.raises(NeuroritError, match="gave 0 answers to 1 prompts"):
+            engine.generate(model, [[1]], max_tokens=1)
