@@ -47,7 +47,7 @@ def source_of(
         if generate is None:
             raise BadInput(f"system {system.name} is a checkpoint, but no engine was given")
         # Neighbours begin alike, so that what they share is computed once.
-        ordered = sorted(indices, key=lambda i: plan.prompts[i].ids)
+        ordered = sorted(indices, key=lambda i: tuple(plan.prompts[i].ids))
         for start in range(0, len(ordered), chunk_size):
             part = ordered[start : start + chunk_size]
             prompts = [list(plan.prompts[i].ids) for i in part]
