@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from neurorit.mining.settings import MiningSettings as MiningSettings
     from neurorit.model.load import load_model as load_model
     from neurorit.model.prompts import PromptTemplate as PromptTemplate
+    from neurorit.pipelines.evaluation.evaluate import Evaluation as Evaluation
+    from neurorit.pipelines.evaluation.evaluate import evaluate as evaluate
     from neurorit.retrieval.index.build import BuildSettings as BuildSettings
     from neurorit.retrieval.index.index import Index as Index
     from neurorit.retrieval.index.index import build_index as build_index
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "BuildSettings": "retrieval.index.build",
+    "Evaluation": "pipelines.evaluation.evaluate",
     "Example": "data.examples",
     "Index": "retrieval.index.index",
     "MiningSettings": "mining.settings",
@@ -46,6 +49,7 @@ _PLACES = {
     "TuneSettings": "tuning.settings",
     "attribute": "mining.attribute",
     "build_index": "retrieval.index.index",
+    "evaluate": "pipelines.evaluation.evaluate",
     "load_model": "model.load",
     "mine": "mining.mine",
     "mix": "retrieval.noise.mix",

@@ -63,6 +63,7 @@ class Retriever:
         settings.check()
         self.index = index
         self.settings = settings
+        self.directory = directory
         self._lexical = None
         if settings.mode != "dense":
             self._lexical = LexicalIndex.of(directory, index.passages, index.digest)

@@ -44,7 +44,7 @@ class ModelSource:
         """From a folder, a hub's name, or a loaded model with its tokenizer.
 
         template: None is the one that the checkpoint was tuned with, or the default. Raises
-        BadInput for a loaded model without a tokenizer, or one that cannot be attributed as it is.
+        BadInput for a loaded model without a tokenizer.
         """
         if isinstance(model, (str, PathLike)):
             folder = checkpoint_dir(Path(model))
@@ -56,12 +56,6 @@ class ModelSource:
             )
         if tokenizer is None:
             raise BadInput("tokenizer: a loaded model needs the one it was trained with")
-        attention = getattr(model.config, "_attn_implementation", None)
-        if attention not in (None, *_ATTENTIONS):
-            raise BadInput(
-                f"model: its attention {attention!r} takes no mask of ours; load it with "
-                "attn_implementation='sdpa', or 'eager'"
-            )
         return cls(None, model, tokenizer, template or PromptTemplate())
 
     @cached_property
@@ -73,8 +67,14 @@ class ModelSource:
         """Raise BadInput where it cannot be mined or tuned, before anything is loaded."""
         if self.folder is not None:
             check_tunable(self.folder)
-        else:
-            feed_forward(self.loaded)
+            return
+        feed_forward(self.loaded)
+        attention = getattr(self.loaded.config, "_attn_implementation", None)
+        if attention not in (None, *_ATTENTIONS):
+            raise BadInput(
+                f"model: its attention {attention!r} takes no mask of ours; load it with "
+                "attn_implementation='sdpa', or 'eager'"
+            )
 
     def load(self, *, dtype: str = "auto", device: str = "auto") -> tuple[Any, Any]:
         """The model in evaluation mode, and its tokenizer; one in memory as it is."""

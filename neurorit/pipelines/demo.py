@@ -23,7 +23,7 @@ from neurorit.core.errors import NeuroritError
 from neurorit.eval.conditions import CONDITIONS
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines import retrieval
-from neurorit.pipelines.evaluation.evaluate import run_systems
+from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.progress import reporting
 from neurorit.pipelines.recipe import LAB_RECIPE
 from neurorit.pipelines.serving.serve import ask
@@ -162,22 +162,24 @@ def _evaluation(
 
     def work() -> dict[str, Any]:
         with reporting() as report:
-            return run_systems(
+            return evaluate(
                 systems,
                 out / "examples-test",
-                out,
                 CONDITIONS,
-                "lab",
-                report,
-                limit=questions,
+                engine="vllm",
+                judge="lab",
                 max_tokens=_MAX_TOKENS,
+                limit=questions,
+                sample="first",
                 seed=seed,
+                out=out,
                 mining={
                     **describe(out / "atlas"),
                     "causal": json.loads((out / CAUSAL).read_text(encoding="utf-8")),
                 },
                 atlas_plot=picture,
-            )
+                progress=report,
+            ).report
 
     stages.run(
         "eval",

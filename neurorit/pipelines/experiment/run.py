@@ -235,19 +235,19 @@ def _evaluate(
     out: Path,
     report: Reporter,
 ) -> dict[str, Any]:
-    from neurorit.pipelines.evaluation.evaluate import run_systems
+    from neurorit.pipelines.evaluation.evaluate import evaluate
 
-    return run_systems(
+    return evaluate(
         systems,
         examples,
-        out,
         experiment.conditions,
-        "none",
-        report,
-        limit=experiment.limit,
+        engine="vllm",
         max_tokens=experiment.max_tokens,
-        seed=0,
-    )
+        limit=experiment.limit,
+        sample="first",
+        out=out,
+        progress=report,
+    ).report
 
 
 def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:

@@ -20,6 +20,7 @@ from neurorit.mining import mine as mining
 from neurorit.model.checkpoint import weights_digest
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.evaluation import evaluate
+from neurorit.pipelines.evaluation.evaluate import Evaluation
 from neurorit.pipelines.experiment import run as experiment
 from neurorit.pipelines.recipe import LAB_RECIPE
 
@@ -68,10 +69,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         with writing(out, manifest, overwrite=overwrite):
             pass
 
-    def run_systems(
-        models: Mapping[str, Path], examples: Path, out: Path, conditions: Sequence[str],
-        judge: str, report: Any, **_: Any,
-    ) -> dict[str, Any]:  # fmt: skip
+    def evaluated(
+        models: Mapping[str, Path],
+        examples: Path,
+        conditions: Sequence[str],
+        *,
+        out: Path,
+        **_: Any,
+    ) -> Evaluation:
         made.append(f"evaluated {out.name}: {' '.join(models)}")
         results, lines = [], []
         for system in models:
@@ -89,11 +94,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                     lines.append(json.dumps({**where, "em": right}))
         out.mkdir(parents=True, exist_ok=True)
         (out / "predictions.jsonl").write_text("\n".join(lines))
-        return {"results": results}
+        return Evaluation({"results": results}, [], out)
 
     monkeypatch.setattr(mining, "mine", mine)
     monkeypatch.setattr(tuning, "tune", tune)
-    monkeypatch.setattr(evaluate, "run_systems", run_systems)
+    monkeypatch.setattr(evaluate, "evaluate", evaluated)
     return made
 
 

@@ -14,7 +14,7 @@ from neurorit.core.errors import BadInput
 from neurorit.data.example_files import write_examples
 from neurorit.eval.metrics.scoring import score
 from neurorit.eval.predictions import Journal
-from neurorit.pipelines.evaluation.evaluate import evaluate
+from neurorit.pipelines.evaluation.command import evaluate_settings
 from neurorit.pipelines.evaluation.report import show_report
 from neurorit.pipelines.evaluation.settings import EvalSettings
 from tests.conftest import make_example
@@ -41,15 +41,15 @@ def test_two_sets_from_a_file(tmp_path: Path) -> None:
             "data: {one: one.jsonl, two: two.jsonl}\nconditions: [closed-book, clean]\n"
         )
         config.write_text(text + "metric: match\nlimit: 16\n")
-        found = evaluate(EvalSettings.read(config, {}), out, None)
+        found = evaluate_settings(EvalSettings.read(config, {}), out, None)
         asked = len(server.requests)
         # Another way to score and to compare asks nothing: only the figures change.
         config.write_text(text + "metric: f1\nlimit: 16\nrefusals: []\ncluster: document\n")
-        again = evaluate(EvalSettings.read(config, {}), out, None)
+        again = evaluate_settings(EvalSettings.read(config, {}), out, None)
         assert len(server.requests) == asked
         config.write_text(text + "limit: 16\ncluster: nothing\n")
         with pytest.raises(BadInput, match="cluster 'nothing'"):
-            evaluate(EvalSettings.read(config, {}), out, None)
+            evaluate_settings(EvalSettings.read(config, {}), out, None)
     one = found["datasets"]["one"]
     (row,) = (r for r in one["results"] if (r["system"], r["condition"]) == ("x", "clean"))
     assert 0 < row["match"] < 1 and row["em"] == 0

@@ -13,9 +13,9 @@ import pytest
 from neurorit.eval.conditions import CONDITIONS
 from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world
-from neurorit.pipelines.evaluation.evaluate import evaluate, run_systems
+from neurorit.pipelines.evaluation.command import evaluate_settings
+from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.evaluation.settings import EvalSettings
-from neurorit.pipelines.progress import reporting
 from neurorit.retrieval.index.index import build_index
 from neurorit.retrieval.noise.mix import mix
 from neurorit.retrieval.noise.mixer import PoolSettings
@@ -52,16 +52,15 @@ def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
     for name in ("neuro-rit", "sft", "lora"):
         stand_in(run / name, 0.8)
     systems = {"base": base_model_dir(), "neuro-rit": run / "neuro-rit"}
-    with reporting() as report:
-        demo = run_systems(
-            systems, run / "examples-test", run / "report", CONDITIONS, "lab", report,
-            limit=QUESTIONS, max_tokens=16, seed=0,
-        )  # fmt: skip
+    demo = evaluate(
+        systems, run / "examples-test", CONDITIONS, engine="vllm", judge="lab", max_tokens=16,
+        limit=QUESTIONS, sample="first", out=run / "report",
+    ).report  # fmt: skip
     lines = (run / "report" / "predictions.jsonl").read_bytes()
     settings = EvalSettings.read("demo", {"root": str(run), "limit": QUESTIONS})
     # Every system is an engine to start: two are enough here.
     settings = replace(settings, systems={n: settings.systems[n] for n in systems})
-    again: dict[str, Any] = dict(evaluate(settings, tmp_path / "again", None))
+    again: dict[str, Any] = dict(evaluate_settings(settings, tmp_path / "again", None))
     assert again["timings"]["answers_asked"] == QUESTIONS * 2 * len(CONDITIONS)
     for part in demo.keys() - {"timings", "manifest"}:
         assert again[part] == demo[part], part

@@ -11,7 +11,7 @@ import yaml
 
 from neurorit.core.errors import BadInput, GateMissed
 from neurorit.core.model_identity import Identity
-from neurorit.pipelines.evaluation.evaluate import evaluate, show_estimate
+from neurorit.pipelines.evaluation.command import evaluate_settings, show_estimate
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
 from neurorit.pipelines.evaluation.judge import judge_of_run
 from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings, retriever_of_options
@@ -154,7 +154,7 @@ def test_a_judge_with_labels_is_calibrated_in_the_report(
             conditions=["clean"],
             judge={"model": "j", "url": judge.url, "labels": str(labels)},
         )
-        document = evaluate(EvalSettings.read(path, {}), tmp_path / "out", None)
+        document = evaluate_settings(EvalSettings.read(path, {}), tmp_path / "out", None)
     assert document["judge"]["n"] == 3
     assert document["judge"]["agreement"] == pytest.approx(2 / 3)
     assert document["results"][0]["judge"] == 1.0
@@ -175,7 +175,7 @@ def test_a_dry_run_counts_and_asks_nothing(
             ),
             {},
         )
-        before = evaluate(settings, out, None, dry_run=True, seconds_per_call=2.0)
+        before = evaluate_settings(settings, out, None, dry_run=True, seconds_per_call=2.0)
         assert (server.requests, judge.requests, out.exists()) == ([], [], False)
         counts = ("questions", "calls", "judge_calls_at_most", "seconds")
         assert [before[name] for name in counts] == [6, 12, 36, 24.0]
@@ -183,10 +183,10 @@ def test_a_dry_run_counts_and_asks_nothing(
         assert before["prompt_tokens"] == pytest.approx(sent / 4, rel=0.05)
         # Judge prompts hold the question and the wording, three times over.
         assert before["judge_prompt_tokens"] > 36 * 60
-        evaluate(settings, out, None)
+        evaluate_settings(settings, out, None)
         with open(out / "predictions.jsonl", "a", encoding="utf-8") as stream:
             stream.write('{"torn')
-        after = evaluate(settings, out, None, dry_run=True)
+        after = evaluate_settings(settings, out, None, dry_run=True)
         assert (out / "predictions.jsonl").read_text().endswith('{"torn')
     assert (after["calls"], after["judge_calls_at_most"]) == (0, 0)
     show_estimate(before)
@@ -273,7 +273,7 @@ def test_retrieval_is_as_the_file_says_and_stands_in_the_manifest(tmp_path: Path
             conditions=("retrieved-2",),
             retriever={"index": str(tmp_path / "index"), "mode": "bm25"},
         )
-        document = evaluate(settings, tmp_path / "out", None)
+        document = evaluate_settings(settings, tmp_path / "out", None)
     (line,) = (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()
     assert json.loads(line)["passages"][0] == {"id": "p2", "kind": "gold"}
     made = document["manifest"]

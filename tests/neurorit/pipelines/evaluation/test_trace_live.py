@@ -8,9 +8,8 @@ import pytest
 
 from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world
-from neurorit.pipelines.evaluation.evaluate import run_systems
+from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.evaluation.trace import trace_run
-from neurorit.pipelines.progress import reporting
 from neurorit.retrieval.index.index import build_index
 from neurorit.retrieval.noise.mix import mix
 from neurorit.retrieval.noise.mixer import PoolSettings
@@ -25,18 +24,16 @@ def test_the_passage_that_misled_the_model_is_named_with_its_reason(tmp_path: Pa
     settings = PoolSettings(within="split")
     mix(world / "questions-test.jsonl", tmp_path / "index", settings, out=examples)
     model = base_model_dir()
-    with reporting() as report:
-        run_systems(
-            {"base": model},
-            examples,
-            run,
-            ["clean", "counterfactual-1"],
-            "none",
-            report,
-            limit=24,
-            max_tokens=16,
-            seed=0,
-        )
+    evaluate(
+        {"base": model},
+        examples,
+        ["clean", "counterfactual-1"],
+        engine="vllm",
+        max_tokens=16,
+        limit=24,
+        sample="first",
+        out=run,
+    )
     found = trace_run(run, model, examples, "base", "counterfactual-1", None, 24, 16, None)
     assert found["traced"] >= 5
     # The engine is greedy and the prompts are the run's: every answer comes again.

