@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 
 from neurorit.eval.conditions import Condition, parse_condition
 from neurorit.eval.predictions import Prediction
@@ -147,10 +148,7 @@ def _area(curve: Sequence[tuple[int, Sequence[str]]], score: Mapping[str, Floats
     """Area under one kind's curve by the trapezoidal rule, over its greatest count."""
     heights = [np.mean([score[name] for name in names], axis=0) for _, names in curve]
     counts = [count for count, _ in curve]
-    total = np.zeros_like(heights[0])
-    for i, (less, more) in enumerate(pairwise(counts)):
-        total += (heights[i] + heights[i + 1]) / 2 * (more - less)
-    area: Floats = total / counts[-1]
+    area: Floats = trapezoid(heights, counts, axis=0) / counts[-1]
     return area
 
 
