@@ -21,7 +21,7 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
 
 
 def match(prediction: str, answers: Sequence[str]) -> bool:
-    """A normalised answer is a substring of the prediction's first line (METHOD.md).
+    """A normalised answer is a substring of the prediction's first line (docs/method.md).
 
     An answer that normalises to nothing ("The") would be a substring of anything; it must be equal.
     """
