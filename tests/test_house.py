@@ -78,6 +78,53 @@ def test_documents_name_commands_that_exist(name: str) -> None:
         assert (ROOT / name).parent.joinpath(link).exists(), f"{name}: {link}"
 
 
+def paths_of_the_tree() -> list[str]:
+    """Every path that CONTRIBUTING's tree names, from the indentation of its lines."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (tree,) = (part for part in text.split("```") if part.startswith("\nneurorit/\n"))
+    paths, above = [], {0: ""}
+    for line in tree.strip().splitlines():
+        depth = len(line) - len(line.lstrip())
+        named, _, said = line.strip().partition("  ")
+        within = above[depth]
+        names = named.split(", ")
+        paths += [within + name for name in names]
+        if names[0].endswith("/"):
+            above[depth + 2] = within + names[0]
+            # What is said of a folder names files in it.
+            beside = re.findall(r"(?<![\w/.])[a-z_0-9]+\.(?:py|md)\b", said)
+            paths += [within + names[0] + name for name in beside]
+    return paths
+
+
+def test_every_path_of_the_tree_exists_and_every_room_is_in_it() -> None:
+    paths = paths_of_the_tree()
+    assert len(paths) > 90
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+    rooms = {
+        f"{folder.relative_to(ROOT)}/"
+        for package in PACKAGES
+        for folder in (ROOT / package).iterdir()
+        if (folder / "__init__.py").is_file() and not folder.is_symlink()
+    }
+    assert rooms <= set(paths)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")))
+def test_documents_name_paths_that_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    rooms = "|".join(PACKAGES)
+    folders = rf"(?:{rooms}|tests|benchmarks|docs|docker|requirements)"
+    for name in re.findall(rf"[`\s](?:python )?({folders}/[\w./-]+\.\w+)[`\s]", text):
+        assert (ROOT / name).exists(), f"{path.name}: {name}"
+    for dotted in re.findall(rf"`((?:{rooms})(?:\.[a-z_]\w*)+)", text):
+        place = ROOT / dotted.replace(".", "/")
+        modules = (place.with_suffix(".py"), place.parent.with_suffix(".py"))
+        named = place.is_dir() or any(module.is_file() for module in modules)
+        assert dotted.startswith("neurorit.") and named, f"{path.name}: {dotted}"
+
+
 def test_version_is_one() -> None:
     from importlib.metadata import version
 
