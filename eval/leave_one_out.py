@@ -44,26 +44,26 @@ def trace(
     false, and its culprits are judged against the new one. Raises ValueError if the answers do not
     match the questions.
     """
-    asked: list[tuple[str, Sequence[Passage]]] = []
+    questions: list[tuple[str, Sequence[Passage]]] = []
     for case in cases:
-        asked.append((case.example.question, case.passages))
+        questions.append((case.example.question, case.passages))
         for left_out in range(len(case.passages)):
             kept = [p for i, p in enumerate(case.passages) if i != left_out]
-            asked.append((case.example.question, kept))
-    said = list(answer(asked)) if asked else []
-    if len(said) != len(asked):
-        raise ValueError(f"{len(said)} answers to {len(asked)} questions")
-    given = iter(said)
+            questions.append((case.example.question, kept))
+    replies = list(answer(questions)) if questions else []
+    if len(replies) != len(questions):
+        raise ValueError(f"{len(replies)} answers to {len(questions)} questions")
+    in_turn = iter(replies)
     return [
-        _record(case, [next(given) for _ in range(1 + len(case.passages))], why, metric)
+        _record(case, [next(in_turn) for _ in range(1 + len(case.passages))], why, metric)
         for case in cases
     ]
 
 
 def _record(
-    case: Case, said: Sequence[str], why: Mapping[tuple[str, str], str] | None, metric: Metric
+    case: Case, replies: Sequence[str], why: Mapping[tuple[str, str], str] | None, metric: Metric
 ) -> dict[str, Any]:
-    now, without = said[0].strip(), [text.strip() for text in said[1:]]
+    now, without = replies[0].strip(), [text.strip() for text in replies[1:]]
     read = found_in(now, case.passages)
     passages = []
     wrong = not is_right(now, case.example, metric)

@@ -42,11 +42,11 @@ def measure_bias(
     verdicts: the judge's, on the labelled answers as they are. `place` of pairs is measured for
     judges that compare two answers, else None.
     """
-    asked, cache = (judge.judge, judge.cache) if isinstance(judge, CachedJudge) else (judge, None)
+    inner, cache = (judge.judge, judge.cache) if isinstance(judge, CachedJudge) else (judge, None)
     return {
         "length": _length(labelled, verdicts, seed),
         "alias_order": _alias_order(judge, labelled, verdicts, seed),
-        "place": _place(asked, cache, labelled, seed) if isinstance(asked, EndpointJudge) else None,
+        "place": _place(inner, cache, labelled, seed) if isinstance(inner, EndpointJudge) else None,
         "orders": _orders(judge, labelled, verdicts),
     }
 
@@ -61,14 +61,14 @@ def _length(
     """
     groups: list[Any] = []
     for label in ("right", "wrong"):
-        held = [
+        rated = [
             (len(record.item.answer.split()), float(verdict == "right"))
             for record, verdict in zip(labelled, verdicts, strict=True)
             if record.label == label and verdict in ("right", "wrong")
         ]
-        middle = float(np.median([n for n, _ in held])) if held else 0.0
-        for wanted in (True, False):
-            groups.append(np.array([value for n, value in held if (n > middle) is wanted]))
+        middle = float(np.median([n for n, _ in rated])) if rated else 0.0
+        for longer in (True, False):
+            groups.append(np.array([value for n, value in rated if (n > middle) is longer]))
     if not all(len(group) for group in groups):
         return None
     rng = np.random.default_rng(seed)
@@ -118,8 +118,8 @@ def _place(
     Each wrong answer stands against the reference, once before and once after it.
     """
     wrong = [record.item for record in labelled if record.label == "wrong"]
-    found = judge.prefer([(i, i.answers[0]) for i in wrong], cache)
-    whole = [pair for pair in found if "unscored" not in pair]
+    choices = judge.prefer([(i, i.answers[0]) for i in wrong], cache)
+    whole = [pair for pair in choices if "unscored" not in pair]
     if not whole:
         return None
     # Told of the given order: as shown, `first` stands first; swapped, `second` does.
@@ -129,7 +129,7 @@ def _place(
         "ci95": list(bootstrap_interval(first, seed=seed)),
         "consistent": sum(a == b for a, b in whole) / len(whole),
         "n": len(whole),
-        "unscored": len(found) - len(whole),
+        "unscored": len(choices) - len(whole),
     }
 
 

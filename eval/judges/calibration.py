@@ -87,7 +87,7 @@ def calibrate(
         len(labelled), table.ravel() / len(labelled), size=RESAMPLES
     )
     low, high = np.quantile(_kappas(drawn.reshape(-1, *table.shape)), [0.025, 0.975])
-    found = {
+    calibration = {
         "name": judge.name,
         "fingerprint": judge.fingerprint,
         "n": len(labelled),
@@ -105,7 +105,9 @@ def calibrate(
             for i, label in enumerate(LABELS)
         },
     }
-    return found | ({"bias": measure_bias(judge, labelled, verdicts, seed=seed)} if bias else {})
+    return calibration | (
+        {"bias": measure_bias(judge, labelled, verdicts, seed=seed)} if bias else {}
+    )
 
 
 def _kappas(tables: Any) -> Floats:

@@ -51,8 +51,8 @@ def give_verdicts(
     if judge is not None:
         open_items = [i for i in items if not is_abstention(i.answer) and i not in cache]
         unique = list(dict.fromkeys(open_items))
-        given = judge.decide(unique, progress) if unique else []
-        fresh = dict(zip(unique, given, strict=True))
+        decided = judge.decide(unique, progress) if unique else []
+        fresh = dict(zip(unique, decided, strict=True))
         cache.update({item: v for item, v in fresh.items() if v != "unscored"})
     return [
         "abstained" if is_abstention(item.answer) else cache.get(item, fresh.get(item, "unscored"))

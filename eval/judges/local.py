@@ -60,14 +60,14 @@ class LocalJudge:
     ) -> list[Verdict]:
         """Right where P(Yes) > P(No). An item longer than the model's context is unscored."""
         verdicts: list[Verdict] = ["unscored"] * len(items)
-        for i, found in enumerate(self.readings(items, progress)):
-            if found is not None and found.mass >= LEAST_MASS:
-                verdicts[i] = "right" if found.yes > 0.5 else "wrong"
+        for i, reading in enumerate(self.readings(items, progress)):
+            if reading is not None and reading.mass >= LEAST_MASS:
+                verdicts[i] = "right" if reading.yes > 0.5 else "wrong"
         return verdicts
 
     def probabilities(self, items: Sequence[Item]) -> list[float | None]:
         """P(Yes) / (P(Yes) + P(No)) of each item; None where it does not fit the context."""
-        return [None if found is None else found.yes for found in self.readings(items)]
+        return [None if reading is None else reading.yes for reading in self.readings(items)]
 
     def readings(
         self, items: Sequence[Item], progress: Callable[[int, int], None] | None = None
@@ -87,8 +87,8 @@ class LocalJudge:
         )
         done = 0
         for batch in _batches(fitting, prompts, self._batch_tokens):
-            found = _read(model, [prompts[i] for i in batch], yes, no)
-            for i, reading in zip(batch, found, strict=True):
+            batch_readings = _read(model, [prompts[i] for i in batch], yes, no)
+            for i, reading in zip(batch, batch_readings, strict=True):
                 result[i] = reading
             done += len(batch)
             if progress is not None:

@@ -37,7 +37,7 @@ _TAGS = re.compile(r"<(\w+)>\{\w+\}")
 
 def fill_prompt(template: str, **values: str) -> str:
     """The template with each {name} replaced once by its value; braces in values stay."""
-    return _FIELDS.sub(lambda found: values.get(found[1], found[0]), template)
+    return _FIELDS.sub(lambda field: values.get(field[1], field[0]), template)
 
 
 def safe(template: str, text: str) -> str:

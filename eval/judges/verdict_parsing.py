@@ -20,8 +20,8 @@ _WORD = re.compile(r"[^\W_]+")
 
 def read_verdict(reply: Any) -> Literal["right", "wrong"] | None:
     """Yes or No in a chat completion; None where it says neither."""
-    said = _said(reply, ("yes", "no"))
-    return None if said is None else ("right" if said == "yes" else "wrong")
+    word = _said(reply, ("yes", "no"))
+    return None if word is None else ("right" if word == "yes" else "wrong")
 
 
 def read_choice(reply: Any) -> str | None:
@@ -70,5 +70,5 @@ def _first(reply: Any, words: Sequence[str]) -> tuple[Mapping[str, float], str]:
 
 def _word(text: str) -> str:
     """The first word, in small letters: Yes of `**Yes**, it does`, Not of `Not sure`."""
-    found = _WORD.search(text)
-    return found[0].lower() if found else ""
+    first = _WORD.search(text)
+    return first[0].lower() if first else ""

@@ -16,8 +16,8 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
     """The normalised prediction equals a normalised answer. An abstention never matches."""
     if is_abstention(prediction):
         return False
-    said = normalize_answer(prediction)
-    return any(said == normalize_answer(answer) for answer in answers)
+    normalized = normalize_answer(prediction)
+    return any(normalized == normalize_answer(answer) for answer in answers)
 
 
 def match(prediction: str, answers: Sequence[str]) -> bool:
@@ -46,9 +46,9 @@ def parts_recalled(prediction: str, parts: Sequence[Sequence[str]]) -> float:
     The whole prediction counts, not only its first line, and forms are substrings of its
     normalised text: ASQA's STR-EM. Source: Stelmakh et al., 2022.
     """
-    said = normalize_answer(prediction)
+    normalized = normalize_answer(prediction)
     golds = [[normalize_answer(form) for form in part] for part in parts]
-    return sum(any(g and g in said for g in forms) for forms in golds) / len(golds)
+    return sum(any(g and g in normalized for g in forms) for forms in golds) / len(golds)
 
 
 def match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
@@ -63,8 +63,10 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
     """
     if is_abstention(prediction):
         return 0.0
-    said = normalize_answer(prediction).split()
-    return max((_token_f1(said, normalize_answer(answer).split()) for answer in answers), default=0)
+    words = normalize_answer(prediction).split()
+    return max(
+        (_token_f1(words, normalize_answer(answer).split()) for answer in answers), default=0
+    )
 
 
 def is_abstention(text: str) -> bool:
@@ -85,11 +87,11 @@ def _made_of(words: Sequence[str], parts: Sequence[Sequence[Sequence[str]]]) -> 
     return False
 
 
-def _token_f1(said: list[str], gold: list[str]) -> float:
-    if not said or not gold:
-        return float(said == gold)
-    same = (Counter(said) & Counter(gold)).total()
+def _token_f1(tokens: list[str], gold: list[str]) -> float:
+    if not tokens or not gold:
+        return float(tokens == gold)
+    same = (Counter(tokens) & Counter(gold)).total()
     if same == 0:
         return 0.0
-    precision, recall = same / len(said), same / len(gold)
+    precision, recall = same / len(tokens), same / len(gold)
     return 2 * precision * recall / (precision + recall)

@@ -42,8 +42,8 @@ class Reader:
         whole = self._holding([normalize_answer(line)], passages)
         if whole:
             return whole
-        said = held_answer(line, false)
-        runs = [normalize_answer(said)] if said is not None else _answer_runs(line, question)
+        wrong = held_answer(line, false)
+        runs = [normalize_answer(wrong)] if wrong is not None else _answer_runs(line, question)
         return self._holding(runs, passages)
 
     def found_in(self, output: str, passages: Sequence[Passage]) -> list[int]:
@@ -54,14 +54,14 @@ class Reader:
         wanted = [f" {run} " for run in runs if run]
         if not wanted:
             return []
-        found = []
+        numbers = []
         for number, passage in enumerate(passages, 1):
             text = self._texts.get(passage.text)
             if text is None:
                 text = self._texts[passage.text] = f" {normalize_answer(passage.text)} "
             if all(run in text for run in wanted):
-                found.append(number)
-        return found
+                numbers.append(number)
+        return numbers
 
 
 def found_in(output: str, passages: Sequence[Passage]) -> list[int]:

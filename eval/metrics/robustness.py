@@ -56,19 +56,19 @@ def robustness(
     """
     rows = []
     for system in systems:
-        held = {
+        scores = {
             c: np.array([p.em for p in cells[system, c]], dtype=np.float64)
             if values is None
             else values[system, c]
             for c in conditions
         }
         shown = {c: [_shown(p) for p in cells[system, c]] for c in conditions}
-        for metric, over, figures in _figures(held, shown):
+        for metric, over, figures in _figures(scores, shown):
             row: dict[str, Any] = {"system": system, "metric": metric, "over": over}
             row |= {"score": score} | _mean(figures, clusters)
             if metric.startswith("no-degradation"):
-                alone = held["closed-book"]
-                never = np.mean([held[c] >= alone for c in over], axis=0)
+                alone = scores["closed-book"]
+                never = np.mean([scores[c] >= alone for c in over], axis=0)
                 row["published"] = _mean(never, clusters)
             rows.append(row)
     return rows
@@ -105,33 +105,35 @@ def _figures(
 ) -> list[tuple[str, list[str], Floats]]:
     """(metric, conditions, one value per question; not a number where a question has none)."""
     right = {name: column >= _RIGHT for name, column in score.items()}
-    found: list[tuple[str, list[str], Floats]] = []
+    rows: list[tuple[str, list[str], Floats]] = []
     curves = noise_curves(list(score))
     areas = {kind: _area(curve, score) for kind, curve in curves.items()}
-    names = {kind: [name for _, held in curve for name in held] for kind, curve in curves.items()}
+    names = {
+        kind: [name for _, of_count in curve for name in of_count] for kind, curve in curves.items()
+    }
     if areas:
-        over = list(dict.fromkeys(name for held in names.values() for name in held))
-        found.append(("robustness", over, np.mean(list(areas.values()), axis=0)))
-    found += [(f"noise-area:{kind}", names[kind], area) for kind, area in areas.items()]
+        over = list(dict.fromkeys(name for of_kind in names.values() for name in of_kind))
+        rows.append(("robustness", over, np.mean(list(areas.values()), axis=0)))
+    rows += [(f"noise-area:{kind}", names[kind], area) for kind, area in areas.items()]
     parsed = list(map(parse_condition, score))
     if "closed-book" in score:
         others = [c for c in parsed if c.name != "closed-book"]
-        for metric, held in (
+        for metric, chosen in (
             ("no-degradation", others),
             ("no-degradation:gold", [c for c in others if c.gold]),
             ("no-degradation:no-gold", [c for c in others if not c.gold]),
         ):
-            if held:
-                kept = _kept(right, [("closed-book", c.name) for c in held])
-                found.append((metric, [c.name for c in held], kept))
+            if chosen:
+                kept = _kept(right, [("closed-book", c.name) for c in chosen])
+                rows.append((metric, [c.name for c in chosen], kept))
     steps = _steps(parsed, curves)
     if steps:
         over = list(dict.fromkeys(n for step in steps for n in step))
-        found.append(("size", over, _kept(right, steps)))
+        rows.append(("size", over, _kept(right, steps)))
     over, same = _order(right, shown)
     if over:
-        found.append(("order", over, same))
-    return found
+        rows.append(("order", over, same))
+    return rows
 
 
 def _kept(right: Mapping[str, Bools], steps: Sequence[tuple[str, str]]) -> Floats:
@@ -163,8 +165,8 @@ def _steps(
     for c in parsed:
         if c.noise and not c.gold:
             alone[c.noise, c.filled].append((c.count, c.name))
-    for held in alone.values():
-        steps += [(less, more) for (_, less), (_, more) in pairwise(sorted(held))]
+    for by_count in alone.values():
+        steps += [(less, more) for (_, less), (_, more) in pairwise(sorted(by_count))]
     return steps
 
 

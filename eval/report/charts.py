@@ -87,7 +87,7 @@ def refusal_bars(rows: Sequence[tuple[str, Point | None, Point | None]]) -> str:
         + _text(left + span * t / 4, height - 8, f"{25 * t}%", "middle")
         for t in range(5)
     ]
-    said = []
+    words = []
     for i, (name, clean, noise) in enumerate(rows):
         y = top + block * i + 5
         drawn = [_text(left - 8, y + 24, name, "end", f"label {css_class(name)}")]
@@ -105,11 +105,11 @@ def refusal_bars(rows: Sequence[tuple[str, Point | None, Point | None]]) -> str:
             )
             edge = left + span * max(point.y, point.high) + 5
             drawn.append(_text(edge, bar + 12.5, f"{100 * point.y:.1f}", "start", "value"))
-            said.append(
+            words.append(
                 f"{name} {'without' if kind == 'wanted' else 'with'} evidence {100 * point.y:.1f}%"
             )
         parts.append(f'<g class="{css_class(name)}">{"".join(drawn)}</g>')
-    return _svg(height, "Share of refusals with and without evidence", "; ".join(said), parts)
+    return _svg(height, "Share of refusals with and without evidence", "; ".join(words), parts)
 
 
 def layer_bars(counts: Mapping[str, Sequence[int]]) -> str:

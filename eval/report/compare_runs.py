@@ -71,12 +71,12 @@ def compare_runs(
         }
         own: tuple[Clusters, Clusters]
         if paired:
-            held = [left[k] for k in shared]
-            x, y = _scores(held, metric), _scores([right[k] for k in shared], metric)
-            clusters = clusters_of(held)
+            answers = [left[k] for k in shared]
+            x, y = _scores(answers, metric), _scores([right[k] for k in shared], metric)
+            clusters = clusters_of(answers)
             own = clusters, clusters
-            found = paired_comparison(x, y, clusters, resamples=10_000, seed=seed)
-            row |= {"delta": found.delta, "ci95": list(found.ci95), "p": found.p}
+            comparison = paired_comparison(x, y, clusters, resamples=10_000, seed=seed)
+            row |= {"delta": comparison.delta, "ci95": list(comparison.ci95), "p": comparison.p}
             counts = metric in ("em", "match")
             row["p_exact"] = sign_flip_exact(x - y, clusters) if counts else None
             row["test"] = "mcnemar-score" if counts and not clusters else "sign-flip-score"
@@ -130,5 +130,5 @@ def _independent(x: Floats, y: Floats, of_x: Clusters, of_y: Clusters) -> dict[s
     return {"delta": delta, "ci95": [low, high], "p": p, "test": "two-sample-score"}
 
 
-def _scores(held: Sequence[Prediction], metric: Metric) -> Floats:
-    return np.array([SCORES[metric](p) for p in held], dtype=np.float64)
+def _scores(predictions: Sequence[Prediction], metric: Metric) -> Floats:
+    return np.array([SCORES[metric](p) for p in predictions], dtype=np.float64)

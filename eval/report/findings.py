@@ -18,21 +18,21 @@ def write_findings(report: Mapping[str, Any]) -> list[str]:
     cells = {(row["system"], row["condition"]): row for row in report["results"]}
     cells |= {(row["system"], row["condition"]): row for row in report["pooled"]}
     systems: Sequence[str] = report["systems"]
-    said: list[str] = []
+    sentences: list[str] = []
     pairs = [(a, b) for a, b in report["pairs"]]
     lead = [(METHOD, BASE)] if (METHOD, BASE) in pairs else pairs
     for a, b in lead:
         for condition in (POOLED, "clean"):
             row = _comparison(report, a, b, condition)
             if row is not None:
-                said.append(_against(row, cells))
+                sentences.append(_against(row, cells))
     for a, b in pairs:
         if a == METHOD and (a, b) not in lead:
-            said += _against_rival(report, b)
-    said += _robustness(report)
-    said += _refusals(report["conditions"], systems, cells)
-    said += _reading(report["conditions"], systems, cells, report["metric"])
-    return said
+            sentences += _against_rival(report, b)
+    sentences += _robustness(report)
+    sentences += _refusals(report["conditions"], systems, cells)
+    sentences += _reading(report["conditions"], systems, cells, report["metric"])
+    return sentences
 
 
 def percent(share: float) -> str:
@@ -85,15 +85,17 @@ def _against_rival(report: Mapping[str, Any], rival: str) -> list[str]:
     ]
     lost = [row for row in rows if shown(row) and row["delta"] < 0]
     won = [row for row in rows if shown(row) and row["delta"] > 0]
-    said = []
+    sentences = []
     if lost:
-        said.append(f"{rival} beats {METHOD} {_list_deltas(lost)}.")
+        sentences.append(f"{rival} beats {METHOD} {_list_deltas(lost)}.")
     if won:
-        said.append(f"{METHOD} beats {rival} {_list_deltas(won)}.")
+        sentences.append(f"{METHOD} beats {rival} {_list_deltas(won)}.")
     open_rows = [row["condition"] for row in rows if not shown(row)]
     if open_rows:
-        said.append(f"Between {METHOD} and {rival} no difference is shown on {_join(open_rows)}.")
-    return said
+        sentences.append(
+            f"Between {METHOD} and {rival} no difference is shown on {_join(open_rows)}."
+        )
+    return sentences
 
 
 def _list_deltas(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -128,17 +130,17 @@ def _robustness(report: Mapping[str, Any]) -> list[str]:
 def _refusals(
     conditions: Sequence[str], systems: Sequence[str], cells: Mapping[tuple[str, str], Any]
 ) -> list[str]:
-    said = []
+    sentences = []
     for name in conditions:
         condition = parse_condition(name)
         if condition.noise is None or condition.gold:
             continue
         rates = [f"{s} {percent(cells[s, name]['abstain_rate'])}" for s in systems]
-        said.append(f"Refused when no passage holds the answer ({name}): {_join(rates)}.")
+        sentences.append(f"Refused when no passage holds the answer ({name}): {_join(rates)}.")
     if "clean" in conditions:
         rates = [f"{s} {percent(cells[s, 'clean']['abstain_rate'])}" for s in systems]
-        said.append(f"Refused although the answer is there (clean): {_join(rates)}.")
-    return said
+        sentences.append(f"Refused although the answer is there (clean): {_join(rates)}.")
+    return sentences
 
 
 def _reading(
@@ -147,14 +149,14 @@ def _reading(
     cells: Mapping[tuple[str, str], Any],
     metric: str,
 ) -> list[str]:
-    said = []
+    sentences = []
     if "closed-book" in conditions:
         best = max(systems, key=lambda s: cells[s, "closed-book"][metric])
-        said.append(
+        sentences.append(
             f"Without passages the best system ({best}) gets "
             f"{percent(cells[best, 'closed-book'][metric])}: what lies above that was read."
         )
-    return said
+    return sentences
 
 
 def _join(parts: Sequence[str]) -> str:

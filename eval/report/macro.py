@@ -43,17 +43,17 @@ def macro_average(reports: Reports) -> dict[str, Any]:
     stratified by set, with Holm's correction over the rows of a metric.
     Source: Zou and Donner, 2008, for the intervals.
     """
-    held = list(reports.values())
+    sets = list(reports.values())
     results = [
         row
-        for key in _shared([[(r["system"], r["condition"]) for r in _rows(one)] for one in held])
-        if (row := _mean_row(key, [_find(_rows(one), key) for one in held]))
+        for key in _shared([[(r["system"], r["condition"]) for r in _rows(one)] for one in sets])
+        if (row := _mean_row(key, [_find(_rows(one), key) for one in sets]))
     ]
     keys = [
-        [(r["a"], r["b"], r["condition"], r["metric"]) for r in one["comparisons"]] for one in held
+        [(r["a"], r["b"], r["condition"], r["metric"]) for r in one["comparisons"]] for one in sets
     ]
     comparisons = [
-        _mean_difference(key, [_find_pair(one["comparisons"], key) for one in held])
+        _mean_difference(key, [_find_pair(one["comparisons"], key) for one in sets])
         for key in _shared(keys)
     ]
     for metric in NAMES:
@@ -61,8 +61,8 @@ def macro_average(reports: Reports) -> dict[str, Any]:
     return {
         "schema": 1,
         "datasets": {name: one["results"][0]["n"] for name, one in reports.items()},
-        "metric": held[0]["metric"],
-        "systems": held[0]["systems"],
+        "metric": sets[0]["metric"],
+        "systems": sets[0]["systems"],
         "results": results,
         "comparisons": comparisons,
     }
@@ -105,14 +105,14 @@ def _mean_with_interval(row: Mapping[str, Any], metric: str) -> str:
 
 
 def _mean_row(key: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {"system": key[0], "condition": key[1], "n": sum(r["n"] for r in rows)}
-    made["ci95"] = {}
+    mean: dict[str, Any] = {"system": key[0], "condition": key[1], "n": sum(r["n"] for r in rows)}
+    mean["ci95"] = {}
     for metric in NAMES:
         if all(row.get(metric) is not None for row in rows):
             values = [row[metric] for row in rows]
-            made[metric] = sum(values) / len(values)
-            made["ci95"][metric] = _mover(values, [row["ci95"][metric] for row in rows])
-    return made
+            mean[metric] = sum(values) / len(values)
+            mean["ci95"][metric] = _mover(values, [row["ci95"][metric] for row in rows])
+    return mean
 
 
 def _mean_difference(key: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

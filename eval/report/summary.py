@@ -73,10 +73,10 @@ def summarise(
         for s in systems
         for c in conditions
     ]
-    for made in results if "parts" in values else ():
-        column = values["parts"][made["system"], made["condition"]][:, None]
-        made["parts"] = float(column.mean())
-        made["ci95"]["parts"] = list(rate_intervals(column, clusters)[0])
+    for result in results if "parts" in values else ():
+        column = values["parts"][result["system"], result["condition"]][:, None]
+        result["parts"] = float(column.mean())
+        result["ci95"]["parts"] = list(rate_intervals(column, clusters)[0])
     pooled = [_pooled(system, noisy, values, clusters) for system in systems] if noisy else []
     compared = [*conditions, POOLED] if noisy else list(conditions)
     pairs = chosen.pairs(systems)
@@ -104,9 +104,9 @@ def summarise(
     return report
 
 
-def clusters_of(held: Sequence[Prediction]) -> list[str] | None:
+def clusters_of(predictions: Sequence[Prediction]) -> list[str] | None:
     """What each question is resampled with; None where every question stands for itself."""
-    labels = [p.cluster or p.id for p in held]
+    labels = [p.cluster or p.id for p in predictions]
     return labels if len(set(labels)) < len(labels) else None
 
 
@@ -118,7 +118,7 @@ def _by_cell(
     }
     for prediction in predictions:
         cells[prediction.system, prediction.condition].append(prediction)
-    orders = {tuple(p.id for p in held) for held in cells.values()}
+    orders = {tuple(p.id for p in of_cell) for of_cell in cells.values()}
     if len(orders) != 1 or not next(iter(orders)):
         raise ValueError("systems and conditions do not hold the same questions in one order")
     return cells
@@ -129,13 +129,14 @@ def _values(
 ) -> dict[str, dict[tuple[str, str], Floats]]:
     """The scores that are compared, the primary metric first, with their means over `noisy`."""
     names = [chosen.metric, *("em", "match", "f1")]
-    if any(p.parts is not None for held in cells.values() for p in held):
+    if any(p.parts is not None for of_cell in cells.values() for p in of_cell):
         names.append("parts")
     values: dict[str, dict[tuple[str, str], Floats]] = {}
     for name in dict.fromkeys(names):
         of = SCORES[name]
         values[name] = {
-            cell: np.array([of(p) for p in held], dtype=np.float64) for cell, held in cells.items()
+            cell: np.array([of(p) for p in of_cell], dtype=np.float64)
+            for cell, of_cell in cells.items()
         }
         for system in systems if noisy else ():
             # The mean over conditions of one question is one number.
@@ -150,52 +151,54 @@ def _pooled(
     values: Mapping[str, Mapping[tuple[str, str], Floats]],
     clusters: Sequence[str] | None,
 ) -> dict[str, Any]:
-    held = {name: by_cell[system, POOLED] for name, by_cell in values.items()}
-    n = len(next(iter(held.values())))
+    columns = {name: by_cell[system, POOLED] for name, by_cell in values.items()}
+    n = len(next(iter(columns.values())))
     row: dict[str, Any] = {"system": system, "condition": POOLED, "over": list(noisy), "n": n}
-    row |= {name: float(column.mean()) for name, column in held.items()}
-    intervals = rate_intervals(np.column_stack(list(held.values())), clusters)
-    row["ci95"] = {name: list(pair) for name, pair in zip(held, intervals, strict=True)}
+    row |= {name: float(column.mean()) for name, column in columns.items()}
+    intervals = rate_intervals(np.column_stack(list(columns.values())), clusters)
+    row["ci95"] = {name: list(pair) for name, pair in zip(columns, intervals, strict=True)}
     return row
 
 
 def _result(
     system: str,
     condition: str,
-    held: Sequence[Prediction],
+    answers: Sequence[Prediction],
     passages: Passages,
     examples: Mapping[str, Example],
     clusters: Sequence[str] | None,
     reader: reading.Reader,
 ) -> dict[str, Any]:
-    table = np.array([[rate(p) for rate in _RATES.values()] for p in held], dtype=np.float64)
+    table = np.array([[rate(p) for rate in _RATES.values()] for p in answers], dtype=np.float64)
     intervals = rate_intervals(table, clusters)
-    row: dict[str, Any] = {"system": system, "condition": condition, "n": len(held)}
+    row: dict[str, Any] = {"system": system, "condition": condition, "n": len(answers)}
     row |= dict(zip(_RATES, map(float, table.mean(axis=0)), strict=True))
-    row["refusals"] = {kind: sum(p.refusal == kind for p in held) for kind in ("empty", "verbal")}
-    verdicts = Counter(p.verdict for p in held)
+    row["refusals"] = {
+        kind: sum(p.refusal == kind for p in answers) for kind in ("empty", "verbal")
+    }
+    verdicts = Counter(p.verdict for p in answers)
     # An unscored answer has no verdict: it is counted beside the rate, not in it.
-    judged = [(float(p.verdict == "right"), p) for p in held if p.verdict != "unscored"]
+    judged = [(float(p.verdict == "right"), p) for p in answers if p.verdict != "unscored"]
     if len(judged) == verdicts["abstained"] and verdicts["unscored"]:
         judged = []
     row["unscored"] = verdicts["unscored"]
     row["verdicts"] = {verdict: verdicts[verdict] for verdict in VERDICTS}
     row["judge_bounds"] = list(judge_bounds(row["verdicts"])) if judged else None
     row["ci95"] = {name: list(pair) for name, pair in zip(_RATES, intervals, strict=True)}
-    columns = {"judge": judged} | _reading(condition, held, passages, examples, reader)
-    for name, found in columns.items():
-        figures = [float(value) for value, _ in found]
-        labels = [p.cluster or p.id for _, p in found] if clusters else None
+    columns = {"judge": judged} | _reading(condition, answers, passages, examples, reader)
+    for name, scored in columns.items():
+        figures = [float(value) for value, _ in scored]
+        labels = [p.cluster or p.id for _, p in scored] if clusters else None
         row[name] = float(np.mean(figures)) if figures else None
         row["ci95"][name] = list(rate_intervals(_column(figures), labels)[0]) if figures else None
-        if len(figures) < len(held):
+        if len(figures) < len(answers):
             row.setdefault("n_of", {})[name] = len(figures)
     return row
 
 
 def _reading(
     condition: str,
-    held: Sequence[Prediction],
+    answers: Sequence[Prediction],
     passages: Passages,
     examples: Mapping[str, Example],
     reader: reading.Reader,
@@ -206,34 +209,38 @@ def _reading(
     those that cite; recall and ndcg: of all gold passages that a question has, in the prompt's
     order, over the questions that have any.
     """
-    if not any(p.passages for p in held):
+    if not any(p.passages for p in answers):
         return {}
-    shown = [(p, passages.get((p.id, condition), ())) for p in held]
-    found: dict[str, list[tuple[float, Prediction]]] = {}
+    shown = [(p, passages.get((p.id, condition), ())) for p in answers]
+    columns: dict[str, list[tuple[float, Prediction]]] = {}
     if all(texts for p, texts in shown if p.passages):
         read = [
             (p, texts, _read(p, texts, examples.get(p.id), reader), p.abstained)
             for p, texts in shown
         ]
-        found["misled_rate"] = [
+        columns["misled_rate"] = [
             (float(not refused and reading.is_misled(p.output, p.answers, texts, at)), p)
             for p, texts, at, refused in read
         ]
-        found["faithfulness"] = [(float(bool(at)), p) for p, _, at, refused in read if not refused]
+        columns["faithfulness"] = [
+            (float(bool(at)), p) for p, _, at, refused in read if not refused
+        ]
         citing = [
             (reading.is_cited_faithful(p.output, texts, at), p)
             for p, texts, at, refused in read
             if not refused
         ]
         if any(value is not None for value, _ in citing):
-            found["cited_faithfulness"] = [(float(v), p) for v, p in citing if v is not None]
-    known = [p for p in held if p.gold]
+            columns["cited_faithfulness"] = [(float(v), p) for v, p in citing if v is not None]
+    known = [p for p in answers if p.gold]
     gold = [[passage["kind"] == "gold" for passage in p.passages] for p in known]
-    found["recall"] = [
+    columns["recall"] = [
         (ranking.recall(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)
     ]
-    found["ndcg"] = [(ranking.ndcg(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)]
-    return found
+    columns["ndcg"] = [
+        (ranking.ndcg(flags, p.gold), p) for flags, p in zip(gold, known, strict=True)
+    ]
+    return columns
 
 
 def _read(
@@ -254,19 +261,19 @@ def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[st
     A refusal is wanted where no gold passage was shown. Precision: share of refusals that were
     wanted; recall: share of the wanted ones that came.
     """
-    held = [p for c in conditions if c != "closed-book" for p in cells[system, c] if p.passages]
-    wanted = [not any(passage["kind"] == "gold" for passage in p.passages) for p in held]
+    answers = [p for c in conditions if c != "closed-book" for p in cells[system, c] if p.passages]
+    wanted = [not any(passage["kind"] == "gold" for passage in p.passages) for p in answers]
     row: dict[str, Any] = {"system": system, "ci95": {}}
     for name, pairs in (
-        ("precision", [(w, p) for p, w in zip(held, wanted, strict=True) if p.abstained]),
-        ("recall", [(p.abstained, p) for p, w in zip(held, wanted, strict=True) if w]),
+        ("precision", [(w, p) for p, w in zip(answers, wanted, strict=True) if p.abstained]),
+        ("recall", [(p.abstained, p) for p, w in zip(answers, wanted, strict=True) if w]),
     ):
         values = [float(value) for value, _ in pairs]
         labels = [p.cluster or p.id for _, p in pairs]
         row[name] = float(np.mean(values)) if values else None
         row["ci95"][name] = list(rate_intervals(_column(values), labels)[0]) if values else None
         row[f"{name}_n"] = len(values)
-    return row if held else None
+    return row if answers else None
 
 
 def _column(values: Sequence[float]) -> Floats:

@@ -157,7 +157,7 @@ def _tables(
     report: Mapping[str, Any], dash: str
 ) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """(title, head, rows) of each table for a reader."""
-    held = list(figures(report))
+    measured = list(figures(report))
     systems = list(report["systems"])
 
     def across(chosen: Sequence[Figure], name: Callable[[Figure], str]) -> list[list[str]]:
@@ -172,11 +172,11 @@ def _tables(
     note = f"in percent with 95 % intervals, {n} questions"
     primary = report.get("metric", "em")
     for metric in [primary, *(name for name in NAMES if name != primary)]:
-        chosen = [f for f in held if f.part in ("results", "pooled") and f.metric == metric]
+        chosen = [f for f in measured if f.part in ("results", "pooled") and f.metric == metric]
         if chosen:
             rows = across(chosen, lambda f: f.condition)
             yield f"{title_of(metric)} {note}", ["condition", *systems], rows
-    robust = [f for f in held if f.part in ("robustness", "abstention")]
+    robust = [f for f in measured if f.part in ("robustness", "abstention")]
     if robust:
         rows = across(
             robust, lambda f: f"refusal {f.metric}" if f.part == "abstention" else f.metric
@@ -191,7 +191,7 @@ def _tables(
                 f"{100 * f.low:+.1f} to {100 * f.high:+.1f}",
                 f"{f.p_holm:.3g}",
             ]
-            for f in held
+            for f in measured
             if f.part == "comparisons" and f.metric == metric
         ]
         if compared:

@@ -270,11 +270,11 @@ def _wilson(mean: float, n: float, z: float) -> Interval:
 
 def _resampled_means(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:
     """Means [resamples, m] over clusters drawn with replacement."""
-    kinds, held = np.unique(np.column_stack([counts, sums]), axis=0, return_counts=True)
+    kinds, repeats = np.unique(np.column_stack([counts, sums]), axis=0, return_counts=True)
     if len(kinds) * resamples <= _BLOCK:
         # Equal clusters are interchangeable: how often each kind is drawn is all that matters.
         rng = np.random.default_rng(seed)
-        drawn = rng.multinomial(len(sums), held / len(sums), size=resamples).astype(np.float64)
+        drawn = rng.multinomial(len(sums), repeats / len(sums), size=resamples).astype(np.float64)
         few: Floats = (drawn @ kinds[:, 1:]) / (drawn @ kinds[:, 0])[:, None]
         return few
     blocks = [

@@ -81,8 +81,8 @@ def power_rows(
     rows = []
     for a, b in pairs:
         for condition in conditions:
-            found = power_of(by_cell[a, condition] - by_cell[b, condition], delta, family, clusters)
-            rows.append({"a": a, "b": b, "condition": condition, "metric": metric} | found)
+            power = power_of(by_cell[a, condition] - by_cell[b, condition], delta, family, clusters)
+            rows.append({"a": a, "b": b, "condition": condition, "metric": metric} | power)
     return rows
 
 
@@ -91,10 +91,10 @@ def power_of(
 ) -> dict[str, Any]:
     """Questions needed at Holm's first step over `family` tests, and for a test alone."""
     alone = questions_needed(difference, delta, alpha=ALPHA, clusters=clusters)
-    found = questions_needed(difference, delta, alpha=ALPHA / max(1, family), clusters=clusters)
+    corrected = questions_needed(difference, delta, alpha=ALPHA / max(1, family), clusters=clusters)
     return (
         {"delta": delta}
-        | found._asdict()
+        | corrected._asdict()
         | {"alpha": ALPHA / max(1, family), "needed_alone": alone.needed}
     )
 
@@ -112,7 +112,7 @@ def _row(
 ) -> dict[str, Any]:
     first, second = by_cell[a, condition], by_cell[b, condition]
     resamples = RESAMPLES if number else _PRIMARY_RESAMPLES
-    found = paired_comparison(first, second, clusters, resamples=resamples, seed=seed)
+    comparison = paired_comparison(first, second, clusters, resamples=resamples, seed=seed)
     unit = 1 / pooled_over if condition == POOLED else 1.0
     counts = metric in ("em", "match")
     binary = counts and condition != POOLED and clusters is None
@@ -121,9 +121,9 @@ def _row(
         "b": b,
         "condition": condition,
         "metric": metric,
-        "delta": found.delta,
-        "ci95": list(found.ci95),
-        "p": found.p,
+        "delta": comparison.delta,
+        "ci95": list(comparison.ci95),
+        "p": comparison.p,
         "se_null": null_error(first - second, clusters),
         "p_exact": sign_flip_exact(first - second, clusters, unit=unit) if counts else None,
         "test": "mcnemar-score" if binary else "sign-flip-score",
