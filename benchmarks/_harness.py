@@ -143,3 +143,12 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     for row in [head, *rows]:
         cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         print("  " + "  ".join(cells), file=sys.stderr, flush=True)
+
+
+def random_llama(**config: Any) -> Any:
+    """A Llama of random weights, the same ones at every call."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**config))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _harness import Bench, interleaved, options, peak_above_now, peak_of, table
+from _harness import Bench, interleaved, options, peak_above_now, peak_of, random_llama, table
 
 from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop
 from neurorit.model.feed_forward import feed_forward
@@ -24,10 +24,7 @@ TARGET = 7
 
 def build(depth: int, device: str) -> Any:
     """A Llama of random weights, frozen."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    model = random_llama(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=WIDTH,
@@ -37,7 +34,7 @@ def build(depth: int, device: str) -> Any:
         max_position_embeddings=4096,
         initializer_range=0.05,
     )
-    return LlamaForCausalLM(config).to(device).eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def sample(tokens: int) -> Query:

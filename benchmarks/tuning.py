@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Bench, interleaved, options
+from _harness import Bench, interleaved, options, random_llama
 
 from neurorit.tuning.baselines import FullTuning, LoraTuning
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
@@ -24,10 +24,7 @@ SHARE, DENSE, RANK = 0.05, (4, 9, 14), 16
 
 def build(device: str) -> Any:
     """A Llama of random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
+    return random_llama(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
         intermediate_size=WIDTH,
@@ -36,8 +33,7 @@ def build(device: str) -> Any:
         num_key_value_heads=10,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config).to(device)
+    ).to(device)
 
 
 def groups() -> dict[str, Group]:

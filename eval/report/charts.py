@@ -68,7 +68,9 @@ def noise_curve(
         parts.append(f'<g class="{css_class(name)}">{"".join(drawn)}</g>')
         ends.append((spots[-1][1], name))
     for y, name in _spread(ends, 16, top + 6, height - bottom):
-        parts.append(_text(WIDTH - right + 6, y + 4, name, "start", f"label {css_class(name)}"))
+        parts.append(
+            _text(WIDTH - right + 6, y + 4, _short(name), "start", f"label {css_class(name)}")
+        )
     words = "; ".join(
         f"{name}: " + ", ".join(f"{p.x:g} noisy {100 * p.y:.1f}%" for p in line)
         for name, line in series.items()
@@ -90,7 +92,7 @@ def refusal_bars(rows: Sequence[tuple[str, Point | None, Point | None]]) -> str:
     words = []
     for i, (name, clean, noise) in enumerate(rows):
         y = top + block * i + 5
-        drawn = [_text(left - 8, y + 24, name, "end", f"label {css_class(name)}")]
+        drawn = [_text(left - 8, y + 24, _short(name), "end", f"label {css_class(name)}")]
         for row, (point, kind) in enumerate(((noise, "wanted"), (clean, "unwanted"))):
             if point is None:
                 continue
@@ -166,6 +168,11 @@ def _text(x: float, y: float, words: str, anchor: str, css: str = "tick") -> str
     return (
         f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
     )
+
+
+def _short(name: str) -> str:
+    """A name that fits beside a chart; its description has the whole one."""
+    return name if len(name) <= 11 else f"{name[:10]}\u2026"
 
 
 def _marker(kind: int, x: float, y: float) -> str:

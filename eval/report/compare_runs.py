@@ -113,7 +113,7 @@ def _matching(a: Run, b: Run) -> list[tuple[str, str, str]]:
 def _independent(x: Floats, y: Floats, of_x: Clusters, of_y: Clusters) -> dict[str, Any]:
     """Newcombe's interval of a difference of two shares, and the two-sample score test.
 
-    of_x, of_y: what each answer is resampled with, where answers are not independent.
+    of_x, of_y: the cluster of each answer, where answers are not independent.
     """
     delta = float(x.mean() - y.mean())
     (low_x, high_x), (low_y, high_y) = (

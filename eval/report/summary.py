@@ -105,7 +105,7 @@ def summarise(
 
 
 def clusters_of(predictions: Sequence[Prediction]) -> list[str] | None:
-    """What each question is resampled with; None where every question stands for itself."""
+    """The cluster of each question; None where every question stands for itself."""
     labels = [p.cluster or p.id for p in predictions]
     return labels if len(set(labels)) < len(labels) else None
 

@@ -1,9 +1,8 @@
-"""Intervals and paired tests over questions.
+"""Intervals and paired tests over questions, chosen by measured coverage: benchmarks/intervals.py.
 
-Which of them the report uses was chosen by measured coverage: benchmarks/intervals.py.
-
-Everything is resampled by cluster (a question), because answers to one question are not
-independent.
+A rate has Wilson's interval, a paired difference a percentile bootstrap or, with clusters, the
+sign-flip score test inverted; p is that test's. All of it is by cluster (at least a question),
+because answers to one question are not independent.
 """
 
 from __future__ import annotations
@@ -42,41 +41,21 @@ def bootstrap_interval(
     level: float = 0.95,
     bounds: Interval = (0.0, 1.0),
 ) -> Interval:
-    """Percentile bootstrap interval of the mean of `values` [n]; see bootstrap_intervals."""
-    column = np.asarray(values, dtype=np.float64)[:, None]
-    return bootstrap_intervals(
-        column, clusters, resamples=resamples, seed=seed, level=level, bounds=bounds
-    )[0]
+    """Percentile bootstrap interval of the mean of `values` [n].
 
-
-def bootstrap_intervals(
-    values: ArrayLike,
-    clusters: Sequence[str] | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = 0.95,
-    bounds: Interval = (0.0, 1.0),
-) -> list[Interval]:
-    """Intervals of the means of `values` [n, m], one per column, from the same resamples.
-
-    clusters: n labels; rows with one label are drawn together; bounds: what a value can be. A
-    column of one value within them has a bootstrap interval of no width, which would claim
-    certainty: it gets the exact binomial bound on the share of rows that could be otherwise, taken
+    clusters: n labels; values with one label are drawn together; bounds: what a value can be.
+    Values that are all the same within them have a bootstrap interval of no width, which would
+    claim certainty: they get the exact binomial bound on the share that could be otherwise, taken
     to lie at the bounds. Raises ValueError if there are no values.
     """
-    table = np.asarray(values, dtype=np.float64)
-    sums, counts = _by_cluster(table, clusters)
+    column = np.asarray(values, dtype=np.float64)
+    sums, counts = _by_cluster(column[:, None], clusters)
     tail = (1 - level) / 2
-    low, high = np.quantile(
-        _resampled_means(sums, counts, resamples, seed), [tail, 1 - tail], axis=0
-    )
-    return [
-        _of_one_value(float(column[0]), len(sums), tail, bounds)
-        if np.all(column == column[0]) and bounds[0] <= column[0] <= bounds[1]
-        else (float(lo), float(hi))
-        for column, lo, hi in zip(table.T, low, high, strict=True)
-    ]
+    if np.all(column == column[0]) and bounds[0] <= column[0] <= bounds[1]:
+        return _of_one_value(float(column[0]), len(sums), tail, bounds)
+    means = _resampled_means(sums, counts, resamples, seed)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def rate_intervals(
@@ -202,14 +181,6 @@ def sign_flip_exact(
     return min(1.0, float(shares[reached].sum()))
 
 
-def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
-    """Exact two-sided McNemar p for binary outcomes a and b [n] of the same items."""
-    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if first.shape != second.shape:
-        raise ValueError(f"paired values differ in shape: {first.shape} and {second.shape}")
-    return sign_flip_exact(first.astype(np.float64) - second)
-
-
 def normal_quantile(share: float) -> float:
     """The standard normal value below which `share` of the draws lie."""
     return NormalDist().inv_cdf(share)
@@ -269,7 +240,7 @@ def _wilson(mean: float, n: float, z: float) -> Interval:
 
 
 def _resampled_means(sums: Floats, counts: Floats, resamples: int, seed: int) -> Floats:
-    """Means [resamples, m] over clusters drawn with replacement."""
+    """Means [resamples, 1] over clusters drawn with replacement."""
     kinds, repeats = np.unique(np.column_stack([counts, sums]), axis=0, return_counts=True)
     if len(kinds) * resamples <= _BLOCK:
         # Equal clusters are interchangeable: how often each kind is drawn is all that matters.

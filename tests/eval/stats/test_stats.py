@@ -11,7 +11,6 @@ from scipy.stats import binomtest, norm
 from neurorit.eval.stats.intervals import (
     bootstrap_interval,
     holm,
-    mcnemar,
     paired_comparison,
     rate_intervals,
     sign_flip_exact,
@@ -60,12 +59,12 @@ def test_paired_comparison() -> None:
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (10, 2), (3, 3), (900, 780)])
-def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int) -> None:
+def test_sign_flips_of_answers_are_the_exact_mcnemar_test(only_a: int, only_b: int) -> None:
     a = np.array([1] * only_a + [0] * only_b + [1] * 5)
     b = np.array([0] * only_a + [1] * only_b + [1] * 5)
     total = only_a + only_b
     expected = binomtest(only_a, total).pvalue if total else 1.0
-    assert mcnemar(a, b) == pytest.approx(expected)
+    assert sign_flip_exact(a - b) == pytest.approx(expected)
 
 
 def test_holm() -> None:

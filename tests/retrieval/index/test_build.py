@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +20,9 @@ from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.index import Index, build_index
+from tests.retrieval.counting_encoder import CountingEncoder
 
 COUNT = 6_000
-
-
-class CountingEncoder:
-    """Vectors by a text's checksum; counts what it encodes, and can stop after so many."""
-
-    name = "counting"
-    dimension = 32
-
-    def __init__(self, fingerprint: str = "one", stop: int | None = None) -> None:
-        self.fingerprint = fingerprint
-        self.stop = stop
-        self.encoded = 0
-
-    def encode_passages(self, texts: Sequence[str]) -> Any:
-        if self.stop is not None and self.encoded >= self.stop:
-            raise KeyboardInterrupt
-        self.encoded += len(texts)
-        rows = [np.random.default_rng(zlib.crc32(t.encode())).standard_normal(32) for t in texts]
-        made = np.array(rows, dtype=np.float32)
-        made /= np.linalg.norm(made, axis=1, keepdims=True)
-        return made
-
-    encode_queries = encode_passages
 
 
 def write_corpus(path: Path, count: int = COUNT) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,37 +18,19 @@ from neurorit.retrieval.index.compact import compact_index
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.index.update import update_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
+from tests.retrieval.counting_encoder import CountingEncoder
 
 COUNT = 3_000
 PQ = pytest.param("ivf-pq", marks=pytest.mark.slow)  # it trains for seconds
 
 
-class Encoder:
-    """Vectors by a text's checksum, so that every passage is its own nearest one."""
-
-    name, dimension, fingerprint = "checksums", 32, "checksums"
-    encoded = 0
-    stop: int | None = None
-
-    def encode_passages(self, texts: Sequence[str]) -> Any:
-        if self.stop is not None and self.encoded >= self.stop:
-            raise KeyboardInterrupt
-        self.encoded += len(texts)
-        rows = [np.random.default_rng(zlib.crc32(t.encode())).standard_normal(32) for t in texts]
-        made = np.array(rows, dtype=np.float32)
-        made /= np.linalg.norm(made, axis=1, keepdims=True)
-        return made
-
-    encode_queries = encode_passages
-
-
 @pytest.fixture
-def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
+def encoder(monkeypatch: pytest.MonkeyPatch) -> CountingEncoder:
     import faiss
 
     # More threads than cores wait for each other in training: other tests run beside this one.
     faiss.omp_set_num_threads(1)
-    made = Encoder()
+    made = CountingEncoder()
     monkeypatch.setattr("neurorit.retrieval.index.index.load_encoder", lambda *_, **__: made)
     monkeypatch.setattr(segments, "_SYNC_SECONDS", 0.0)
     return made
@@ -64,7 +45,7 @@ def write(path: Path, numbers: Sequence[int]) -> Path:
     return path
 
 
-def built(tmp_path: Path, encoder: Encoder, kind: str) -> Path:
+def built(tmp_path: Path, encoder: CountingEncoder, kind: str) -> Path:
     corpus = write(tmp_path / "corpus.jsonl", range(COUNT))
     build_index(
         corpus, tmp_path / "index", encoder=encoder, settings=BuildSettings(kind, target=0.9)
@@ -79,7 +60,9 @@ def own(index: Index, numbers: Sequence[int]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ivf", PQ, "hnsw"])
-def test_one_passage_is_added_to_every_kind(tmp_path: Path, encoder: Encoder, kind: str) -> None:
+def test_one_passage_is_added_to_every_kind(
+    tmp_path: Path, encoder: CountingEncoder, kind: str
+) -> None:
     place = built(tmp_path, encoder, kind)
     done = update_index(place, add=write(tmp_path / "new.jsonl", [COUNT]))
     assert (done["added"], done["segments"], done["passages"]) == (1, 2, COUNT + 1)
@@ -88,7 +71,7 @@ def test_one_passage_is_added_to_every_kind(tmp_path: Path, encoder: Encoder, ki
     assert record["kind"] == (None if kind == "hnsw" else "flat")
 
 
-def test_a_stopped_update_keeps_its_vectors(tmp_path: Path, encoder: Encoder) -> None:
+def test_a_stopped_update_keeps_its_vectors(tmp_path: Path, encoder: CountingEncoder) -> None:
     place = built(tmp_path, encoder, "flat")
     new = write(tmp_path / "new.jsonl", range(COUNT, COUNT + 3_000))
     encoder.encoded, encoder.stop = 0, 2_048
@@ -116,7 +99,7 @@ def _stopped(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_source_is_deleted_by_its_field(tmp_path: Path, encoder: Encoder) -> None:
+def test_a_source_is_deleted_by_its_field(tmp_path: Path, encoder: CountingEncoder) -> None:
     place = built(tmp_path, encoder, "flat")
     with pytest.raises(BadInput, match=r"--delete-where: no passage has source=no\.md"):
         update_index(place, delete_where={"source": "no.md"})
@@ -129,7 +112,9 @@ def test_a_source_is_deleted_by_its_field(tmp_path: Path, encoder: Encoder) -> N
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", PQ, "sq8"])
-def test_compaction_reclaims_what_was_deleted(tmp_path: Path, encoder: Encoder, kind: str) -> None:
+def test_compaction_reclaims_what_was_deleted(
+    tmp_path: Path, encoder: CountingEncoder, kind: str
+) -> None:
     place = built(tmp_path, encoder, kind)
     update_index(place, add=write(tmp_path / "new.jsonl", range(COUNT, COUNT + 20)))
     update_index(place, delete_where={"source": "7.md"})
@@ -158,7 +143,9 @@ def test_compaction_reclaims_what_was_deleted(tmp_path: Path, encoder: Encoder, 
     ]
 
 
-def test_an_emptied_index_finds_nothing_in_any_way(tmp_path: Path, encoder: Encoder) -> None:
+def test_an_emptied_index_finds_nothing_in_any_way(
+    tmp_path: Path, encoder: CountingEncoder
+) -> None:
     corpus = write(tmp_path / "corpus.jsonl", range(50))
     place = tmp_path / "index"
     build_index(corpus, place, encoder=encoder)
@@ -173,7 +160,11 @@ def test_an_emptied_index_finds_nothing_in_any_way(tmp_path: Path, encoder: Enco
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", PQ, "sq8"])
 @pytest.mark.parametrize("share", [1 / 300, 1 / 2])
 def test_a_filter_finds_as_many_as_there_are(
-    tmp_path: Path, encoder: Encoder, kind: str, share: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    encoder: CountingEncoder,
+    kind: str,
+    share: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("neurorit.retrieval.index.faiss_search._FEW", 100)
     corpus = tmp_path / "corpus.jsonl"
@@ -197,7 +188,7 @@ def test_a_filter_finds_as_many_as_there_are(
 
 
 def test_a_new_filter_reads_no_passage(
-    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neurorit.retrieval.index.passage_store._HELD", 0)
     place = built(tmp_path, encoder, "flat")
@@ -224,7 +215,9 @@ def test_a_new_filter_reads_no_passage(
     ]
 
 
-def test_a_filter_is_of_the_passages_that_were_loaded(tmp_path: Path, encoder: Encoder) -> None:
+def test_a_filter_is_of_the_passages_that_were_loaded(
+    tmp_path: Path, encoder: CountingEncoder
+) -> None:
     place = built(tmp_path, encoder, "flat")
     retriever = Retriever.load(place)
     # Another index takes its place, with the same passages in other rows.
@@ -235,7 +228,9 @@ def test_a_filter_is_of_the_passages_that_were_loaded(tmp_path: Path, encoder: E
     assert hits[0].passage.id in retriever.index and "nobody" not in retriever.index
 
 
-def test_bm25_belongs_to_the_passages_that_were_loaded(tmp_path: Path, encoder: Encoder) -> None:
+def test_bm25_belongs_to_the_passages_that_were_loaded(
+    tmp_path: Path, encoder: CountingEncoder
+) -> None:
     place = built(tmp_path, encoder, "flat")
     loaded = Index.load(place)
     (tmp_path / "ids").write_text("p0\np1\n")
