@@ -6,17 +6,17 @@ line says exactly which model got which prompt.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
+from neurorit.core.journal import appending, read_journal
+from neurorit.core.locks import locked
 from neurorit.data.examples import Example
 from neurorit.eval.metrics.refusals import Refusal
 
@@ -90,48 +90,35 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read what an earlier run left; a last line cut off by a crash is dropped.
-
-        Raises BadInput with file:line for any other line that is no prediction.
-        """
+        """Read what an earlier run left; raises BadInput as `read_predictions` does."""
         self.path = Path(path)
-        self.answered, whole = _read(self.path)
-        if self.path.is_file() and whole < self.path.stat().st_size:
-            os.truncate(self.path, whole)
+        self.answered = read_predictions(self.path)
 
     def append(self, predictions: Iterable[Prediction], *, sync: bool = True) -> None:
         """Add answers. sync: force them to disk; without it a lost machine, but not a killed
         process, may lose them.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as stream:
-            for prediction in predictions:
-                self.answered[prediction.key] = prediction
-                stream.write(_line(prediction))
-            stream.flush()
-            if sync:
-                os.fsync(stream.fileno())
+        added = list(predictions)
+        with appending(self.path, sync=sync) as append:
+            append(map(asdict, added))
+        self.answered |= {prediction.key: prediction for prediction in added}
 
     def replace_all(self, predictions: Sequence[Prediction]) -> None:
         """Replace the file, whole or not at all: final verdicts, final order, no stale lines."""
-        write_text(self.path, "".join(map(_line, predictions)))
+        lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in predictions)
+        write_text(self.path, "".join(lines))
         self.answered = {prediction.key: prediction for prediction in predictions}
 
 
 @contextmanager
 def writing_alone(out: Path) -> Iterator[None]:
-    """Hold the journal of `out` for the time of the block; ends with the process, however it ends.
+    """Hold the run in `out` for the time of the block, so that two do not mix their lines.
 
-    Raises BadInput where another process holds it: two runs in one place would mix their lines.
+    Raises BadInput where another process holds it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / _LOCK, "a", encoding="utf-8") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(
-                f"{out}: another run is writing there; wait for it or name another --out"
-            ) from error
+    busy = f"{out}: another run is writing there; wait for it or name another --out"
+    with locked(out / _LOCK, busy):
         yield
 
 
@@ -141,39 +128,14 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
     A last line that is not whole (yet) is left out. Raises BadInput with file:line for any other
     line that is no prediction.
     """
-    return _read(Path(path))[0]
-
-
-def _read(path: Path) -> tuple[dict[str, Prediction], int]:
-    """The predictions by key, and how many bytes their lines take."""
-    answered: dict[str, Prediction] = {}
-    whole = 0
-    if not path.is_file():
-        return answered, whole
-    with open(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n"):
-                break
-            prediction = _parse(line, f"{path}:{number}")
-            answered[prediction.key] = prediction
-            whole += len(line)
-    return answered, whole
-
-
-def _line(prediction: Prediction) -> str:
-    return json.dumps(asdict(prediction), ensure_ascii=False) + "\n"
+    predictions = (_parse(line, where) for where, line in read_journal(Path(path)))
+    return {prediction.key: prediction for prediction in predictions}
 
 
 def _parse(line: bytes, where: str) -> Prediction:
     try:
         record: Any = json.loads(line.decode("utf-8"))
-        # Journals of before lack the later fields.
-        values = {
-            field.name: record.get(field.name, field.default)
-            if field.default is not MISSING
-            else record[field.name]
-            for field in fields(Prediction)
-        }
+        values = {field.name: record[field.name] for field in fields(Prediction)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{where}: no line of an evaluation journal ({error!r}); remove it or choose "

@@ -7,7 +7,6 @@ for it may be days of work.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import Any
 from neurorit.core.artifact import MANIFEST
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
+from neurorit.core.locks import lock
 
 RECORD = "build.json"
 
@@ -31,7 +31,7 @@ def workplace(place: Path, purpose: Mapping[str, Any], *, restart: bool = False)
     the folder.
     """
     wanted = json.loads(json.dumps(dict(purpose), default=str))
-    lock = _locked(place)
+    descriptor = _locked(place)
     try:
         found = _record(place)
         if found != wanted:
@@ -43,7 +43,7 @@ def workplace(place: Path, purpose: Mapping[str, Any], *, restart: bool = False)
     finally:
         if place.is_dir() and not _holds_work(place):
             shutil.rmtree(place, ignore_errors=True)
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _refuse_loss(place: Path, before: Any, wanted: Mapping[str, Any]) -> None:
@@ -84,13 +84,11 @@ def _locked(place: Path) -> int:
     """An open descriptor that holds the folder's lock until it is closed."""
     while True:
         place.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A build that ended in between renamed the folder away: this one is another's index.
+        # A build that ends at this moment renames the folder away: what is locked then is another's
+        # index, or nothing any more.
+        with contextlib.suppress(FileNotFoundError):
+            busy = f"{place}: another process builds this index now"
+            descriptor = lock(place, busy, folder=True)
             if place.is_dir() and os.stat(place).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
-        except OSError as error:
             os.close(descriptor)
-            raise BadInput(f"{place}: another process builds this index now") from error
-        os.close(descriptor)

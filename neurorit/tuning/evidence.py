@@ -8,8 +8,6 @@ Source: docs/method.md, Phase 2, stage 2 [P2].
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
 from neurorit.core.openai_replies import CallFailed, read_piece
+from neurorit.core.reply_cache import Cache, content_key
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.examples import Example
 from neurorit.data.text import sentences
@@ -82,8 +81,8 @@ def responses(
 class Teacher:
     """Asks `{base_url}/chat/completions` for one sentence of evidence per example.
 
-    base_url ends in /v1; its key is taken from NEURORIT_TEACHER_KEY. cache: a JSONL file of
-    replies by the hash of what was asked, appended to as they come.
+    base_url ends in /v1; its key is taken from NEURORIT_TEACHER_KEY. cache: the folder of
+    a reply cache.
     """
 
     def __init__(
@@ -110,27 +109,24 @@ class Teacher:
 
         What was answered before a failure stays in the cache.
         """
-        kept = self._kept()
         prompts = {example.id: self._prompt(example) for example in examples}
-        keys = {name: self._hash(prompt) for name, prompt in prompts.items()}
-        waiting = [name for name in prompts if keys[name] not in kept]
-        self._cache.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._cache, "a", encoding="utf-8") as stream:
+        keys = {name: content_key("evidence", self._model, text) for name, text in prompts.items()}
+        with Cache(self._cache) as cache:
+            replies = cache.find(keys.values())
+            waiting = [name for name in prompts if keys[name] not in replies]
             texts = [prompts[name] for name in waiting]
             calls = in_parallel(self._reply, texts, self._endpoint.settings.concurrency)
-            for done, (place, said) in enumerate(calls, start=1):
-                if isinstance(said, CallFailed):
+            for done, (place, reply) in enumerate(calls, start=1):
+                if isinstance(reply, CallFailed):
                     raise NeuroritError(
-                        f"the teacher {self._model} failed ({said}); what it said so far is in "
-                        f"{self._cache}, so run the same again"
+                        f"the teacher {self._model} failed ({reply}); what it said so far is in "
+                        f"{cache.path}, so run the same again"
                     )
-                key = keys[waiting[place]]
-                kept[key] = said
-                stream.write(json.dumps({"key": key, "evidence": said}, ensure_ascii=False) + "\n")
-                stream.flush()
+                replies[keys[waiting[place]]] = reply
+                cache.keep({keys[waiting[place]]: reply})
                 if progress is not None:
                     progress("evidence by the teacher", done, len(waiting))
-        return {name: kept[key] for name, key in keys.items()}
+        return {name: replies[key] for name, key in keys.items()}
 
     def _prompt(self, example: Example) -> str:
         passages = "\n\n".join(
@@ -144,21 +140,6 @@ class Teacher:
             "passages": passages,
         }
         return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], _ASKED)
-
-    def _hash(self, prompt: str) -> str:
-        return hashlib.sha256(f"{self._model}\n{prompt}".encode()).hexdigest()
-
-    def _kept(self) -> dict[str, str]:
-        if not self._cache.is_file():
-            return {}
-        kept = {}
-        for line in self._cache.read_text(encoding="utf-8").split("\n"):
-            try:
-                record = json.loads(line)
-                kept[record["key"]] = record["evidence"]
-            except (ValueError, KeyError, TypeError):
-                continue  # a torn line is asked again
-        return kept
 
     def _reply(self, prompt: str) -> str:
         request: dict[str, Any] = {

@@ -203,7 +203,7 @@ def _responses(
     """What to say to each example with evidence; one process asks the teacher for all."""
     teacher = None
     if settings.teacher:
-        cache = out.with_name(f"{out.name}-teacher.jsonl")
+        cache = out.with_name(f"{out.name}-teacher")
         teacher = Teacher(settings.teacher, settings.teacher_model, cache)
     if rank() > 0:
         wait()  # a teacher's replies are then in the cache

@@ -8,7 +8,6 @@ update goes on from where it stopped. `index.compact` brings the segments togeth
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from neurorit.core.artifact import Manifest, hash_file, manifest_digest, write_m
 from neurorit.core.atomic_files import sync
 from neurorit.core.build_dir import workplace
 from neurorit.core.errors import BadInput
+from neurorit.core.locks import locked
 from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.reader import corpus_digest, placed_passages
@@ -58,17 +58,11 @@ def update_index(
 @contextlib.contextmanager
 def held(directory: Path) -> Iterator[None]:
     """Keep other updates of an index away; raises BadInput while one is under way."""
-    lock = os.open(directory, os.O_RDONLY) if directory.is_dir() else None
-    try:
-        if lock is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BadInput(f"{directory}: another process updates it now") from error
+    if not directory.is_dir():
+        yield  # reading its manifest says what is wrong
+        return
+    with locked(directory, f"{directory}: another process updates it now", folder=True):
         yield
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def settings_of(manifest: Manifest, batch_size: int = 64) -> BuildSettings:

@@ -70,7 +70,7 @@ def test_a_teacher_is_asked_once_and_after_a_failure_again(
 ) -> None:
     monkeypatch.setenv("NEURORIT_TEACHER_KEY", "secret-key")
     asked: list[dict[str, object]] = []
-    cache = tmp_path / "cache.jsonl"
+    cache = tmp_path / "cache"
     transport = serve([httpx.Response(503), reply(""), reply("She  published\nit.")], asked)
     teacher = Teacher("http://t/v1", "big", cache, transport=transport, settings=AT_ONCE)
     said = responses([EXAMPLE, BARE], "evidence", teacher)
@@ -79,7 +79,7 @@ def test_a_teacher_is_asked_once_and_after_a_failure_again(
     again = Teacher("http://t/v1", "big", cache, transport=serve([], asked), settings=AT_ONCE)
     assert responses([EXAMPLE], "evidence", again) == said
     assert len(asked) == 3
-    assert "secret" not in cache.read_text()
+    assert b"secret" not in b"".join(p.read_bytes() for p in cache.iterdir())
     broken = serve([httpx.Response(503)] * 4, asked)
     other = Teacher("http://t/v1", "other", cache, transport=broken, settings=AT_ONCE)
     with pytest.raises(NeuroritError, match="other failed"):
@@ -88,12 +88,10 @@ def test_a_teacher_is_asked_once_and_after_a_failure_again(
 
 def test_a_teacher_that_keeps_failing_is_named(tmp_path: Path) -> None:
     transport = serve([httpx.Response(500)] * 4, [])
-    teacher = Teacher(
-        "http://t/v1", "big", tmp_path / "c.jsonl", transport=transport, settings=AT_ONCE
-    )
+    teacher = Teacher("http://t/v1", "big", tmp_path / "c", transport=transport, settings=AT_ONCE)
     with pytest.raises(NeuroritError, match="HTTP 500"):
         teacher.ask([EXAMPLE])
     with pytest.raises(BadInput, match="no address"):
-        Teacher("t/v1", "big", tmp_path / "c.jsonl")
+        Teacher("t/v1", "big", tmp_path / "c")
     with pytest.raises(BadInput, match="teacher_model"):
-        Teacher("http://t/v1", "", tmp_path / "c.jsonl")
+        Teacher("http://t/v1", "", tmp_path / "c")

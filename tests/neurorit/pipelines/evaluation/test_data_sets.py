@@ -12,8 +12,6 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import write_examples
-from neurorit.eval.metrics.scoring import score
-from neurorit.eval.predictions import Journal
 from neurorit.pipelines.evaluation.command import evaluate_settings
 from neurorit.pipelines.evaluation.report import show_report
 from neurorit.pipelines.evaluation.settings import EvalSettings
@@ -74,14 +72,3 @@ def test_two_sets_from_a_file(tmp_path: Path) -> None:
     assert all(row["alpha"] == 0.05 / 4 and row["needed"] > row["needed_alone"] for row in power)
     rows = show_report([out / "one", out / "two"])["comparisons"]
     assert {row["metric"] for row in rows} == {"f1"}
-
-
-def test_a_journal_of_before_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.jsonl"
-    Journal(path).append([score("s", "clean", make_example(0), [], "k", "x")])
-    record = json.loads(path.read_text())
-    for name in ("refusal", "parts", "gold", "cluster"):
-        del record[name]
-    path.write_text(json.dumps(record) + "\n")
-    (held,) = Journal(path).answered.values()
-    assert (held.refusal, held.parts, held.gold, held.cluster) == ("", None, 0, "")
