@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import ArtifactError, BadInput, MissingExtra, NeuroritError
-from neurorit.retrieval.encoders.base import Encoder, described, made_by
+from neurorit.retrieval.encoders.base import Encoder, described
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.index.index import read_index_manifest
 
@@ -179,7 +179,7 @@ class ClusterIndex:
             # Checked once here, and not by every actor: each would hash the whole index.
             manifest = read_index_manifest(directory)
             known = str(manifest.made["fingerprint"])
-            if not made_by(encoder, known):
+            if encoder.fingerprint != known:
                 raise ArtifactError(
                     f"{directory} was built with another encoder than {encoder.name!r} now is; "
                     "build it again with `neurorit-rag index`"

@@ -100,9 +100,7 @@ def manifest_digest(manifest: Manifest) -> str:
 
 
 def _document(fields: Mapping[str, Any]) -> str:
-    # Manifests of older versions have no sizes, and the same bytes again without them.
-    written = {name: value for name, value in fields.items() if name != "sizes" or value}
-    return json.dumps(written, indent=2, default=str) + "\n"
+    return json.dumps(dict(fields), indent=2, default=str) + "\n"
 
 
 def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifest:
@@ -139,9 +137,7 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifes
         if not (directory / name).is_file():
             raise ArtifactError(f"{directory} lacks its file {name}; make the {kind} again")
         size = (directory / name).stat().st_size
-        if size != manifest.sizes.get(name, size) or (
-            verify and hash_file(directory / name) != digest
-        ):
+        if size != manifest.sizes.get(name) or (verify and hash_file(directory / name) != digest):
             raise ArtifactError(
                 f"{directory / name} was changed after it was made; make the {kind} again"
             )

@@ -105,6 +105,5 @@ def _belongs(place: Path, method: dict[str, Any], digest: str, passages: int) ->
     return (
         dict(manifest.inputs) == {"index": digest}
         and dict(manifest.settings) == method
-        # One of an older version does not say how many it holds, and may be of other passages.
-        and manifest.made.get("passages") == passages
+        and manifest.made["passages"] == passages
     )

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 class Encoder(Protocol):
     """Turns text into vectors of length one, so that inner product is cosine similarity.
 
-    It may have a `description`, a mapping that a manifest keeps for people, and a
-    `former_fingerprint`, by which indexes of an older version know it.
+    It may have a `description`, a mapping that a manifest keeps for people.
     """
 
     name: str
@@ -40,11 +39,3 @@ class Encoder(Protocol):
 def described(encoder: Encoder) -> Mapping[str, Any]:
     """What an encoder says of itself, for the manifest; empty where it says nothing."""
     return dict(getattr(encoder, "description", {}))
-
-
-def made_by(encoder: Encoder, fingerprint: str) -> bool:
-    """True if vectors with that fingerprint in their index are this encoder's."""
-    # The former one takes as long to compute as the first, so it comes second.
-    return fingerprint == encoder.fingerprint or fingerprint == getattr(
-        encoder, "former_fingerprint", None
-    )

@@ -52,16 +52,6 @@ def fingerprint_encoder(model: Any) -> str:
     return digest.hexdigest()
 
 
-def former_fingerprint(model: Any) -> str:
-    """The fingerprint as version 1 of an index has it: it covers how the library prints a model."""
-    digest = hashlib.sha256()
-    digest.update(repr((str(model), model.max_seq_length, model.prompts)).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).float().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _transformer(model: Any) -> Any:
     first = next(iter(model), None)
     return getattr(first, "auto_model", None) or getattr(first, "model", None)

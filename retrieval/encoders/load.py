@@ -46,15 +46,7 @@ class PrefixedEncoder:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the encoder's own and the words."""
-        return self._with_words(self._encoder.fingerprint)
-
-    @property
-    def former_fingerprint(self) -> str:
-        """That of indexes of an older version."""
-        own = getattr(self._encoder, "former_fingerprint", self._encoder.fingerprint)
-        return self._with_words(own)
-
-    def _with_words(self, own: str) -> str:
+        own = self._encoder.fingerprint
         return hashlib.sha256(repr((own, self._query, self._passage)).encode()).hexdigest()
 
     @property

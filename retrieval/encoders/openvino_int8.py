@@ -66,11 +66,6 @@ class Int8Encoder:
         """SHA-256 over the float model's fingerprint, the sentences and the way it is quantized."""
         return _quantized_print(self._encoder.fingerprint)
 
-    @cached_property
-    def former_fingerprint(self) -> str:
-        """That of indexes of an older version."""
-        return _quantized_print(self._encoder.former_fingerprint)
-
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages."""
         return self._encode(texts, ("document", "passage"))

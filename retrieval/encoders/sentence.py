@@ -6,11 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from neurorit.retrieval.encoders.fingerprint import (
-    describe_model,
-    fingerprint_encoder,
-    former_fingerprint,
-)
+from neurorit.retrieval.encoders.fingerprint import describe_model, fingerprint_encoder
 from neurorit.retrieval.encoders.truncation import overlong
 
 if TYPE_CHECKING:
@@ -44,11 +40,6 @@ class SentenceEncoder:
     def fingerprint(self) -> str:
         """SHA-256 of the weights, pooling, length limit, prompts and tokenizer."""
         return fingerprint_encoder(self._model)
-
-    @cached_property
-    def former_fingerprint(self) -> str:
-        """That of indexes of an older version."""
-        return former_fingerprint(self._model)
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages."""

@@ -18,7 +18,7 @@ from neurorit.core.artifact import Manifest, manifest_digest, read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.reader import GivenCorpus, rereadable
-from neurorit.retrieval.encoders.base import Encoder, made_by
+from neurorit.retrieval.encoders.base import Encoder
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.index.build import BuildSettings, Progress, write_index
 from neurorit.retrieval.index.faiss_search import find
@@ -121,7 +121,7 @@ class Index:
         directory = Path(directory)
         manifest = read_index_manifest(directory, verify=verify)
         model = encoder or load_encoder(str(manifest.settings["encoder"]), batch_size=batch_size)
-        if not made_by(model, str(manifest.made["fingerprint"])):
+        if model.fingerprint != manifest.made["fingerprint"]:
             raise ArtifactError(
                 f"{directory} was built with another encoder than {model.name!r} now is; "
                 "build it again with `neurorit-rag index`"
@@ -246,10 +246,6 @@ class _Segment:
 def read_index_manifest(directory: Path, *, verify: bool | None = None) -> Manifest:
     """The manifest of an index, checked; raises ArtifactError as `read_manifest` does."""
     manifest = read_manifest(directory, "index", verify=False)
-    if "segments" not in manifest.made:
-        raise ArtifactError(
-            f"{directory} was made by an older version; build it again with `neurorit-rag index`"
-        )
     if verify is None:
         verify = sum((directory / name).stat().st_size for name in manifest.files) <= _CHECKED
     return read_manifest(directory, "index") if verify else manifest

@@ -1,12 +1,10 @@
 """Which passages have a value in a field of their `meta`, found without reading the passages.
 
-Beside a segment's passages lies a sorted list of hashes of (field, value), each with its row. An
-older index has none: there it is made in memory when it is first needed.
+Beside a segment's passages lies a sorted list of hashes of (field, value), each with its row.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,27 +15,17 @@ FIELDS, FIELD_ROWS = "fields.npy", "field_rows.npy"
 
 
 class Fields:
-    """The hashes of (field, value) of one segment, collected or loaded."""
+    """The hashes of (field, value) of one segment."""
 
     def __init__(self, hashes: Any, rows: Any) -> None:
         self._hashes = hashes
         self._rows = rows
 
     @classmethod
-    def collected(cls, lines: Iterable[Iterable[bytes]]) -> Fields:
-        """From blocks of lines of a `passages.jsonl`."""
-        made = FieldsWriter()
-        for block in lines:
-            made.add([json.loads(line) for line in block])
-        return cls(*made.sorted())
-
-    @classmethod
-    def load(cls, place: Path) -> Fields | None:
-        """What `FieldsWriter.write` wrote, mapped into memory; None where it wrote nothing."""
+    def load(cls, place: Path) -> Fields:
+        """What `FieldsWriter.write` wrote, mapped into memory."""
         import numpy as np
 
-        if not (place / FIELDS).is_file() or not (place / FIELD_ROWS).is_file():
-            return None
         try:
             return cls(*(np.load(place / name, mmap_mode="r") for name in (FIELDS, FIELD_ROWS)))
         except ValueError:  # nothing at all cannot be mapped

@@ -11,7 +11,6 @@ import json
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
 
@@ -131,7 +130,7 @@ class _Part:
 
         self._offsets = np.load(place / OFFSETS, mmap_mode="r")
         self._hashes = np.load(place / IDS, mmap_mode="r")
-        self._fields = Fields.load(place)
+        self.fields = Fields.load(place)  # which rows have which values in their `meta`
         with open(place / PASSAGES, "rb") as stream:
             self._text = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -163,22 +162,11 @@ class _Part:
         return found
 
     @cached_property
-    def fields(self) -> Fields:
-        """Which rows have which values in their `meta`."""
-        return self._fields if self._fields is not None else Fields.collected(self._blocks())
-
-    @cached_property
     def _sorted(self) -> tuple[Any, Any]:
         import numpy as np
 
         order = np.argsort(self._hashes, kind="stable")
         return np.asarray(self._hashes)[order], order
-
-    def _blocks(self) -> Iterator[list[bytes]]:
-        """The lines, some at once."""
-        for start in range(0, len(self), 4096):
-            ends = self._offsets[start : start + 4097].tolist()
-            yield [self._text[a:b] for a, b in pairwise(ends)]
 
 
 def passage_line(passage: Passage) -> bytes:

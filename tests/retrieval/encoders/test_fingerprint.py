@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from neurorit.core.errors import ArtifactError
-from neurorit.retrieval.encoders.base import made_by
 from neurorit.retrieval.encoders.fingerprint import fingerprint_encoder
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.encoders.sentence import SentenceEncoder
@@ -25,13 +24,12 @@ def test_a_library_that_prints_and_names_otherwise_changes_nothing(
     encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = encoder._model
-    before, former = encoder.fingerprint, encoder.former_fingerprint
+    before = encoder.fingerprint
     state = {f"0.renamed.{name}": tensor for name, tensor in model.state_dict().items()}
     monkeypatch.setattr(type(model), "__repr__", lambda self: "SentenceTransformer 99")
     monkeypatch.setattr(model, "state_dict", lambda: state)
     after = SentenceEncoder("minilm", model)
     assert after.fingerprint == before
-    assert after.former_fingerprint != former
 
 
 def test_weights_pooling_length_prompts_and_tokenizer_are_told_apart(
@@ -63,16 +61,13 @@ def test_weights_pooling_length_prompts_and_tokenizer_are_told_apart(
     assert len(found) == 6
 
 
-def test_an_index_of_the_former_fingerprint_still_loads(index_dir: Path, encoder: Any) -> None:
+def test_an_index_of_another_encoder_is_refused(index_dir: Path, encoder: Any) -> None:
     path = index_dir / "manifest.json"
     text = path.read_text()
     manifest = json.loads(text)
     assert manifest["made"]["encoder"]["pooling"] == ["mean"]
     assert manifest["made"]["encoder"]["max_length"] == 256
     try:
-        manifest["made"]["fingerprint"] = encoder.former_fingerprint
-        path.write_text(json.dumps(manifest))
-        assert Index.load(index_dir, encoder=encoder).search(["who?"], 1)
         manifest["made"]["fingerprint"] = "0" * 64
         path.write_text(json.dumps(manifest))
         with pytest.raises(ArtifactError, match="another encoder"):
@@ -81,9 +76,7 @@ def test_an_index_of_the_former_fingerprint_still_loads(index_dir: Path, encoder
         path.write_text(text)
 
 
-def test_words_before_texts_keep_both_fingerprints(encoder: Any) -> None:
+def test_words_before_texts_make_another_encoder(encoder: Any) -> None:
     worded = load_encoder("minilm?query=q")
     assert worded.fingerprint != encoder.fingerprint
-    assert made_by(worded, worded.former_fingerprint)  # type: ignore[attr-defined]
-    assert not made_by(worded, encoder.former_fingerprint)
     assert worded.description["query"] == "q"  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from neurorit.cli import app
-from neurorit.core.errors import ArtifactError, BadInput
+from neurorit.core.errors import BadInput
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.build import BuildSettings
@@ -215,14 +215,6 @@ def test_the_commands_plan_build_and_update(made: tuple[Path, Path], tmp_path: P
     assert run("update", str(tmp_path / "i"), "--delete", str(tmp_path / "ids"))["passages"] == 59
     found = run("search", str(tmp_path / "i"), "Passage 3.", "--effort", "1")
     assert "p3" not in [hit["id"] for hit in found["passages"]]
-
-
-def test_an_older_layout_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(
-        json.dumps({"kind": "index", "command": "x", "made": {"passages": 1}})
-    )
-    with pytest.raises(ArtifactError, match="neurorit-rag index"):
-        Index.load(tmp_path)
 
 
 def test_rows_that_are_gone_are_never_found() -> None:

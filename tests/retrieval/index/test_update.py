@@ -203,16 +203,6 @@ def test_a_new_filter_reads_no_passage(
     assert not read
     hits = some.search(["Passage 17."], 3)[0]
     assert hits[0].passage.id == "p17" and len(read) == 3
-    # An index of an older version has no list of its fields: they are read once.
-    for name in ("fields.npy", "field_rows.npy"):
-        (place / "segments" / "00000" / name).unlink()
-    manifest = json.loads((place / "manifest.json").read_text())
-    manifest["files"] = {k: v for k, v in manifest["files"].items() if "field" not in k}
-    (place / "manifest.json").write_text(json.dumps(manifest))
-    older = Retriever.load(place).variant(filters={"source": "17.md"})
-    assert [hit.passage.id for hit in older.search(["Passage 17."], 3)[0]] == [
-        hit.passage.id for hit in hits
-    ]
 
 
 def test_a_filter_is_of_the_passages_that_were_loaded(
