@@ -25,7 +25,6 @@ from neurorit.data.text import sentences
 if TYPE_CHECKING:
     import httpx
 
-TARGETS = ("answer", "evidence")
 KEY_VARIABLE = "NEURORIT_TEACHER_KEY"
 _ASKED = (
     "Question: {question}\nAnswer: {answer}\n\n{passages}\n\n"

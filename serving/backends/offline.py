@@ -260,22 +260,3 @@ class _Worker:
                 start_new_session=True,
             )
         return self._process
-
-
-def generate_offline(
-    model_dir: Path,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_tokens: int,
-    stop_token_ids: Sequence[int] = (),
-    progress: Progress | None = None,
-) -> list[Completion]:
-    """Greedy completions of one model from a worker that lives for this call only."""
-    with OfflineEngine() as engine:
-        return engine.generate(
-            model_dir,
-            prompts,
-            max_tokens=max_tokens,
-            stop_token_ids=stop_token_ids,
-            progress=progress,
-        )

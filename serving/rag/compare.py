@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
@@ -20,7 +20,6 @@ from neurorit.serving.rag.pipeline import Outcome, RagPipeline, Request, Search
 from neurorit.serving.rag.prompt_budget import Found
 
 NoiseKind = Literal["distractor", "random"]
-NOISE_KINDS: tuple[str, ...] = get_args(NoiseKind)
 _DRAWS = 50
 
 
