@@ -69,7 +69,7 @@ class Plan:
         record: dict[str, Any] = {"kind": system.kind, "fingerprint": self.prints[system.name]}
         prompts = None if system.kind == "gateway" else digest_turns(self.prompts)
         if system.kind == "checkpoint":
-            return record | {"prompts": prompts}
+            return record | {"prompts": prompts, "dtype": system.dtype or "as stored"}
         named = f"{system.url}#{system.remote}" if system.remote else system.url
         known = self.identities.get(system.name)
         return record | {
@@ -133,7 +133,7 @@ def make_plan(
     for system in systems:
         print_ = prints[system.name]
         if system.kind == "checkpoint":
-            settings = dict(engine)
+            settings = dict(engine) | ({"dtype": system.dtype} if system.dtype else {})
             calls[system.name] = [
                 content_key("answer", print_, settings, list(p.ids)) for p in prompts
             ]

@@ -55,7 +55,8 @@ class Reply:
 class System:
     """One system. model: directory of a checkpoint; url: an endpoint's (ends in /v1) or a gateway's
     address; remote: the model's name there ("" asks for none); key_variable: the environment
-    variable that holds its key; request: further fields of every request.
+    variable that holds its key; request: further fields of every request; dtype: the number format
+    that a checkpoint computes in, "" for the one it is stored in.
     """
 
     name: str
@@ -65,6 +66,7 @@ class System:
     remote: str = ""
     key_variable: str = ""
     request: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = ""
 
     @property
     def place(self) -> Path:

@@ -1,13 +1,17 @@
-"""How many cores this process may use, which in a container are fewer than the machine has."""
+"""How many cores this process may use, which in a container are fewer than the machine has.
+
+Two hyperthreads are one core to matrix products: they share its multipliers.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MOUNT = Path("/sys/fs/cgroup")
+_TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 def usable_cores() -> int:
@@ -20,6 +24,28 @@ def usable_cores() -> int:
     else:
         cores = os.cpu_count() or 1
     return max(1, int(min([cores, *_quotas(_MEMBERSHIP, _MOUNT)])))
+
+
+def physical_cores() -> int:
+    """Usable cores, with the hyperthreads of one core counted once; at least 1.
+
+    A virtual machine may call hyperthreads cores, which cannot be told from inside.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return usable_cores()
+    return min(usable_cores(), len(_cores(os.sched_getaffinity(0), _TOPOLOGY)))
+
+
+def _cores(processors: Iterable[int], topology: Path) -> set[str]:
+    """The cores of processors, each named by the processors that share it."""
+    shared: set[str] = set()
+    for number in processors:
+        folder = topology / f"cpu{number}" / "topology"
+        try:
+            shared.add((folder / "thread_siblings_list").read_text(encoding="ascii").strip())
+        except OSError:
+            shared.add(str(number))
+    return shared
 
 
 def _quotas(membership: Path, mount: Path) -> Iterator[float]:

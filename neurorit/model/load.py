@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from neurorit.core.cores import physical_cores
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_dir
 
@@ -47,6 +48,7 @@ def load_model(
     if len(folder.parts) > 1 and not folder.is_dir():
         raise BadInput(f"--model {path}: no such folder")
     place = device_named(device)
+    limit_threads()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -74,6 +76,12 @@ def load_model(
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # the fused kernel leaves the soft cap out
     return model.eval(), tokenizer
+
+
+def limit_threads() -> None:
+    """One thread a physical core for matrix products, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > physical_cores():
+        torch.set_num_threads(physical_cores())
 
 
 def release() -> None:

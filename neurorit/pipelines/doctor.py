@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.cores import usable_cores
+from neurorit.core.cores import physical_cores, usable_cores
+from neurorit.core.processor import fast_bfloat16
+from neurorit.model.precision import LARGE
 
 _GIB = 2**30
 
@@ -68,15 +70,17 @@ def _checks(workplace: Path) -> Iterator[Check]:
     yield _encoder()
     yield _lab_models()
     yield _gpu()
-    cores = usable_cores()
+    cores, physical = usable_cores(), physical_cores()
+    each = f"{physical} physical" if physical < cores else "no hyperthreads to be seen"
     yield Check(
         "cores",
         cores >= 2,
         False,
-        f"{cores} usable",
+        f"{cores} usable, {each}; {physical} threads for matrix products",
         "the demo takes about twice as long on one core",
         "give the machine two cores or more",
     )
+    yield _bfloat16()
     yield _memory()
     yield _disk(workplace)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -148,6 +152,21 @@ def _gpu() -> Check:
         names or "none",
         "everything runs on the CPU; models of billions of parameters need a GPU",
         "on a machine with an NVIDIA GPU, `make setup` picks the GPU build of vLLM",
+    )
+
+
+def _bfloat16() -> Check:
+    unit = fast_bfloat16()
+    return Check(
+        "bfloat16",
+        unit is not None,
+        False,
+        f"{unit}: models of {LARGE // 10**6} million weights and more are evaluated, served and "
+        "tuned in it"
+        if unit
+        else "no unit for it",
+        "float32 is computed in, which takes up to five times as long for large models",
+        "a processor with AMX or AVX512-BF16, or a GPU",
     )
 
 

@@ -35,6 +35,8 @@ class TuneSettings:
     gradient_checkpointing: less memory, more time. shard: spread the weights over all processes
     (FSDP), for models that do not fit on one device. dtype: of frozen weights and of what is
     written; auto is the one that the checkpoint is stored in. Trained weights learn in float32.
+    precision: of matrix products of float32 weights, bf16 or float32; auto is bf16 for large models
+    on a CPU that is quick in it.
     device: auto, cpu, cuda or cuda:N. checkpoint_every: steps between saved states. report_to:
     names of the Trainer's loggers, such as tensorboard, parted by commas.
     """
@@ -59,6 +61,7 @@ class TuneSettings:
     gradient_checkpointing: bool = False
     shard: bool = False
     dtype: str = "auto"
+    precision: str = "auto"
     device: str = "auto"
     checkpoint_every: int = 50
     report_to: str = "none"
@@ -72,6 +75,8 @@ class TuneSettings:
             raise BadInput(f"--method {self.method}: it is one of {', '.join(METHODS)}")
         if self.target not in ("answer", "evidence"):
             raise BadInput("tune: target must be answer or evidence")
+        if self.precision not in ("auto", "float32", "bf16"):
+            raise BadInput("tune: precision must be auto, float32 or bf16")
         if self.teacher and self.target != "evidence":
             raise BadInput("tune: a teacher states evidence; set target=evidence")
         if self.method in NEURON_METHODS and not atlas:

@@ -21,6 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import NeuroritError
 from neurorit.model.distributed import rank, wait
+from neurorit.model.precision import autocasts
 from neurorit.model.prompts import end_token_id
 from neurorit.tuning.fsdp import average, clip, shard
 from neurorit.tuning.resume import (
@@ -60,7 +61,7 @@ class TrainingRun:
         shard_on: torch.device | None = None,
     ) -> None:
         self.steps, self.settings = steps, settings
-        self._mixed = model.dtype != torch.float32
+        self._mixed = autocasts(model, shard_on or model.device, settings.precision)
         self._model = TunedModel(model, trainable, shard_on, self._mixed)
         self._types = {}
         for named, _ in rates():

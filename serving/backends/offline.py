@@ -18,14 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from neurorit.core.cores import usable_cores
+from neurorit.core.cores import physical_cores
 from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.model.precision import stored_dtype
 from neurorit.serving.backends.vllm_env import (
     check_model,
     context_length,
     require_vllm,
     start_failure,
-    stored_dtype,
     temporary_log,
     vllm_environment,
 )
@@ -79,7 +79,7 @@ class OfflineEngine:
         self._needed: dict[Path, int] = {}
         self._keep_log = log is not None
         self._log = Path(log) if log is not None else temporary_log()
-        self._worker = _Worker(self._log, threads or usable_cores())
+        self._worker = _Worker(self._log, threads or physical_cores())
 
     @property
     def timings(self) -> list[tuple[str, float]]:

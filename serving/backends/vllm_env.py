@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit import core
-from neurorit.core.cores import usable_cores
+from neurorit.core.cores import physical_cores, usable_cores
 from neurorit.core.errors import BadInput, MissingExtra, NeuroritError
 from neurorit.model.checkpoint import checkpoint_dir
 
@@ -82,13 +82,13 @@ def engine_environment(flags: Sequence[str] = ()) -> dict[str, str]:
     or, by vLLM's `flags`, several workers.
     """
     environment = vllm_environment()
-    cores = usable_cores()
+    cores, physical = usable_cores(), physical_cores()
     chosen = _PLACED & set(environment) or any(flag.startswith(_SEVERAL) for flag in flags)
     if has_gpu() or cores > _FEW_CORES or chosen:
         return environment
-    # One core less, as vLLM itself does: here it is the gateway's.
-    threads = str(max(1, cores - 1))
-    return environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": threads}
+    # One core less, as vLLM itself does: here it is the gateway's, which else takes hyperthreads.
+    threads = physical if physical < cores else max(1, cores - 1)
+    return environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(threads)}
 
 
 def require_vllm() -> None:
@@ -114,12 +114,6 @@ def check_flags(flags: Sequence[str]) -> tuple[str, ...]:
         if name in _OWNED:
             raise BadInput(f"{name} is no flag for vLLM here: {_OWNED[name]}")
     return tuple(flags)
-
-
-def stored_dtype(directory: Path) -> str:
-    """The number format a checkpoint is stored in: vLLM's own choice would halve float32."""
-    config = _config(directory)
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def context_length(directory: Path) -> int:

@@ -21,6 +21,7 @@ from typing import Self
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model.checkpoint import checkpoint_name
+from neurorit.model.precision import compute_dtype
 from neurorit.serving.backends.vllm_env import (
     check_flags,
     check_model,
@@ -28,7 +29,6 @@ from neurorit.serving.backends.vllm_env import (
     has_gpu,
     require_vllm,
     start_failure,
-    stored_dtype,
     temporary_log,
 )
 
@@ -143,7 +143,7 @@ class VllmServer:
             "--served-model-name": self.model,
             "--host": LOOPBACK,
             "--port": str(self.port),
-            "--dtype": stored_dtype(self.model_dir),
+            "--dtype": compute_dtype(self.model_dir, gpu=has_gpu()),
         }
         if self._max_model_len is not None:
             flags["--max-model-len"] = str(self._max_model_len)

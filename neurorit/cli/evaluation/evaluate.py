@@ -71,6 +71,9 @@ def evaluate(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of an answer at most (24).")
     ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Checkpoints compute in it: auto, stored, float32, bfloat16.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random (0).")] = None,
     max_unscored: Annotated[
         float | None, typer.Option(help="Share of answers without a verdict that is borne (0.02).")
@@ -122,6 +125,7 @@ def evaluate(
                 "compare": tuple(compare) if compare else None,
                 "cluster": cluster,
                 "max_tokens": max_tokens,
+                "dtype": dtype,
                 "seed": seed,
                 "max_unscored": max_unscored,
                 "root": root,

@@ -17,7 +17,7 @@ from neurorit.eval.predictions import read_predictions
 from neurorit.eval.report.macro import join_families, macro_average, macro_markdown
 from neurorit.eval.report.write import print_table, write_report
 from neurorit.eval.run.plan import estimate, identify_all, make_plan
-from neurorit.pipelines.evaluation.engines import engine_settings
+from neurorit.pipelines.evaluation.engines import engine_settings, in_formats
 from neurorit.pipelines.evaluation.evaluate import evaluate, retrieve_with
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
 from neurorit.pipelines.evaluation.judge import judge_of_run
@@ -114,6 +114,7 @@ def _one(
         examples,
         settings.all_conditions(),
         engine="vllm",
+        dtype=settings.dtype,
         judge=judge,
         calibration=calibration,
         retriever=settings.retriever_settings(),
@@ -146,8 +147,9 @@ def _estimate(
         tempfile.TemporaryDirectory() as nowhere,
         Cache(place if (place / FILE).is_file() else Path(nowhere)) as store,
     ):
+        systems = in_formats(settings.all_systems(fetch=True), settings.dtype)
         plan = make_plan(
-            settings.all_systems(fetch=True),
+            systems,
             examples,
             settings.all_conditions(),
             settings.seed,
@@ -156,7 +158,7 @@ def _estimate(
             limit=settings.limit,
             sample=settings.sample,
             retrieve=retrieve,
-            identities=identify_all(settings.all_systems(fetch=True), store),
+            identities=identify_all(systems, store),
         )
         return estimate(
             plan,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from neurorit.core.errors import BadInput
 from neurorit.model.generation import greedy_answers
 from neurorit.model.load import load_model, release
+from neurorit.model.precision import compute_dtype, stored_dtype
 from neurorit.model.prompts import end_token_id
 from neurorit.model.source import ModelSource
 from neurorit.serving.backends.offline import OfflineEngine
+from neurorit.serving.backends.vllm_env import has_gpu
 
 if TYPE_CHECKING:
-    from neurorit.eval.run.systems import Completion, Generate
+    from neurorit.eval.run.systems import Completion, Generate, System
 
 EngineName = Literal["auto", "vllm", "transformers"]
 ENGINES = ("auto", "vllm", "transformers")
@@ -74,12 +77,31 @@ def lay_out(source: ModelSource, folder: Path, *, weights: bool) -> Path:
     return folder
 
 
+def in_formats(systems: Sequence[System], asked: str) -> list[System]:
+    """The systems, each checkpoint with the number format that it computes in on this machine.
+
+    asked: one of `neurorit.model.precision.DTYPES`.
+    """
+
+    def chosen(place: Path) -> str:
+        if not (place / "config.json").is_file():
+            return ""  # the plan says what is missing
+        dtype = compute_dtype(place, asked, gpu=has_gpu())
+        return "" if dtype == stored_dtype(place) else dtype
+
+    return [
+        replace(system, dtype=chosen(system.place)) if system.kind == "checkpoint" else system
+        for system in systems
+    ]
+
+
 @contextmanager
-def vllm_engine(log: Path, max_tokens: int) -> Iterator[Generate]:
+def vllm_engine(log: Path, max_tokens: int, systems: Sequence[System]) -> Iterator[Generate]:
     """Answers of checkpoints from one vLLM worker, started when the first is asked for."""
+    dtypes = {system.name: system.dtype for system in systems}
     engine: OfflineEngine | None = None
 
-    def generate(_: str, model: Path, prompts: list[list[int]]) -> Answers:
+    def generate(name: str, model: Path, prompts: list[list[int]]) -> Answers:
         from transformers import AutoTokenizer
 
         nonlocal engine
@@ -87,7 +109,13 @@ def vllm_engine(log: Path, max_tokens: int) -> Iterator[Generate]:
             log.parent.mkdir(parents=True, exist_ok=True)
             engine = OfflineEngine(log=log)
         end = end_token_id(AutoTokenizer.from_pretrained(model))
-        yield from engine.stream(model, prompts, max_tokens=max_tokens, stop_token_ids=[end])
+        yield from engine.stream(
+            model,
+            prompts,
+            max_tokens=max_tokens,
+            stop_token_ids=[end],
+            dtype=dtypes.get(name) or None,
+        )
 
     try:
         yield generate
@@ -97,11 +125,14 @@ def vllm_engine(log: Path, max_tokens: int) -> Iterator[Generate]:
 
 
 @contextmanager
-def transformers_engine(loaded: Mapping[str, ModelSource], max_tokens: int) -> Iterator[Generate]:
+def transformers_engine(
+    loaded: Mapping[str, ModelSource], max_tokens: int, systems: Sequence[System]
+) -> Iterator[Generate]:
     """Answers from models in this process; those that are not loaded are, one at a time.
 
     loaded: by the systems' names.
     """
+    dtypes = {system.name: system.dtype for system in systems}
     held: tuple[Path, Any, Any] | None = None
 
     def generate(name: str, folder: Path, prompts: list[list[int]]) -> Answers:
@@ -112,7 +143,7 @@ def transformers_engine(loaded: Mapping[str, ModelSource], max_tokens: int) -> I
             if held is None or held[0] != folder:
                 held = None
                 release()
-                held = (folder, *load_model(folder, dtype="auto"))
+                held = (folder, *load_model(folder, dtype=dtypes.get(name) or "auto"))
             _, model, tokenizer = held
         ends = [end_token_id(tokenizer)]
         for batch in greedy_answers(model, prompts, most=max_tokens, ends=ends):

@@ -32,6 +32,7 @@ from neurorit.pipelines.evaluation.engines import (
     EngineName,
     choose_engine,
     engine_settings,
+    in_formats,
     lay_out,
     transformers_engine,
     vllm_engine,
@@ -104,6 +105,7 @@ def evaluate(
     tokenizer: Any = None,
     template: PromptTemplate | None = None,
     engine: EngineName = "auto",
+    dtype: str = "auto",
     judge: Judge | JudgeSettings | str | None = None,
     calibration: Sequence[Labelled] | None = None,
     retriever: Retriever | RetrieverSettings | None = None,
@@ -130,7 +132,8 @@ def evaluate(
 
     tokenizer, template: of loaded models that come without a tokenizer (None: the tokenizer that
     stands where the model was loaded from, and the default wording). engine: `vllm`, `transformers`
-    in this process, or `auto`: see `engines.choose_engine`. judge: a judge, its settings, a name
+    in this process, or `auto`: see `engines.choose_engine`. dtype: what checkpoints compute in, see
+    `neurorit.model.precision`. judge: a judge, its settings, a name
     such as lab, or none; calibration: labelled answers that say how far to trust it. retriever: for
     conditions `retrieved-K`. limit: so many questions, a `sample` by the seed or the first. out:
     where report.json, report.html and predictions.jsonl are written, and from where a killed run
@@ -156,15 +159,20 @@ def evaluate(
                 folder.mkdir(parents=True)
                 lay_out(loaded[system.name], folder, weights=name == "vllm")
                 asked[i] = System(system.name, "checkpoint", model=folder)
+        in_place = [] if name == "vllm" else list(loaded)  # these compute as they were loaded
+        asked = [
+            system if system.name in in_place else in_formats([system], dtype)[0]
+            for system in asked
+        ]
         if not isinstance(examples, (str, PathLike)):
             pool = load_examples(examples)
             examples = place / "examples.jsonl"
             examples.parent.mkdir(parents=True, exist_ok=True)
             write_examples(examples, pool)
         answering: AbstractContextManager[Generate] = (
-            vllm_engine(place / "vllm.log", max_tokens)
+            vllm_engine(place / "vllm.log", max_tokens, asked)
             if name == "vllm"
-            else transformers_engine(loaded, max_tokens)
+            else transformers_engine(loaded, max_tokens, asked)
         )
         with answering as generate:
             report = run_evaluation(

@@ -96,9 +96,11 @@ class EvalSettings:
     match, f1, parts); compare: systems that all others are compared with, or pairs [a, b];
     refusals: regular expressions of a refusal in words, [] for none (without it, the patterns of
     `metrics.refusals`); cluster: a field of the examples' meta (or of their gold passage) by which
-    questions are resampled together; max_tokens: of an answer; max_unscored: share of answers
-    without a verdict that is borne; root: the directory
-    that relative paths start from (the one the command runs in, when it is not named).
+    questions are resampled together; max_tokens: of an answer; dtype: that
+    checkpoints compute in: auto (bfloat16 for large models on a CPU that is quick in it, else as
+    stored), stored, float32, bfloat16 or float16; max_unscored: share of answers without a verdict
+    that is borne; root: the directory that relative paths start from (the one the command runs in,
+    when it is not named).
     """
 
     systems: Mapping[str, Any] = field(default_factory=dict)
@@ -114,6 +116,7 @@ class EvalSettings:
     refusals: Sequence[Any] | None = None
     cluster: str = ""
     max_tokens: int = 24
+    dtype: str = "auto"
     seed: int = 0
     max_unscored: float = 0.02
     root: str = ""

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.model.precision import stored_dtype
 from neurorit.serving.backends import vllm_env as vllm_process
 from neurorit.serving.backends import vllm_server as engine_module
 from neurorit.serving.backends.offline import Completion, OfflineEngine
 from neurorit.serving.backends.vllm_env import (
     engine_environment,
     start_failure,
-    stored_dtype,
     vllm_environment,
 )
 from neurorit.serving.backends.vllm_server import VllmServer, free_port, require_free_port
@@ -110,6 +110,7 @@ def test_what_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, [], "", "1"),
         (2, [], "", "1"),
         (6, [], "", "5"),
+        ((8, 4), [], "", "4"),
         (64, [], "", None),
         (2, ["--tensor-parallel-size=2"], "", None),
         (2, [], "VLLM_CPU_OMP_THREADS_BIND", None),
@@ -117,7 +118,7 @@ def test_what_the_user_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_on_few_cores_the_engine_is_one_process(
     monkeypatch: pytest.MonkeyPatch,
-    cores: int,
+    cores: int | tuple[int, int],
     flags: list[str],
     variable: str,
     threads: str | None,
@@ -126,7 +127,9 @@ def test_on_few_cores_the_engine_is_one_process(
         monkeypatch.delenv(name, raising=False)
     if variable:
         monkeypatch.setenv(variable, "0")
-    monkeypatch.setattr(vllm_process, "usable_cores", lambda: cores)
+    usable, physical = cores if isinstance(cores, tuple) else (cores, cores)
+    monkeypatch.setattr(vllm_process, "usable_cores", lambda: usable)
+    monkeypatch.setattr(vllm_process, "physical_cores", lambda: physical)
     monkeypatch.setattr(vllm_process, "has_gpu", lambda: False)
     found = engine_environment(flags)
     assert found.get("OMP_NUM_THREADS") == threads
