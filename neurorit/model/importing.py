@@ -17,7 +17,6 @@ import torch
 
 from neurorit.core.artifact import Manifest, hash_file, writing
 from neurorit.core.errors import BadInput
-from neurorit.core.memory import check_room
 from neurorit.model.checkpoint import ADAPTER, checkpoint_dir, gguf_of, weights_digest
 from neurorit.model.feed_forward import check_tunable, check_type
 from neurorit.model.gguf_file import (
@@ -28,6 +27,7 @@ from neurorit.model.gguf_file import (
     unknown_splits,
 )
 from neurorit.model.load import load_model, load_tokenizer, make_savable
+from neurorit.model.memory import check_room
 from neurorit.model.prompts import TEMPLATE_FILE, PromptTemplate, end_token_id
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -12,8 +12,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from neurorit.core.cores import fast_bfloat16
 from neurorit.core.errors import BadInput
-from neurorit.core.processor import fast_bfloat16
 
 # Weights from which bfloat16 is quicker than float32 (docs/models.md has the measurement).
 LARGE = 30_000_000

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.cores import physical_cores, usable_cores
-from neurorit.core.processor import fast_bfloat16
+from neurorit.core.cores import fast_bfloat16, physical_cores, usable_cores
 from neurorit.model.precision import LARGE
 
 _GIB = 2**30

@@ -171,9 +171,9 @@ def test_room_is_looked_for_before_weights_are_read(
     original: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", *original)
-    monkeypatch.setattr("neurorit.core.memory.free_memory", lambda: 1000)
+    monkeypatch.setattr("neurorit.model.memory.free_memory", lambda: 1000)
     refused(path, tmp_path, "of memory, and .* is free; take fewer bytes .* --dtype bfloat16")
-    monkeypatch.setattr("neurorit.core.memory.free_memory", lambda: None)
+    monkeypatch.setattr("neurorit.model.memory.free_memory", lambda: None)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     refused(path, tmp_path, "of disk, and 0.0 GiB is free")

@@ -1,4 +1,4 @@
-"""Checkpoints answer, and the run is killed at ten moments: no answer that was kept comes again."""
+"""Checkpoints answer, and the run is killed at five moments: no answer that was kept comes again."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import pytest
 from neurorit.data.example_files import write_examples
 from neurorit.eval.predictions import read_predictions
 from neurorit.eval.run.rendering import render_prompts
-from tests.eval.conftest import make_example
+from tests.conftest import make_example
 from tests.neurorit.pipelines.evaluation.vllm_of_the_test import digest
 
 CONDITIONS = ("closed-book", "clean", "distractor-1", "distractor-2", "distractor-4", "random-4")
-QUESTIONS, KILLS, BEHIND = 50, 10, 32
+QUESTIONS, KILLS, BEHIND = 30, 5, 32
 
 
 class Runs:
@@ -62,7 +62,7 @@ class Runs:
 
 
 @pytest.mark.slow
-def test_killed_at_ten_moments_no_kept_answer_is_asked_again(
+def test_killed_at_five_moments_no_kept_answer_is_asked_again(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     runs, out, whole = Runs(tiny_model, tmp_path), tmp_path / "cut", tmp_path / "whole"

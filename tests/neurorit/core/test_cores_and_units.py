@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from neurorit.core import cores
-from neurorit.core.cores import physical_cores, usable_cores
-from neurorit.core.processor import bfloat16_unit
+from neurorit.core.cores import bfloat16_unit, physical_cores, usable_cores
 
 
 def test_hyperthreads_of_a_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
