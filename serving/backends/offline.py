@@ -54,7 +54,8 @@ class OfflineEngine:
     dtype: vLLM's name of the number format (None: as the checkpoint is stored); max_model_len:
     prompt and answer together in tokens (None: what the prompts need); max_num_seqs: completions
     computed side by side; prefix_caching: reuse of equal prompt beginnings; threads: CPU threads
-    (None: one a core); log: where vLLM's output goes (None: a temporary file, kept on failure).
+    (None: OMP_NUM_THREADS, or one a physical core); log: where vLLM's output goes (None: a
+    temporary file, kept on failure).
     `timings` lists (what, seconds): `import`, `engine` and `generate`, in order.
     """
 
@@ -79,7 +80,7 @@ class OfflineEngine:
         self._needed: dict[Path, int] = {}
         self._keep_log = log is not None
         self._log = Path(log) if log is not None else temporary_log()
-        self._worker = _Worker(self._log, threads or physical_cores())
+        self._worker = _Worker(self._log, threads or _threads())
 
     @property
     def timings(self) -> list[tuple[str, float]]:
@@ -185,6 +186,12 @@ class OfflineEngine:
         longest = max(needed, self._needed.get(directory, 0))
         self._needed[directory] = longest
         return min(limit, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
+
+
+def _threads() -> int:
+    """One a physical core, unless the user has said how many."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() and int(said) > 0 else physical_cores()
 
 
 class _Worker:

@@ -1,4 +1,4 @@
-"""Checkpoints answer, and the run is killed at five moments: no answer that was kept comes again."""
+"""Checkpoints answer, and the run is killed five times: no answer that was kept comes again."""
 
 from __future__ import annotations
 
