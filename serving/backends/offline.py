@@ -87,6 +87,11 @@ class OfflineEngine:
         """What the worker has spent its time on."""
         return self._worker.timings
 
+    @property
+    def ended(self) -> float:
+        """When the completions that `stream` gave last had ended, by the clock `time.monotonic`."""
+        return self._worker.ended
+
     def __enter__(self) -> Self:
         return self
 
@@ -199,6 +204,7 @@ class _Worker:
 
     def __init__(self, log: Path, threads: int) -> None:
         self.timings: list[tuple[str, float]] = []
+        self.ended = 0.0
         self._log = log
         self._threads = threads
         self._process: subprocess.Popen[str] | None = None
@@ -215,6 +221,7 @@ class _Worker:
             message = json.loads(line)
             match message["event"]:
                 case "answers":
+                    self.ended = message.get("ended", 0.0)
                     yield [
                         (at, Completion(text, tuple(ids), reason))
                         for at, text, ids, reason in message["answers"]
