@@ -82,12 +82,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _invented(number: int) -> Example:
     def passage(i: int, kind: str) -> Passage:
-        text = (
-            f"The mill at Harrow Bridge number {i} was built in {1500 + i} by the brothers Cole. "
-        )
-        text += (
-            "It ground barley for the town until a flood took its wheel, and stood empty since. "
-        )
+        text = f"The mill number {i} at Harrow Bridge was built in {1500 + i} by two brothers. "
+        text += "It ground barley for the town until a flood took its wheel, and stands empty. "
         return Passage(f"m{i}", f"Mill {i}", text * 2, kind)
 
     shown = (passage(number, "gold"), passage(number + 301, "distractor"))
@@ -135,9 +131,7 @@ def evaluated(model: Path, examples: Sequence[Example], dtype: str) -> dict[str,
             max_tokens=TOKENS,
         )
     behind = max(
-        sum(n for ended, _, n in notes if ended <= at)
-        - sum(n for _, kept, n in notes if kept <= at)
-        for at in [time for note in notes for time in note[:2]]
+        sum(n * ((ended <= at) - (kept <= at)) for ended, kept, n in notes) for at, _, _ in notes
     )
     return {
         "seconds": report["timings"]["generate"]["a"],
