@@ -18,7 +18,7 @@ from neurorit.core.errors import BadInput
 from neurorit.core.journal import appending, read_journal
 from neurorit.core.locks import locked
 from neurorit.data.examples import Example
-from neurorit.eval.metrics.refusals import Refusal
+from neurorit.data.refusals import Refusal
 
 _LOCK = ".predictions.lock"
 
@@ -30,7 +30,7 @@ class Prediction:
     passages: id and kind of each, in the prompt's order; key: hash of the place in the run and of
     what was asked; judged_by: the judge's fingerprint, None until it was judged; call: hash of what
     was asked alone (model, settings, prompt), shared by all places that ask the same.
-    refusal: how it refuses (`metrics.refusals`); parts: share of the answer's parts that it holds,
+    refusal: how it refuses (`data.refusals`); parts: share of the answer's parts that it holds,
     None where there are no parts; gold: how many gold passages the question has, 0 where none is
     known; cluster: what the question is resampled with.
     """

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from neurorit.data.examples import Example, Passage
+from neurorit.data.refusals import refusal_of
 from neurorit.eval.metrics import answers as metrics
-from neurorit.eval.metrics.refusals import refusal_of
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import Metric, Prediction, counts_as_right, gold_ids
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
-from neurorit.eval.metrics.refusals import PATTERNS, refusal_of
+from neurorit.data.refusals import PATTERNS, refusal_of
 from neurorit.eval.predictions import METRICS, Metric
 
 NAMES: Mapping[str, str] = {

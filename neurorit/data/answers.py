@@ -48,6 +48,11 @@ def held_answer(text: str, answers: Sequence[str]) -> str | None:
     return None
 
 
+def answer_words(text: str) -> tuple[str, ...]:
+    """The words of a text as `held_answer` compares them, with spaces for punctuation."""
+    return tuple(_forms(text)[1].split())
+
+
 def replace_answers(text: str, answers: Sequence[str], value: str) -> str:
     """The text with every answer in it, as whole words and in any case, replaced by `value`."""
     longest = sorted({a for a in answers if a.strip()}, key=len, reverse=True)

@@ -33,6 +33,17 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+# English words that carry no answer by themselves.
+STOP_WORDS = frozenset(
+    words(
+        "a about after all also an and any are as at be because been before being between both but "
+        "by can could did do does for from had has have he her hers him his how i if in into is it "
+        "its just me more most my no nor not of on only or other our over she should so some such "
+        "than that the their them then there these they this those through to under up was we were "
+        "what when where which while who whom whose why will with would you your"
+    )
+)
+
 _MARKS = ".!?\u0964\u0965\u061f\u06d4"  # also of Hindi, Arabic and Urdu
 _WIDE = "\u3002\uff01\uff1f\uff61"
 _WIDE_CLOSING = "\u300d\u300f\uff09\u201d\u2019"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ class NeuronAtlas:
     rel, irrel, shared [n, 2]: (layer, neuron) of P_rel, P_irrel and P_shared. scores_rel,
     scores_irrel [L, F]: summed kept attribution; counts_rel, counts_irrel [L, F]: samples that
     kept the neuron; stability_rel, stability_irrel [L, F]: share of bootstrap resamples in which
-    the neuron is chosen again; residuals [samples]: completeness residual of each; model: the
-    digest of the weights it was mined from.
+    the neuron is chosen again; residuals [samples]: completeness residual of each. sample_SIDE:
+    the samples' own scores, those of sample i between sample_ends[i] and sample_ends[i + 1]:
+    sample_neurons [n], as layer * F + neuron, and sample_scores [n]; empty where none were kept.
+    model: the digest of the weights it was mined from.
     """
 
     rel: Array
@@ -44,6 +46,12 @@ class NeuronAtlas:
     stability_rel: Array
     stability_irrel: Array
     residuals: Array
+    sample_ends_rel: Array = field(default_factory=lambda: np.zeros(1, np.int64))
+    sample_ends_irrel: Array = field(default_factory=lambda: np.zeros(1, np.int64))
+    sample_neurons_rel: Array = field(default_factory=lambda: np.empty(0, np.int32))
+    sample_neurons_irrel: Array = field(default_factory=lambda: np.empty(0, np.int32))
+    sample_scores_rel: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    sample_scores_irrel: Array = field(default_factory=lambda: np.empty(0, np.float32))
     model: str = ""
 
     def __repr__(self) -> str:

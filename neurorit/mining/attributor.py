@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import copy
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,18 +15,29 @@ import torch
 
 from neurorit.core.errors import BadInput
 from neurorit.core.units import parse_bytes
-from neurorit.mining.contexts import IRRELEVANT, Context, Reading
+from neurorit.mining.contexts import IRRELEVANT, Context
 from neurorit.mining.integrated_gradients import Attribution, Query, Settings, attribute
+from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.float32 import float32_activations
-from neurorit.model.prompts import encode_answer, end_token_id, render_prompt
+from neurorit.model.prompts import (
+    PromptTemplate,
+    encode_answer,
+    encode_plain,
+    end_token_id,
+    render_prompt,
+    render_turn,
+)
 from neurorit.model.shared_prefix import Prefix, Rows
 from neurorit.model.source import ModelSource
 
-_MOST = 16  # prompts in one pass; more gain nothing
-_PROBE = 8
+_MOST = 16  # prompts in one pass of rows; more gain nothing
+_PROBES = 8, 24  # rows whose memory is measured
 _SLACK = 1.5  # of what backward needs beside the saved activations
+_ASKED_TOKENS = 16_384  # of prompts that are asked together, padding counted
+_ASKED_MOST = 32
+_LARGE = 50_000_000  # parameters from which lower precision is quicker in asking
 
 
 @dataclass(frozen=True)
@@ -51,24 +65,27 @@ class Miner:
         template = source.template
 
         def query(context: Context) -> Query:
+            asked = context.question
             own = context.side == IRRELEVANT and settings.irrelevant_target == "own-answer"
             return Query(
-                render_prompt(tokenizer, template, context.question, context.passages),
-                render_prompt(tokenizer, template, context.question, ()),
+                render_prompt(tokenizer, template, asked, context.passages),
+                bare_prompt(tokenizer, template, asked, settings.layout),
                 encode_answer(tokenizer, template, context.answers[0])
                 if context.answers and not own
                 else None,
             )
 
-        found = {context.key: context for context in chosen}
-        queries = {key: query(context) for key, context in found.items()}
+        by_key = {context.key: context for context in chosen}
+        queries = {key: query(context) for key, context in by_key.items()}
         end = end_token_id(tokenizer)
-        miner = cls(model, tokenizer, settings, found, queries, end, settings.rows)
+        miner = cls(model, tokenizer, settings, by_key, queries, end, settings.rows)
         if not settings.memory:
             return miner
         longest = max((query.prompt_with for query in queries.values()), key=len)
         with miner._computing():
-            return replace(miner, rows=rows_within(settings.memory, model, longest))
+            return replace(
+                miner, rows=rows_within(settings.memory, model, longest, settings.steps + 1)
+            )
 
     def batches(self, keys: Sequence[str]) -> list[list[str]]:
         """Keys of contexts of like length, as many together as the rows of one pass allow."""
@@ -76,33 +93,92 @@ class Miner:
         if self.settings.method not in ("integrated-gradients", "scaled-gradients"):
             path = 1
         most = max(1, min(_MOST, self.rows // path))
-        order = sorted(keys, key=lambda key: (len(self.queries[key].prompt_with), key))
+        order = self._by_length(keys)
         return [order[i : i + most] for i in range(0, len(order), most)]
 
+    def batches_to_ask(self, keys: Sequence[str]) -> list[list[str]]:
+        """Keys of contexts of like length, as many together as are quickly asked."""
+        batches: list[list[str]] = [[]]
+        for key in self._by_length(keys):
+            longest = len(self.queries[key].prompt_with)
+            count = len(batches[-1]) + 1
+            if count > 1 and (count > _ASKED_MOST or count * longest > _ASKED_TOKENS):
+                batches.append([])
+            batches[-1].append(key)
+        return batches
+
+    def _by_length(self, keys: Sequence[str]) -> list[str]:
+        return sorted(keys, key=lambda key: (len(self.queries[key].prompt_with), key))
+
     def ask(self, keys: Sequence[str]) -> list[dict[str, Any]]:
-        """The records of what the model answers from contexts, and whether it follows them."""
+        """The records of what the model answers from contexts, and whether it follows them.
+
+        class: one of reading.CLASSES; span: first and last (exclusive) of the answer's tokens that
+        follow the context, where it does.
+        """
         prompts = [self.queries[key].prompt_with for key in keys]
-        with self._computing():
-            prefix = Prefix(self.model, prompts)
-            lasts = [prompt[-1] for prompt in prompts]
-            answers = prefix.greedy(lasts, self.settings.answer_tokens, self.end)
+        model, computing = self._asking
+        with computing():
+            answers = Prefix(model, prompts).greedy(self.settings.answer_tokens, self.end)
         records = []
         for key, answer in zip(keys, answers, strict=True):
             context = self.contexts[key]
-            text = self.tokenizer.decode(answer, skip_special_tokens=True)
-            followed = Reading.of(context, text).follows(context)
-            records.append({"key": f"answer/{key}", "answer": answer, "followed": followed})
+            reading = Reading.of(context, self._decoded(answer))
+            record: dict[str, Any] = {
+                "key": f"answer/{key}",
+                "answer": answer,
+                "class": reading.named(context),
+            }
+            if reading.follows(context) and reading.span is not None:
+                record["span"] = token_span(self._decoded, answer, reading.span)
+            records.append(record)
         return records
 
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        return decoded(self.tokenizer, tokens)
+
+    @cached_property
+    def _asking(self) -> tuple[Any, Callable[[], AbstractContextManager[None]]]:
+        """What answers: the model as it attributes, or in bfloat16 where that is quicker."""
+        dtype = asking_dtype(self.settings.asking, self.model)
+        if dtype == self.model.dtype:
+            # Nothing is differentiated, so weights of lower precision need no float32 beside them.
+            plain = self.settings.asking != "float32" and dtype != torch.float32
+            return self.model, nullcontext if plain else self._computing
+        if dtype == torch.float32:
+            return self.model, self._computing
+        return copy.deepcopy(self.model).to(dtype), nullcontext
+
+    def rest_from_asking(self) -> None:
+        """Let go of what only asking needs."""
+        self.__dict__.pop("_asking", None)
+
+    def _at_span(self, key: str, answer: Mapping[str, Any] | None) -> Query:
+        """The context's query, at the words that follow it where the model was asked."""
+        query = self.queries[key]
+        if answer is None or "span" not in answer:
+            return query
+        written = list(answer["answer"])
+        first, last = answer["span"]
+        own, target = written[:first], written[first:last]
+        context = self.contexts[key]
+        if context.side == IRRELEVANT and self.settings.irrelevant_target == "gold":
+            target = list(query.target or ())
+            if own:
+                head = len(self._decoded(own))
+                space = " " if self._decoded(written)[head : head + 1] == " " else ""
+                target = encode_plain(self.tokenizer, space + context.answers[0], continues=True)
+        return Query([*query.prompt_with, *own], [*query.prompt_without, *own], target)
+
     def attributions(
-        self, keys: Sequence[str], answers: Mapping[str, Sequence[int] | None]
+        self, keys: Sequence[str], answers: Mapping[str, Mapping[str, Any]]
     ) -> list[Attribution]:
         """Attribute contexts in one pass.
 
-        answers: what the model itself answered, where it was asked already.
+        answers: the records of what the model answered, where it was asked.
         """
         settings = self.settings
-        made = Settings(
+        how = Settings(
             method=settings.method,
             objective=settings.objective,
             steps=settings.steps,
@@ -110,22 +186,18 @@ class Miner:
             end=self.end,
             longest=settings.answer_tokens,
         )
-        queries = [self.queries[key] for key in keys]
-        queries = [
-            query if query.target is not None else replace(query, target=answers.get(key))
-            for key, query in zip(keys, queries, strict=True)
-        ]
+        queries = [self._at_span(key, answers.get(key)) for key in keys]
         with self._computing():
-            return attribute(self.model, queries, made)
+            return attribute(self.model, queries, how)
 
     def attribute(
-        self, keys: Sequence[str], answers: Mapping[str, Sequence[int] | None]
+        self, keys: Sequence[str], answers: Mapping[str, Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The records of contexts that share a pass: kept scores, residual and target."""
+        """The records of contexts that share a pass: scores, residual, gains and target."""
         settings = self.settings
         records = []
         for key, one in zip(keys, self.attributions(keys, answers), strict=True):
-            index, values = keep_scores(one.scores.numpy(), settings.threshold, settings.top)
+            index, values = widest_scores(one.scores.numpy(), settings.stored, settings.top)
             records.append(
                 {
                     "key": key,
@@ -133,6 +205,8 @@ class Miner:
                     "index": index.tolist(),
                     "values": [float(value) for value in values],
                     "residual": one.residual,
+                    "context_gain": one.context_gain,
+                    "neuron_gain": one.neuron_gain,
                     "target": list(one.target),
                 }
             )
@@ -147,34 +221,98 @@ class Miner:
             yield
 
 
-def keep_scores(scores: np.ndarray, threshold: float, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flat indices and values of the scores above `threshold` of the largest, at most `top` [K].
-
-    A sample whose scores are all zero or negative keeps none.
-    """
+def widest_scores(scores: np.ndarray, stored: int, top: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flat indices and values of the `stored` largest scores of either sign, and of the `top`."""
     flat = np.asarray(scores, dtype=np.float64).ravel()
-    largest = float(flat.max(initial=0.0))
-    if largest <= 0.0:
-        return np.empty(0, np.int64), np.empty(0)
-    order = np.argsort(-flat, kind="stable")[:top]
-    order = order[flat[order] > threshold * largest]
-    order = np.sort(order)
+    widest = np.argsort(-np.abs(flat), kind="stable")[:stored]
+    order = np.union1d(widest, np.argsort(-flat, kind="stable")[:top])
+    order = order[flat[order] != 0.0]
     return order, flat[order]
 
 
-def rows_within(memory: str, model: Any, prompt: Sequence[int]) -> int:
-    """Rows of this prompt that a budget such as 2GiB holds; raises BadInput if it holds none."""
-    needed = _SLACK * row_bytes(model, prompt)
-    rows = int(parse_bytes(memory, "mine: memory") // needed)
-    if rows < 1:
+def bare_prompt(tokenizer: Any, template: PromptTemplate, question: str, layout: str) -> list[int]:
+    """Token ids of the prompt without passages that contexts of a layout are compared with."""
+    if layout == "matched":
+        return render_turn(tokenizer, template, template.without_passages(question))
+    return render_prompt(tokenizer, template, question, ())
+
+
+def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """What an answer's tokens say, letter for letter."""
+    text: str = tokenizer.decode(
+        tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def asking_dtype(asked: str, model: Any) -> torch.dtype:
+    """What contexts are asked in: auto is bfloat16 for a large model where it is the quicker."""
+    if asked != "auto":
+        named: torch.dtype = getattr(torch, asked)
+        return named
+    size = sum(parameter.numel() for parameter in model.parameters())
+    if size < _LARGE or model.dtype != torch.float32:
+        dtype: torch.dtype = model.dtype
+        return dtype
+    if model.device.type == "cpu":
+        quick = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    else:
+        quick = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if quick else torch.float32
+
+
+@dataclass(frozen=True)
+class RowBytes:
+    """Bytes that a pass keeps for going back.
+
+    fixed: whatever the rows, such as the prompt's keys and values; first, last: of one row more
+    that comes in at the first layer, or at the last.
+    """
+
+    fixed: float
+    first: float
+    last: float
+
+    def of(self, rows: int, path: int, depth: int) -> float:
+        """Bytes of the first so many rows of one context, `path` of them in each layer."""
+        layers = np.minimum(np.arange(rows) // path, depth - 1)
+        each = self.first + (self.last - self.first) * layers / max(1, depth - 1)
+        return self.fixed + float(each.sum())
+
+
+def rows_within(memory: str, model: Any, prompt: Sequence[int], path: int) -> int:
+    """Rows of contexts as long as this one that a budget such as 2GiB holds in one pass.
+
+    path: rows of each layer. Raises BadInput if the budget holds none.
+    """
+    budget = parse_bytes(memory, "mine: memory") / _SLACK
+    row, depth = row_bytes(model, prompt), feed_forward(model).depth
+    whole = row.of(depth * path, path, depth)
+    if whole <= budget:
+        # All of a context's rows fit: several contexts share a pass.
+        return int(budget // whole) * depth * path
+    # The prompt's own token is a row too.
+    rows = bisect_right(range(depth * path), budget, key=lambda n: row.of(n, path, depth)) - 1
+    if rows < 2:
+        needed = _SLACK * row.of(2, path, depth)
         raise BadInput(
             f"mine: memory {memory} holds no row of this model; one takes {needed / 2**20:.1f} MiB"
         )
     return rows
 
 
-def row_bytes(model: Any, prompt: Sequence[int]) -> float:
-    """Bytes of activations that one row keeps for the backward pass, measured on a few rows."""
+def row_bytes(model: Any, prompt: Sequence[int]) -> RowBytes:
+    """What the rows of a prompt keep for the backward pass: measured on a few, fitted by a line."""
+    depth = feed_forward(model).depth
+    few, more = _PROBES
+    first, first_more = (_kept_bytes(model, prompt, [0] * rows) for rows in _PROBES)
+    last, last_more = (_kept_bytes(model, prompt, [depth - 1] * rows) for rows in _PROBES)
+    each = (first_more - first) / (more - few)
+    return RowBytes(first - few * each, each, (last_more - last) / (more - few))
+
+
+def _kept_bytes(model: Any, prompt: Sequence[int], layers: Sequence[int]) -> int:
+    """Bytes that are kept for the backward pass of rows that come in at those layers."""
     weights = {parameter.data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -190,7 +328,7 @@ def row_bytes(model: Any, prompt: Sequence[int]) -> float:
     )
     try:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            rows.logits([0] * _PROBE).float().log_softmax(-1)
+            rows.logits(layers).float().log_softmax(-1)
     finally:
         handle.remove()
-    return sum(kept.values()) / _PROBE
+    return sum(kept.values())

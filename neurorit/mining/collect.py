@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.mining.contexts import RELEVANT, SIDES, Context
 from neurorit.mining.journal import Journal, Record
+from neurorit.mining.reading import FOLLOWED
 from neurorit.mining.settings import MiningSettings
 
 if TYPE_CHECKING:
@@ -28,6 +29,21 @@ _EARLY = 24  # attributed contexts after which scores that do not add up end a r
 
 # Contexts done, contexts in all, the median residual of those done; None while they are asked.
 Progress = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What is mined, and what it was chosen from.
+
+    contexts, records: those that count, in order; classes: side -> what each asked context's answer
+    was (reading.CLASSES); tried: side -> records of all that were attributed. Both are empty where
+    contexts are taken as they come.
+    """
+
+    contexts: list[Context]
+    records: list[Record]
+    classes: dict[str, list[str]]
+    tried: dict[str, list[Record]]
 
 
 @dataclass
@@ -44,21 +60,17 @@ class Records:
     progress: Progress | None = None
     _done: dict[str, Record] = field(default_factory=dict)
 
-    def collect(self) -> tuple[list[Context], list[Record], dict[str, int]]:
-        """The contexts that are mined, their records, and how many of each side were asked.
+    def collect(self) -> Collected:
+        """The contexts that are mined, their records, and what became of those that were asked.
 
-        Raises BadInput when the model follows no context of one side, NeuroritError as soon as
-        scores do not add up.
+        Raises BadInput when the model follows no context of one side or gains from none,
+        NeuroritError as soon as scores do not add up.
         """
         self._done = self.journal.read()
-        asked: dict[str, int] = {}
-        chosen = list(self.candidates)
         if self.settings.contexts == "followed":
-            chosen, asked = self._followed()
-        if self._make(chosen, lambda c: c.key, self._attributed, self._told):
-            self._done = self.journal.wait_for_all()
-        # Records are read back from JSON either way, so a resumed run has the same numbers.
-        return chosen, [json.loads(json.dumps(self._done[c.key])) for c in chosen], asked
+            return self._followed()
+        self._attribute(self.candidates)
+        return Collected(list(self.candidates), self._records(self.candidates), {}, {})
 
     @cached_property
     def _miner(self) -> Miner:
@@ -66,31 +78,84 @@ class Records:
 
         return Miner.load(self.model, self.candidates, self.settings)
 
-    def _followed(self) -> tuple[list[Context], dict[str, int]]:
-        """Up to `samples` contexts of each side that the model follows; asks round by round."""
+    def _followed(self) -> Collected:
+        """Up to `samples` contexts of each side that the model follows and gains from.
+
+        Sides are asked and attributed in rounds, until there are enough or no more to ask.
+        """
         wanted = self.settings.samples
         sides = {side: [c for c in self.candidates if c.side == side] for side in SIDES}
-        asked = dict.fromkeys(SIDES, 0)
-        found: dict[str, list[Context]] = {side: [] for side in SIDES}
-        for first in range(0, max(map(len, sides.values())), wanted):
-            part = [
-                context
-                for side, every in sides.items()
-                if len(found[side]) < wanted
-                for context in every[first : first + wanted]
-            ]
+        asked: dict[str, list[Context]] = {side: [] for side in SIDES}
+        tried: dict[str, list[Context]] = {side: [] for side in SIDES}
+        counted: dict[str, list[Context]] = {side: [] for side in SIDES}
+        while True:
+            self._ask_until(
+                sides, asked, {s: wanted - len(counted[s]) + len(tried[s]) for s in SIDES}
+            )
+            part = []
+            for side in SIDES:
+                followed = [c for c in asked[side] if self._class(c) == FOLLOWED]
+                if not followed:
+                    raise BadInput(_nobody_followed(side, len(asked[side])))
+                more = followed[len(tried[side]) :][: wanted - len(counted[side])]
+                tried[side] += more
+                part += more
             if not part:
                 break
+            self._attribute(part)
+            for context in part:
+                if self._counts(self._done[context.key]):
+                    counted[context.side].append(context)
+        for side in SIDES:
+            if not counted[side]:
+                raise BadInput(_nothing_gained(side, len(tried[side]), self.settings.least_gain))
+        chosen = [context for side in SIDES for context in counted[side]]
+        return Collected(
+            chosen,
+            self._records(chosen),
+            {side: [self._class(c) for c in asked[side]] for side in SIDES},
+            {side: self._records(tried[side]) for side in SIDES},
+        )
+
+    def _ask_until(
+        self,
+        sides: dict[str, list[Context]],
+        asked: dict[str, list[Context]],
+        wanted: dict[str, int],
+    ) -> None:
+        """Ask round by round until so many of each side are followed, or none are left."""
+        while True:
+            part = []
+            for side in SIDES:
+                followed = sum(self._class(c) == FOLLOWED for c in asked[side])
+                if followed < wanted[side]:
+                    first = len(asked[side])
+                    part += sides[side][first : first + self.settings.samples]
+            if not part:
+                return
             if self._make(part, _answer_key, self._answered, self._asked):
                 self._done = self.journal.wait_for_all()
             for context in part:
-                asked[context.side] += 1
-                if self._done[_answer_key(context)]["followed"]:
-                    found[context.side].append(context)
-        for side in SIDES:
-            if not found[side]:
-                raise BadInput(_nobody_followed(side, asked[side]))
-        return [context for side in SIDES for context in found[side][:wanted]], asked
+                asked[context.side].append(context)
+
+    def _class(self, context: Context) -> str:
+        named: str = self._done[_answer_key(context)]["class"]
+        return named
+
+    def _counts(self, record: Record) -> bool:
+        """Whether the context, by the neurons too, adds enough to F for its scores to mean it."""
+        least = self.settings.least_gain
+        return least <= 0.0 or min(record["context_gain"], record["neuron_gain"]) >= least
+
+    def _attribute(self, wanted: Sequence[Context]) -> None:
+        if "_miner" in self.__dict__:
+            self._miner.rest_from_asking()
+        if self._make(wanted, lambda c: c.key, self._attributed, self._told):
+            self._done = self.journal.wait_for_all()
+
+    def _records(self, wanted: Sequence[Context]) -> list[Record]:
+        # Records are read back from JSON either way, so a resumed run has the same numbers.
+        return [json.loads(json.dumps(self._done[c.key])) for c in wanted]
 
     def _make(
         self,
@@ -104,7 +169,8 @@ class Records:
         if all(key in self._done for key in keys.values()):
             return False
         with self.journal.appending() as append:
-            batches = self._miner.batches(list(keys))
+            asking = work == self._answered
+            batches = (self._miner.batches_to_ask if asking else self._miner.batches)(list(keys))
             for batch in batches[self.journal.rank :: self.journal.processes]:
                 if all(keys[key] in self._done for key in batch):
                     continue
@@ -118,7 +184,9 @@ class Records:
         return self._miner.ask(keys)
 
     def _attributed(self, keys: Sequence[str]) -> list[Record]:
-        answers = {key: self._done.get(f"answer/{key}", {}).get("answer") for key in keys}
+        answers = {
+            key: self._done[f"answer/{key}"] for key in keys if f"answer/{key}" in self._done
+        }
         return self._miner.attribute(keys, answers)
 
     def _asked(self, keys: Iterable[str]) -> None:
@@ -162,4 +230,12 @@ def _nobody_followed(side: str, asked: int) -> str:
     return (
         f"mine: of {asked} asked, the model {what}: nothing to attribute; take other examples, "
         "more `noise_passages`, or contexts as they come with --set contexts=all"
+    )
+
+
+def _nothing_gained(side: str, tried: int, least: float) -> str:
+    what = "relevant" if side == RELEVANT else "irrelevant"
+    return (
+        f"mine: in none of {tried} followed {what} contexts do neurons add {least:g} to F: nothing "
+        "to attribute; lower `least_gain` (0 counts all), or set `objective` to log-prob"
     )

@@ -1,4 +1,4 @@
-"""The two contexts of an example: its gold passages alone, and noise alone.
+"""The two contexts of an example, one with its gold passages and one of noise alone.
 
 Mining compares neurons between them, and the causal check asks what a model answers from each.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import held_answer
 from neurorit.data.examples import Example, Passage
+from neurorit.data.text import words
 
 RELEVANT, IRRELEVANT = "rel", "irrel"
 SIDES = (RELEVANT, IRRELEVANT)
 _NOISE = ("distractor", "random", "near-duplicate")
+_ALIKE = 1.5  # times as long as the gold passage is of like length
 
 
 @dataclass(frozen=True)
@@ -29,47 +32,35 @@ class Context:
     answers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What an answer makes of its context.
-
-    right: its first line holds an accepted answer; misled: that line stands in the noise passages
-    and is not accepted (irrelevant contexts only); refused: nothing was said.
-    """
-
-    right: bool
-    misled: bool
-    refused: bool
-
-    @classmethod
-    def of(cls, context: Context, text: str) -> Reading:
-        """Read the answer `text`; an immediate end is an empty one."""
-        line = text.strip().splitlines()[0].strip() if text.strip() else ""
-        right = bool(line) and held_answer(line, context.answers) is not None
-        misled = False
-        if context.side == IRRELEVANT and line and not right:
-            noise = " ".join(passage.text for passage in context.passages)
-            misled = held_answer(noise, [line]) is not None
-        return cls(right, misled, not line)
-
-    def follows(self, context: Context) -> bool:
-        """Whether the answer is taken from the context's passages."""
-        return self.right if context.side == RELEVANT else self.misled
-
-
 def contexts(
-    pool: Sequence[Example], most: int, noise_passages: int, seed: int, named: str = "examples"
+    pool: Sequence[Example],
+    most: int,
+    noise_passages: int,
+    seed: int,
+    named: str = "examples",
+    layout: str = "apart",
 ) -> Iterator[Context]:
     """Up to `most` contexts of each side, one per example and side, in an order from the seed.
 
-    named: what the examples are called in messages. Raises BadInput when there is none of one side.
+    layout: "apart" shows the gold passages alone, or `noise_passages` of noise; "matched" shows as
+    many passages on both sides (`noise_passages`, or as many as there are gold ones, where these
+    are more): the same noise, with the gold passages in it or with noise of like length in their
+    place. named: what the examples are called in messages. Raises BadInput when there is none of
+    one side.
     """
+    matcher = _Matcher(pool, noise_passages) if layout == "matched" else None
     order = sorted(pool, key=lambda e: hashlib.sha256(f"{seed}/{e.id}".encode()).digest())
     for side in SIDES:
         found = 0
         for example in order:
-            passages = _passages(example, side, noise_passages)
-            if passages and found < most:
+            if found == most:
+                break
+            passages = (
+                matcher.passages(example, side)
+                if matcher is not None
+                else _apart(example, side, noise_passages)
+            )
+            if passages:
                 found += 1
                 key = f"{side}/{example.id}"
                 yield Context(key, side, example.question, passages, example.answers)
@@ -78,7 +69,82 @@ def contexts(
             raise BadInput(f"{named}: no example holds {wanted}; mix some with `neurorit-rag mix`")
 
 
-def _passages(example: Example, side: str, noise: int) -> tuple[Passage, ...]:
-    if side == RELEVANT:
-        return tuple(p for p in example.passages if p.kind == "gold")
-    return tuple(p for p in example.passages if p.kind in _NOISE)[:noise]
+def _apart(example: Example, side: str, noise: int) -> tuple[Passage, ...]:
+    return _gold(example) if side == RELEVANT else _noise(example)[:noise]
+
+
+def _gold(example: Example) -> tuple[Passage, ...]:
+    return tuple(p for p in example.passages if p.kind == "gold")
+
+
+def _noise(example: Example) -> tuple[Passage, ...]:
+    return tuple(p for p in example.passages if p.kind in _NOISE)
+
+
+class _Matcher:
+    """Passages of both sides in equal number, order and length, from a pool of examples.
+
+    An example with too little noise of its own borrows other examples', which holds no answer.
+    """
+
+    def __init__(self, pool: Sequence[Example], noise_passages: int) -> None:
+        golds = [len(_gold(example)) for example in pool]
+        usual = median(count for count in golds if count) if any(golds) else 1
+        self._count = max(noise_passages, round(usual))
+        others = {(p.title, p.text): p for example in pool for p in _noise(example)}
+        self._pool = sorted(others.values(), key=lambda p: (_length(p), p.id))
+
+    def passages(self, example: Example, side: str) -> tuple[Passage, ...]:
+        """The passages of one side; none where the example lacks what the side is made of."""
+        gold, noise = _gold(example), list(_noise(example))
+        if not (gold if side == RELEVANT else noise):
+            return ()
+        count = max(self._count, len(gold))
+        lengths = [_length(p) for p in gold] or [_length(noise[0])]
+        beside = noise[: count - len(gold)]
+        left = noise[len(beside) :]
+        while len(beside) < count - len(gold):
+            beside.append(self._borrowed(example, beside, lengths[0]))
+        if not gold:
+            return tuple(beside)
+        shown = list(gold)
+        if side == IRRELEVANT:
+            shown = []
+            for length in lengths:
+                near = [p for p in left if _alike(_length(p), length)]
+                taken = (
+                    min(near, key=lambda p: abs(_length(p) - length))
+                    if near
+                    else self._borrowed(example, [*beside, *shown], length)
+                )
+                left = [p for p in left if p is not taken]
+                shown.append(taken)
+        # The gold passages' place among the others is the example's own.
+        first = next(i for i, p in enumerate(example.passages) if p.kind == "gold")
+        before = min(len(beside), sum(p in beside for p in example.passages[:first]))
+        return (*beside[:before], *shown, *beside[before:])
+
+    def _borrowed(self, example: Example, shown: Sequence[Passage], length: int) -> Passage:
+        """The noise of the pool whose length is nearest, and which neither answers nor is shown.
+
+        Raises BadInput where there is none.
+        """
+        texts = {(p.title, p.text) for p in (*shown, *example.passages)}
+        near = sorted(self._pool, key=lambda p: abs(_length(p) - length))
+        for passage in near:
+            if (passage.title, passage.text) in texts:
+                continue
+            if held_answer(f"{passage.title} {passage.text}", example.answers) is None:
+                return Passage(passage.id, passage.title, passage.text, "random")
+        raise BadInput(
+            f"mine: the examples hold too little noise for {self._count} passages in a context; "
+            "mix more, lower `noise_passages`, or set `layout` to apart"
+        )
+
+
+def _length(passage: Passage) -> int:
+    return len(words(passage.text))
+
+
+def _alike(one: int, other: int) -> bool:
+    return max(one, other) <= _ALIKE * max(1, min(one, other))

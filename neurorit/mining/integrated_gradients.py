@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from neurorit.model.feed_forward import FeedForward, feed_forward
-from neurorit.model.hooks import recording
+from neurorit.model.hooks import holding, recording
 from neurorit.model.shared_prefix import Prefix, Rows
 
 _TINY = 1e-12
@@ -46,12 +46,16 @@ class Attribution:
     scores [L, F]: attribution, in units of F; gain [L]: F with the context minus F with layer l's
     neurons as without it; residual: sum over layers of |sum_j A - gain|, over the sum of |gain|
     (0 for methods that have no completeness); target: the tokens that F is the probability of.
+    context_gain: F with the context minus F without it; neuron_gain: F with the context minus F
+    with all layers' neurons as without it, which is what they carry of it together.
     """
 
     scores: torch.Tensor
     gain: torch.Tensor
     residual: float
     target: tuple[int, ...]
+    context_gain: float
+    neuron_gain: float
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,11 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
         with recording(blocks, last=1) as seen:
             bare = Prefix(model, [query.prompt_without for query in queries])
         lasts = [query.prompt_without[-1] for query in queries]
-        without = _values(blocks, Rows.of(bare, lasts, targets, rows.span), seen)[1]
+        bare_rows = Rows.of(bare, lasts, targets, rows.span)
+        whole, without = _values(blocks, bare_rows, seen)
+        context_gain = (gold - _score(whole, bare_rows, settings)[:, 0]).cpu()
+        with holding(blocks, without):
+            neuron_gain = (gold - _score(rows.plain(), rows, settings)[:, 0]).cpu()
     difference = (present - without) * rows.real[:, None, :, None]
     gain = torch.zeros(len(queries), blocks.depth)
     if settings.method == "activation":
@@ -105,7 +113,14 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
     off = (scores.sum(2) - gain).abs().sum(1) / gain.abs().sum(1).clamp_min(_TINY)
     complete = settings.method in ("integrated-gradients", "scaled-gradients")
     return [
-        Attribution(scores[i], gain[i], float(off[i]) if complete else 0.0, tuple(targets[i]))
+        Attribution(
+            scores[i],
+            gain[i],
+            float(off[i]) if complete else 0.0,
+            tuple(targets[i]),
+            float(context_gain[i]),
+            float(neuron_gain[i]),
+        )
         for i in range(len(queries))
     ]
 
@@ -146,8 +161,7 @@ def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> li
     most = 1 if settings.objective == "first-token" else settings.longest
     targets = [list(q.target) if q.target is not None else None for q in queries]
     if any(target is None for target in targets):
-        lasts = [query.prompt_with[-1] for query in queries]
-        own = prefix.greedy(lasts, most, settings.end)
+        own = prefix.greedy(most, settings.end)
         targets = [own[i] if target is None else target for i, target in enumerate(targets)]
     if settings.objective == "first-token":
         return [target[:1] for target in targets if target is not None]

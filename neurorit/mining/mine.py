@@ -27,10 +27,13 @@ from neurorit.data.example_files import (
     examples_name,
     load_examples,
 )
+from neurorit.data.text import words
 from neurorit.mining.atlas import NeuronAtlas, choose_sets
-from neurorit.mining.collect import ASKED, Progress, Records, check_residual
+from neurorit.mining.collect import ASKED, Collected, Progress, Records, check_residual
 from neurorit.mining.contexts import SIDES, Context, contexts
 from neurorit.mining.journal import Journal
+from neurorit.mining.reading import CLASSES
+from neurorit.mining.selection import LEVEL, keep_scores, most_frequent, surviving
 from neurorit.mining.settings import AFTERWARDS, MiningSettings
 from neurorit.model.distributed import count, join
 from neurorit.model.prompts import PromptTemplate
@@ -71,13 +74,18 @@ def mine(
     source = ModelSource.of(model, tokenizer, template)
     source.check_tunable()
     most = settings.samples * (ASKED if settings.contexts == "followed" else 1)
-    candidates = list(contexts(pool, most, settings.noise_passages, seed, examples_name(examples)))
+    candidates = list(
+        contexts(
+            pool, most, settings.noise_passages, seed, examples_name(examples), settings.layout
+        )
+    )
     inputs = {"examples": examples_digest(examples, pool), "model": source.digest}
     with tempfile.TemporaryDirectory() as nowhere, source.kept():
         place = Path(nowhere) / "atlas" if out is None else Path(out)
         journal = Journal(place, _identity(settings, seed, inputs))
         records = Records(source, candidates, settings, journal, progress)
-        chosen, kept, asked = records.collect()
+        collected = records.collect()
+        chosen, kept = collected.contexts, collected.records
         shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
         atlas = replace(_aggregate(kept, chosen, shape, settings, seed), model=source.digest)
         median = float(np.median(atlas.residuals))
@@ -91,7 +99,15 @@ def mine(
                 inputs=inputs,
                 made={
                     "samples": {side: sum(c.side == side for c in chosen) for side in SIDES},
-                    "asked": asked,
+                    "asked": {side: len(named) for side, named in collected.classes.items()},
+                    "answered": {
+                        side: {name: named.count(name) for name in CLASSES}
+                        for side, named in collected.classes.items()
+                    },
+                    "gain": _gains(collected),
+                    "shown": _shown(chosen),
+                    "false_discovery": _survivors(atlas),
+                    "prompt_date": source.template.date,
                     "median_residual": median,
                     "layers": shape[0],
                     "neurons_per_layer": shape[1],
@@ -107,21 +123,63 @@ def mine(
     return atlas
 
 
-def most_frequent(counts: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
-    """Boolean choice, shaped as `counts`, of the k most often kept; ties by summed score.
-
-    Neurons that no sample kept are never chosen.
-    """
-    order = np.lexsort((-scores.ravel(), -counts.ravel()))[:k]
-    chosen = np.zeros(counts.size, dtype=bool)
-    chosen[order] = counts.ravel()[order] > 0
-    return chosen.reshape(counts.shape)
-
-
 def _identity(settings: MiningSettings, seed: int, inputs: dict[str, str]) -> dict[str, Any]:
     """What a journal's records depend on; what is made of them afterwards may change."""
     of_records = {k: v for k, v in asdict(settings).items() if k not in AFTERWARDS}
     return {"settings": of_records, "seed": seed, "inputs": inputs}
+
+
+def _gains(collected: Collected) -> dict[str, Any]:
+    """Of each side's attributed contexts: what they add to F, and how much of it neurons carry.
+
+    context, neurons: quartiles with the extremes; carried: the share of the contexts' summed gain
+    that goes when all neurons are put back; left_out: contexts that gain too little to vote.
+    """
+    told: dict[str, Any] = {}
+    for side in SIDES:
+        records = collected.tried.get(side) or [
+            record
+            for record, context in zip(collected.records, collected.contexts, strict=True)
+            if context.side == side
+        ]
+        gains = {
+            name: np.array([record[f"{key}_gain"] for record in records])
+            for name, key in (("context", "context"), ("neurons", "neuron"))
+        }
+        total = float(gains["context"].sum())
+        counted = sum(context.side == side for context in collected.contexts)
+        told[side] = {
+            "attributed": len(records),
+            "left_out": len(records) - counted,
+            **{
+                name: [float(value) for value in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])]
+                for name, values in gains.items()
+            },
+            "carried": float(gains["neurons"].sum()) / total if total > 0 else None,
+        }
+    return told
+
+
+def _survivors(atlas: NeuronAtlas) -> dict[str, float] | None:
+    """How many neurons of each set survive the false-discovery cut; None where nothing varies."""
+    if min(len(atlas.sample_ends_rel), len(atlas.sample_ends_irrel)) < 3:
+        return None
+    return {"level": LEVEL, **surviving(atlas)}
+
+
+def _shown(chosen: Sequence[Context]) -> dict[str, dict[str, float]]:
+    """Mean number of passages in a context of each side, and of words in them together."""
+    return {
+        side: {
+            "passages": float(np.mean([len(c.passages) for c in chosen if c.side == side])),
+            "words": float(
+                np.mean(
+                    [sum(len(words(p.text)) for p in c.passages) for c in chosen if c.side == side]
+                )
+            ),
+        }
+        for side in SIDES
+    }
 
 
 def _aggregate(
@@ -139,17 +197,35 @@ def _aggregate(
         hits = np.zeros((len(records), size), dtype=np.float32)
         scores = np.zeros(size)
         for row, record in enumerate(records):
-            hits[row, record["index"]] = 1.0
-            scores[record["index"]] += record["values"]
+            every = np.asarray(record["values"])
+            places, values = keep_scores(every, settings.threshold, settings.top)
+            neurons = np.asarray(record["index"], dtype=np.int64)[places]
+            hits[row, neurons] = 1.0
+            scores[neurons] += values
         counts = hits.sum(0)
         parts[side] = most_frequent(counts, scores, k)
         parts[f"scores_{side}"] = scores.reshape(shape).astype(np.float32)
         parts[f"counts_{side}"] = counts.reshape(shape).astype(np.int32)
         stability = _stability(hits, scores, k, settings.resamples, seed)
         parts[f"stability_{side}"] = stability.reshape(shape).astype(np.float32)
+        parts.update(_stored(side, records))
     sets = choose_sets(*(parts.pop(side).reshape(shape) for side in SIDES))
     residuals = np.array([record["residual"] for record in kept], dtype=np.float32)
     return NeuronAtlas(**sets, **parts, residuals=residuals)
+
+
+def _stored(side: str, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The samples' own scores, one after the other."""
+    ends = np.cumsum([0, *(len(record["index"]) for record in records)])
+    return {
+        f"sample_ends_{side}": ends.astype(np.int64),
+        f"sample_neurons_{side}": np.concatenate(
+            [np.asarray(record["index"], dtype=np.int32) for record in records]
+        ),
+        f"sample_scores_{side}": np.concatenate(
+            [np.asarray(record["values"], dtype=np.float32) for record in records]
+        ),
+    }
 
 
 def _stability(

@@ -9,6 +9,8 @@ from neurorit.core.errors import BadInput
 METHODS = ("integrated-gradients", "gradient-activation", "activation", "scaled-gradients")
 OBJECTIVES = ("first-token", "answer-span", "log-prob")
 CONTEXTS = ("followed", "all")
+LAYOUTS = ("matched", "apart")
+ASKING = ("auto", "float32", "bfloat16")
 ACTIVATIONS = ("float32", "as-weights")
 # What is made of the records afterwards: changing it needs no attribution again.
 AFTERWARDS = ("share", "resamples", "max_residual", "force")
@@ -19,23 +21,34 @@ class MiningSettings:
     """How neurons are mined.
 
     samples: most contexts of each side. noise_passages: passages in an irrelevant context.
+    layout: "matched" shows as many passages on both sides, the gold ones' places taken by noise of
+    like length, and compares with the same wording without passages; "apart" shows gold passages
+    alone, and compares with the template's own wording of a bare question [I].
     contexts: "followed" takes those that the model's own answer follows (relevant ones that it
-    answers rightly, irrelevant ones whose noise it repeats), out of at most four times `samples`;
-    "all" takes them as they come [I]. method, objective, steps, rows: see attribution.Settings.
+    answers rightly, irrelevant ones whose noise it repeats), out of at most four times `samples`,
+    and attributes where its words do; "all" takes them as they come [I]. asking: what contexts are
+    answered in; auto is bfloat16 for a large model where the processor is quick in it.
+    least_gain: a followed context votes only if F rises by so much with it, and falls by so much
+    with all its neurons as without it; 0 counts all [I]. method, objective, steps, rows: see
+    integrated_gradients.Settings.
     memory: a budget for activations such as 2GiB, which sets the rows. irrelevant_target: what the
     irrelevant side's F is of, "own-answer" (what the model says when misled) or "gold" [I];
     answer_tokens: the longest own answer. dtype: of the weights, auto as stored; activations: what
     is computed in, "float32" or "as-weights" (quicker on a GPU in bfloat16, and its scores add up
     to some 10 %).
     threshold: scores under this share of the context's largest are dropped [K]; top: most neurons
-    kept per context. share: K as a share of all neurons, the same for both sides [I]. resamples:
+    kept per context; stored: scores of either sign that the atlas keeps of each context, for other
+    selections. share: K as a share of all neurons, the same for both sides [I]. resamples:
     of the bootstrap. max_residual: an atlas whose median completeness residual is above is
     refused; force keeps it.
     """
 
     samples: int = 128
     noise_passages: int = 1
+    layout: str = "matched"
     contexts: str = "followed"
+    asking: str = "auto"
+    least_gain: float = 0.01
     method: str = "integrated-gradients"
     objective: str = "first-token"
     steps: int = 20
@@ -45,6 +58,7 @@ class MiningSettings:
     answer_tokens: int = 16
     threshold: float = 0.1
     top: int = 200
+    stored: int = 1000
     share: float = 0.05
     resamples: int = 200
     max_residual: float = 0.05
@@ -60,6 +74,8 @@ class MiningSettings:
             "objective": OBJECTIVES,
             "irrelevant_target": ("own-answer", "gold"),
             "contexts": CONTEXTS,
+            "layout": LAYOUTS,
+            "asking": ASKING,
             "activations": ACTIVATIONS,
         }
         for name, values in allowed.items():
@@ -71,6 +87,7 @@ class MiningSettings:
             "steps",
             "rows",
             "top",
+            "stored",
             "resamples",
             "answer_tokens",
         ):

@@ -59,3 +59,42 @@ def silencing(blocks: FeedForward, neurons: np.ndarray) -> Iterator[None]:
     finally:
         for handle in hooks:
             handle.remove()
+
+
+@contextmanager
+def holding(
+    blocks: FeedForward, values: torch.Tensor, neurons: np.ndarray | None = None
+) -> Iterator[None]:
+    """Hold the neurons of the last N positions at values [B, L, N, F] in the block.
+
+    neurons [n, 2]: (layer, neuron) of those that are held; None holds all of them.
+    """
+    hooks = []
+    span = values.shape[2]
+
+    def put(layer: int, index: torch.Tensor | None) -> Callable[..., tuple[torch.Tensor]]:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            hidden = inputs[0].clone()
+            held = values[:, layer].to(hidden.dtype)
+            if index is None:
+                hidden[:, -span:] = held
+            else:
+                hidden[:, -span:, index] = held[:, :, index]
+            return (hidden,)
+
+        return hook
+
+    for layer in range(blocks.depth):
+        down = blocks.down(layer)
+        index = None
+        if neurons is not None:
+            chosen = neurons[neurons[:, 0] == layer, 1].astype(np.int64)
+            if not len(chosen):
+                continue
+            index = torch.from_numpy(np.ascontiguousarray(chosen)).to(down.weight.device)
+        hooks.append(down.register_forward_pre_hook(put(layer, index)))
+    try:
+        yield
+    finally:
+        for handle in hooks:
+            handle.remove()

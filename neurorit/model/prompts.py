@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date as Date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ _ASKED = "\nAnswer:"  # where there is no chat template
 _GUARD = "\n"
 # [INST], [/INST], <<SYS>>, <|user|>, </s>
 _BRACKETED = re.compile(r"\[/?[A-Z_]+\]|<{1,2}[|/]*\w+\|?>{1,2}")
-_FRAMES = 64  # templates' texts that are kept; one with the day in it changes daily
+_FRAMES = 64  # templates' texts that are kept
+DATE = "2024-07-26"  # what Llama 3's own templates take where no day is known
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class PromptTemplate:
     instruction: first lines of the turn; passage: one passage, with {number}, {title}, {text};
     question: with {question}; closed_book: the whole turn when there are no passages;
     answer_prefix: what stands before an answer in its turn; None is what the chat template writes
-    there, and a space without a template.
+    there, and a space without a template. date: the day, as 2024-07-26, that a chat template which
+    prints one is told, so that tomorrow's prompts are today's.
     """
 
     instruction: str = (
@@ -46,6 +49,13 @@ class PromptTemplate:
     question: str = "Question: {question}"
     closed_book: str = "Answer the question with a few words.\n\nQuestion: {question}"
     answer_prefix: str | None = None
+    date: str = DATE
+
+    def __post_init__(self) -> None:
+        try:
+            Date.fromisoformat(self.date)
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"date {self.date!r} is no day; write it as {DATE}") from error
 
     def user_turn(self, question: str, passages: Sequence[Passage]) -> str:
         """The text of the user's turn."""
@@ -57,6 +67,10 @@ class PromptTemplate:
         ]
         return self.instruction + "".join(rendered) + _fill(self.question, question=question)
 
+    def without_passages(self, question: str) -> str:
+        """The user's turn in the wording of one with passages, with none in it."""
+        return self.instruction + _fill(self.question, question=question)
+
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> PromptTemplate:
         """The template that a checkpoint was tuned with, or the default one."""
@@ -65,7 +79,7 @@ class PromptTemplate:
             return cls()
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, BadInput) as error:
             raise BadInput(f"{path}: not a prompt template: {error}") from error
 
     def save(self, checkpoint: Path) -> None:
@@ -96,16 +110,22 @@ def render_prompt(
 
     Special tokens come from the chat template alone: the user's turn is encoded as plain text.
     """
-    return render_chat(
-        tokenizer, [{"role": "user", "content": template.user_turn(question, passages)}]
-    )
+    return render_turn(tokenizer, template, template.user_turn(question, passages))
 
 
-def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+def render_turn(tokenizer: Any, template: PromptTemplate, turn: str) -> list[int]:
+    """Token ids of a prompt of one user's turn."""
+    return render_chat(tokenizer, [{"role": "user", "content": turn}], date=template.date)
+
+
+def render_chat(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, date: str = DATE
+) -> list[int]:
     """Token ids of a chat whose last turn the model is to answer; contents stay plain text.
 
-    They are the tokenizer's own for the template's text, where nothing in the contents would become
-    a marker. Models that may think are asked not to: thinking is no part of the answer.
+    date: the day that a chat template which prints one is told. The ids are the tokenizer's own for
+    the template's text, where nothing in the contents would become a marker. Models that may think
+    are asked not to: thinking is no part of the answer.
     """
     if getattr(tokenizer, "chat_template", None) is None:
         text = "\n\n".join(message["content"] for message in messages) + _ASKED
@@ -115,7 +135,7 @@ def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]
         {"role": message["role"], "content": f"{_MARK}{i}{_MARK}"}
         for i, message in enumerate(messages)
     ]
-    pieces = _chat(tokenizer, marked).split(_MARK)
+    pieces = _chat(tokenizer, marked, date=date).split(_MARK)
     _, written = _frame(tokenizer, pieces[::2])
     contents = [_parted(messages[int(piece)]["content"], written) for piece in pieces[1::2]]
     whole = _encode_whole(tokenizer, pieces[::2], contents)
@@ -142,8 +162,8 @@ def encode_plain(tokenizer: Any, text: str, *, continues: bool = False) -> list[
 
 def encode_answer(tokenizer: Any, template: PromptTemplate, answer: str) -> list[int]:
     """Token ids of an answer as the model is to write it, without the end token."""
-    before = _before_answer(tokenizer)
-    prefix = _own_prefix(tokenizer, before)
+    before = _before_answer(tokenizer, template.date)
+    prefix = _own_prefix(tokenizer, before, template.date)
     text = (prefix if template.answer_prefix is None else template.answer_prefix) + answer
     whole = _encode_whole(tokenizer, [before, ""], [text])
     head = _encode(tokenizer, before, special=True)
@@ -166,21 +186,30 @@ def end_token_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _chat(tokenizer: Any, messages: Sequence[dict[str, str]], *, ask: bool = True) -> str:
+def _chat(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, date: str, ask: bool = True
+) -> str:
+    day = Date.fromisoformat(date)
     text: str = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=ask, enable_thinking=False
+        list(messages),
+        tokenize=False,
+        add_generation_prompt=ask,
+        enable_thinking=False,
+        # Templates take the day from either.
+        date_string=day.strftime("%d %b %Y"),
+        strftime_now=day.strftime,
     )
     return text
 
 
-def _before_answer(tokenizer: Any) -> str:
+def _before_answer(tokenizer: Any, date: str) -> str:
     """A short prompt, up to where its answer begins."""
     if getattr(tokenizer, "chat_template", None) is None:
         return f"x{_ASKED}"
-    return _chat(tokenizer, [{"role": "user", "content": "x"}])
+    return _chat(tokenizer, [{"role": "user", "content": "x"}], date=date)
 
 
-def _own_prefix(tokenizer: Any, before: str) -> str:
+def _own_prefix(tokenizer: Any, before: str, date: str) -> str:
     """What the chat template writes between the turn's head and an answer; a space without one."""
     if getattr(tokenizer, "chat_template", None) is None:
         return " "
@@ -188,7 +217,7 @@ def _own_prefix(tokenizer: Any, before: str) -> str:
 
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
     try:
-        whole = _chat(tokenizer, turns, ask=False)
+        whole = _chat(tokenizer, turns, date=date, ask=False)
     except TemplateError:
         return ""
     if not whole.startswith(before) or _MARK not in whole:

@@ -63,7 +63,9 @@ class Prefix:
         self.dtype = self.last_logits.dtype
         # Not the model's own kind of cache: that of a sliding window forgets what rows must see.
         self.cache = found.past_key_values if self.width else None
-        self._crop()
+        # It holds the last tokens too, until rows are to stand in their place.
+        self._whole = found.past_key_values
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def forward(
         self,
@@ -79,6 +81,7 @@ class Prefix:
         of the others each token sees. growth: (n, how many of the tokens each layer computes),
         where those that come in are what the first n are there (see `_growing`).
         """
+        self._crop()
         batch, count = tokens.shape
         lowest = torch.finfo(self.dtype).min
         mask = torch.zeros(batch, count, self.width + count, dtype=self.dtype, device=self.device)
@@ -99,11 +102,8 @@ class Prefix:
 
     def _within_window(self, mask: torch.Tensor, positions: torch.Tensor, lowest: float) -> Any:
         """The mask, by kind of layer where some layers see a window of the last tokens alone."""
-        window = getattr(self.model.config, "sliding_window", None)
-        kinds = set(getattr(self.model.config, "layer_types", None) or ["sliding_attention"])
-        if window is None or "sliding_attention" not in kinds:
-            return mask
-        if self.width + int(positions.max()) < window:
+        window, kinds = self._window()
+        if window is None or self.width + int(positions.max()) < window:
             return mask
         # The prefix ends at the same place in every prompt, whatever its length.
         behind = self.width + positions[:, :, None] - torch.arange(self.width, device=self.device)
@@ -115,37 +115,73 @@ class Prefix:
 
     def _crop(self) -> None:
         """Forget all but the prefix."""
-        if self.cache is not None:
+        if self.cache is None:
+            return
+        if self._kept is None:
             for layer in self.cache.layers:
                 more = int(layer.get_seq_length()) - self.width
                 if more > 0:
                     layer.crop(-more)
+            self._kept = [(layer.keys, layer.values) for layer in self.cache.layers]
+        # Cut out of what rows have grown, they would hold on to the rows' graph.
+        for layer, (keys, values) in zip(self.cache.layers, self._kept, strict=True):
+            layer.keys, layer.values = keys, values
 
     @torch.no_grad()
-    def greedy(self, lasts: Sequence[int], most: int, end: int | None) -> list[list[int]]:
+    def greedy(self, most: int, end: int | None) -> list[list[int]]:
         """The most likely continuation of each prompt: up to `most` tokens, without the end token.
 
-        One that ends at once is the end token itself.
+        One that ends at once is the end token itself. It goes on from the pass that made the
+        prefix, so it comes before any rows do.
         """
-        tokens = torch.tensor([[last] for last in lasts], device=self.device)
-        found: list[list[int]] = [[] for _ in lasts]
-        ended = [False] * len(lasts)
-        for _ in range(most):
-            logits = self.last_logits
-            if tokens.shape[1] > 1:
-                places = torch.arange(tokens.shape[1], device=self.device)
-                seen = places[:, None] >= places
-                logits = self.forward(tokens, places.expand(len(lasts), -1), seen)[:, -1]
+        if self._whole.get_seq_length() != self.width + 1:
+            raise RuntimeError("a prefix writes before rows stand behind it, not afterwards")
+        written: list[list[int]] = [[] for _ in self.lengths]
+        ended = [False] * len(written)
+        logits = self.last_logits
+        for place in range(1, most + 1):
             best = logits.argmax(-1)
             for row, token in enumerate(best.tolist()):
-                ended[row] = ended[row] or (token == end and bool(found[row]))
+                ended[row] = ended[row] or (token == end and bool(written[row]))
                 if not ended[row]:
-                    found[row].append(token)
+                    written[row].append(token)
                     ended[row] = token == end
-            if all(ended):
+            if place == most or all(ended):
                 break
-            tokens = torch.cat([tokens, best[:, None]], dim=1)
-        return found
+            logits = self._next(best, place)
+        self._crop()
+        return written
+
+    def _next(self, tokens: torch.Tensor, place: int) -> torch.Tensor:
+        """Logits [B, vocabulary] after one more token [B] each, `place` behind the last ones."""
+        count = self.width + 1 + place
+        lowest = torch.finfo(self.dtype).min
+        mask = torch.zeros(len(tokens), 1, 1, count, dtype=self.dtype, device=self.device)
+        mask[:, 0, 0, : self.width].masked_fill_(~self.visible, lowest)
+        masks: Any = mask
+        window, kinds = self._window()
+        if window is not None and count > window:
+            narrow = mask.clone()
+            narrow[..., : count - window] = lowest
+            masks = (
+                narrow
+                if kinds == {"sliding_attention"}
+                else {"full_attention": mask, "sliding_attention": narrow}
+            )
+        logits: torch.Tensor = self.model(
+            input_ids=tokens[:, None],
+            position_ids=(self.lengths + place)[:, None],
+            attention_mask=masks,
+            past_key_values=self._whole,
+            use_cache=True,
+        ).logits
+        return logits[:, -1]
+
+    def _window(self) -> tuple[int | None, set[str]]:
+        """How many tokens some layers see, None where all see all, and the kinds of layers."""
+        window = getattr(self.model.config, "sliding_window", None)
+        kinds = set(getattr(self.model.config, "layer_types", None) or ["sliding_attention"])
+        return (window if "sliding_attention" in kinds else None), kinds
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.pipelines.progress import reporting
@@ -82,30 +84,43 @@ def verify(
     draws: int,
     seed: int,
     *,
+    patch: str = "zero",
+    neurons: Sequence[Path] = (),
     batch_size: int = 16,
     dtype: str = "auto",
     device: str = "auto",
 ) -> Mapping[str, Any]:
-    """What silencing its neurons does, with intervals, and what follows for the atlas."""
+    """What silencing its neurons does, with intervals, and what follows for the atlas.
+
+    patch, and the other settings: see ablation.Check. neurons: files that list other sets.
+    """
     from neurorit.eval.stats.intervals import bootstrap_interval, paired_comparison
-    from neurorit.mining.ablation import IRREL, NOTHING, RANDOM, SILENCED, check
+    from neurorit.mining.ablation import IRREL, NOTHING, Check, check, random_as
     from neurorit.mining.atlas import NeuronAtlas
+    from neurorit.mining.selection import read_neurons
 
     mined = read_manifest(directory, "atlas", verify=False).settings
+    loaded = NeuronAtlas.load(directory)
+    listed = {
+        f"{path.stem}": np.concatenate(list(read_neurons(path, *loaded.scores_rel.shape).values()))
+        for path in neurons
+    }
+    how = Check(
+        samples=samples,
+        noise_passages=int(mined.get("noise_passages", 1)),
+        layout=str(mined.get("layout", "apart")),
+        patch=patch,
+        draws=draws,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
     with reporting() as report:
         outcomes = check(
-            model,
-            examples,
-            NeuronAtlas.load(directory),
-            samples=samples,
-            noise_passages=int(mined.get("noise_passages", 1)),
-            draws=draws,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            progress=report.named("batches answered"),
+            model, examples, loaded, how, listed=listed, progress=report.named("batches answered")
         )
+    silenced = list(dict.fromkeys(outcome.silenced for outcome in outcomes))
 
     def values(name: str, side: str, metric: str) -> list[float]:
         return [
@@ -115,7 +130,7 @@ def verify(
         ]
 
     table = []
-    for name in SILENCED:
+    for name in silenced:
         row: dict[str, Any] = {"silenced": name}
         for side, metric, title in _SHOWN:
             mine = values(name, side, metric)
@@ -128,19 +143,26 @@ def verify(
                 row[f"{title}_change"] = change.delta
                 row[f"{title}_change_ci95"] = list(change.ci95)
         table.append(row)
-    against: dict[str, Any] = {}
-    for metric in ("misled", "probability"):
-        mine, others = (values(name, "irrel", metric) for name in (IRREL, RANDOM))
-        found = paired_comparison(mine, others, seed=seed) if mine else None
-        against[metric] = found.delta if found else None
-        against[f"{metric}_ci95"] = list(found.ci95) if found else None
+
+    def against_random(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for side, metric in (("irrel", "misled"), ("irrel", "probability"), ("rel", "right")):
+            mine, others = (values(one, side, metric) for one in (name, random_as(name)))
+            change = paired_comparison(mine, others, seed=seed) if mine else None
+            found[metric] = change.delta if change else None
+            found[f"{metric}_ci95"] = list(change.ci95) if change else None
+        return found
+
+    against = {name: against_random(name) for name in silenced if random_as(name) in silenced}
     return {
         "atlas": str(directory),
+        "patch": patch,
         "contexts": len(values(NOTHING, "rel", "right")),
         "followed": {side: len(values(NOTHING, side, "probability")) for side in ("rel", "irrel")},
         "silencing": table,
-        "p_irrel_minus_random": against,
-        "verdict": _verdict(against["probability_ci95"]),
+        "p_irrel_minus_random": against[IRREL],
+        "minus_random": against,
+        "verdict": _verdict(against[IRREL]["probability_ci95"]),
     }
 
 

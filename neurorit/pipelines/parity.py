@@ -35,7 +35,7 @@ def measure(
     ours: list[list[int]] = []
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
-        ours += Prefix(loaded, part).greedy([one[-1] for one in part], max_tokens, end)
+        ours += Prefix(loaded, part).greedy(max_tokens, end)
         report("answers by Hugging Face", len(ours), len(asked))
     # vLLM is another process and takes nearly the whole GPU.
     del loaded

@@ -128,7 +128,8 @@ class Renderer:
             first = replace(chat[1], text=f"{chat[0].text}\n\n{chat[1].text}")
             chat = [first, *chat[2:]]
         messages = [{"role": turn.role, "content": turn.text} for turn in chat]
-        return Prompt(render_chat(self._tokenizer, messages), messages, hits)
+        ids = render_chat(self._tokenizer, messages, date=self._template.date)
+        return Prompt(ids, messages, hits)
 
 
 def _alternating(turns: Sequence[Turn]) -> list[Turn]:

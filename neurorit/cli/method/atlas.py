@@ -53,6 +53,13 @@ def atlas_verify(
     examples: Examples,
     samples: Annotated[int, typer.Option(min=2, help="Contexts of each side.")] = 200,
     draws: Annotated[int, typer.Option(min=1, help="Sets of random neurons.")] = 3,
+    patch: Annotated[
+        str, typer.Option(help="zero, or no-context: to what neurons are without passages.")
+    ] = "zero",
+    neurons: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file of LAYER NEURON lines to silence too; may be repeated."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one pass.")] = 16,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -70,6 +77,8 @@ def atlas_verify(
             samples,
             draws,
             seed,
+            patch=patch,
+            neurons=neurons or (),
             batch_size=batch_size,
             dtype=dtype,
             device=device,

@@ -95,7 +95,7 @@ class EvalSettings:
     seed (random) or the first of the file; metric: what comparisons and robustness rest on (em,
     match, f1, parts); compare: systems that all others are compared with, or pairs [a, b];
     refusals: regular expressions of a refusal in words, [] for none (without it, the patterns of
-    `metrics.refusals`); cluster: a field of the examples' meta (or of their gold passage) by which
+    `data.refusals`); cluster: a field of the examples' meta (or of their gold passage) by which
     questions are resampled together; max_tokens: of an answer; dtype: that
     checkpoints compute in: auto (bfloat16 for large models on a CPU that is quick in it, else as
     stored), stored, float32, bfloat16 or float16; max_unscored: share of answers without a verdict
@@ -217,7 +217,7 @@ class EvalSettings:
 
     def analysis(self) -> Analysis:
         """How answers are scored and compared."""
-        from neurorit.eval.metrics.refusals import PATTERNS
+        from neurorit.data.refusals import PATTERNS
         from neurorit.eval.metrics.settings import Analysis
 
         listed = [self.compare] if isinstance(self.compare, str) else self.compare

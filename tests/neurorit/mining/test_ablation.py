@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from neurorit.cli import app
 from neurorit.core.errors import BadInput
-from neurorit.mining.ablation import SILENCED, Outcome, check
+from neurorit.mining.ablation import Check, Outcome, check
 from neurorit.mining.atlas import SETS, NeuronAtlas, overlap
 from neurorit.mining.controls import control_atlas, control_layers, same_profile
 from neurorit.mining.mine import mine
@@ -26,6 +26,11 @@ from tests.neurorit.tiny_models import ARCHITECTURES, tiny
 
 IDS = torch.tensor([[1, 5, 9, 13]])
 SETTINGS = MiningSettings(samples=6, contexts="all", steps=8, share=0.1, resamples=10, force=True)
+
+
+SILENCED = [
+    "nothing", "P_irrel", "P_rel", "P_shared", "random", "random, as P_shared", "most active",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +108,10 @@ def test_the_embedded_model_is_misled_and_silencing_is_measured(tmp_path: Path) 
 
     path = lab_examples(tmp_path / "examples.jsonl")
     atlas = mine(base_model_dir(), None, path, SETTINGS, out=tmp_path / "atlas")
-    outcomes = check(base_model_dir(), path, atlas, samples=24, draws=2)
-    assert {o.silenced for o in outcomes} == set(SILENCED)
-    assert len(outcomes) == 48 * len(SILENCED)
+    outcomes = check(base_model_dir(), path, atlas, Check(samples=24, draws=2))
+    names = list(dict.fromkeys(o.silenced for o in outcomes))
+    assert names == SILENCED
+    assert len(outcomes) == 48 * len(names)
     assert np.mean(rates(outcomes, "nothing", "rel", "right")) >= 0.9
     # With noise alone the base model repeats what stands there.
     assert np.mean(rates(outcomes, "nothing", "irrel", "misled")) >= 0.5
@@ -116,7 +122,7 @@ def test_the_embedded_model_is_misled_and_silencing_is_measured(tmp_path: Path) 
     assert np.mean(likely) >= 0.8
     assert max(likely) <= 1.0
     assert {o.followed for o in outcomes if o.side == "rel" and o.right == 1.0} >= {True}
-    again = check(base_model_dir(), path, atlas, samples=24, draws=2)
+    again = check(base_model_dir(), path, atlas, Check(samples=24, draws=2))
     assert again == outcomes
 
 
@@ -129,9 +135,10 @@ def test_an_atlas_of_another_model_or_without_noise_neurons_is_refused(
 
     atlas = NeuronAtlas.load(atlas_dir)
     with pytest.raises(BadInput, match="of another model"):
-        check(base_model_dir(), examples_path, atlas)
+        check(base_model_dir(), examples_path, atlas, Check())
     with pytest.raises(BadInput, match="no P_irrel"):
-        check(checkpoint, examples_path, replace(atlas, irrel=np.empty((0, 2), np.int32)))
+        nobody = replace(atlas, irrel=np.empty((0, 2), np.int32))
+        check(checkpoint, examples_path, nobody, Check())
 
 
 def test_overlap_is_one_with_itself_and_less_with_another(
@@ -166,7 +173,7 @@ def test_the_commands_print_what_was_found(
         "atlas", "verify", str(atlas_dir), "--model", str(checkpoint),
         "--examples", str(examples_path), "--samples", "6", "--draws", "2",
     )  # fmt: skip
-    assert [row["silenced"] for row in checked["silencing"]] == list(SILENCED)
+    assert [row["silenced"] for row in checked["silencing"]] == SILENCED
     low, high = checked["p_irrel_minus_random"]["misled_ci95"]
     assert low <= checked["p_irrel_minus_random"]["misled"] <= high
     assert checked["followed"].keys() == {"rel", "irrel"}

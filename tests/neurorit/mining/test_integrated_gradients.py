@@ -18,7 +18,7 @@ from neurorit.mining.integrated_gradients import (
 )
 from neurorit.mining.settings import METHODS, OBJECTIVES
 from neurorit.model.feed_forward import feed_forward
-from neurorit.model.shared_prefix import Prefix
+from neurorit.model.shared_prefix import Prefix, Rows
 from tests.neurorit.tiny_models import ARCHITECTURES, WINDOWED, tiny
 
 WITH, WITHOUT = [1, 5, 9, 13, 22, 31, 7, 8], [1, 7, 8]
@@ -117,6 +117,51 @@ def test_gradient_times_activation_is_the_gradient_at_the_context() -> None:
     close(one(model, method="activation").scores, present - without)
 
 
+def test_gains_are_of_the_context_and_of_all_neurons_together() -> None:
+    model = tiny("llama")
+    found = one(model, steps=2)
+    blocks = feed_forward(model)
+    with torch.no_grad():
+        present, absent = (
+            model(torch.tensor([ids])).logits[0, -1].softmax(-1)[ANSWER[0]]
+            for ids in (WITH, WITHOUT)
+        )
+        bare: dict[int, torch.Tensor] = {}
+        hooks = [
+            blocks.down(layer).register_forward_pre_hook(
+                lambda _m, inputs, layer=layer: bare.update({layer: inputs[0][:, -1]})
+            )
+            for layer in range(blocks.depth)
+        ]
+        model(torch.tensor([WITHOUT]))
+        for hook in hooks:
+            hook.remove()
+        for layer in range(blocks.depth):
+            blocks.down(layer).register_forward_pre_hook(
+                lambda _m, inputs, layer=layer: (
+                    torch.cat([inputs[0][:, :-1], bare[layer][:, None]], dim=1),
+                )
+            )
+        held = model(torch.tensor([WITH])).logits[0, -1].softmax(-1)[ANSWER[0]]
+    assert found.context_gain == pytest.approx(float(present - absent), abs=1e-6)
+    assert found.neuron_gain == pytest.approx(float(present - held), abs=1e-6)
+
+
+def test_rows_leave_no_graph_in_the_prefix() -> None:
+    model = tiny("llama")
+    prefix = Prefix(model, [WITH])
+    rows = Rows.of(prefix, [WITH[-1]], [ANSWER])
+    model.requires_grad_(True)
+    first = rows.logits([0, 1])
+    kept = prefix.cache.layers[0].keys
+    assert kept.grad_fn is None
+    assert kept.shape[2] == len(WITH) - 1
+    torch.testing.assert_close(rows.logits([0, 1]), first)
+    assert prefix.cache.layers[0].keys is kept
+    with pytest.raises(RuntimeError, match="before rows"):
+        prefix.greedy(2, None)
+
+
 def test_nothing_is_left_in_the_model() -> None:
     model = tiny("llama")
     for method in METHODS:
@@ -143,7 +188,7 @@ def test_prompts_longer_than_the_window_are_as_the_model_sees_them(kind: str, wi
 def test_greedy_answers_beyond_the_window_are_those_of_generate(kind: str) -> None:
     model = tiny(kind, sliding_window=6, **WINDOWED[kind])
     prompts = [WITH, [1, *range(20, 35)], [4, 9]]
-    found = Prefix(model, prompts).greedy([prompt[-1] for prompt in prompts], 6, None)
+    found = Prefix(model, prompts).greedy(6, None)
     for prompt, answer in zip(prompts, found, strict=True):
         said = model.generate(
             torch.tensor([prompt]),

@@ -14,13 +14,14 @@ import torch
 
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
-from neurorit.data.example_files import write_examples
+from neurorit.data.example_files import load_examples, write_examples
 from neurorit.mining.atlas import NeuronAtlas, choose_sets, plot
-from neurorit.mining.attributor import keep_scores
 from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop
-from neurorit.mining.mine import mine, most_frequent
+from neurorit.mining.mine import mine
+from neurorit.mining.selection import keep_scores, most_frequent
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.float32 import float32_activations
+from neurorit.model.source import ModelSource
 from tests.forks import forked
 from tests.neurorit.conftest import examples, run_in_two_processes
 from tests.neurorit.tiny_models import ARCHITECTURES, tiny
@@ -226,7 +227,8 @@ def test_contexts_that_the_model_follows_are_mined(tmp_path: Path) -> None:
     from neurorit.lab import base_model_dir
 
     source = lab_examples(tmp_path / "examples.jsonl")
-    settings = replace(SETTINGS, contexts="followed", samples=5, force=False)
+    # The lab's model answers rightly with its neurons put back too: all followed ones count.
+    settings = replace(SETTINGS, contexts="followed", samples=5, least_gain=0, force=False)
     asked: list[int] = []
     mined: list[int] = []
 
@@ -237,6 +239,14 @@ def test_contexts_that_the_model_follows_are_mined(tmp_path: Path) -> None:
     made = read_manifest(tmp_path / "atlas", "atlas").made
     assert made["samples"] == {"rel": 5, "irrel": 5}
     assert made["asked"]["irrel"] >= 5
+    for side in ("rel", "irrel"):
+        assert sum(made["answered"][side].values()) == made["asked"][side]
+        assert made["answered"][side]["followed"] >= 5
+        assert made["gain"][side]["left_out"] == 0
+        assert made["shown"][side]["passages"] == 1
+    assert made["gain"]["irrel"]["context"] == sorted(made["gain"]["irrel"]["context"])
+    assert abs(made["gain"]["irrel"]["carried"]) < 1
+    assert made["prompt_date"] == "2024-07-26"
     assert asked
     assert mined[-1] == 10
     assert made["median_residual"] < 0.02
@@ -254,6 +264,78 @@ def test_contexts_that_the_model_follows_are_mined(tmp_path: Path) -> None:
     mine(base_model_dir(), None, source, settings, out=again)
     for name in ("atlas.safetensors", "manifest.json"):
         assert (again / name).read_bytes() == (tmp_path / "atlas" / name).read_bytes()
+
+
+def test_contexts_that_add_nothing_do_not_count(tmp_path: Path) -> None:
+    from neurorit.lab import base_model_dir
+
+    source = lab_examples(tmp_path / "examples.jsonl")
+    settings = replace(SETTINGS, contexts="followed", samples=5, least_gain=1e-4, force=False)
+    atlas = mine(base_model_dir(), None, source, settings, out=tmp_path / "atlas")
+    made = read_manifest(tmp_path / "atlas", "atlas").made
+    for side in ("rel", "irrel"):
+        told = made["gain"][side]
+        assert told["attributed"] == made["samples"][side] + told["left_out"]
+    assert sum(made["gain"][side]["left_out"] for side in ("rel", "irrel")) > 0
+    assert len(atlas.residuals) == sum(made["samples"].values())
+    assert len(atlas.sample_ends_rel) == made["samples"]["rel"] + 1
+    with pytest.raises(BadInput, match="do neurons add 2 to F"):
+        mine(base_model_dir(), None, source, replace(settings, least_gain=2.0))
+
+
+def test_what_follows_a_context_is_attributed_behind_the_models_own_words(tmp_path: Path) -> None:
+    from neurorit.lab import base_model_dir
+    from neurorit.mining.attributor import Miner
+    from neurorit.mining.contexts import contexts
+
+    source = lab_examples(tmp_path / "examples.jsonl")
+    settings = replace(SETTINGS, contexts="followed")
+    chosen = list(contexts(load_examples(source), 3, 1, 0, layout="matched"))
+    miner = Miner.load(ModelSource.of(base_model_dir()), chosen, settings)
+    key = next(c.key for c in chosen if c.side == "irrel")
+    query = miner.queries[key]
+    answer = {"answer": [7, 8, 9, 10], "span": (2, 3)}
+    at_span = miner._at_span(key, answer)
+    assert list(at_span.prompt_with) == [*query.prompt_with, 7, 8]
+    assert list(at_span.prompt_without) == [*query.prompt_without, 7, 8]
+    assert at_span.target == [9]
+    (record,) = miner.attribute([key], {key: answer})
+    (wanted,) = attribute(miner.model, [at_span], Settings(steps=20, rows=170))
+    assert record["target"] == [9]
+    assert record["context_gain"] == pytest.approx(wanted.context_gain)
+    # Without words of its own it is the answer's beginning, as it stands.
+    assert miner._at_span(key, {"answer": [7], "span": (0, 1)}).prompt_with == query.prompt_with
+    assert miner._at_span(key, {"answer": [7]}) == query
+    # Gold answers are put where the model says what it follows.
+    gold = replace(miner, settings=replace(settings, irrelevant_target="gold"))
+    assert list(gold._at_span(key, answer).prompt_with)[-2:] == [7, 8]
+    told = miner.tokenizer.decode(gold._at_span(key, answer).target)
+    assert told.strip() == miner.contexts[key].answers[0]
+
+
+def test_contexts_are_asked_together_whatever_the_rows(tmp_path: Path) -> None:
+    from neurorit.lab import base_model_dir
+    from neurorit.mining.attributor import Miner
+    from neurorit.mining.contexts import contexts
+
+    source = lab_examples(tmp_path / "examples.jsonl")
+    chosen = list(contexts(load_examples(source), 24, 1, 0))
+    miner = Miner.load(ModelSource.of(base_model_dir()), chosen, replace(SETTINGS, rows=1))
+    keys = [context.key for context in chosen]
+    batches = miner.batches_to_ask(keys)
+    assert sorted(key for batch in batches for key in batch) == sorted(keys)
+    assert len(batches) == 2
+    assert max(map(len, miner.batches(keys))) == 1
+    together = {r["key"]: r for batch in batches for r in miner.ask(batch)}
+    for key in keys[::7]:
+        assert miner.ask([key]) == [together[f"answer/{key}"]]
+    lower = replace(miner, settings=replace(SETTINGS, asking="bfloat16"))
+    answers = [r["answer"] for r in lower.ask(batches[0])]
+    same = sum(
+        together[f"answer/{k}"]["answer"] == a for k, a in zip(batches[0], answers, strict=True)
+    )
+    assert same >= 0.8 * len(answers)
+    assert next(miner.model.parameters()).dtype == torch.float32
 
 
 def test_a_model_that_follows_nothing_is_told(
@@ -353,7 +435,7 @@ def test_several_processes_make_the_atlas_of_one(
 def test_a_memory_budget_sets_the_rows(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
-    budget = replace(SETTINGS, memory="256KiB")
+    budget = replace(SETTINGS, memory="2MiB")
     mine(checkpoint, None, examples_path, budget, out=tmp_path / "atlas")
     one, other = NeuronAtlas.load(atlas_dir), NeuronAtlas.load(tmp_path / "atlas")
     np.testing.assert_allclose(one.scores_rel, other.scores_rel, atol=1e-5)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
 from neurorit.model.prompts import (
     PromptTemplate,
@@ -171,6 +173,43 @@ def test_without_a_chat_template_a_space_parts_answer_and_prompt(legacy: bool) -
     own = PromptTemplate(answer_prefix="")
     tokenizer = bare("llama-3")
     assert encode_answer(tokenizer, own, "Karvel") == encode_plain(tokenizer, "Karvel")
+
+
+@pytest.mark.parametrize(
+    "dated",
+    [
+        "{{ date_string }}",
+        "{{ strftime_now('%d %b %Y') }}",
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}"
+        "{% endif %}{{ date_string }}",
+    ],
+)
+def test_a_template_that_prints_the_day_is_told_the_artifacts(dated: str, tmp_path: Path) -> None:
+    from copy import deepcopy
+
+    tokenizer = deepcopy(TOKENIZERS["qwen"])
+    tokenizer.chat_template = f"Today: {dated}\n" + tokenizer.chat_template
+    ids = render_prompt(tokenizer, PromptTemplate(), "Where?", [])
+    assert tokenizer.decode(ids).startswith("Today: 26 Jul 2024\n")
+    PromptTemplate(date="2025-01-02").save(tmp_path)
+    kept = PromptTemplate.of_checkpoint(tmp_path)
+    assert tokenizer.decode(render_prompt(tokenizer, kept, "Where?", [])).startswith(
+        "Today: 02 Jan 2025\n"
+    )
+    answered = encode_answer(tokenizer, kept, "Karvel")
+    assert tokenizer.decode(answered) == "Karvel"
+    path = tmp_path / "neurorit_prompt.json"
+    path.write_text('{"date": "yesterday"}', encoding="utf-8")
+    with pytest.raises(BadInput, match=r"neurorit_prompt.json: .*date 'yesterday' is no day"):
+        PromptTemplate.of_checkpoint(tmp_path)
+
+
+def test_the_wording_with_passages_stands_without_them_too() -> None:
+    template = PromptTemplate()
+    whole = template.user_turn("Where?", [PASSAGE])
+    assert template.without_passages("Where?") == whole.replace(
+        "[1] Glass\n" + PASSAGE.text + "\n\n", ""
+    )
 
 
 def bare(style: str) -> Any:

@@ -62,9 +62,9 @@ def test_many_passages_are_fitted_with_few_renderings(monkeypatch: pytest.Monkey
     many = HITS * 12
     rendered: list[int] = []
 
-    def counting(tokenizer: Any, messages: Any) -> list[int]:
+    def counting(tokenizer: Any, messages: Any, **more: Any) -> list[int]:
         rendered.append(1)
-        return render_chat(tokenizer, messages)
+        return render_chat(tokenizer, messages, **more)
 
     context = length(many[:20]) + 4
     monkeypatch.setattr(fitting, "render_chat", counting)

@@ -6,7 +6,7 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
-from neurorit.eval.metrics.refusals import refusal_of
+from neurorit.data.refusals import refusal_of
 from neurorit.eval.metrics.scoring import score
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.report.summary import summarise
