@@ -1,8 +1,9 @@
 """Answer strings: SQuAD normalisation, and whether a text holds an answer.
 
 `normalize_answer` is what the metrics rest on, and it is SQuAD's to the letter. `held_answer`, by
-which noise is kept from holding an answer, is stricter: it also knows Unicode's quotes, dashes and
-accents, parts of hyphenated words, possessives, and scripts without spaces.
+which noise is kept from holding an answer, is stricter: it also knows Unicode's quotes and dashes,
+every way of writing a letter or digit, parts of hyphenated words, possessives, and scripts without
+spaces.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
+from neurorit.data.letters import inner_marks, plain, spelt_out
 from neurorit.data.text import HANGUL, UNSPACED
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _APART = str.maketrans(string.punctuation, " " * len(string.punctuation))
-_ACCENTS = re.compile("[\u0300-\u036f]")
 _ALONE = re.compile(f"[{UNSPACED}{HANGUL}]")
+# A character with the marks that belong to it.
+_CLUSTER = re.compile(rf".[{inner_marks()}]*", re.DOTALL)
 _APOSTROPHES, _DASHES = "'\u2018\u2019\u02bc\u2032`\u00b4", "\\-\u2010-\u2015\u2212"
+_APOSTROPHE = re.compile(f"([{_APOSTROPHES}])")
 # A letter or digit of a script with spaces: what an answer must not be cut out of.
 _LETTER = rf"[^\W{UNSPACED}{HANGUL}]"
 
@@ -35,10 +39,11 @@ def normalize_answer(text: str) -> str:
 def held_answer(text: str, answers: Sequence[str]) -> str | None:
     """The first of the answers that stands in the text as whole words; else None.
 
-    Both are compared without case, articles, accents and forms of the same letter, once with
-    punctuation dropped (U.S. is US) and once with a space in its place (1912-1954 holds 1954). Of a
-    script without spaces every character is a word. An answer that normalises to nothing ("The")
-    cannot be looked for and is never held.
+    Both are compared in the plainest form of their letters (`neurorit.data.letters`), also with
+    umlauts spelt out (Zuerich), without articles, once with punctuation dropped (U.S. is US) and
+    once with a space in its place (1912-1954 holds 1954). Of a script without spaces every
+    character is a word. An answer that normalises to nothing ("The") cannot be looked for and is
+    never held.
     """
     held = [f" {form} " for form in _forms(text)]
     for answer in answers:
@@ -54,25 +59,61 @@ def answer_words(text: str) -> tuple[str, ...]:
 
 
 def replace_answers(text: str, answers: Sequence[str], value: str) -> str:
-    """The text with every answer in it, as whole words and in any case, replaced by `value`."""
-    longest = sorted({a for a in answers if a.strip()}, key=len, reverse=True)
-    if not longest:
+    """The text with every answer in it, as whole words, replaced by `value`.
+
+    Answers are found in any case, with other accents, digits and forms of their letters too.
+    """
+    spellings = {f(answer).strip() for answer in answers for f in (_searched, spelt_out)} - {""}
+    if not spellings:
         return text
-    pattern = "|".join(_pattern(answer) for answer in longest)
-    return re.sub(pattern, lambda _: value, text, flags=re.IGNORECASE)
+    longest = sorted(spellings, key=lambda one: (-len(one), one))
+    pattern = re.compile("|".join(_pattern(one) for one in longest))
+    if text.isascii():
+        return _spliced(text, [found.span() for found in pattern.finditer(text.lower())], value)
+    # Searched is the plain form; what is replaced, the letters with their marks it came from.
+    clusters = [found.span() for found in _CLUSTER.finditer(text)]
+    plainly = [_searched(text[start:end]) for start, end in clusters]
+    places = [at for at, part in zip(clusters, plainly, strict=True) for _ in part]
+    spans = [
+        (places[found.start()][0], places[found.end() - 1][1])
+        for found in pattern.finditer("".join(plainly))
+    ]
+    return _spliced(text, spans, value)
+
+
+def _spliced(text: str, spans: Sequence[tuple[int, int]], value: str) -> str:
+    parts, at = [], 0
+    for start, end in spans:
+        parts += [text[at:start], value]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _searched(text: str) -> str:
+    """`plain`, with apostrophes as they are: a pattern knows them in all their forms."""
+    parts = _APOSTROPHE.split(text)
+    return "".join(part if _APOSTROPHE.match(part) else plain(part) for part in parts)
 
 
 @lru_cache(maxsize=8_192)
-def _forms(text: str) -> tuple[str, str]:
-    """The text with its punctuation dropped, and with spaces for it."""
+def _forms(text: str) -> tuple[str, ...]:
+    """The text with its punctuation dropped, and with spaces for it; then with umlauts spelt out.
+
+    Four forms, of which mostly two are the same.
+    """
     if text.isascii():
-        dropped, spaced = text, text.translate(_APART)
-    else:
-        # Marks that are no accents, as of Japanese and Korean, are put together with theirs again.
-        bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
-        folded = unicodedata.normalize("NFKC", bare).casefold()
-        apart = _ALONE.sub(r" \g<0> ", folded)
-        dropped, spaced = apart.translate(_DROPPED), apart.translate(_SPACED)
+        return _two_forms(text.lower(), text.translate(_APART)) * 2
+    first, other = plain(text), spelt_out(text)
+    forms = _folded_forms(first)
+    return forms + (forms if other == first else _folded_forms(other))
+
+
+def _folded_forms(folded: str) -> tuple[str, str]:
+    apart = _ALONE.sub(r" \g<0> ", folded)
+    return _two_forms(apart.translate(_DROPPED), apart.translate(_SPACED))
+
+
+def _two_forms(dropped: str, spaced: str) -> tuple[str, str]:
     return normalize_answer(dropped), " ".join(_ARTICLES.sub(" ", spaced.lower()).split())
 
 

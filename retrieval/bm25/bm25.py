@@ -13,7 +13,8 @@ from typing import Any
 from neurorit.core.artifact import Manifest, read_manifest, writing
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
-from neurorit.retrieval.bm25.build import ENGLISH, method_of, words_of, write_bm25
+from neurorit.retrieval.bm25.build import method_of, write_bm25
+from neurorit.retrieval.bm25.words import ENGLISH, words_of
 
 MEMORY = 10**9  # bytes that making the artifact should not exceed, beside the vocabulary
 

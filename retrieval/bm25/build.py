@@ -13,26 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.errors import BadInput
-from neurorit.data.text import UNSPACED
+from neurorit.retrieval.bm25.words import ENGLISH, words_of, words_settings
 
 _K1, _B = 1.2, 0.75
-ENGLISH, PLAIN = "english", "none"
-_STOPPED = (
-    *("chinese", "danish", "dutch", "english", "french", "german", "italian", "korean"),
-    *("norwegian", "portuguese", "russian", "spanish", "swedish", "turkish"),
-)  # languages of which bm25s knows stop words
-# Words of two letters or more, as bm25s has them; of scripts without spaces every character.
-_TOKENS = rf"(?u)[{UNSPACED}]|[^\W{UNSPACED}]{{2,}}"
 _TEXTS = 2048  # tokenized at once
 _ENTRY = 12  # bytes of a count on disk: word and text in eight, count in four
-
-
-def check_language(name: str) -> None:
-    """Raise BadInput for a language of which neither stems nor stop words are known."""
-    known = sorted({PLAIN, *_STOPPED, *_stemmed()})
-    if name not in known:
-        raise BadInput(f"--language {name}: it is one of {', '.join(known)}")
 
 
 def method_of(language: str) -> dict[str, Any]:
@@ -41,33 +26,8 @@ def method_of(language: str) -> dict[str, Any]:
         "method": "lucene",
         "k1": _K1,
         "b": _B,
-        "stemmer": language if language in _stemmed() else PLAIN,
-        "stopwords": language if language in _STOPPED else PLAIN,
-        "tokens": _TOKENS,
+        **words_settings(language),
     }
-
-
-def words_of(texts: Sequence[str], language: str = ENGLISH) -> list[list[str]]:
-    """The words of texts as BM25 counts them: stems, without stop words, in a known language."""
-    import bm25s
-    import Stemmer
-
-    found: list[list[str]] = bm25s.tokenize(
-        list(texts),
-        token_pattern=_TOKENS,
-        stopwords=language if language in _STOPPED else [],
-        stemmer=Stemmer.Stemmer(language) if language in _stemmed() else None,
-        return_ids=False,
-        show_progress=False,
-    )
-    return found
-
-
-def _stemmed() -> list[str]:
-    import Stemmer
-
-    found: list[str] = Stemmer.algorithms()
-    return found
 
 
 def write_bm25(folder: Path, texts: Iterable[str], memory: int, language: str = ENGLISH) -> None:

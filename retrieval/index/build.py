@@ -20,7 +20,7 @@ from neurorit.core.atomic_files import put_back, write_text
 from neurorit.core.build_dir import RECORD, workplace
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import read_examples
-from neurorit.retrieval.bm25.build import ENGLISH, check_language
+from neurorit.retrieval.bm25.words import ENGLISH, check_language
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.near_duplicates import Survey, survey, without
 from neurorit.retrieval.corpus.reader import Corpus, Skipped, corpus_digest, read_corpus

@@ -1,17 +1,25 @@
 """Which passages have a value in a field of their `meta`, found without reading the passages.
 
-Beside a segment's passages lies a sorted list of hashes of (field, value), each with its row.
+A field is a name, or a path with dots into nested ones; a list has each of its members as a value.
+Values are spelt as in JSON: `true`, `null`, `2021`, and texts as they are. Beside a segment's
+passages lies a sorted list of hashes of (field, value), each with its row. An older index has none:
+there it is made in memory when it is first needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from neurorit.core.hashing import id_number
 
-FIELDS, FIELD_ROWS = "fields.npy", "field_rows.npy"
+FIELDS, FIELD_ROWS = "meta_fields.npy", "meta_rows.npy"
+NOTHING = frozenset(["word null"])  # as `values_at` has a null
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Fields:
@@ -37,10 +45,13 @@ class Fields:
 
         found: Any = None
         for name, value in filters.items():
-            wanted = np.uint64(_pair(name, value))
-            low = int(self._hashes.searchsorted(wanted, side="left"))
-            high = int(self._hashes.searchsorted(wanted, side="right"))
-            rows = np.asarray(self._rows[low:high])
+            parts = [np.zeros(0, dtype=np.uint32)]
+            for kind in _read_as(value):
+                wanted = np.uint64(_pair(name, kind))
+                low = int(self._hashes.searchsorted(wanted, side="left"))
+                high = int(self._hashes.searchsorted(wanted, side="right"))
+                parts.append(np.asarray(self._rows[low:high]))
+            rows = np.unique(np.concatenate(parts))
             found = rows if found is None else np.intersect1d(found, rows, assume_unique=True)
         return np.sort(found).astype(np.int64)
 
@@ -60,8 +71,8 @@ class FieldsWriter:
         hashes: list[int] = []
         rows: list[int] = []
         for record in records:
-            for name, value in (record.get("meta") or {}).items():
-                hashes.append(_pair(name, str(value)))
+            for name, kind in sorted(set(_fields(record.get("meta") or {}))):
+                hashes.append(_pair(name, kind))
                 rows.append(self._count)
             self._count += 1
         self._hashes.append(np.array(hashes, dtype=np.uint64))
@@ -82,6 +93,52 @@ class FieldsWriter:
 
         for name, values in zip((FIELDS, FIELD_ROWS), self.sorted(), strict=True):
             np.save(place / name, values)
+
+
+def values_at(meta: Mapping[str, Any], path: str) -> frozenset[str]:
+    """What stands in a field, by name or path: several values of a list, none where there is none.
+
+    Two are equal where a filter that asks for one finds the other.
+    """
+    return frozenset(kind for name, kind in _fields(meta) if name == path)
+
+
+def spelt(value: Any) -> str:
+    """A value of JSON as a filter has it: texts as they are, others in JSON's spelling."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, kind and value) of all that is no list and no object."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _fields(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _fields(inner, path)
+    elif isinstance(value, str):
+        yield path, f"text {value}"
+    elif value is None or isinstance(value, bool):
+        yield path, f"word {spelt(value)}"
+    else:
+        yield path, f"number {_number(value)}"
+
+
+def _read_as(value: str) -> list[str]:
+    """What a filter's value may stand for: the text, and the number or word that it spells."""
+    kinds = [f"text {value}"]
+    if value in ("true", "false", "null"):
+        kinds.append(f"word {value}")
+    elif _NUMBER.fullmatch(value):
+        kinds.append(f"number {_number(json.loads(value))}")
+    return kinds
+
+
+def _number(value: int | float) -> str:
+    """4.0 and 4 are one number."""
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        value = int(value)
+    return str(value)
 
 
 def _pair(name: str, value: str) -> int:

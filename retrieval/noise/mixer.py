@@ -15,6 +15,7 @@ from neurorit.core.errors import BadInput
 from neurorit.data.answers import held_answer, normalize_answer, replace_answers
 from neurorit.data.examples import Example, Passage
 from neurorit.retrieval.index.index import Hit, Index
+from neurorit.retrieval.index.meta_filters import NOTHING, values_at
 from neurorit.retrieval.noise.settings import MixSettings, PoolSettings, check_settings
 from neurorit.retrieval.noise.synthetic import with_instruction, without_answer
 from neurorit.retrieval.retriever import load_cross_encoder
@@ -51,9 +52,10 @@ class Mixer:
         self._answers: dict[str, list[str]] = {}
         for question in questions:
             self._answers.setdefault(_answer_type(question), []).append(question.answers[0])
-        self._places: dict[Any, list[int]] = {}
+        self._places: dict[str, list[int]] = {}
         for row, passage in enumerate(index.passages):
-            self._places.setdefault(self._place(passage.meta), []).append(row)
+            for value in self._place(passage.meta):
+                self._places.setdefault(value, []).append(row)
 
     def mix(self, questions: Sequence[Example]) -> Iterator[tuple[Example, dict[str, Any]]]:
         """An example and its ledger record for each question, in order."""
@@ -207,7 +209,10 @@ class Mixer:
         taken: set[str],
         rejected: list[dict[str, Any]],
     ) -> list[tuple[Passage, _Reason]]:
-        rows = self._places.get(self._place(question.meta), [])
+        places = sorted(self._place(question.meta))
+        rows = self._places.get(places[0], [])
+        if len(places) > 1:  # a passage of two of them counts once
+            rows = sorted({row for place in places for row in self._places.get(place, [])})
         chosen: list[tuple[Passage, _Reason]] = []
         for _ in range(_TRIES):
             if len(chosen) == count or not rows:
@@ -286,11 +291,13 @@ class Mixer:
         rng.shuffle(values)
         return values
 
-    def _place(self, meta: Mapping[str, Any]) -> Any:
-        return meta.get(self._settings.within) if self._settings.within else None
+    def _place(self, meta: Mapping[str, Any]) -> frozenset[str]:
+        """The values of the field that keeps passages apart; those without one are together."""
+        within = self._settings.within
+        return (values_at(meta, within) - NOTHING if within else None) or frozenset([""])
 
     def _allowed(self, question: Example, passage: Passage) -> bool:
-        return bool(self._place(question.meta) == self._place(passage.meta))
+        return not self._place(question.meta).isdisjoint(self._place(passage.meta))
 
 
 def _placed(

@@ -14,12 +14,12 @@ POSITIONS = ("", "first", "middle", "last", "random")
 class MixSettings:
     """What is mixed into an example.
 
-    gold: how many of the gold passages that a question names (0: all of them, for questions
-    whose answer takes several). distractor, random, counterfactual, near_duplicate, injected:
-    how many of each kind; of several numbers, one is drawn for each example. without_gold:
-    share of examples that get no gold passage (and at least one noisy one). depth: ranks
-    searched for distractors. within: a field of `meta` that a noisy passage must share with the
-    question, such as `split`, so that splits stay apart. order: `shuffle` the passages, or keep
+    gold: how many of the gold passages that a question names (0: all of them, for questions whose
+    answer takes several). distractor, random, counterfactual, near_duplicate, injected: how many of
+    each kind; of several numbers, one is drawn for each example. without_gold: share of examples
+    that get no gold passage (and at least one noisy one). depth: ranks searched for distractors.
+    within: a field of `meta` (or a path with dots) of which a noisy passage must share a value with
+    the question, such as `split`, so that splits stay apart. order: `shuffle` the passages, or keep
     `kind` order (gold, distractor, random, counterfactual, near-duplicate, injected), which
     evaluation wants. position: where in that order the gold passages then stand, `first`, `middle`,
     `last` or at `random` places (empty: where the order has them). limit: only this many questions,

@@ -11,9 +11,11 @@ import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -38,6 +40,15 @@ def _is_text(value: str) -> str:
     return value
 
 
+def _spelt(value: Any) -> Any:
+    """A filter's value as JSON spells it: `true`, `2021`, and texts as they are."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return orjson.dumps(value).decode()
+    if not isinstance(value, str):
+        raise ValueError("a filter's value is a text, a number, true, false or null")
+    return value
+
+
 _Text = Annotated[str, AfterValidator(_is_text)]
 _Content = Annotated[_Text, Field(max_length=MAX_CHARACTERS)]
 Question = Annotated[
@@ -46,7 +57,12 @@ Question = Annotated[
     AfterValidator(_is_text),
 ]
 _Name = Annotated[_Text, Field(min_length=1, max_length=100)]
-_Value = Annotated[_Text, Field(max_length=200)]
+_Value = Annotated[
+    _Text,
+    Field(max_length=200),
+    BeforeValidator(_spelt),
+    WithJsonSchema({"type": ["string", "number", "boolean", "null"], "maxLength": 200}),
+]
 _Stop = Annotated[_Text, Field(max_length=200)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
 _None: Any = Field(default=None, description="what would change the answer's form is refused")
@@ -61,7 +77,8 @@ class _SearchOptions(BaseModel):
         default=None, description="a way that the server has loaded"
     )
     filters: Annotated[dict[_Name, _Value], Field(max_length=10)] = Field(
-        default={}, description="fields of the passages' meta and their values"
+        default={},
+        description="fields of the passages' meta (dots lead into nested ones) and their values",
     )
 
     def search(self) -> Search:

@@ -103,7 +103,8 @@ def _first_problem(error: RequestValidationError) -> ApiError:
         return ApiError(400, "the request body is not valid JSON", code="invalid_json")
     if problem["type"] == "extra_forbidden":
         return ApiError(400, f"{where}: this server has no such option", param=where)
-    message = f"{where or 'the request body'}: {problem['msg']}"
+    told = problem["msg"].removeprefix("Value error, ")
+    message = f"{where or 'the request body'}: {told}"
     return ApiError(400, message, param=where or None, code=problem["type"])
 
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from neurorit.cli import app
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.bm25.bm25 import LexicalIndex
-from neurorit.retrieval.bm25.build import words_of, write_bm25
+from neurorit.retrieval.bm25.build import write_bm25
+from neurorit.retrieval.bm25.words import words_of
 
 
 @pytest.mark.parametrize("memory", [2_000, 200_000, 2**30])

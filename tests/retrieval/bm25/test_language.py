@@ -9,7 +9,7 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.bm25.bm25 import LexicalIndex, lexical_place
-from neurorit.retrieval.bm25.build import words_of
+from neurorit.retrieval.bm25.words import words_of
 from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.index import Index, build_index
 from tests.retrieval.corpus.test_fuzz import QuickEncoder
