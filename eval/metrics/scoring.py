@@ -61,10 +61,12 @@ def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]
     readings = parts or example.meta.get("readings") or ()
     # Who says "unknown" where that is the answer does not refuse.
     refusal = "" if matched or exact else refusal_of(output, analysis.refusals)
+    if example.unanswerable:
+        exact = matched = bool(refusal)
     return {
         "em": exact,
         "match": matched,
-        "f1": metrics.f1(output, example.answers),
+        "f1": float(exact) if example.unanswerable else metrics.f1(output, example.answers),
         "abstained": bool(refusal),
         "refusal": refusal,
         "parts": metrics.parts_recalled(output, readings) if readings else None,

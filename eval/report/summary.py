@@ -250,7 +250,7 @@ def _read(
     if p.abstained:
         return []
     false = [example.meta.get("false_answer")] if example else []
-    false += [text.meta.get("value") for text in texts if text.meta]
+    false += [text.meta.get("value") for text in texts if text.kind == "injected"]
     named = [value for value in false if isinstance(value, str) and value]
     return reader.read_in(p.output, p.question, texts, named)
 

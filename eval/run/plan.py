@@ -265,7 +265,7 @@ def library_versions() -> dict[str, str]:
 
 
 def _read(examples: Path) -> Iterator[Example]:
-    return read_examples(examples_file(Path(examples)))
+    return read_examples(examples_file(Path(examples)), unanswered="unanswerable")
 
 
 def _sample(

@@ -8,11 +8,13 @@ spaces.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from neurorit.data.letters import inner_marks, plain, spelt_out
 from neurorit.data.text import HANGUL, UNSPACED
@@ -24,6 +26,7 @@ _ALONE = re.compile(f"[{UNSPACED}{HANGUL}]")
 # A character with the marks that belong to it.
 _CLUSTER = re.compile(rf".[{inner_marks()}]*", re.DOTALL)
 _APOSTROPHES, _DASHES = "'\u2018\u2019\u02bc\u2032`\u00b4", "\\-\u2010-\u2015\u2212"
+_YES_OR_NO = frozenset(("yes", "no", "true", "false"))
 _APOSTROPHE = re.compile(f"([{_APOSTROPHES}])")
 # A letter or digit of a script with spaces: what an answer must not be cut out of.
 _LETTER = rf"[^\W{UNSPACED}{HANGUL}]"
@@ -56,6 +59,41 @@ def held_answer(text: str, answers: Sequence[str]) -> str | None:
 def answer_words(text: str) -> tuple[str, ...]:
     """The words of a text as `held_answer` compares them, with spaces for punctuation."""
     return tuple(_forms(text)[1].split())
+
+
+def answer_texts(given: Any, choices: Sequence[Any] = ()) -> list[str]:
+    """Answers as texts, in order and once each: of a text, number or boolean, or a list of them.
+
+    true is "yes" (and "true"); 4.0 is "4"; a number among `choices` is the text of that choice.
+    Raises ValueError, saying what it is, for what is no answer.
+    """
+    if given is None:
+        return []
+    listed = list(given) if isinstance(given, (list, tuple)) else [given]
+    return list(dict.fromkeys(text for one in listed for text in _answer(one, choices)))
+
+
+def is_yes_or_no(answers: Sequence[str]) -> bool:
+    """Whether a question is answered by yes or no, which a passage need not hold to answer it."""
+    return bool(answers) and all(normalize_answer(one) in _YES_OR_NO for one in answers)
+
+
+def _answer(one: Any, choices: Sequence[Any]) -> tuple[str, ...]:
+    if choices and isinstance(one, int) and not isinstance(one, bool):
+        if not 0 <= one < len(choices):
+            raise ValueError(f"'answers' names choice {one} of {len(choices)}")
+        one = choices[one]
+    if isinstance(one, bool):
+        return ("yes", "true") if one else ("no", "false")
+    if isinstance(one, (int, float)):
+        if one != one or one in (math.inf, -math.inf):
+            raise ValueError("'answers' holds a number that is none")
+        return (str(int(one)) if one == int(one) else str(one),)
+    if isinstance(one, str) and one.strip():
+        return (one,)
+    kind = "an empty text" if isinstance(one, str) else "null" if one is None else "a list"
+    kind = "an object" if isinstance(one, Mapping) else kind
+    raise ValueError(f"'answers' holds {kind}; an answer is a text, a number or true or false")
 
 
 def replace_answers(text: str, answers: Sequence[str], value: str) -> str:

@@ -11,6 +11,7 @@ from itertools import islice, product
 from typing import Any
 
 from neurorit.core.hashing import content_id
+from neurorit.data.answers import answer_texts
 
 _MOST_JOINED = 64
 
@@ -32,19 +33,23 @@ Convert = Callable[[Mapping[str, Any], int], Converted]
 
 def hotpotqa(row: Mapping[str, Any], number: int) -> Converted:
     """HotpotQA: every paragraph is a passage; gold ones are named by the supporting facts."""
-    context = row["context"]
+    context, facts = row["context"], row["supporting_facts"]
+    # The hub has columns, the file of its makers pairs.
+    if isinstance(context, Mapping):
+        context = list(zip(context["title"], context["sentences"], strict=True))
+    titles = facts["title"] if isinstance(facts, Mapping) else [title for title, _ in facts]
     passages = [
         passage(title, " ".join(sentence.strip() for sentence in sentences))
-        for title, sentences in zip(context["title"], context["sentences"], strict=True)
+        for title, sentences in context
     ]
     if str(row["answer"]).strip().lower() in ("yes", "no"):
         # No passage holds such an answer, so no noise could be told from evidence.
         return Converted(passages, why="yes or no")
-    wanted = set(row["supporting_facts"]["title"])
+    wanted = set(titles)
     return Converted(
         passages,
         _question(
-            row["id"],
+            row.get("id", row.get("_id")),
             row["question"],
             [row["answer"]],
             gold=[p["id"] for p in passages if p["title"] in wanted],
@@ -54,11 +59,12 @@ def hotpotqa(row: Mapping[str, Any], number: int) -> Converted:
 
 
 def squad(row: Mapping[str, Any], number: int) -> Converted:
-    """SQuAD 1.1 and 2.0: the context is the gold passage; a question without answer is left out."""
+    """SQuAD 1.1 and 2.0: the context is the gold passage; without answer, it is unanswerable."""
     found = passage(str(row.get("title") or "").replace("_", " "), row["context"])
     answers = _unique(row["answers"]["text"])
     if not answers:
-        return Converted([found], why="no answer")
+        asked = _question(row["id"], row["question"], [], meta={"title": found["title"] or None})
+        return Converted([found], asked | {"unanswerable": True})
     return Converted(
         [found],
         _question(
@@ -74,10 +80,12 @@ def squad(row: Mapping[str, Any], number: int) -> Converted:
 
 def flashrag(row: Mapping[str, Any], number: int) -> Converted:
     """FlashRAG's form of any set: `question` and `golden_answers`; no passages of its own."""
-    answers = _unique(row["golden_answers"])
+    choices = _listed(row.get("choices"))
+    answers = answer_texts(row["golden_answers"], choices)
     if not answers:
         return Converted(why="no answer")
-    return Converted([], _question(row.get("id", number), row["question"], answers))
+    meta = {"choices": choices or None}
+    return Converted([], _question(row.get("id", number), row["question"], answers, meta=meta))
 
 
 def kilt(row: Mapping[str, Any], number: int) -> Converted:

@@ -1,4 +1,13 @@
-"""Examples on disk: JSONL, one example a line, and the published forms that are read as well."""
+"""Examples on disk: JSONL, one example a line, and the published forms that are read as well.
+
+| form | what is read |
+|---|---|
+| ours | `id`, `question`, `answers`, `gold`, `passages`, `meta`; JSONL, JSON, CSV, Parquet |
+| FlashRAG | `golden_answers`, numbers and booleans too; of `choices` their texts |
+| AutoRAG's qa.parquet | `qid`, `query`, `generation_gt`, `retrieval_gt` |
+| SQuAD, also 2.0 | its document; what is marked impossible is unanswerable |
+| BEIR's folder | `queries.jsonl`, answers in `metadata`, qrels of BEIR's and TREC's form |
+"""
 
 from __future__ import annotations
 
@@ -7,13 +16,30 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 from neurorit.core.artifact import MANIFEST, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
-from neurorit.core.jsonl import decode_line
+from neurorit.data.answers import answer_texts
 from neurorit.data.examples import KINDS, Example, Passage
-from neurorit.data.squad_beir import QUERIES, beir_records, squad_document, squad_records
+from neurorit.data.record_files import read_rows
+from neurorit.data.squad_beir import QUERIES, beir_records, is_squad_document, squad_records
+
+Unanswered = Literal["refused", "unanswerable", "all"]
+
+_IDS = ("id", "_id", "qid", "question_id", "query_id")
+_QUESTIONS = ("question", "query", "text")
+_ANSWERS = ("answers", "golden_answers", "answer", "generation_gt")
+_GOLD = ("gold", "retrieval_gt")
+_READ = "read are id, question, answers, gold, passages and meta"
+# Forms that hold more than questions: `data fetch` makes questions and a corpus of them.
+_FETCHED = {
+    "hotpotqa": {"supporting_facts", "context"},
+    "kilt": {"input", "output"},
+    "asqa": {"ambiguous_question", "qa_pairs"},
+    "rgb": {"query", "positive", "negative"},
+    "squad": {"context", "question", "answers"},
+}
 
 ExampleSource = str | PathLike[str] | Iterable[Example | Mapping[str, Any]]
 """A file or what `mix` wrote, or examples (or their records) in memory."""
@@ -32,15 +58,20 @@ def examples_file(place: Path) -> Path:
     return place / "examples.jsonl" if place.is_dir() and not beir else place
 
 
-def read_examples(path: Path) -> Iterator[Example]:
-    """Stream examples (or bare questions); raises BadInput with file:line."""
+def read_examples(path: Path, *, unanswered: Unanswered = "refused") -> Iterator[Example]:
+    """Stream examples (or bare questions); raises BadInput with file:line.
+
+    unanswered: what becomes of questions without an answer: all `refused` (of SQuAD's document
+    those that are impossible are left out), `unanswerable` ones read, or `all` read, where answers
+    are not looked at.
+    """
     path = Path(path)
     seen: set[str] = set()
-    for where, record in _records(path):
+    for where, record in _records(path, unanswered):
         try:
-            example = parse_example(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{where}: not an example: {_reason(error)}") from error
+            example = parse_example(record, unanswered)
+        except ValueError as error:
+            raise BadInput(f"{where}: not an example: {error}") from error
         if example.id in seen:
             raise BadInput(f"{where}: the id {example.id!r} was used before")
         seen.add(example.id)
@@ -50,20 +81,22 @@ def read_examples(path: Path) -> Iterator[Example]:
 
 
 def load_examples(source: ExampleSource) -> list[Example]:
-    """The examples of a file, of what `mix` wrote, or those in memory.
+    """The examples of a file, of what `mix` wrote, or those in memory; also unanswerable ones.
 
     Raises BadInput with file:line, or with the number of the one in memory (from 0), for a bad one.
     """
     if isinstance(source, (str, PathLike)):
-        return list(read_examples(examples_file(Path(source))))
+        return list(read_examples(examples_file(Path(source)), unanswered="unanswerable"))
     if isinstance(source, Mapping):
         raise BadInput("examples: a single record was given; give a list of them")
     loaded: dict[str, Example] = {}
     for number, given in enumerate(source):
         try:
-            example = given if isinstance(given, Example) else parse_example(given)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"examples[{number}]: not an example: {_reason(error)}") from error
+            record = example_record(given) if isinstance(given, Example) else given
+            example = parse_example(record, "unanswerable")
+        except ValueError as error:
+            raise BadInput(f"examples[{number}]: not an example: {error}") from error
+        example = given if isinstance(given, Example) else example
         if example.id in loaded:
             raise BadInput(f"examples[{number}]: the id {example.id!r} was used before")
         loaded[example.id] = example
@@ -87,27 +120,23 @@ def examples_digest(source: ExampleSource, loaded: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
+def _records(path: Path, unanswered: Unanswered) -> Iterator[tuple[str, Any]]:
     """(file:line, decoded record) of a file or folder in any of the forms."""
     if (path / QUERIES).is_file():
-        yield from beir_records(path)
+        yield from beir_records(path, unanswered)
         return
     if not path.is_file():
-        raise BadInput(f"{path}: no such file")
-    document = squad_document(path)
-    if document is not None:
-        yield from squad_records(document, path)
-        return
-    with open(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                record = decode_line(line)
-            except ValueError as error:
-                raise BadInput(f"{where}: not an example: {error}") from error
+        told = f"a folder without {QUERIES} or examples.jsonl" if path.is_dir() else "no such file"
+        raise BadInput(f"{path}: {told}")
+    for where, record in read_rows(path, _refuse, "an example"):
+        if is_squad_document(record):
+            yield from squad_records(record, path, unanswered != "refused")
+        else:
             yield where, record
+
+
+def _refuse(error: BadInput) -> NoReturn:
+    raise error
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
@@ -120,34 +149,35 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     return count
 
 
-def parse_example(record: Any) -> Example:
+def parse_example(record: Any, unanswered: Unanswered = "refused") -> Example:
     """An Example from one decoded JSON record; raises ValueError saying which field is wrong."""
-    if not isinstance(record, dict):
-        raise ValueError("the line is no JSON object")
-    answers = record.get("answers", record.get("golden_answers"))
-    if isinstance(answers, str):
-        answers = [answers]
-    if not isinstance(answers, list) or not all(isinstance(a, str) and a for a in answers):
-        raise ValueError("'answers' must be a list of non-empty strings")
-    if not answers:
-        raise ValueError("'answers' is empty")
-    question = record.get("question")
+    if not isinstance(record, Mapping):
+        raise ValueError("it is no JSON object")
+    question = _first(record, _QUESTIONS)
+    if question is None or _form_of(record):
+        raise ValueError(_unknown(record))
     if not isinstance(question, str) or not question.strip():
         raise ValueError("'question' must be a non-empty string")
-    if isinstance(record.get("id"), bool) or not isinstance(record.get("id"), (str, int)):
-        raise ValueError("'id' must be a string")
+    identity = id_text(_first(record, _IDS), "'id'")
     meta = record.get("meta", record.get("metadata")) or {}
-    if not isinstance(meta, dict):
+    if not isinstance(meta, Mapping):
         raise ValueError("'meta' must be an object")
-    if "gold" in record:
-        meta = {**meta, "gold": record["gold"]}
-    if not _are_ids(meta.get("gold") or []):
-        raise ValueError("'gold' must be a list of passage ids")
+    answers = _answers(record)
+    meta = {**meta, **_marked(record, meta, answers)}
+    if not answers:
+        _check_unanswered(record, bool(meta.get("unanswerable")), unanswered)
+    for name in ("parts", "readings"):
+        _check_parts(meta, name)
+    given = _first(record, _GOLD)
+    if given is None:
+        given = meta.get("gold")
+    if given is not None:
+        meta["gold"] = _gold_ids(given)
     passages = record.get("passages") or []
     if not isinstance(passages, list):
         raise ValueError("'passages' must be a list")
     return Example(
-        id=str(record["id"]),
+        id=identity,
         question=question,
         answers=tuple(answers),
         passages=tuple(_parse_passage(p) for p in passages),
@@ -172,29 +202,114 @@ def example_record(example: Example) -> dict[str, Any]:
     }
 
 
+def id_text(given: Any, what: str) -> str:
+    """An id as text: of a text or a whole number; raises ValueError for any other."""
+    if isinstance(given, float) and given == given and given == int(given):
+        given = int(given)  # tables with a gap make whole numbers fractions
+    if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
+        raise ValueError(f"{what} must be a non-empty string or a whole number")
+    return str(given)
+
+
+def _first(record: Mapping[str, Any], names: Iterable[str]) -> Any:
+    return next((record[name] for name in names if record.get(name) is not None), None)
+
+
+def _answers(record: Mapping[str, Any]) -> list[str]:
+    given = _first(record, _ANSWERS)
+    if isinstance(given, Mapping):  # as `datasets` has SQuAD's
+        given = given.get("text", given)
+    if isinstance(given, Mapping):
+        seen = ", ".join(map(repr, given))
+        raise ValueError(f"'answers' must be a list, not an object of {seen}")
+    choices = record.get("choices")
+    return answer_texts(given, choices if isinstance(choices, list) else ())
+
+
+def _marked(
+    record: Mapping[str, Any], meta: Mapping[str, Any], answers: list[str]
+) -> dict[str, Any]:
+    """What goes into `meta` of what stands beside it; a list of no answers says there is none."""
+    kept: dict[str, Any] = {}
+    if isinstance(record.get("choices"), list) and record["choices"]:
+        kept["choices"] = record["choices"]
+    told = record.get("unanswerable", record.get("is_impossible", meta.get("unanswerable")))
+    if told is not None and not isinstance(told, bool):
+        raise ValueError("'unanswerable' must be true or false")
+    if told and answers:
+        raise ValueError("it is said to be unanswerable and has answers")
+    if told or (told is None and any(record.get(name) == [] for name in _ANSWERS)):
+        kept["unanswerable"] = True
+    return kept
+
+
+def _check_unanswered(
+    record: Mapping[str, Any], unanswerable: bool, unanswered: Unanswered
+) -> None:
+    if unanswered == "all" or (unanswerable and unanswered == "unanswerable"):
+        return
+    if unanswerable:
+        raise ValueError("'answers' is empty: an unanswerable question is of no use here")
+    raise ValueError(
+        "it has no 'answers'; without them a search can be measured (`search --questions`), and an "
+        'unanswerable question has "answers": []'
+    )
+
+
+def _unknown(record: Mapping[str, Any]) -> str:
+    """What is said of a record in another form."""
+    if form := _form_of(record):
+        return (
+            f"it is in the form of {form}: "
+            f"`neurorit-rag data fetch {form} --source FILE --out DIR` makes questions of it"
+        )
+    seen = ", ".join(sorted(map(str, record))[:12]) or "none"
+    return f"it has no 'question'; its fields are {seen}; {_READ}"
+
+
+def _form_of(record: Mapping[str, Any]) -> str:
+    """The published form whose fields a record has, with passages that would be lost here."""
+    for form, fields in _FETCHED.items():
+        brought = fields <= record.keys() and "passages" not in record
+        if brought and (form != "squad" or isinstance(record["answers"], Mapping)):
+            return form
+    return ""
+
+
+def _gold_ids(given: Any) -> list[str]:
+    """Ids of gold passages: of one, a list, or AutoRAG's lists of lists."""
+    listed = given if isinstance(given, (list, tuple)) else [given]
+    flat = [x for one in listed for x in (one if isinstance(one, (list, tuple)) else [one])]
+    return list(dict.fromkeys(id_text(one, "an id in 'gold'") for one in flat))
+
+
+def _check_parts(meta: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError where a field of the user's own has the name of one that scores read."""
+    given = meta.get(name)
+    if given is None or given == []:
+        return
+    listed = isinstance(given, list) and all(isinstance(part, list) and part for part in given)
+    if not listed or not all(isinstance(form, str) and form for part in given for form in part):
+        raise ValueError(
+            f"'meta.{name}' is read as the parts of an answer, each a list of its forms; call a "
+            "field of your own otherwise"
+        )
+
+
 def _parse_passage(record: Any) -> Passage:
-    if not isinstance(record, dict):
+    if not isinstance(record, Mapping):
         raise ValueError("a passage is no JSON object")
-    for name in ("id", "text"):
-        if not isinstance(record.get(name), str):
-            raise ValueError(f"a passage's '{name}' must be a string")
-    if not isinstance(record.get("meta") or {}, dict):
+    if not isinstance(record.get("text"), str):
+        raise ValueError("a passage's 'text' must be a string")
+    if not isinstance(record.get("meta") or {}, Mapping):
         raise ValueError("a passage's 'meta' must be an object")
     kind = record.get("kind")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"passage kind {kind!r} is not one of {', '.join(KINDS)}")
     return Passage(
-        id=record["id"],
+        id=id_text(record.get("id"), "a passage's 'id'"),
         title=str(record.get("title") or ""),
         text=record["text"],
         kind=kind,
         meta=record.get("meta") or {},
     )
-
-
-def _are_ids(given: Any) -> bool:
-    return isinstance(given, (list, tuple)) and all(isinstance(one, (str, int)) for one in given)
-
-
-def _reason(error: Exception) -> str:
-    return f"field {error} is missing" if isinstance(error, KeyError) else str(error)

@@ -1,7 +1,6 @@
 """Questions and examples: the JSONL records that mixing writes and every later stage reads.
 
-One reader takes this project's JSONL, FlashRAG's (`golden_answers`), SQuAD's JSON document and
-BEIR's folder.
+What is read as such says `neurorit.data.example_files`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,10 @@ class Passage:
 
 @dataclass(frozen=True)
 class Example:
-    """A question with its accepted answers (first one canonical) and ordered, typed passages."""
+    """A question with its accepted answers (first one canonical) and ordered, typed passages.
+
+    Without answers it is `unanswerable`, or it is only good for measuring a search.
+    """
 
     id: str
     question: str
@@ -38,6 +40,11 @@ class Example:
     def has_evidence(self) -> bool:
         """True when a gold passage is among the passages."""
         return any(passage.kind == "gold" for passage in self.passages)
+
+    @property
+    def unanswerable(self) -> bool:
+        """True when the right reply is to abstain: it is known that there is no answer."""
+        return not self.answers and bool(self.meta.get("unanswerable"))
 
     @property
     def parts(self) -> list[Sequence[str]]:

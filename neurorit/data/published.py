@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from neurorit.core.artifact import Manifest, writing
 from neurorit.core.errors import BadInput
-from neurorit.core.jsonl import decode_line
 from neurorit.data.dataset_formats import FORMATS
 from neurorit.data.hf_datasets import load_rows
+from neurorit.data.record_files import read_rows
+from neurorit.data.squad_beir import is_squad_document, squad_rows
 
 CORPUS, QUESTIONS = "corpus.jsonl", "questions.jsonl"
 
@@ -104,7 +105,8 @@ def write_published(
                 try:
                     found = convert(row, number)
                 except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-                    raise BadInput(f"{where}: not in the form {form}: {error!r}") from error
+                    reason = _form_reason(error, row)
+                    raise BadInput(f"{where}: not in the form {form}: {reason}") from error
                 for passage in found.passages:
                     if passage["id"] not in seen:
                         seen.add(passage["id"])
@@ -133,20 +135,31 @@ def _rows(
     """Rows with where each stands, and how many there are."""
     path = Path(source)
     if path.is_file():
-        return _lines(path), sum(1 for _ in _lines(path))
+        return _file_rows(path), sum(1 for _ in _file_rows(path))
     rows = load_rows(source, configuration, split)
     return ((f"{source}, row {number}", row) for number, row in enumerate(rows)), len(rows)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with open(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = decode_line(line)
-                if not isinstance(row, dict):
-                    raise ValueError("the line is no JSON object")
-            except ValueError as error:
-                raise BadInput(f"{path}:{number}: no row of JSON lines: {error}") from error
-            yield f"{path}:{number}", row
+def _file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a file of records, of an array, and of SQuAD's document."""
+    for where, row in read_rows(path, _refuse, "a row"):
+        if is_squad_document(row):
+            yield from squad_rows(row, path)
+        elif isinstance(row, dict):
+            yield where, row
+        else:
+            raise BadInput(f"{where}: no row: it is no JSON object")
+
+
+def _refuse(error: BadInput) -> NoReturn:
+    raise error
+
+
+def _form_reason(error: Exception, row: Mapping[str, Any]) -> str:
+    """What is wrong with a row, in words of the data's makers."""
+    if isinstance(error, KeyError):
+        seen = ", ".join(map(str, list(row)[:12])) or "none"
+        return f"the field {error} is missing; it has {seen}"
+    if isinstance(error, ValueError):
+        return str(error)
+    return "a field is of another kind than in that form"

@@ -1,115 +1,164 @@
-"""Files that hold questions in other forms than lines of JSON: SQuAD's document, BEIR's folder.
+"""Questions in other forms than records: SQuAD's document, BEIR's folder, tables of relevance.
 
-They become the records that `neurorit.data.examples` parses.
+They become the records that `neurorit.data.example_files` parses.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from neurorit.core.errors import BadInput
-from neurorit.core.jsonl import decode_line
+from neurorit.core.text_files import numbered_lines
 from neurorit.data.dataset_formats import squad
+from neurorit.data.record_files import read_rows
 
 QUERIES = "queries.jsonl"
 
 
-def squad_document(path: Path) -> Mapping[str, Any] | None:
-    """The document, where a file is SQuAD's own JSON (`data`, `paragraphs`, `qas`), else None.
-
-    Lines of JSON are told from it by their first line alone, so that a large file is not read.
-    """
-    with open(path, encoding="utf-8-sig", errors="replace") as stream:
-        first = stream.readline().strip()
-        if not first.startswith("{"):
-            return None
-        try:
-            document = json.loads(first)
-        except (ValueError, RecursionError):
-            # Written over many lines, as editors leave it; a broken line of JSON ends here too.
-            try:
-                document = json.loads(first + stream.read())
-            except (ValueError, RecursionError):
-                return None
-    listed = document.get("data") if isinstance(document, dict) else None
-    return document if isinstance(listed, list) and "question" not in document else None
+def is_squad_document(record: Any) -> bool:
+    """Whether a decoded value is SQuAD's own document (`data`, `paragraphs`, `qas`)."""
+    listed = record.get("data") if isinstance(record, Mapping) else None
+    return isinstance(listed, list) and "question" not in record
 
 
-def squad_records(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, record) of each question that has an answer; its paragraph is the gold passage."""
+def squad_rows(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row as `datasets` has it) of each question of SQuAD's document."""
     for number, article in enumerate(document["data"], start=1):
         where = f"{path}: article {number}"
         try:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
                     where = f"{path}: article {number}, question {asked['id']}"
-                    row = {
-                        "id": asked["id"],
-                        "title": article.get("title"),
-                        "context": paragraph["context"],
-                        "question": asked["question"],
-                        "answers": {"text": [a["text"] for a in asked["answers"]]},
-                    }
-                    found = squad(row, number)
-                    if found.question is None:
-                        continue
-                    gold = [{**passage, "kind": "gold"} for passage in found.passages]
-                    record = {k: v for k, v in found.question.items() if k != "gold"}
-                    yield where, record | {"passages": gold}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{where}: not in SQuAD's form: {error!r} is missing") from error
+                    yield (
+                        where,
+                        {
+                            "id": asked["id"],
+                            "title": article.get("title"),
+                            "context": paragraph["context"],
+                            "question": asked["question"],
+                            "answers": {"text": [a["text"] for a in asked["answers"]]},
+                            "is_impossible": asked.get("is_impossible"),
+                        },
+                    )
+        except KeyError as error:
+            raise BadInput(f"{where}: not in SQuAD's form: {error} is missing") from error
+        except (TypeError, AttributeError) as error:
+            raise BadInput(
+                f"{where}: not in SQuAD's form: articles hold `paragraphs` with `context` and "
+                "`qas`, and these an id, a question and answers with a text"
+            ) from error
 
 
-def beir_records(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def squad_records(
+    document: Mapping[str, Any], path: Path, unanswerable: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, record) of each question; its paragraph is the gold passage.
+
+    unanswerable: also those without an answer, whose paragraph is a distractor.
+    """
+    for number, (where, row) in enumerate(squad_rows(document, path)):
+        try:
+            converted = squad(row, number)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise BadInput(f"{where}: not in SQuAD's form: an answer is no text") from error
+        if converted.question is None or (
+            converted.question.get("unanswerable") and not unanswerable
+        ):
+            continue
+        kind = "distractor" if converted.question.get("unanswerable") else "gold"
+        shown = [{**passage, "kind": kind} for passage in converted.passages]
+        record = {k: v for k, v in converted.question.items() if k != "gold"}
+        yield where, record | {"passages": shown}
+
+
+def beir_records(folder: Path, unanswered: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) of BEIR's queries; passages that `qrels` calls relevant are gold.
 
     BEIR is made for retrieval: only queries whose `metadata` holds an `answer` can be asked of a
-    language model. Raises BadInput where none does, naming the file.
+    language model. Raises BadInput where none does, naming the file, unless `unanswered` is `all`.
     """
     path = folder / QUERIES
     relevant = _relevant(folder)
-    held = 0
-    with open(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
+    answered = 0
+    for where, row in read_rows(path, _refuse, "a query"):
+        if not isinstance(row, Mapping) or row.get("_id", row.get("id")) is None:
+            raise BadInput(f"{where}: no query of BEIR: it has no '_id'")
+        about = row.get("metadata") or {}
+        if not isinstance(about, Mapping):
+            raise BadInput(f"{where}: no query of BEIR: 'metadata' must be an object")
+        answers = about.get("answers", about.get("answer"))
+        identity = row.get("_id", row.get("id"))
+        gold = relevant.get(str(identity), [])
+        record: dict[str, Any] = {"id": identity, "question": row.get("text"), "meta": {}}
+        if relevant and not gold:
+            continue
+        if gold:
+            record["meta"]["gold"] = gold
+        if answers:
+            record["answers"] = answers
+        if answers or unanswered == "all":
+            answered += 1
+            yield where, record
+    if not answered:
+        told = "none of its queries is in the qrels"
+        if unanswered != "all":
+            told = (
+                "its queries have no answers (`metadata.answer`); the folder can be indexed and "
+                "its search measured; to ask a model take a set with answers: `data fetch nq`"
+            )
+        raise BadInput(f"{path}: {told}")
+
+
+def read_qrels(path: Path) -> dict[str, list[str]]:
+    """Query -> relevant passages of a table of relevance; raises BadInput with file:line.
+
+    BEIR's form has three columns under a header (query, passage, grade), TREC's four (query,
+    iteration, passage, grade), parted by tabs or spaces.
+    """
+    relevant: dict[str, list[str]] = {}
+    first = True
+    for number, line in numbered_lines(path, _refuse):
+        try:
+            text = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path}:{number}: no UTF-8 text at byte {error.start}") from error
+        if not text.strip():
+            continue
+        parts = text.split("\t") if "\t" in text else text.split()
+        header, first = first, False
+        try:
+            grade = float(parts[-1])
+        except ValueError:
+            if header:
                 continue
-            where = f"{path}:{number}"
-            try:
-                row = decode_line(line)
-                about = row.get("metadata") or {}
-                answers = about.get("answers", about.get("answer"))
-                record = {"id": row["_id"], "question": row["text"], "answers": answers}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise BadInput(f"{where}: no query of BEIR: {error!r}") from error
-            if relevant and record["id"] not in relevant:
-                continue
-            if answers:
-                held += 1
-                yield where, record | {"meta": {"gold": relevant.get(record["id"], [])}}
-    if not held:
-        raise BadInput(
-            f"{path}: its queries have no answers (`metadata.answer`); as a corpus the folder can "
-            "be indexed, but to ask a model take a set with answers, such as `data fetch nq`"
-        )
+            grade = None
+        if grade is None or len(parts) not in (3, 4):
+            raise BadInput(
+                f"{path}:{number}: no line of qrels: {len(parts)} columns, of which the last is "
+                f"{parts[-1]!r}; read are query, passage, grade, and TREC's query, 0, passage, "
+                "grade"
+            )
+        if grade > 0:
+            relevant.setdefault(parts[0].strip(), []).append(parts[-2].strip())
+    return relevant
 
 
 def _relevant(folder: Path) -> dict[str, list[str]]:
-    """Query -> relevant passages, of the test split where there is one, else of any."""
-    tables = sorted((folder / "qrels").glob("*.tsv"))
-    chosen = [t for t in tables if t.stem == "test"] or tables[:1]
-    found: dict[str, list[str]] = {}
-    for path in chosen:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            parts = line.split("\t")
-            if number == 1 and not parts[-1].strip().lstrip("-").isdigit():
-                continue
-            try:
-                query, passage, grade = parts[0], parts[-2], int(parts[-1])
-            except (IndexError, ValueError) as error:
-                raise BadInput(f"{path}:{number}: no line of qrels: {error}") from error
-            if grade > 0:
-                found.setdefault(query, []).append(passage)
-    return found
+    """Of the test split where there is one, else of any."""
+    places = [folder / "qrels", folder]
+    tables = [
+        table
+        for place in places
+        for suffix in ("tsv", "txt", "qrels", "qrel", "trec")
+        for table in sorted(
+            place.glob(f"*.{suffix}" if place.name == "qrels" else f"qrels*.{suffix}")
+        )
+    ]
+    chosen = [table for table in tables if table.stem.endswith("test")] or tables
+    return read_qrels(chosen[0]) if chosen else {}
+
+
+def _refuse(error: BadInput) -> NoReturn:
+    raise error

@@ -48,6 +48,8 @@ def contexts(
     place. named: what the examples are called in messages. Raises BadInput when there is none of
     one side.
     """
+    # Where nothing is the answer, there is none to attribute.
+    pool = [example for example in pool if example.answers]
     matcher = _Matcher(pool, noise_passages) if layout == "matched" else None
     order = sorted(pool, key=lambda e: hashlib.sha256(f"{seed}/{e.id}".encode()).digest())
     for side in SIDES:

@@ -129,7 +129,7 @@ def search(
 
     if (question is None) == (questions is None):
         raise BadInput("search: give a question, or --questions FILE, and not both")
-    asked = list(read_examples(questions)) if questions is not None else []
+    asked = list(read_examples(questions, unanswered="all")) if questions is not None else []
     with reporting() as report:
         report.say("loading the index")
         retriever = Retriever.load(index, settings)
@@ -233,8 +233,8 @@ def leaks(train: Path, evaluation: Path, near: float, most: int | None) -> Mappi
     from neurorit.data.contamination import count_leaks, find_leaks
     from neurorit.data.example_files import examples_file, read_examples
 
-    asked = list(read_examples(examples_file(evaluation)))
-    found = find_leaks(read_examples(examples_file(train)), asked, near=near)
+    asked = list(read_examples(examples_file(evaluation), unanswered="all"))
+    found = find_leaks(read_examples(examples_file(train), unanswered="all"), asked, near=near)
     counts = count_leaks(found)
     if most is not None and counts["examples"] > most:
         raise GateMissed(

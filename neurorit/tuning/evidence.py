@@ -65,7 +65,7 @@ def responses(
 
     target: `answer`, or `evidence` for the evidence and then the answer, on one line.
     """
-    known = [example for example in examples if example.has_evidence]
+    known = [example for example in examples if example.has_evidence and example.answers]
     if target == "answer":
         return {example.id: example.answers[0] for example in known}
     if teacher is None:

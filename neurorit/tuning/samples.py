@@ -53,9 +53,11 @@ def make_samples(
     samples = []
     for example in examples:
         evidence = example.has_evidence
-        answers = evidence or not refuse
-        text = (responses or {}).get(example.id, example.answers[0])
-        answer = encode_answer(tokenizer, template, text) if answers else []
+        answers = bool(example.answers) and (evidence or not refuse)
+        answer: list[int] = []
+        if answers:
+            text = (responses or {}).get(example.id, example.answers[0])
+            answer = encode_answer(tokenizer, template, text)
         prompt = render_prompt(tokenizer, template, example.question, example.passages)
         samples.append(Sample(prompt, [*answer, end], evidence))
     kept = [sample for sample in samples if sample.length <= max_length]

@@ -243,7 +243,7 @@ def _queries(path: Path | None, encoder: Encoder) -> Any:
     """float32 [q, d] of a file's questions, spread over it where it has many; None without one."""
     if path is None:
         return None
-    asked = [example.question for example in read_examples(path)]
+    asked = [example.question for example in read_examples(path, unanswered="all")]
     step = -(-len(asked) // _ASKED)
     return encoder.encode_queries(asked[::step])
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from neurorit.core.errors import BadInput
-from neurorit.data.answers import held_answer, normalize_answer, replace_answers
+from neurorit.data.answers import held_answer, is_yes_or_no, normalize_answer, replace_answers
 from neurorit.data.examples import Example, Passage
 from neurorit.retrieval.index.index import Hit, Index
 from neurorit.retrieval.index.meta_filters import NOTHING, values_at
@@ -51,7 +51,9 @@ class Mixer:
         self._seed = seed
         self._answers: dict[str, list[str]] = {}
         for question in questions:
-            self._answers.setdefault(_answer_type(question), []).append(question.answers[0])
+            if question.answers:
+                answers = self._answers.setdefault(_answer_type(question), [])
+                answers.append(question.answers[0])
         self._places: dict[str, list[int]] = {}
         for row, passage in enumerate(index.passages):
             for value in self._place(passage.meta):
@@ -89,7 +91,7 @@ class Mixer:
         chosen += self._distractors(question, hits, wanted["distractor"], barred, rejected, gold)
         taken = barred | {passage.id for passage, _ in chosen}
         chosen += self._randoms(question, rng, wanted["random"], taken, rejected)
-        if gold is not None:
+        if gold is not None and not is_yes_or_no(question.answers):
             chosen += self._counterfactuals(question, gold, rng, wanted["counterfactual"])
             chosen += self._near_duplicates(question, gold, wanted["near-duplicate"])
         chosen += self._injected(question, hits, own["injected"], wanted["injected"], barred, gold)
@@ -123,8 +125,13 @@ class Mixer:
             found.append(
                 (passage, _Reason(passage.id, "gold", "named by the question", rank, score))
             )
-        if named:
+        if named or question.unanswerable:
             return found
+        if is_yes_or_no(question.answers):
+            raise BadInput(
+                f"question {question.id!r} is answered by yes or no, and by no passage's words: "
+                "name its passages in 'gold', or leave it out"
+            )
         for hit in hits:
             held = held_answer(_text(hit.passage), question.answers)
             if held is not None and self._allowed(question, hit.passage):
@@ -286,7 +293,7 @@ class Mixer:
     def _others(self, question: Example, rng: random.Random) -> list[str]:
         """Other questions' answers of this one's type, in the order of the seed."""
         own = {normalize_answer(answer) for answer in question.answers}
-        values = sorted(set(self._answers[_answer_type(question)]))
+        values = sorted(set(self._answers.get(_answer_type(question), ())))
         values = [v for v in values if normalize_answer(v) not in own]
         rng.shuffle(values)
         return values
@@ -329,7 +336,9 @@ def _rejects(
     question: Example, passage: Passage, kind: str, rank: int | None, rejected: list[dict[str, Any]]
 ) -> bool:
     """True, and noted, if the passage holds an answer: as noise it would be a false negative."""
-    held = held_answer(_text(passage), question.answers)
+    # A passage with the word "no" does not say no.
+    yes_or_no = is_yes_or_no(question.answers)
+    held = None if yes_or_no else held_answer(_text(passage), question.answers)
     if held is None:
         return False
     rejected.append({"id": passage.id, "kind": kind, "rank": rank, "held": held})
@@ -341,7 +350,7 @@ def _answer_type(question: Example) -> str:
     named = question.meta.get("relation") or question.meta.get("answer_type")
     if named:
         return f"named {named}"
-    answer = question.answers[0].strip()
+    answer = question.answers[0].strip() if question.answers else ""
     if answer.isdigit():
         return f"number of {len(answer)} digits"
     words = len(answer.split())

@@ -179,7 +179,11 @@ def _cases(
     if not wrong:
         raise BadInput(f"{run}: {system} gave no such wrong answer with passages")
     wanted = {p.id for p in wrong[:limit]}
-    held = {e.id: e for e in read_examples(examples_file(examples)) if e.id in wanted}
+    held = {
+        e.id: e
+        for e in read_examples(examples_file(examples), unanswered="unanswerable")
+        if e.id in wanted
+    }
     cases = []
     searched = _Searched(index)
     for p in wrong[:limit]:

@@ -69,7 +69,7 @@ def _questions(path: Path | None) -> list[str]:
 
     if path is None:
         return [_QUESTION]
-    found = [example.question for example in read_examples(examples_file(path))]
+    found = [example.question for example in read_examples(examples_file(path), unanswered="all")]
     if not found:
         raise BadInput(f"{path}: holds no question")
     return found

@@ -50,7 +50,7 @@ def written(tmp_path: Path, form: str, rows: list[dict[str, Any]]) -> list[Examp
     given = tmp_path / f"{form}.json"
     given.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     write_published(form, tmp_path / form, source=str(given))
-    return list(read_examples(tmp_path / form / "questions.jsonl"))
+    return list(read_examples(tmp_path / form / "questions.jsonl", unanswered="unanswerable"))
 
 
 def test_questions_name_all_their_gold_passages(source: Path, tmp_path: Path) -> None:
@@ -75,7 +75,9 @@ def test_squad_and_flashrag_and_kilt_and_asqa(tmp_path: Path) -> None:
         "question": "Where does it lie?",
         "answers": {"text": ["on the Rhine", "the Rhine", "on the Rhine"], "answer_start": []},
     }
-    (one,) = written(tmp_path, "squad", [squad, squad | {"id": "s2", "answers": {"text": []}}])
+    rows = [squad, squad | {"id": "s2", "answers": {"text": []}}]
+    one, other = written(tmp_path, "squad", rows)
+    assert (other.id, other.answers, other.unanswerable) == ("s2", (), True)
     assert one.answers == ("on the Rhine", "the Rhine")
     (gold,) = read_corpus(tmp_path / "squad" / "corpus.jsonl")
     assert (gold.title, [gold.id]) == ("Some Town", one.meta["gold"])

@@ -142,10 +142,27 @@ def test_a_broken_question_is_named(tmp_path: Path) -> None:
     rng = random.Random(2)
     good = {"id": "a", "question": "q", "answers": ["x"]}
     changes: tuple[dict[str, Any], ...] = (
-        *({"question": 3}, {"question": ""}, {"answers": []}, {"answers": [3]}, {"answers": None}),
+        *(
+            {"question": 3},
+            {"question": ""},
+            {"answers": []},
+            {"answers": [[3]]},
+            {"answers": None},
+        ),
         *({"id": True}, {"id": {}}, {"id": "good-0"}, {"id": None}, {"meta": [1]}, {"meta": "m"}),
-        *({"gold": 3}, {"gold": "p"}, {"gold": [{}]}, {"passages": 3}, {"passages": [3]}),
-        *({"passages": [{"id": 3}]}, {"passages": [{"id": "p", "text": "t", "kind": "x"}]}),
+        *(
+            {"gold": True},
+            {"gold": ""},
+            {"gold": [{}]},
+            {"answers": [None]},
+            {"passages": 3},
+            {"passages": [3]},
+        ),
+        *(
+            {"passages": [{"id": True, "text": "t"}]},
+            {"meta": {"parts": 3}},
+            {"passages": [{"id": "p", "text": "t", "kind": "x"}]},
+        ),
         *({"passages": [{"id": "p", "text": "t", "meta": 3}]}, {"question": "\ud800"}),
         *({"answers": ["\udc00"]}, {"meta": {"x": ["\udc00"]}}, {"id": "\ud800"}),
     )

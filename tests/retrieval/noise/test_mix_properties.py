@@ -152,3 +152,35 @@ def test_a_seed_gives_the_same_bytes_and_any_example_alone(
         one = json.loads(lines.splitlines()[-1])["id"]
         mix(folder / "asked.jsonl", folder, wanted, seed=seed, out=folder / "c", only=[one])
         assert (folder / "c" / "examples.jsonl").read_bytes() == lines.splitlines(True)[-1]
+
+
+def test_an_answer_is_kept_out_in_other_letters_and_a_field_may_hold_several_values() -> None:
+    texts = {"gold": "born in \u0141\u00f3d\u017a", "x1": "born in Lodz too", "x2": "born to weave"}
+    tags = {"gold": ["a"], "x1": ["a", "b"], "x2": [["b"], "c"]}
+    index: Any = WordIndex([Passage(i, "", t, meta={"tags": tags[i]}) for i, t in texts.items()])
+    question = Example("q", "born in", ("\u0141\u00f3d\u017a",), (), {"gold": ["gold"]})
+    ((example, record),) = Mixer(index, [question], SETTINGS, 0).mix([question])
+    assert "x1" not in {p.id for p in example.passages}
+    assert {"id": "x1", "held": "\u0141\u00f3d\u017a"}.items() <= record["rejected"][0].items()
+    within = MixSettings(within="tags", without_gold=1.0, distractor=(3,), random=(0,))
+    for own, wanted in (("c", {"x2"}), (["b"], {"x1", "x2"}), (["a", "c"], {"gold", "x1", "x2"})):
+        asked = Example("q", "born", ("nothing",), (), {"tags": own})
+        ((example, _),) = Mixer(index, [asked], within, 0).mix([asked])
+        assert {p.id for p in example.passages} == wanted
+
+
+def test_yes_and_no_stand_in_no_passage_and_what_has_no_answer_gets_noise_alone() -> None:
+    index: Any = WordIndex([Passage("p1", "", "the kiln is shut"), Passage("p2", "", "no bell")])
+    asked = Example("y", "is the kiln open", ("no",))
+    with pytest.raises(BadInput, match=r"question 'y' is answered by yes or no.*'gold'"):
+        list(Mixer(index, [asked], SETTINGS, 0).mix([asked]))
+    named = Example("y", "is the kiln open", ("no",), (), {"gold": ["p1"]})
+    wanted = MixSettings(without_gold=0.0, distractor=(1,), random=(0,), counterfactual=(1,))
+    ((example, _),) = Mixer(index, [named], wanted, 0).mix([named])
+    assert sorted((p.id, p.kind) for p in example.passages) == [
+        ("p1", "gold"),
+        ("p2", "distractor"),
+    ]
+    impossible = Example("u", "who is no bell", (), (), {"unanswerable": True})
+    ((example, record),) = Mixer(index, [impossible], wanted, 0).mix([impossible])
+    assert [p.kind for p in example.passages] == ["distractor"] and not record["answerable"]
