@@ -19,8 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import BadInput
-from neurorit.core.jsonl import check_text, decode_line
-from neurorit.core.text_files import LONGEST, Bad, numbered_lines, open_utf8, reason_of
+from neurorit.data.text_files import (
+    LONGEST,
+    Bad,
+    check_text,
+    decode_line,
+    numbered_lines,
+    open_utf8,
+    reason_of,
+)
 
 LINES, WHOLE = (".jsonl", ".ndjson"), (".json",)
 TABLES = (".csv", ".tsv", ".tab")
@@ -38,16 +45,18 @@ def read_rows(
     what: str = "a record",
     *,
     columns: Callable[[Sequence[str]], Sequence[str]] = list,
+    needed: Sequence[str] = (),
 ) -> Rows:
     """(file:line, decoded record) of one file, by its suffix; one of no known suffix is JSON.
 
     what: what a record should be, for messages. columns: which of a Parquet file's are read.
+    needed: names of which the header of a table has one.
     """
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(PARQUET):
         yield from _parquet(path, bad, columns)
     elif name.endswith(TABLES):
-        yield from _table(path, bad, what, "," if name.endswith(".csv") else "\t")
+        yield from _table(path, bad, what, "," if name.endswith(".csv") else "\t", needed)
     elif _is_whole(path):
         yield from _json_values(path, bad, what)
     else:
@@ -106,7 +115,7 @@ class _Values:
         with open_utf8(self._path) as stream:
             reader = codecs.getreader("utf-8")(stream)
             array = self._next(reader) == "["
-            first = True
+            first, item, last = True, 0, 0
             if array:
                 self._at += 1
             while char := self._next(reader):
@@ -124,7 +133,11 @@ class _Values:
                 part = self._text[self._at : end]
                 if "\\ud" in part.lower():
                     check_text(json.dumps(value, ensure_ascii=False))
-                yield f"{self._path}:{self.line}", value
+                item += 1
+                # Of an array that is written on one line, a line's number says little.
+                place = f"{self._path}:{self.line}"
+                yield (place if self.line != last else f"{place}, item {item}"), value
+                last = self.line
                 self.line += part.count("\n")
                 self._at, first = end, False
             if array:
@@ -185,7 +198,7 @@ class _Lines:
         self._back += reversed(lines)
 
 
-def _table(path: Path, bad: Bad, what: str, delimiter: str) -> Rows:
+def _table(path: Path, bad: Bad, what: str, delimiter: str, needed: Sequence[str]) -> Rows:
     csv.field_size_limit(LONGEST)
     lines = _Lines(numbered_lines(path, bad))
     head: list[str] = []
@@ -203,6 +216,15 @@ def _table(path: Path, bad: Bad, what: str, delimiter: str) -> Rows:
                 if len(set(head)) < len(head):
                     double = next(name for name in head if head.count(name) > 1)
                     bad(BadInput(f"{place}: the header names the column {double!r} twice"))
+                    return
+                if needed and not set(head) & set(needed):
+                    seen = ", ".join(head[:12])[:200]
+                    bad(
+                        BadInput(
+                            f"{place}: the header must name the columns id and {needed[0]} (or "
+                            f"{', '.join(needed[1:])}); the first line is {seen}"
+                        )
+                    )
                     return
                 continue
             if len(row) != len(head):

@@ -2,14 +2,17 @@
 
 | source | passages |
 |---|---|
-| `.jsonl` (also `.gz`) | `id`, `title`, `text`; FlashRAG's `contents`; BEIR's `_id` |
-| `.tsv` (also `.gz`) | DPR's and KILT's columns: id, text, title, under a header |
-| `.parquet` | the same names as columns |
+| `.jsonl`, `.ndjson`, `.json` | records: `id`, `title`, `text`, `meta`, one a line or in an array |
+| `.csv`, `.tsv`, `.tab` | the same names in a header |
+| `.parquet`, `.pq` | the same names as columns; dates and nested values in `meta` |
+| `.json` of LlamaIndex, LangChain, Chroma, Elasticsearch, SQuAD | each document that it holds |
+| `.txt`, `.md`, `.markdown`, `.html`, `.htm`, `.xhtml`, `.pdf`, `.docx`, `.mbox`, `.eml` | chunks |
 | a folder with `corpus.jsonl` | BEIR |
+| another folder | all of these below it |
 | `hf:NAME[:CONFIGURATION][@SPLIT]`, or a folder of `save_to_disk` | by `datasets`, the same names |
-| another folder | its files of records, and its txt, Markdown, HTML and PDF files in chunks |
-| passages in memory | `Passage`s, or mappings with the names of `.jsonl` |
+| passages in memory | `Passage`s, or mappings with these names |
 
+Files of records may be packed (`.gz`), and text is UTF-8 or UTF-16, with a mark or without.
 Of a file nothing is held in memory but eight bytes of every id.
 """
 
@@ -28,9 +31,20 @@ from neurorit.core.errors import BadInput
 from neurorit.core.hashing import SeenIds, content_id
 from neurorit.data.examples import Passage
 from neurorit.data.hf_datasets import is_named, named_rows, rows_digest
+from neurorit.data.record_files import RECORDS, plain_row
+from neurorit.data.text_files import open_utf8
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.documents import SUFFIXES, is_document, read_document
-from neurorit.retrieval.corpus.records import FIELDS, RECORDS, Bad, Placed, parse_row, read_records
+from neurorit.retrieval.corpus.records import (
+    NoText,
+    Placed,
+    Rows,
+    UnknownForm,
+    known_columns,
+    parse_passage,
+    parse_row,
+    read_records,
+)
 
 DEFAULT = Chunking()
 GivenCorpus = str | os.PathLike[str] | Iterable[Passage | Mapping[str, Any]]
@@ -40,9 +54,15 @@ Corpus = Path | Sequence[Passage]
 
 
 class Skipped:
-    """What a reading left out because it could not be read: each line or file once, in order."""
+    """What gave no passage: each record, page or file once, in order, with its reason.
 
-    def __init__(self) -> None:
+    lenient: what is bad is noted too, in place of raised. `used` counts the records, pages and
+    files of the latest reading that gave passages.
+    """
+
+    def __init__(self, lenient: bool = True) -> None:
+        self.lenient = lenient
+        self.used = 0
         self._messages: dict[str, None] = {}
 
     def __len__(self) -> int:
@@ -51,9 +71,20 @@ class Skipped:
     def __iter__(self) -> Iterator[str]:
         return iter(self._messages)
 
-    def add(self, error: BadInput) -> None:
-        """Note one; a second reading of the same corpus adds nothing."""
+    @property
+    def share(self) -> float:
+        """Of all that was there, how much became passages, in [0, 1]."""
+        return self.used / (self.used + len(self)) if self.used or len(self) else 0.0
+
+    def bad(self, error: BadInput) -> None:
+        """Raise what cannot be read, or note it; a second reading of the same adds nothing."""
+        if not self.lenient:
+            raise error
         self._messages.setdefault(str(error))
+
+    def left_out(self, place: str, reason: str) -> None:
+        """Note what can be read and makes no passage."""
+        self._messages.setdefault(f"{place}: {reason}")
 
 
 def rereadable(given: GivenCorpus) -> Corpus:
@@ -74,8 +105,9 @@ def read_corpus(
 ) -> Iterator[Passage]:
     """Stream passages; raises BadInput with file:line for a bad line, a used id, or no passage.
 
-    chunking: of documents, and of records where it says so. skipped: takes note of what is bad, in
-    place of raising it. A record without an id gets the hash of its content.
+    chunking: of documents, and of records where it says so. skipped: takes note of what gives no
+    passage, and if it is lenient of what is bad, in place of raising it. A record without an id
+    gets the hash of its content.
     """
     for passage, _ in placed_passages(path, chunking=chunking, skipped=skipped):
         yield passage
@@ -93,22 +125,26 @@ def placed_passages(
         named, source = str(path), partial(_source, path, chunking)
     else:
         named, source = "corpus", partial(_given, path, chunking)
-    bad = _refuse if skipped is None else skipped.add
+    skipped = Skipped(lenient=False) if skipped is None else skipped
+    skipped.used, last = 0, ""
     seen = SeenIds()
-    for passage, place in source(bad):
+    for passage, place in source(skipped):
         if not passage.id:
-            yield _named(passage, seen), place
-        elif seen.add(passage.id):
-            yield passage, place
-        else:
+            passage = _named(passage, seen)
+        elif not seen.add(passage.id):
             told = "before"
-            if skipped is None:
-                first = next(at for other, at in source(bad) if other.id == passage.id)
+            if not skipped.lenient:
+                again = source(Skipped(lenient=True))
+                first = next(at for other, at in again if other.id == passage.id)
                 line = first.removeprefix(f"{named}:")
                 told = f"in {first}" if line == first else f"in line {line}"
-            bad(BadInput(f"{place}: the id {passage.id!r} was used {told}"))
+            skipped.bad(BadInput(f"{place}: the id {passage.id!r} was used {told}"))
+            continue
+        skipped.used += place != last
+        last = place
+        yield passage, place
     if not len(seen):
-        told = f"; {len(skipped)} bad, such as {next(iter(skipped))}" if skipped else ""
+        told = f"; {len(skipped)} left out, such as {next(iter(skipped))}" if len(skipped) else ""
         raise BadInput(f"{named}: holds no passage{told}")
 
 
@@ -123,13 +159,20 @@ def corpus_files(path: Path) -> list[Path]:
     beir = path / "corpus.jsonl"
     if beir.is_file():
         return [beir]
+    return [file for file in _seen_files(path) if _is_read(file)]
+
+
+def _seen_files(folder: Path) -> list[Path]:
     return sorted(
         file
-        for file in path.rglob("*")
-        if (is_document(file) or file.name.lower().endswith(RECORDS))
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        for file in folder.rglob("*")
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
+
+
+def _is_read(file: Path) -> bool:
+    return is_document(file) or file.name.lower().endswith(RECORDS)
 
 
 def corpus_digest(path: Corpus) -> str:
@@ -153,10 +196,6 @@ def corpus_digest(path: Corpus) -> str:
     return digest.hexdigest()
 
 
-def _refuse(error: BadInput) -> None:
-    raise error
-
-
 def _named(passage: Passage, seen: SeenIds) -> Passage:
     """With the hash of its content as id; one that says the same as an earlier one is numbered."""
     digest = content_id(passage.title, passage.text)
@@ -167,37 +206,70 @@ def _named(passage: Passage, seen: SeenIds) -> Passage:
     return replace(passage, id=identity)
 
 
-def _source(path: Path, chunking: Chunking, bad: Bad) -> Placed:
+def _source(path: Path, chunking: Chunking, skipped: Skipped) -> Placed:
     """Passages with where each stands."""
     if is_named(path):
-        yield from _cut(_rows(path, bad), chunking)
+        yield from _cut(_passages(_rows(path, skipped), skipped), chunking)
         return
     files = corpus_files(path)
+    if path.is_dir() and not (path / "corpus.jsonl").is_file():
+        for file in _seen_files(path):
+            if not _is_read(file):
+                kind = f"files of the kind {file.suffix} are" if file.suffix else "its kind is"
+                skipped.left_out(str(file), f"{kind} not read")
     if not files:
         known = ", ".join((*RECORDS, *SUFFIXES))
         raise BadInput(f"{path}: holds no corpus.jsonl, and no file of {known}")
     for file in files:
         if is_document(file):
-            yield from _document(file, path if path.is_dir() else path.parent, chunking, bad)
+            yield from _document(file, path if path.is_dir() else path.parent, chunking, skipped)
         else:
-            yield from _cut(read_records(file, bad), chunking)
+            if not _is_read(file):
+                _check_is_text(file)
+            # A folder may hold JSON that is about something else.
+            other = path.is_dir() and file.suffix.lower() == ".json"
+            yield from _cut(_passages(read_records(file, skipped.bad), skipped, other), chunking)
 
 
-def _given(passages: Sequence[Passage], chunking: Chunking, _bad: Bad) -> Placed:
+def _check_is_text(file: Path) -> None:
+    """Raise BadInput for a file of an unknown kind that does not begin as JSON does."""
+    with open_utf8(file) as stream:
+        begin = stream.read(64).lstrip()
+    if begin and begin[:1] not in b"{[":
+        known = ", ".join((*RECORDS, *SUFFIXES))
+        raise BadInput(f"{file}: files of this kind are not read; read are {known}")
+
+
+def _given(passages: Sequence[Passage], chunking: Chunking, _skipped: Skipped) -> Placed:
     placed = ((passage, f"corpus[{i}]") for i, passage in enumerate(passages))
     return _cut(placed, chunking)
 
 
-def _rows(path: Path, bad: Bad) -> Placed:
+def _rows(path: Path, skipped: Skipped) -> Rows:
     rows = named_rows(path)
-    rows = rows.select_columns([name for name in FIELDS if name in rows.column_names])
+    rows = rows.select_columns(known_columns(rows.column_names))
     for number, record in enumerate(rows):
         try:
-            passage = parse_row(record)
+            yield f"{path}, row {number}", plain_row(record)
         except ValueError as error:
-            bad(BadInput(f"{path}, row {number}: not a passage: {error}"))
+            skipped.bad(BadInput(f"{path}, row {number}: not a passage: {error}"))
+
+
+def _passages(rows: Rows, skipped: Skipped, other: bool = False) -> Placed:
+    for place, record in rows:
+        try:
+            passage = parse_passage(record)
+        except NoText as error:
+            skipped.left_out(place, str(error))
+        except UnknownForm as error:
+            if other:
+                skipped.left_out(place, f"not a passage: {error}")
+            else:
+                skipped.bad(BadInput(f"{place}: not a passage: {error}"))
+        except ValueError as error:
+            skipped.bad(BadInput(f"{place}: not a passage: {error}"))
         else:
-            yield passage, f"{path}:{number}"
+            yield passage, place
 
 
 def _cut(placed: Placed, chunking: Chunking) -> Placed:
@@ -213,17 +285,19 @@ def _cut(placed: Placed, chunking: Chunking) -> Placed:
             yield replace(passage, id=identity, text=text, meta={**named, **passage.meta}), place
 
 
-def _document(file: Path, folder: Path, chunking: Chunking, bad: Bad) -> Placed:
+def _document(file: Path, folder: Path, chunking: Chunking, skipped: Skipped) -> Placed:
     # A name may be no UTF-8, and then no id: its other bytes are written out.
     name = os.fsencode(file.relative_to(folder)).decode("utf-8", "backslashreplace")
     number = 0
     try:
-        for part in read_document(file):
+        for turn, part in enumerate(read_document(file, skipped.left_out)):
+            place = f"{file}, page {part.page}" if part.page else f"{file}, part {turn}"
+            place = place if part.page or part.meta else str(file)
             for text in chunking.chunks(part.text):
-                meta: dict[str, Any] = {"source": name}
+                meta: dict[str, Any] = {"source": name, **part.meta}
                 if part.page:
                     meta["page"] = part.page
-                yield Passage(f"{name}#{number}", part.title, text, meta=meta), str(file)
+                yield Passage(f"{name}#{number}", part.title, text, meta=meta), place
                 number += 1
     except BadInput as error:
-        bad(error)
+        skipped.bad(error)

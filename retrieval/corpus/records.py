@@ -1,150 +1,193 @@
-"""Records of a file as passages: JSON lines, TSV and Parquet, each with where it stands.
-
-What cannot be read goes to `bad`, which raises it or notes it; then the reading goes on with the
-next line where there is one.
-"""
+"""Records as passages, by the names that this project and the tools before it give their fields."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from neurorit.core.errors import BadInput
-from neurorit.core.jsonl import decode_line
+from neurorit.data.example_files import id_text
 from neurorit.data.examples import Passage
+from neurorit.data.record_files import plain_row, read_rows
+from neurorit.data.text_files import Bad
 
-RECORDS = (".jsonl", ".jsonl.gz", ".tsv", ".tsv.gz", ".parquet")
-FIELDS = ("id", "_id", "title", "text", "contents", "meta", "metadata")
-_LONGEST = 64 * 1024 * 1024  # bytes of a line; a longer one is no passage
+# The first of these that a record has.
+IDS = ("id", "_id", "doc_id", "docid", "id_", "node_id", "passage_id", "pid")
+TITLES = ("title", "wikipedia_title")
+TEXTS = ("text", "contents", "content", "page_content", "document", "passage")
+METAS = ("meta", "metadata", "cmetadata", "metadata_")
+FIELDS = (*IDS, *TITLES, *TEXTS, *METAS)
+_TITLE_WORDS, _SENTENCE = 20, 6
 
-Bad = Callable[[BadInput], None]
+Rows = Iterator[tuple[str, Any]]
 Placed = Iterator[tuple[Passage, str]]
 
 
-def read_records(path: Path, bad: Bad) -> Placed:
-    """The passages of one file, by its suffix; one of no known suffix is JSON lines."""
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        yield from _parquet(path, bad)
-    elif name.endswith((".tsv", ".tsv.gz")):
-        yield from _tsv(path, bad)
-    else:
-        yield from _jsonl(path, bad)
+class NoText(ValueError):
+    """A record with a title alone: nothing is wrong with it, but it makes no passage."""
+
+
+class UnknownForm(ValueError):
+    """A record without any field of text."""
+
+
+def read_records(path: Path, bad: Bad) -> Rows:
+    """(file:line, record) of one file, by its suffix; stores of other tools give each of theirs."""
+    for where, value in read_rows(path, bad, "a passage", columns=known_columns, needed=TEXTS):
+        stored = stored_records(value)
+        if stored is None:
+            yield where, value
+        else:
+            yield from ((f"{where}, {name}", record) for name, record in stored)
+
+
+def known_columns(names: Sequence[str]) -> list[str]:
+    """Those of a table's columns that make a passage; others, such as vectors, are not read."""
+    return [name for name in names if name in FIELDS]
 
 
 def parse_passage(record: Any) -> Passage:
     """A passage from one decoded record; raises ValueError saying which field is wrong."""
-    if not isinstance(record, dict):
-        raise ValueError("the line is no JSON object")
-    identity = record.get("id", record.get("_id"))
-    if identity is None and "id" not in record and "_id" not in record:
-        identity = 0  # named by its content, in `neurorit.retrieval.corpus.reader`
-    elif isinstance(identity, bool) or not isinstance(identity, (str, int)) or identity == "":
-        raise ValueError("'id' must be a non-empty string")
-    title, text = record.get("title"), record.get("text")
-    if text is None and isinstance(record.get("contents"), str):
-        first, _, rest = record["contents"].partition("\n")
-        title, text = (first.strip().strip('"'), rest) if rest.strip() else ("", first)
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("'text' must be a non-empty string")
-    if title is not None and not isinstance(title, str):
+    if not isinstance(record, Mapping):
+        raise ValueError("it is no JSON object")
+    identity = next((id_text(record[name], "'id'") for name in IDS if name in record), "")
+    title = next((record[name] for name in TITLES if record.get(name) is not None), "")
+    named = next((name for name in TEXTS if record.get(name) is not None), None)
+    if named is None:
+        seen = ", ".join(map(str, list(record)[:12])) or "none"
+        raise UnknownForm(
+            f"it has no 'text' (its fields are {seen}); read are id, title, text and meta, and the "
+            f"names {', '.join((*IDS[1:4], *TEXTS[1:], METAS[1]))}"
+        )
+    text = record[named]
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = "\n".join(text)  # paragraphs, as KILT's source has them
+    if not isinstance(title, str):
         raise ValueError("'title' must be a string")
-    meta = record.get("meta") or record.get("metadata") or {}
-    if not isinstance(meta, dict):
-        raise ValueError("'meta' must be an object")
-    named = "id" in record or "_id" in record
-    return Passage(str(identity) if named else "", title or "", text, meta=meta)
+    if not isinstance(text, str):
+        raise ValueError(f"'{named}' must be a non-empty string")
+    if named == "contents" and not title:
+        title, text = split_contents(text)
+    if not text.strip():
+        raise (
+            NoText("a title without text")
+            if title.strip()
+            else ValueError(f"'{named}' must be a non-empty string")
+        )
+    return Passage(identity, title, text, meta=_meta(record))
 
 
 def parse_row(record: Mapping[str, Any]) -> Passage:
     """A passage from a row of columns, of which some may hold nothing; raises ValueError."""
-    passage = parse_passage({name: value for name, value in record.items() if value is not None})
-    try:
-        json.dumps(passage.meta)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"'meta' holds what JSON has no form for: {error}") from error
-    return passage
+    return parse_passage(plain_row(record))
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+def split_contents(contents: str) -> tuple[str, str]:
+    """(title, text) of FlashRAG's form: a title on the first line, if that is one.
+
+    It is, in quotes, or where it is short and no sentence.
+    """
+    first, _, rest = contents.partition("\n")
+    first = first.strip()
+    if not rest.strip():
+        return "", contents
+    if len(first) > 1 and first[0] == first[-1] == '"' and len(first.split()) <= 2 * _TITLE_WORDS:
+        return first.strip('"'), rest
+    words = len(first.split())
+    sentence = words > _SENTENCE and first.endswith((".", "!", "?", ",", ";", "\u3002"))
+    if words > _TITLE_WORDS or len(first) > 200 or sentence:
+        return "", contents
+    return first.strip('"'), rest
 
 
-def _lines(path: Path, bad: Bad) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers; one without end is bad, and so is a broken archive."""
-    number = 0
-    try:
-        with _open(path) as stream:
-            while line := stream.readline(_LONGEST + 1):
-                number += 1
-                if len(line) <= _LONGEST:
-                    yield number, line
-                    continue
-                bad(BadInput(f"{path}:{number}: the line is longer than {_LONGEST} bytes"))
-                while line and not line.endswith(b"\n"):
-                    line = stream.readline(_LONGEST)
-    except (OSError, EOFError, zlib.error) as error:
-        bad(BadInput(f"{path}:{number + 1}: cannot be read: {error}"))
-
-
-def _jsonl(path: Path, bad: Bad) -> Placed:
-    for number, line in _lines(path, bad):
-        if not line.strip():
-            continue
+def _meta(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    meta: Any = next((record[name] for name in METAS if record.get(name)), {})
+    if isinstance(meta, str):  # tables keep it as JSON
         try:
-            passage = parse_passage(decode_line(line))
-        except ValueError as error:
-            bad(BadInput(f"{path}:{number}: not a passage: {error}"))
-        else:
-            yield passage, f"{path}:{number}"
+            meta = json.loads(meta)
+        except ValueError:
+            raise ValueError("'meta' must be an object") from None
+    if not isinstance(meta, Mapping):
+        raise ValueError("'meta' must be an object")
+    return meta
 
 
-def _tsv(path: Path, bad: Bad) -> Placed:
-    head: list[str] = []
-    for number, line in _lines(path, bad):
-        if not line.strip():
+def stored_records(value: Any) -> Iterable[tuple[str, dict[str, Any]]] | None:
+    """(name, record) of all that one JSON value holds, where it is a store; None for a record.
+
+    Known are document stores of LlamaIndex and LangChain, what Chroma's `get` returns,
+    Elasticsearch's hits, SQuAD's document, and an object with one list of records.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    if isinstance(value.get("docstore/data"), Mapping):
+        return _llama_index(value["docstore/data"])
+    if value.get("lc") and isinstance(value.get("kwargs"), Mapping):
+        return [("document", _lang_chain(value))]
+    if isinstance(value.get("ids"), list) and isinstance(value.get("documents"), list):
+        return _chroma(value)
+    if isinstance(value.get("_source"), Mapping):
+        return [("hit", {"_id": value.get("_id"), **value["_source"]})]
+    if any(name in value for name in TEXTS):
+        return None
+    if isinstance(value.get("data"), list):
+        return chain.from_iterable(_squad(n, one) for n, one in enumerate(value["data"], start=1))
+    for name in ("passages", "documents", "docs", "corpus"):
+        if isinstance(value.get(name), list):
+            return ((f"{name}[{i}]", one) for i, one in enumerate(value[name]))
+    inner = list(value.values())
+    if inner and all(isinstance(one, Mapping) and ("lc" in one or "text" in one) for one in inner):
+        # LangChain's InMemoryVectorStore, or its stored documents by their keys.
+        return (
+            (f"key {key}", {"id": key, **(_lang_chain(one) if "lc" in one else one)})
+            for key, one in value.items()
+        )
+    return None
+
+
+def _llama_index(nodes: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, node in nodes.items():
+        data = node.get("__data__", node) if isinstance(node, Mapping) else node
+        if isinstance(data, str):
+            data = json.loads(data)
+        if not isinstance(data, Mapping):
+            yield f"node {key}", {}
             continue
-        try:
-            # A field in quotes may hold quotes, doubled; none holds a line's end.
-            row = next(csv.reader([line.decode("utf-8").rstrip("\r\n")], delimiter="\t"))
-            if not head:
-                head = [name.strip().lower() for name in row]
-                if "id" in head and "text" in head:
-                    continue
-                bad(BadInput(f"{path}:{number}: the header must name the columns id and text"))
-                return
-            if len(row) != len(head):
-                raise ValueError(f"{len(row)} columns under a header of {len(head)}")
-            passage = parse_passage(dict(zip(head, row, strict=True)))
-        except (ValueError, csv.Error) as error:
-            bad(BadInput(f"{path}:{number}: not a passage: {error}"))
-        else:
-            yield passage, f"{path}:{number}"
+        resource = data.get("text_resource")
+        text = data.get("text") or (resource.get("text") if isinstance(resource, Mapping) else "")
+        yield f"node {key}", _titled({"id": key, "text": text or "", "meta": data.get("metadata")})
 
 
-def _parquet(path: Path, bad: Bad) -> Placed:
-    import pyarrow
-    from pyarrow import parquet
+def _lang_chain(document: Mapping[str, Any]) -> dict[str, Any]:
+    fields = document["kwargs"] if isinstance(document.get("kwargs"), Mapping) else {}
+    record = {"text": fields.get("page_content"), "meta": fields.get("metadata")}
+    return _titled(({"id": fields["id"]} if fields.get("id") else {}) | record)
 
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            named = [name for name in FIELDS if name in file.schema_arrow.names]
-            for batch in file.iter_batches(1024, columns=named):
-                for record in batch.to_pylist():
-                    number += 1
-                    try:
-                        passage = parse_row(record)
-                    except ValueError as error:
-                        bad(BadInput(f"{path}:{number}: not a passage: {error}"))
-                    else:
-                        yield passage, f"{path}:{number}"
-    # pyarrow's own errors are of many kinds, ValueErrors among them; they are about the file.
-    except (ValueError, TypeError, OSError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        bad(BadInput(f"{path}: cannot be read: {reason}"))
+
+def _titled(record: dict[str, Any]) -> dict[str, Any]:
+    """With the title that these tools keep in the metadata."""
+    meta = record.get("meta")
+    title = meta.get("title") if isinstance(meta, Mapping) else None
+    return record | ({"title": title} if isinstance(title, str) else {})
+
+
+def _chroma(got: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    metas = got.get("metadatas") or [None] * len(got["ids"])
+    for number, (key, text, meta) in enumerate(
+        zip(got["ids"], got["documents"], metas, strict=False)
+    ):
+        yield f"ids[{number}]", _titled({"id": key, "text": text, "meta": meta})
+
+
+def _squad(number: int, article: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Paragraphs of an article; any other member of the list is a record itself."""
+    paragraphs = article.get("paragraphs") if isinstance(article, Mapping) else None
+    if not isinstance(paragraphs, list):
+        yield f"data[{number - 1}]", article
+        return
+    title = str(article.get("title") or "").replace("_", " ")
+    for place, paragraph in enumerate(paragraphs, start=1):
+        text = paragraph.get("context") if isinstance(paragraph, Mapping) else None
+        yield f"article {number}, paragraph {place}", {"title": title, "text": text}

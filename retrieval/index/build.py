@@ -45,6 +45,7 @@ SKIPPED = "skipped.txt"
 # Of the memory, what a segment's structure may take; the rest is the encoder's and the text's.
 _SHARE = 0.3
 _COMPARED = 16  # passages whose given vectors are compared with the encoder's
+LISTED = 100  # of what gave no passage, in the result; the file lists all
 _ASKED = 1_000  # questions of a file that a search is tuned with
 
 Progress = Callable[[int, int], None]
@@ -120,9 +121,10 @@ def write_index(
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
     # A first pass over the text alone finds every bad line before any time goes into vectors.
-    skipped = Skipped() if settings.skip_bad else None
+    skipped = Skipped(lenient=settings.skip_bad)
     read = partial(read_corpus, corpus, chunking=settings.chunking, skipped=skipped)
     seen = survey(read, settings.near_duplicates)
+    share = skipped.share
     dropped = seen.repeats if settings.drop_duplicates else ()
     total = seen.passages - len(dropped)
     model = (
@@ -187,7 +189,7 @@ def write_index(
         )
         if seen.repeats:
             _write_repeats(place / REPEATS, seen)
-        if skipped:
+        if len(skipped):
             write_text(place / SKIPPED, "".join(f"{one}\n" for one in skipped))
         publish(place, manifest, out)
     cut = getattr(model, "truncated", 0) or cut
@@ -200,7 +202,9 @@ def write_index(
         "duplicates": seen.exact,
         **({"near_duplicates": len(seen.repeats) - seen.exact} if settings.near_duplicates else {}),
         **({"dropped": len(dropped)} if settings.drop_duplicates else {}),
-        **({"skipped": len(skipped)} if skipped is not None else {}),
+        "share_of_input": share,
+        "skipped": len(skipped),
+        "skipped_items": list(islice(skipped, LISTED)),
         **({"longer_than_encoder": cut} if cut is not None else {}),
         **({"likeness": likeness} if likeness is not None else {}),
         **_tuned(segments, settings),

@@ -42,7 +42,7 @@ def plan_index(corpus: Path, encoder: str, settings: BuildSettings) -> dict[str,
     passages = text = 0
     sample: list[str] = []
     step = 1
-    skipped = Skipped() if settings.skip_bad else None
+    skipped = Skipped(lenient=settings.skip_bad)
     for passage in read_corpus(corpus, chunking=settings.chunking, skipped=skipped):
         if passages % step == 0:
             sample.append(passage_text(passage))

@@ -2,8 +2,7 @@
 
 A field is a name, or a path with dots into nested ones; a list has each of its members as a value.
 Values are spelt as in JSON: `true`, `null`, `2021`, and texts as they are. Beside a segment's
-passages lies a sorted list of hashes of (field, value), each with its row. An older index has none:
-there it is made in memory when it is first needed.
+passages lies a sorted list of hashes of (field, value), each with its row.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from neurorit.core.errors import ArtifactError
 from neurorit.core.hashing import id_number
 
 FIELDS, FIELD_ROWS = "meta_fields.npy", "meta_rows.npy"
@@ -31,9 +31,14 @@ class Fields:
 
     @classmethod
     def load(cls, place: Path) -> Fields:
-        """What `FieldsWriter.write` wrote, mapped into memory."""
+        """What `FieldsWriter.write` wrote, mapped into memory; raises ArtifactError without it."""
         import numpy as np
 
+        if not (place / FIELDS).is_file():
+            raise ArtifactError(
+                f"{place} was made by an older version, whose filters knew fewer kinds of values; "
+                "build the index again with `neurorit-rag index`"
+            )
         try:
             return cls(*(np.load(place / name, mmap_mode="r") for name in (FIELDS, FIELD_ROWS)))
         except ValueError:  # nothing at all cannot be mapped

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,10 @@ from neurorit.core.build_dir import workplace
 from neurorit.core.errors import BadInput
 from neurorit.core.locks import locked
 from neurorit.data.examples import Passage
+from neurorit.data.text_files import read_text
 from neurorit.retrieval.corpus.chunking import Chunking
-from neurorit.retrieval.corpus.reader import corpus_digest, placed_passages
-from neurorit.retrieval.index.build import BuildSettings, Progress
+from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, placed_passages
+from neurorit.retrieval.index.build import LISTED, BuildSettings, Progress
 from neurorit.retrieval.index.faiss_kinds import kind_of_addition
 from neurorit.retrieval.index.index import DELETED, Index, read_deleted, read_index_manifest
 from neurorit.retrieval.index.segments import SEGMENTS, SegmentSettings, make_segments
@@ -91,8 +92,11 @@ def _update(
     files = dict(manifest.files)
     added = 0
     place = directory / _UNDER_WAY
+    skipped = Skipped(lenient=False)
     if add is not None:
-        made, added = _added(directory, place, manifest, index, add, leaving, batch_size, progress)
+        made, added = _added(
+            directory, place, manifest, index, add, leaving, batch_size, progress, skipped
+        )
         segments += made
         for record in made:
             for path in sorted((directory / SEGMENTS / record["name"]).iterdir()):
@@ -110,7 +114,13 @@ def _update(
     if after != before and before:
         (directory / str(before)).unlink(missing_ok=True)
     shutil.rmtree(place, ignore_errors=True)
-    return {"passages": left, "added": added, "deleted": len(leaving), "segments": len(segments)}
+    return {
+        "passages": left,
+        "added": added,
+        "deleted": len(leaving),
+        "segments": len(segments),
+        **({"skipped": len(skipped), "skipped_items": list(skipped)[:LISTED]} if skipped else {}),
+    }
 
 
 def _leaving(
@@ -150,10 +160,11 @@ def _added(
     leaving: set[str],
     batch_size: int,
     progress: Progress | None,
+    skipped: Skipped,
 ) -> tuple[list[dict[str, Any]], int]:
     """(records of the new segments, which are in their places, passages in them)."""
     settings = settings_of(manifest, batch_size)
-    total = sum(1 for _ in _new(add, settings.chunking, index, leaving))
+    total = sum(1 for _ in _new(add, settings.chunking, index, leaving, skipped))
     purpose = {
         "the index": manifest_digest(manifest),
         "--add": corpus_digest(add),
@@ -163,7 +174,7 @@ def _added(
     with workplace(place, purpose, restart=True):
         made = make_segments(
             place,
-            _new(add, settings.chunking, index, leaving),
+            _new(add, settings.chunking, index, leaving, skipped),
             total,
             EncodedVectors(index.encoder),
             SegmentSettings(
@@ -195,9 +206,11 @@ def _write_deleted(directory: Path, before: object, gone: Mapping[str, set[int]]
     return name
 
 
-def _new(corpus: Path, chunking: Chunking, index: Index, leaving: set[str]) -> Iterator[Passage]:
+def _new(
+    corpus: Path, chunking: Chunking, index: Index, leaving: set[str], skipped: Skipped
+) -> Iterator[Passage]:
     """The passages to add; raises BadInput for one that the index will still hold."""
-    for passage, place in placed_passages(corpus, chunking=chunking):
+    for passage, place in placed_passages(corpus, chunking=chunking, skipped=skipped):
         if passage.id in index and passage.id not in leaving:
             raise BadInput(
                 f"{place}: the index has a passage {passage.id!r} already; delete that one too, "
@@ -208,12 +221,8 @@ def _new(corpus: Path, chunking: Chunking, index: Index, leaving: set[str]) -> I
 
 def _ids(path: Path) -> dict[str, str]:
     """Id -> where it stands."""
-    try:
-        lines: Sequence[str] = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from error
     found: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             found.setdefault(line.strip(), f"{path}:{number}")
     return found

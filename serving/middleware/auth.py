@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neurorit.core.errors import BadInput
+from neurorit.data.text_files import read_text
 from neurorit.serving.middleware.disconnect import run_until_left
 from neurorit.serving.middleware.errors import ApiError, error_response
 
@@ -42,7 +43,7 @@ def read_api_keys(path: Path | None) -> frozenset[str]:
     if path is not None:
         if not Path(path).is_file():
             raise BadInput(f"--api-key-file {path}: no such file")
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(Path(path)).splitlines()
         found = {line.strip() for line in lines if not line.lstrip().startswith("#")} - {""}
         if not found:
             raise BadInput(f"--api-key-file {path}: holds no key; write one a line")

@@ -61,7 +61,7 @@ def write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def test_half_a_character_of_a_pdf_stops_no_index() -> None:
-    from neurorit.retrieval.corpus.documents import _whole
+    from neurorit.retrieval.corpus.pdf import _whole
 
     assert _whole("b\ud835bb \ud83d\ude00 é") == "b\ufffdbb \U0001f600 é"
 
@@ -181,7 +181,8 @@ def test_a_folder_of_shards_is_read_in_order(tmp_path: Path) -> None:
     (tmp_path / "04.parquet").write_bytes(b"none")
     skipped = Skipped()
     assert list(read_corpus(tmp_path, skipped=skipped)) == found
-    assert [line.split(":")[0].rpartition("/")[2] for line in skipped] == ["03.tsv", "04.parquet"]
+    named = [line.split(":")[0].rpartition("/")[2] for line in skipped]
+    assert named == ["03.tsv", "04.parquet", "state.json"]
 
 
 def test_a_name_that_is_no_utf8_has_its_bytes_written_out(tmp_path: Path) -> None:
@@ -338,12 +339,13 @@ def test_chunks_keep_sentences_whole_where_they_fit() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.tsv", b"1\ttext\ttitle\n", "header"),
+        ("a.tsv", b"1\tOtters swim.\tOtter\n", "header"),
         ("a.tsv", b"id\ttext\n1\n", "a.tsv:2"),
         ("a.jsonl", b'{"id": "1", "text": "x"}\n' * 2, "a.jsonl:2: the id '1' was used in line 1"),
         ("a.jsonl.gz", b"no archive", "a.jsonl.gz:1"),
         ("a.parquet", b"no parquet", "a.parquet"),
-        ("a.txt", b"\xff\xfe\x00", "no UTF-8 text at byte 0"),
+        ("a.txt", b"\xff\xfe\x00", "no UTF-16-LE text at byte 2"),
+        ("a.txt", b"a\xff", "no UTF-8 text at byte 1"),
         ("a.txt", b"  \n", "holds no passage"),
     ],
 )

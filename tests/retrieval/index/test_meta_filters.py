@@ -83,4 +83,4 @@ def test_a_filter_is_spelt_as_json(tmp_path: Path) -> None:
     writer.add([{"meta": one}])
     writer.write(tmp_path)
     loaded = Fields.load(tmp_path)
-    assert loaded is not None and loaded.rows({"tags": "fire"}).tolist() == [0]
+    assert loaded.rows({"tags": "fire"}).tolist() == [0]

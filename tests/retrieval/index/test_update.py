@@ -174,7 +174,7 @@ def test_a_filter_finds_as_many_as_there_are(
     ]
     corpus.write_text("".join(json.dumps(line) + "\n" for line in lines))
     build_index(corpus, tmp_path / "index", encoder=encoder, settings=BuildSettings(kind))
-    retriever = Retriever.load(tmp_path / "index", SearchSettings(filters={"in": "True"}))
+    retriever = Retriever.load(tmp_path / "index", SearchSettings(filters={"in": "true"}))
     asked = [f"query {i}" for i in range(8)]
     found = retriever.search(asked, 30)
     inside = [i for i in range(COUNT) if i % round(1 / share) == 0]

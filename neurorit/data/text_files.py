@@ -1,10 +1,11 @@
-"""Text as it was written: byte order marks, UTF-16, gzip, and lines with their numbers."""
+"""Text as it was written: byte order marks, UTF-16, gzip, numbered lines, JSON of a line."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,20 +29,26 @@ Bad = Callable[[BadInput], None]
 def encoding_of(head: bytes) -> tuple[str, int]:
     """(codec, length of the byte order mark) of a text by its first bytes; UTF-8 unless they tell.
 
-    Without a mark, UTF-16 is told by the zero bytes of its ASCII characters. Raises ValueError for
-    what has many of them elsewhere: it is no text.
+    Without a mark, UTF-16 and UTF-32 are told by the zero bytes of their ASCII characters. Raises
+    ValueError for what has many of them elsewhere: it is no text.
     """
     for mark, codec in _MARKS:
         if head.startswith(mark):
             return codec, len(mark)
     head = head[:_LOOKED_AT]
-    pairs = len(head) // 2
-    even, odd = head[: 2 * pairs : 2].count(0), head[1 : 2 * pairs : 2].count(0)
-    if pairs and odd > pairs / 5 and even <= pairs / 50:
+    zeros = [head[start::4].count(0) for start in range(4)]
+    quads, pairs = len(head) // 4, len(head) // 2
+    even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
+    # Characters up to U+FFFF, which in UTF-32 have two zero bytes each.
+    if quads and zeros[2] + zeros[3] >= 1.8 * quads and not zeros[0]:
+        return "utf-32-le", 0
+    if quads and zeros[0] + zeros[1] >= 1.8 * quads and not zeros[3]:
+        return "utf-32-be", 0
+    if odd > pairs / 5 and odd > even:
         return "utf-16-le", 0
-    if pairs and even > pairs / 5 and odd <= pairs / 50:
+    if even > pairs / 5 and even > odd:
         return "utf-16-be", 0
-    if head.count(0) > len(head) / 10:
+    if even + odd > len(head) / 10:
         raise ValueError("it is full of zero bytes, and neither UTF-8 nor UTF-16 text")
     return "utf-8", 0
 
@@ -110,6 +117,32 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return not_text(error, error.encoding)
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def decode_line(line: bytes) -> Any:
+    """The value of a line; raises ValueError, saying what is wrong, for any that is none.
+
+    Half of a surrogate pair (`"\\ud800"`) is none: no encoder and no file takes it.
+    """
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"no UTF-8 text at byte {error.start}") from error
+    # Only an escape can bring one in.
+    if b"\\ud" in line.lower():
+        check_text(json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def check_text(text: str) -> None:
+    """Raise ValueError for a text that holds half of a surrogate pair."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ord(text[error.start])
+        raise ValueError(f"it holds \\u{half:04x}, half of a surrogate pair") from error
 
 
 class _Recoded(io.RawIOBase):
