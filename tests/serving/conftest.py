@@ -1,4 +1,4 @@
-"""One vLLM for all slow tests of serving, since each start of one costs a minute."""
+"""One vLLM for all slow tests of serving, since each start costs a minute; a scripted gateway."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from neurorit.model.prompts import PromptTemplate
+from neurorit.serving.gateway.app import Gateway, create_app
+from neurorit.serving.rag.pipeline import RagPipeline
+from tests.serving.fakes import KEY, Upstream, WordRetriever
+from tests.serving.listening import listening
 from tests.serving.live import Live, gateway, vllm_address
-from tests.serving.tiny_llama import save_tiny_llama
+from tests.serving.tiny_llama import save_tiny_llama, tiny_tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,3 +34,17 @@ def front(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live
     url, key = vllm_address(live)
     with gateway(live.model, tmp_path_factory.mktemp("front"), url, key=key) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Upstream:
+    """A model that answers every question alike."""
+    return Upstream([["Kar", "vel"]], forever=True)
+
+
+@pytest.fixture(scope="module")
+def address(upstream: Upstream) -> Iterator[str]:
+    """The address of a gateway before it, on a real port; its key is KEY."""
+    pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
+    with listening(create_app(Gateway("tiny", "ready", pipeline), api_keys=[KEY])) as url:
+        yield url

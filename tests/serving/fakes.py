@@ -20,6 +20,7 @@ from neurorit.core.openai_replies import Piece
 from neurorit.data.examples import Passage
 from neurorit.serving.backends.openai_client import CompletionClient
 
+KEY = "sk-test-7f3a"
 PASSAGES = (
     Passage("p1", "Mira Solden", "Mira Solden was born in Karvel."),
     Passage("p2", "Mira Soldar", "Mira Soldar was born in Tolm."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from neurorit.cli import app as command_line
-from neurorit.model.prompts import PromptTemplate
-from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.load_test import Answered, Asker, Load, by_clients, by_clock, percentile
-from neurorit.serving.rag.pipeline import RagPipeline
-from tests.serving.fakes import Upstream, WordRetriever
-from tests.serving.listening import listening
-from tests.serving.tiny_llama import tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Upstream:
-    return Upstream([["Kar", "vel"]], forever=True)
-
-
-@pytest.fixture(scope="module")
-def url(upstream: Upstream) -> Iterator[str]:
-    pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
-    with listening(create_app(Gateway("tiny", "ready", pipeline), api_keys=["k"])) as address:
-        yield address
+from tests.serving.fakes import KEY, Upstream
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(1, 100))
@@ -84,9 +66,9 @@ def test_the_clock_does_not_wait_for_answers() -> None:
     assert len(asyncio.run(work()).good) >= 20
 
 
-def test_a_gateway_is_measured_streamed_and_whole(url: str) -> None:
+def test_a_gateway_is_measured_streamed_and_whole(address: str) -> None:
     async def work(stream: bool) -> dict[str, Any]:
-        async with Asker(url, ["Where?"], key="k", stream=stream) as asker:
+        async with Asker(address, ["Where?"], key=KEY, stream=stream) as asker:
             await asker.check()
             return (await by_clients(asker.send, 6, 3)).summary()
 
@@ -98,9 +80,11 @@ def test_a_gateway_is_measured_streamed_and_whole(url: str) -> None:
     assert "first_token_ms" not in whole
 
 
-def test_a_stream_that_ends_with_an_error_is_no_good_answer(url: str, upstream: Upstream) -> None:
+def test_a_stream_that_ends_with_an_error_is_no_good_answer(
+    address: str, upstream: Upstream
+) -> None:
     async def work() -> Load:
-        async with Asker(url, ["Where?"], key="k") as asker:
+        async with Asker(address, ["Where?"], key=KEY) as asker:
             return await by_clients(asker.send, 1, 1)
 
     upstream.cut = True
@@ -110,12 +94,12 @@ def test_a_stream_that_ends_with_an_error_is_no_good_answer(url: str, upstream: 
         upstream.cut = False
 
 
-def test_the_command_prints_one_object_or_a_table(url: str, tmp_path: Path) -> None:
+def test_the_command_prints_one_object_or_a_table(address: str, tmp_path: Path) -> None:
     key = tmp_path / "key"
-    key.write_text("k\n")
+    key.write_text(f"{KEY}\n")
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps({"id": "1", "question": "Where?", "answers": ["x"]}) + "\n")
-    command = ["bench", "serve", "--url", url, "--requests", "4", "--concurrency", "2"]
+    command = ["bench", "serve", "--url", address, "--requests", "4", "--concurrency", "2"]
     command += ["--api-key-file", str(key), "--questions", str(questions)]
     done = CliRunner().invoke(command_line, [*command, "--json"])
     assert done.exit_code == 0, done.output
@@ -124,12 +108,12 @@ def test_the_command_prints_one_object_or_a_table(url: str, tmp_path: Path) -> N
     assert "4 x 200" in table and "first token" in table and "retrieval" in table
 
 
-def test_no_gateway_and_no_key_are_one_line(url: str) -> None:
-    async def check(address: str, key: str) -> None:
-        async with Asker(address, ["x"], key=key) as asker:
+def test_no_gateway_and_no_key_are_one_line(address: str) -> None:
+    async def check(url: str, key: str) -> None:
+        async with Asker(url, ["x"], key=key) as asker:
             await asker.check()
 
     with pytest.raises(Exception, match="needs an API key"):
-        asyncio.run(check(url, ""))
+        asyncio.run(check(address, ""))
     with pytest.raises(Exception, match="no gateway answers at"):
         asyncio.run(check("http://127.0.0.1:9", ""))

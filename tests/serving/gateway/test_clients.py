@@ -7,27 +7,14 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from neurorit.model.prompts import PromptTemplate
-from neurorit.serving.gateway.app import Gateway, create_app
-from neurorit.serving.rag.pipeline import RagPipeline
-from tests.serving.fakes import Upstream, WordRetriever
-from tests.serving.listening import listening
-from tests.serving.tiny_llama import tiny_tokenizer
+from tests.serving.fakes import KEY, Upstream
 
-KEY = "sk-test-7f3a"
 QUESTION = [{"role": "user", "content": "Where was Mira Solden born?"}]
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Upstream:
-    return Upstream([["Kar", "vel"]], forever=True)
-
-
-@pytest.fixture(scope="module")
-def url(upstream: Upstream) -> Iterator[str]:
-    pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
-    with listening(create_app(Gateway("tiny", "ready", pipeline), api_keys=[KEY])) as address:
-        yield f"{address}/v1"
+@pytest.fixture
+def url(address: str) -> str:
+    return f"{address}/v1"
 
 
 @pytest.fixture
