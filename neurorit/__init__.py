@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from neurorit.mining.attribute import attribute as attribute
     from neurorit.mining.mine import mine as mine
     from neurorit.mining.settings import MiningSettings as MiningSettings
+    from neurorit.model.importing import import_model as import_model
     from neurorit.model.load import load_model as load_model
     from neurorit.model.prompts import PromptTemplate as PromptTemplate
     from neurorit.pipelines.evaluation.evaluate import Evaluation as Evaluation
@@ -50,6 +51,7 @@ _PLACES = {
     "attribute": "mining.attribute",
     "build_index": "retrieval.index.index",
     "evaluate": "pipelines.evaluation.evaluate",
+    "import_model": "model.importing",
     "load_model": "model.load",
     "mine": "mining.mine",
     "mix": "retrieval.noise.mix",
