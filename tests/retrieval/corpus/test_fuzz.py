@@ -35,7 +35,7 @@ WRONG: tuple[Any, ...] = (
     3, None, True, [], {}, "", "text", [1, 2], {"id": True, "text": "x"}, {"id": "", "text": "x"},
     {"id": 1.5, "text": "x"}, {"id": ["a"], "text": "x"}, {"id": None, "text": "x"}, {"id": "a"},
     {"id": "a", "text": ""}, {"id": "a", "text": "  "}, {"id": "a", "text": 3},
-    {"id": "a", "text": ["x"]}, {"id": "a", "text": "x", "title": 3},
+    {"id": "a", "text": [3]}, {"id": "a", "text": "x", "title": 3},
     {"id": "a", "text": "x", "title": ["t"]}, {"id": "a", "text": "x", "meta": "m"},
     {"id": "a", "text": "x", "meta": [1]}, {"id": "a", "text": None}, {"id": "a", "contents": " "},
 )  # fmt: skip
@@ -123,7 +123,7 @@ def test_a_broken_line_is_named_and_builds_nothing(tmp_path: Path) -> None:
 def test_a_broken_row_of_a_table_is_named(tmp_path: Path) -> None:
     rng = random.Random(1)
     spoilt = (
-        *(b"a\tx\tt\tmore", b"\tx\tt", b"a\t\tt", b"a\t \tt", b"good-0\tx\tt", b"a\t\xff\tt", b"a"),
+        *(b"a\tx\tt\tmore", b"\tx\tt", b"a\t\t", b"a\t \t", b"good-0\tx\tt", b"a\t\xff\tt", b"a"),
         *(b"\xed\xa0\x80\tx\tt", b"\0", b"a\tx", b"\t\t"),
     )
     path = tmp_path / "a.tsv"
