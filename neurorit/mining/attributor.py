@@ -21,6 +21,7 @@ from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.float32 import float32_activations
+from neurorit.model.precision import pays
 from neurorit.model.prompts import (
     PromptTemplate,
     encode_answer,
@@ -37,7 +38,6 @@ _PROBES = 8, 24  # rows whose memory is measured
 _SLACK = 1.5  # of what backward needs beside the saved activations
 _ASKED_TOKENS = 16_384  # of prompts that are asked together, padding counted
 _ASKED_MOST = 32
-_LARGE = 50_000_000  # parameters from which lower precision is quicker in asking
 
 
 @dataclass(frozen=True)
@@ -246,19 +246,14 @@ def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 
 def asking_dtype(asked: str, model: Any) -> torch.dtype:
-    """What contexts are asked in: auto is bfloat16 for a large model where it is the quicker."""
+    """What contexts are asked in: auto is bfloat16 on a CPU where it pays, else as stored."""
     if asked != "auto":
         named: torch.dtype = getattr(torch, asked)
         return named
-    size = sum(parameter.numel() for parameter in model.parameters())
-    if size < _LARGE or model.dtype != torch.float32:
-        dtype: torch.dtype = model.dtype
-        return dtype
-    if model.device.type == "cpu":
-        quick = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    else:
-        quick = model.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if quick else torch.float32
+    stored: torch.dtype = model.dtype
+    if stored != torch.float32 or model.device.type != "cpu":
+        return stored
+    return torch.bfloat16 if pays(model.num_parameters()) else stored
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,93 @@ def draw(directory: Path, out: Path) -> Mapping[str, Any]:
     return {"plot": str(out)}
 
 
+def select(
+    directory: Path,
+    out: Path,
+    rule: str,
+    budget: str,
+    *,
+    level: float | None = None,
+    neurons: Path | None = None,
+    model: Path | None = None,
+    examples: Path | None = None,
+    samples: int = 64,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Mapping[str, Any]:
+    """Choose neurons anew from what mining kept, into an atlas of their own; nothing is mined.
+
+    rule, level: see mining.selection. budget: a share or a count of all neurons. neurons: the list
+    of rule `file`. model, examples, samples: on how many contexts rule `active` measures activity.
+    """
+    from neurorit.core.artifact import Manifest, hash_inputs
+    from neurorit.mining.atlas import NeuronAtlas
+    from neurorit.mining.selection import (
+        LEVEL,
+        RULES,
+        Evidence,
+        budget_of,
+        read_neurons,
+        select,
+        surviving,
+    )
+
+    if rule not in RULES:
+        raise BadInput(f"--rule {rule}: choose one of {', '.join(RULES)}")
+    former = read_manifest(directory, "atlas")
+    atlas = NeuronAtlas.load(directory)
+    count = budget_of(budget, atlas.scores_rel.size)
+    level = LEVEL if level is None else level
+    settings = {**former.settings, "selection": rule, "budget": count, "level": level}
+    evidence = Evidence(
+        atlas,
+        count,
+        level,
+        seed,
+        activity=_activity(atlas, model, examples, settings, samples, seed)
+        if rule == "active" and model is not None and examples is not None
+        else None,
+        listed=read_neurons(neurons, *atlas.scores_rel.shape) if neurons is not None else None,
+    )
+    chosen = select(evidence, rule)
+    given = {"neurons": neurons} if neurons is not None else {}
+    manifest = Manifest(
+        kind="atlas",
+        command="neurorit-rag atlas select",
+        settings=settings,
+        seed=seed,
+        inputs={**former.inputs, **hash_inputs(atlas=directory, **given)},
+        made={**former.made, "false_discovery": {"level": level, **surviving(chosen, level)}},
+    )
+    chosen.save(out, manifest, overwrite=overwrite)
+    return describe(out)
+
+
+def _activity(
+    atlas: Any, model: Path, examples: Path, mined: Mapping[str, Any], samples: int, seed: int
+) -> Any:
+    """Mean size of every neuron's value where answers begin, over contexts of both sides."""
+    from neurorit.data.example_files import load_examples
+    from neurorit.mining.contexts import contexts
+    from neurorit.mining.controls import activity
+    from neurorit.model.feed_forward import feed_forward
+    from neurorit.model.prompts import render_prompt
+    from neurorit.model.source import ModelSource
+
+    source = ModelSource.of(model)
+    loaded, tokenizer = source.load()
+    blocks = feed_forward(loaded)
+    atlas.check_shape(blocks.depth, blocks.width)
+    chosen = contexts(
+        load_examples(examples), samples, int(mined.get("noise_passages", 1)), seed, str(examples),
+        str(mined.get("layout", "apart")),
+    )  # fmt: skip
+    prompts = [
+        render_prompt(tokenizer, source.template, one.question, one.passages) for one in chosen
+    ]
+    return activity(loaded, prompts)
+
+
 def compare(one: Path, other: Path) -> Mapping[str, Any]:
     """Overlap of two atlases of one model."""
     from neurorit.mining.atlas import NeuronAtlas, overlap

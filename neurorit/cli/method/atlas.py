@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from neurorit.cli.options import PLAIN, Examples, Json, Model, Seed, run
+from neurorit.cli.options import PLAIN, Examples, Json, Model, Out, Overwrite, Seed, run
 
 atlas_app = typer.Typer(help="Look at mined neurons, compare and check them.", **PLAIN)
 
@@ -44,6 +44,51 @@ def atlas_compare(
     from neurorit.pipelines import atlas as body
 
     run(lambda: body.compare(atlas, other), as_json)
+
+
+@atlas_app.command("select")
+def atlas_select(
+    atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")],
+    out: Out,
+    rule: Annotated[
+        str, typer.Option(help="count, mean, difference, random, active or file.")
+    ] = "count",
+    budget: Annotated[
+        str, typer.Option(help="Neurons of a side over all layers: 2%, 0.02 or 300.")
+    ] = "5%",
+    level: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of false discoveries that is borne (0.05)."),
+    ] = None,
+    neurons: Annotated[
+        Path | None, typer.Option(help="Rule file: LAYER NEURON [rel|irrel|shared] lines.")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Rule active: the model.")] = None,
+    examples: Annotated[Path | None, typer.Option(help="Rule active: examples.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Rule active: contexts of each side.")] = 64,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Choose neurons anew from an atlas's scores, in seconds; nothing is mined."""
+    from neurorit.pipelines import atlas as body
+
+    run(
+        lambda: body.select(
+            atlas,
+            out,
+            rule,
+            budget,
+            level=level,
+            neurons=neurons,
+            model=model,
+            examples=examples,
+            samples=samples,
+            seed=seed,
+            overwrite=overwrite,
+        ),
+        as_json,
+    )
 
 
 @atlas_app.command("verify")

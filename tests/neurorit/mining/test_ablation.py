@@ -164,6 +164,51 @@ def run(*arguments: str) -> dict[str, Any]:
     return found
 
 
+def test_put_back_to_no_context_with_a_set_of_ones_own(tmp_path: Path) -> None:
+    from neurorit.lab import base_model_dir
+
+    path = lab_examples(tmp_path / "examples.jsonl")
+    atlas = mine(base_model_dir(), None, path, SETTINGS)
+    depth, width = atlas.scores_rel.shape
+    every = np.argwhere(np.ones((depth, width))).astype(np.int32)
+    how = Check(samples=16, draws=1, patch="no-context")
+    outcomes = check(base_model_dir(), path, atlas, how, listed={"all": every, "one": every[:1]})
+    plain = rates(outcomes, "nothing", "irrel", "probability")
+    # What one neuron does is little; what all do is what mining calls the neurons' gain.
+    assert np.abs(np.subtract(rates(outcomes, "one", "irrel", "probability"), plain)).max() < 0.2
+    held = rates(outcomes, "all", "irrel", "probability")
+    assert np.abs(np.subtract(held, plain)).max() > 0.05
+    names = {o.silenced for o in outcomes}
+    assert {"random, as one", "random, as all"} <= names
+    with pytest.raises(BadInput, match="patch 'half'"):
+        check(base_model_dir(), path, atlas, Check(patch="half"))
+
+
+def test_a_selection_is_remade_from_the_atlas_alone(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    former = NeuronAtlas.load(atlas_dir)
+    k = max(1, round(0.1 * former.scores_rel.size))
+    run("atlas", "select", str(atlas_dir), "--budget", str(k), "--out", str(tmp_path / "same"))
+    same = NeuronAtlas.load(tmp_path / "same")
+    for name in SETS:
+        np.testing.assert_array_equal(getattr(same, name), getattr(former, name))
+    assert same.model == former.model
+    listed = tmp_path / "neurons.txt"
+    listed.write_text("0 1\n1 2 shared\n", encoding="utf-8")
+    told = run(
+        "atlas", "select", str(atlas_dir), "--rule", "file", "--neurons", str(listed),
+        "--out", str(tmp_path / "own"),
+    )  # fmt: skip
+    assert (told["rel"], told["irrel"], told["shared"]) == (0, 1, 1)
+    assert set(told["false_discovery"]) == {"level", *SETS}
+    active = run(
+        "atlas", "select", str(atlas_dir), "--rule", "active", "--model", str(checkpoint),
+        "--examples", str(examples_path), "--samples", "4", "--out", str(tmp_path / "active"),
+    )  # fmt: skip
+    assert active["irrel"] > 0
+
+
 def test_the_commands_print_what_was_found(
     checkpoint: Path, examples_path: Path, atlas_dir: Path
 ) -> None:
@@ -178,3 +223,6 @@ def test_the_commands_print_what_was_found(
     assert low <= checked["p_irrel_minus_random"]["misled"] <= high
     assert checked["followed"].keys() == {"rel", "irrel"}
     assert "P_irrel" in checked["verdict"]
+    assert set(checked["minus_random"]) == {"P_irrel", "P_shared"}
+    low, high = checked["minus_random"]["P_shared"]["right_ci95"]
+    assert low <= checked["minus_random"]["P_shared"]["right"] <= high

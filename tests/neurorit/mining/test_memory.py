@@ -1,0 +1,63 @@
+"""A memory budget against the memory that a pass really takes, measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Grouped queries and a long prompt: what is kept of its keys and values is of no row.
+_CODE = """
+import json, sys, torch
+torch.set_num_threads(1)
+from transformers import LlamaConfig, LlamaForCausalLM
+from neurorit.mining import attributor, integrated_gradients as ig
+tokens, rows, steps, depth = 1200, int(sys.argv[1]), 20, 8
+config = LlamaConfig(vocab_size=4000, hidden_size=256, intermediate_size=512,
+    num_hidden_layers=depth, num_attention_heads=8, num_key_value_heads=2,
+    max_position_embeddings=4096)
+model = LlamaForCausalLM(config).eval().requires_grad_(False)
+prompt = [i % 4000 for i in range(tokens)]
+def high():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return 1024 * int(line.split()[1])
+def peak(work):
+    def measured(*given):
+        open("/proc/self/clear_refs", "w").write("5")
+        before = high()
+        result = work(*given)
+        peaks.append(high() - before)
+        return result
+    return measured
+peaks = []
+ig._integrate = peak(ig._integrate)
+query = ig.Query(prompt, prompt[:20], [5])
+for _ in range(2):  # the first makes room that stays
+    ig.attribute(model, [query], ig.Settings(steps=steps, rows=rows))
+wanted = attributor._SLACK * attributor.row_bytes(model, prompt).of(rows, steps + 1, depth)
+print(json.dumps({"peak": peaks[-1], "wanted": wanted}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("rows", [12, 84, 168])
+def test_what_a_pass_takes_is_within_the_budget_and_near_it(rows: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _CODE, str(rows)],
+        cwd=Path(__file__).parents[3],
+        # Freed memory goes back at once, so that peaks are seen.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)
+    assert 0.95 * measured["peak"] <= measured["wanted"] <= 1.5 * measured["peak"]
