@@ -11,9 +11,10 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from neurorit.core.errors import BadInput
-from neurorit.data.examples import KINDS, Example, Passage
+from neurorit.data.examples import NOISE, Example, Passage
 
 CONDITIONS = (
     "closed-book",
@@ -25,13 +26,18 @@ CONDITIONS = (
     "counterfactual-1",
     "noise-only-4",
 )
-_NOISE_KINDS = tuple(kind for kind in KINDS if kind != "gold")
 POSITIONS = ("random", "first", "middle", "last")
 ORDERS = ("shuffled", "ranked", "reversed")
-_NAME = re.compile(
-    rf"((?:{'|'.join(_NOISE_KINDS)}|noise)-only|{'|'.join(_NOISE_KINDS)}|retrieved)-([1-9][0-9]*)"
-    rf"(?:@({'|'.join(POSITIONS)}))?(?:@({'|'.join(ORDERS)}))?"
-)
+
+
+@cache
+def _form(kinds: tuple[str, ...]) -> re.Pattern[str]:
+    """What names of conditions look like, with these kinds of noise."""
+    noise = "|".join(map(re.escape, kinds))
+    return re.compile(
+        rf"((?:{noise}|noise)-only|{noise}|retrieved)-([1-9][0-9]*)"
+        rf"(?:@({'|'.join(POSITIONS)}))?(?:@({'|'.join(ORDERS)}))?"
+    )
 
 
 class TooFewPassages(BadInput):
@@ -67,11 +73,12 @@ def parse_condition(name: str) -> Condition:
         return Condition(name, None, 0, gold=False)
     if name == "clean":
         return Condition(name, None, 0, gold=True)
-    found = _NAME.fullmatch(name)
+    kinds = NOISE.names()
+    found = _form(kinds).fullmatch(name)
     if found is None:
         raise BadInput(
             f"unknown condition {name!r}: use closed-book, clean, noise-only-K, retrieved-K, "
-            f"KIND-only-K or KIND-K with KIND one of {', '.join(_NOISE_KINDS)} and K from 1, "
+            f"KIND-only-K or KIND-K with KIND one of {', '.join(kinds)} and K from 1, "
             f"e.g. distractor-4; after it @{'|'.join(POSITIONS)} for the gold passage and "
             f"@{'|'.join(ORDERS)}"
         )

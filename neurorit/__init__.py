@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from neurorit.core.registry import register as register
     from neurorit.data.example_files import read_examples as read_examples
     from neurorit.data.examples import Example as Example
     from neurorit.data.examples import Passage as Passage
@@ -56,6 +57,7 @@ _PLACES = {
     "mine": "mining.mine",
     "mix": "retrieval.noise.mix",
     "read_examples": "data.example_files",
+    "register": "core.registry",
     "tune": "tuning.tune",
 }
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 from neurorit.core.artifact import MANIFEST, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import answer_texts
-from neurorit.data.examples import KINDS, Example, Passage
+from neurorit.data.examples import NOISE, Example, Passage, passage_kinds
 from neurorit.data.record_files import read_rows
 from neurorit.data.squad_beir import QUERIES, beir_records, is_squad_document, squad_records
 
@@ -304,8 +304,8 @@ def _parse_passage(record: Any) -> Passage:
     if not isinstance(record.get("meta") or {}, Mapping):
         raise ValueError("a passage's 'meta' must be an object")
     kind = record.get("kind")
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"passage kind {kind!r} is not one of {', '.join(KINDS)}")
+    if kind is not None and kind != "gold" and kind not in NOISE:
+        raise ValueError(f"passage kind {kind!r} is not one of {', '.join(passage_kinds())}")
     return Passage(
         id=id_text(record.get("id"), "a passage's 'id'"),
         title=str(record.get("title") or ""),

@@ -9,7 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = ("gold", "distractor", "random", "counterfactual", "near-duplicate", "injected")
+from neurorit.core.registry import Registry
+
+_KINDS = "neurorit.retrieval.noise.kinds"
+NOISE: Registry[Any] = Registry(
+    "noise",
+    {
+        "distractor": f"{_KINDS}:distractors",
+        "random": f"{_KINDS}:randoms",
+        "counterfactual": f"{_KINDS}:counterfactuals",
+        "near-duplicate": f"{_KINDS}:near_duplicates",
+        "injected": f"{_KINDS}:injected",
+    },
+)
+
+
+def passage_kinds() -> tuple[str, ...]:
+    """What a passage of an example may be: gold, and every kind of noise that there is."""
+    return ("gold", *NOISE.names())
 
 
 @dataclass(frozen=True)

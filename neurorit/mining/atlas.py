@@ -20,6 +20,7 @@ from neurorit.core.errors import BadInput
 
 TENSORS = "atlas.safetensors"
 SETS = ("rel", "irrel", "shared")
+FEED_FORWARD = "feed-forward"
 Array = NDArray[Any]
 
 
@@ -33,7 +34,7 @@ class NeuronAtlas:
     the neuron is chosen again; residuals [samples]: completeness residual of each. sample_SIDE:
     the samples' own scores, those of sample i between sample_ends[i] and sample_ends[i + 1]:
     sample_neurons [n], as layer * F + neuron, and sample_scores [n]; empty where none were kept.
-    model: the digest of the weights it was mined from.
+    model: the digest of the weights it was mined from; site: where in the model its neurons are.
     """
 
     rel: Array
@@ -53,6 +54,7 @@ class NeuronAtlas:
     sample_scores_rel: Array = field(default_factory=lambda: np.empty(0, np.float32))
     sample_scores_irrel: Array = field(default_factory=lambda: np.empty(0, np.float32))
     model: str = ""
+    site: str = FEED_FORWARD
 
     def __repr__(self) -> str:
         depth, width = self.scores_rel.shape
@@ -74,7 +76,12 @@ class NeuronAtlas:
         return sorted(int(layer) for layer in order)
 
     def check_shape(self, depth: int, width: int, place: object = "the atlas") -> None:
-        """Raise BadInput unless it is of a model of `depth` layers of `width` neurons."""
+        """Raise BadInput unless it is of a model of `depth` layers of `width` feed-forward neurons.
+
+        Those are what can be tuned and silenced.
+        """
+        if self.site != FEED_FORWARD:
+            raise BadInput(f"{place} is of the site {self.site}; it is to be {FEED_FORWARD}")
         if self.scores_rel.shape != (depth, width):
             raise BadInput(
                 f"{place} is of another model: {self.scores_rel.shape[0]} layers of "
@@ -87,7 +94,11 @@ class NeuronAtlas:
         from safetensors.numpy import load_file
 
         made = read_manifest(directory, "atlas")
-        return cls(**load_file(Path(directory) / TENSORS), model=made.inputs.get("model", ""))
+        return cls(
+            **load_file(Path(directory) / TENSORS),
+            model=made.inputs.get("model", ""),
+            site=made.settings.get("site", FEED_FORWARD),
+        )
 
     def save(self, out: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
         """Write the artifact; the same atlas gives the same bytes."""
@@ -104,7 +115,7 @@ class NeuronAtlas:
         return hashlib.sha256(save(self._tensors())).hexdigest()
 
     def _tensors(self) -> dict[str, Array]:
-        own = {name: value for name, value in vars(self).items() if name != "model"}
+        own = {name: value for name, value in vars(self).items() if name not in ("model", "site")}
         return {name: np.ascontiguousarray(value) for name, value in own.items()}
 
 

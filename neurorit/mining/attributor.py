@@ -18,7 +18,7 @@ from neurorit.core.units import parse_bytes
 from neurorit.mining.contexts import IRRELEVANT, Context
 from neurorit.mining.integrated_gradients import Attribution, Query, Settings, attribute
 from neurorit.mining.reading import Reading, token_span
-from neurorit.mining.settings import MiningSettings
+from neurorit.mining.settings import ATTRIBUTIONS, MiningSettings
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.float32 import float32_activations
 from neurorit.model.precision import pays
@@ -90,7 +90,7 @@ class Miner:
     def batches(self, keys: Sequence[str]) -> list[list[str]]:
         """Keys of contexts of like length, as many together as the rows of one pass allow."""
         path = feed_forward(self.model).depth * (self.settings.steps + 1)
-        if self.settings.method not in ("integrated-gradients", "scaled-gradients"):
+        if not ATTRIBUTIONS.get(self.settings.method, "mine: method").along_path:
             path = 1
         most = max(1, min(_MOST, self.rows // path))
         order = self._by_length(keys)
@@ -180,6 +180,7 @@ class Miner:
         settings = self.settings
         how = Settings(
             method=settings.method,
+            site=settings.site,
             objective=settings.objective,
             steps=settings.steps,
             rows=self.rows,

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from neurorit.mining.settings import ATTRIBUTIONS, SITES
 from neurorit.model.feed_forward import FeedForward, feed_forward
 from neurorit.model.hooks import holding, recording
 from neurorit.model.shared_prefix import Prefix, Rows
@@ -62,16 +63,17 @@ class Attribution:
 class Settings:
     """How F is made and differentiated.
 
-    method: integrated-gradients; gradient-activation (one gradient, at the values with the
-    context); activation (no gradient: a control); scaled-gradients (the predecessors' published
-    code, which weights step k by its place on the path: kept for comparison, it does not add up).
+    method: of `mining.settings.ATTRIBUTIONS`; gradient-activation is one gradient, at the values
+    with the context, activation no gradient, a control, and scaled-gradients the predecessors'
+    published code, which weights step k by its place on the path: it does not add up.
     objective: F is the probability of the answer's first token, of the whole answer (answer-span),
     or its logarithm (log-prob). steps: m of the midpoint rule. rows: most tokens in one pass, the
     bound on memory. end: token that ends the model's own answer, which has at most `longest`
-    tokens.
+    tokens. site: where the neurons are.
     """
 
     method: str = "integrated-gradients"
+    site: str = "feed-forward"
     objective: str = "first-token"
     steps: int = 20
     rows: int = 512
@@ -79,12 +81,41 @@ class Settings:
     longest: int = 16
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a method of attribution scores: neurons with the context against without it.
+
+    blocks: where they are; rows: the tokens that predict the answer, over the prompts [B]; without
+    [B, L, N, F]: the neurons' values there without the context; difference: how much they change.
+    """
+
+    blocks: FeedForward
+    rows: Rows
+    without: torch.Tensor
+    difference: torch.Tensor
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of attribution.
+
+    score: gives scores [B, L, F], and F [B, L] at each layer's start of the path where the scores
+    are to add up to what is between (None for methods that have no completeness). along_path: a
+    context takes a row for each step of each layer, so that fewer share a pass.
+    """
+
+    score: Callable[[Comparison], tuple[torch.Tensor, torch.Tensor | None]]
+    along_path: bool = False
+
+
 def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[Attribution]:
-    """Attribute each query's prediction to the feed-forward neurons; one batch.
+    """Attribute each query's prediction to the neurons; one batch.
 
     Parameters need no gradients; none are left behind.
     """
-    blocks = feed_forward(model)
+    method = ATTRIBUTIONS.get(settings.method)
+    blocks = SITES.get(settings.site)(model)
     with recording(blocks, last=1) as seen:
         prefix = Prefix(model, [query.prompt_with for query in queries])
     targets = _targets(prefix, queries, settings)
@@ -101,17 +132,13 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
         with holding(blocks, without):
             neuron_gain = (gold - _score(rows.plain(), rows, settings)[:, 0]).cpu()
     difference = (present - without) * rows.real[:, None, :, None]
+    scores, start = method.score(Comparison(blocks, rows, without, difference, settings))
     gain = torch.zeros(len(queries), blocks.depth)
-    if settings.method == "activation":
-        scores = difference.sum(2)
-    elif settings.method == "gradient-activation":
-        scores = (difference * _plain_gradient(blocks, rows, settings)).sum(2)
-    else:
-        scores, start = _integrate(blocks, rows, without, difference, settings)
+    if start is not None:
         gain = (gold[:, None] - start).float().cpu()
     scores = scores.float().cpu()
     off = (scores.sum(2) - gain).abs().sum(1) / gain.abs().sum(1).clamp_min(_TINY)
-    complete = settings.method in ("integrated-gradients", "scaled-gradients")
+    complete = start is not None
     return [
         Attribution(
             scores[i],
@@ -168,22 +195,18 @@ def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> li
     return [target for target in targets if target is not None]
 
 
-def _integrate(
-    blocks: FeedForward,
-    rows: Rows,
-    without: torch.Tensor,
-    difference: torch.Tensor,
-    settings: Settings,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _integrate(given: Comparison, *, scaled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores [B, L, F] of the path, and F [B, L] at each layer's start.
 
-    without, difference [B, L, N, F]: the start of the path and its direction.
+    scaled: weight step k by its place on the path.
     """
+    blocks, rows, settings = given.blocks, given.rows, given.settings
+    without, difference = given.without, given.difference
     steps, depth = settings.steps, blocks.depth
     alpha = (torch.arange(steps, device=without.device, dtype=torch.float32) + 0.5) / steps
     # Step `steps` of each layer is the start of its path: it needs no gradient, only F there.
     alpha = torch.cat([alpha, alpha.new_zeros(1)])
-    weight = alpha if settings.method == "scaled-gradients" else torch.ones_like(alpha)
+    weight = alpha if scaled else torch.ones_like(alpha)
     weight = weight / steps
     weight[steps] = 0.0
     plan = [(layer, k) for layer in range(depth) for k in range(steps + 1)]
@@ -208,6 +231,23 @@ def _integrate(
         ends = (places == steps).nonzero()[:, 0]
         start[:, layers[ends]] = value.detach()[:, ends].to(start.dtype)
     return (total * difference.float()).sum(2), start
+
+
+def _gradient_activation(given: Comparison) -> tuple[torch.Tensor, None]:
+    """The difference times one gradient, at the values with the context."""
+    gradient = _plain_gradient(given.blocks, given.rows, given.settings)
+    return (given.difference * gradient).sum(2), None
+
+
+def _activation(given: Comparison) -> tuple[torch.Tensor, None]:
+    """The difference alone: a control."""
+    return given.difference.sum(2), None
+
+
+INTEGRATED_GRADIENTS = Method(_integrate, along_path=True)
+SCALED_GRADIENTS = Method(partial(_integrate, scaled=True), along_path=True)
+GRADIENT_ACTIVATION = Method(_gradient_activation)
+ACTIVATION = Method(_activation)
 
 
 def _plain_gradient(blocks: FeedForward, rows: Rows, settings: Settings) -> torch.Tensor:

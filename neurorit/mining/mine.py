@@ -33,7 +33,14 @@ from neurorit.mining.collect import ASKED, Collected, Progress, Records, check_r
 from neurorit.mining.contexts import SIDES, Context, contexts
 from neurorit.mining.journal import Journal
 from neurorit.mining.reading import CLASSES
-from neurorit.mining.selection import LEVEL, keep_scores, most_frequent, surviving
+from neurorit.mining.selection import (
+    LEVEL,
+    Evidence,
+    keep_scores,
+    most_frequent,
+    select,
+    surviving,
+)
 from neurorit.mining.settings import AFTERWARDS, MiningSettings
 from neurorit.model.distributed import count, join
 from neurorit.model.prompts import PromptTemplate
@@ -87,7 +94,11 @@ def mine(
         collected = records.collect()
         chosen, kept = collected.contexts, collected.records
         shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
-        atlas = replace(_aggregate(kept, chosen, shape, settings, seed), model=source.digest)
+        atlas = _aggregate(kept, chosen, shape, settings, seed)
+        atlas = replace(atlas, model=source.digest, site=settings.site)
+        if settings.selection != "count":
+            budget = _budget(settings, shape)
+            atlas = select(Evidence(atlas, budget, seed=seed), settings.selection)
         median = float(np.median(atlas.residuals))
         check_residual(median, settings, len(kept))
         if out is not None and journal.rank == 0:
@@ -189,8 +200,7 @@ def _aggregate(
     settings: MiningSettings,
     seed: int,
 ) -> NeuronAtlas:
-    size = shape[0] * shape[1]
-    k = max(1, round(settings.share * size))
+    size, k = shape[0] * shape[1], _budget(settings, shape)
     parts: dict[str, Any] = {}
     for side in SIDES:
         records = [r for r, context in zip(kept, chosen, strict=True) if context.side == side]
@@ -212,6 +222,11 @@ def _aggregate(
     sets = choose_sets(*(parts.pop(side).reshape(shape) for side in SIDES))
     residuals = np.array([record["residual"] for record in kept], dtype=np.float32)
     return NeuronAtlas(**sets, **parts, residuals=residuals)
+
+
+def _budget(settings: MiningSettings, shape: tuple[int, int]) -> int:
+    """K, the neurons of a side."""
+    return max(1, round(settings.share * shape[0] * shape[1]))
 
 
 def _stored(side: str, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

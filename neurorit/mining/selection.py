@@ -20,6 +20,7 @@ from scipy.stats import t as student
 
 from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import SETS, NeuronAtlas, choose_sets
+from neurorit.mining.settings import SELECTIONS
 
 Array = NDArray[Any]
 LEVEL = 0.05  # of false discoveries among the chosen, unless a setting says otherwise
@@ -53,14 +54,31 @@ def select(evidence: Evidence, rule: str) -> NeuronAtlas:
     Raises BadInput for an unknown rule, for one that lacks what it chooses by, and where nothing is
     chosen.
     """
-    if rule not in RULES:
-        raise BadInput(f"selection {rule!r}: choose one of {', '.join(RULES)}")
-    sets: Mapping[str, Any] = RULES[rule](evidence)
+    sets: Mapping[str, Any] = _checked(SELECTIONS.get(rule, "selection")(evidence), evidence, rule)
     if not sum(len(chosen) for chosen in sets.values()):
         raise BadInput(
             f"selection {rule}: no neuron is left; raise the budget or the false-discovery level"
         )
     return replace(evidence.atlas, **sets)
+
+
+def _checked(sets: Mapping[str, Any], evidence: Evidence, rule: str) -> Mapping[str, Array]:
+    """The sets that a rule gave; raises BadInput where they are no neurons of this atlas."""
+    depth, width = evidence.atlas.scores_rel.shape
+    checked = {}
+    for name in SETS:
+        pairs = np.asarray(sets.get(name, np.empty((0, 2), np.int32)))
+        if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+            raise BadInput(f"selection {rule}: {name} is to be whole numbers [n, 2]")
+        if len(pairs) and (pairs.min() < 0 or (pairs.max(0) >= (depth, width)).any()):
+            raise BadInput(f"selection {rule}: {name} names neurons that the model does not have")
+        checked[name] = pairs.astype(np.int32)
+    if unknown := sets.keys() - set(SETS):
+        raise BadInput(f"selection {rule}: {min(unknown)!r} is none of {', '.join(SETS)}")
+    every = np.concatenate(list(checked.values()))
+    if len(np.unique(every, axis=0)) < len(every):
+        raise BadInput(f"selection {rule}: a neuron stands in it twice")
+    return checked
 
 
 def budget_of(text: str | float, size: int) -> int:
@@ -244,16 +262,6 @@ def _from_file(evidence: Evidence) -> Mapping[str, Array]:
     return {name: evidence.listed.get(name, empty) for name in SETS}
 
 
-RULES: dict[str, Rule] = {
-    "count": _by_count,
-    "mean": _by_mean,
-    "difference": _by_difference,
-    "gradient": _by_gradient,
-    "spared-gradient": _by_spared_gradient,
-    "random": _at_random,
-    "active": _by_activity,
-    "file": _from_file,
-}
 BY_ATLAS = ("count", "mean", "difference", "random")  # rules that need nothing more
 
 

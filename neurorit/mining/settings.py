@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import BadInput
+from neurorit.core.registry import Registry
 
-METHODS = ("integrated-gradients", "gradient-activation", "activation", "scaled-gradients")
+if TYPE_CHECKING:
+    from neurorit.mining.integrated_gradients import Method
+    from neurorit.mining.selection import Rule
+    from neurorit.model.feed_forward import FeedForward
+
+_SCORES, _RULES = "neurorit.mining.integrated_gradients", "neurorit.mining.selection"
+ATTRIBUTIONS: Registry[Method] = Registry(
+    "attribution",
+    {
+        "integrated-gradients": f"{_SCORES}:INTEGRATED_GRADIENTS",
+        "gradient-activation": f"{_SCORES}:GRADIENT_ACTIVATION",
+        "activation": f"{_SCORES}:ACTIVATION",
+        "scaled-gradients": f"{_SCORES}:SCALED_GRADIENTS",
+    },
+)
+SELECTIONS: Registry[Rule] = Registry(
+    "selection",
+    {
+        "count": f"{_RULES}:_by_count",
+        "mean": f"{_RULES}:_by_mean",
+        "difference": f"{_RULES}:_by_difference",
+        "gradient": f"{_RULES}:_by_gradient",
+        "spared-gradient": f"{_RULES}:_by_spared_gradient",
+        "random": f"{_RULES}:_at_random",
+        "active": f"{_RULES}:_by_activity",
+        "file": f"{_RULES}:_from_file",
+    },
+)
+SITES: Registry[Callable[[Any], FeedForward]] = Registry(
+    "site", {"feed-forward": "neurorit.model.feed_forward:feed_forward"}
+)
 OBJECTIVES = ("first-token", "answer-span", "log-prob")
 CONTEXTS = ("followed", "all")
 LAYOUTS = ("matched", "apart")
 ASKING = ("auto", "float32", "bfloat16")
 ACTIVATIONS = ("float32", "as-weights")
 # What is made of the records afterwards: changing it needs no attribution again.
-AFTERWARDS = ("share", "resamples", "max_residual", "force")
+AFTERWARDS = ("selection", "share", "resamples", "max_residual", "force")
 
 
 @dataclass(frozen=True)
@@ -38,7 +71,8 @@ class MiningSettings:
     to some 10 %).
     threshold: scores under this share of the context's largest are dropped [K]; top: most neurons
     kept per context; stored: scores of either sign that the atlas keeps of each context, for other
-    selections. share: K as a share of all neurons, the same for both sides [I]. resamples:
+    selections. site: where the neurons are; selection: the rule that chooses K of them from what
+    was kept, see `neurorit.mining.selection`. share: K as a share of all neurons, the same for both sides [I]. resamples:
     of the bootstrap. max_residual: an atlas whose median completeness residual is above is
     refused; force keeps it.
     """
@@ -59,6 +93,8 @@ class MiningSettings:
     threshold: float = 0.1
     top: int = 200
     stored: int = 1000
+    site: str = "feed-forward"
+    selection: str = "count"
     share: float = 0.05
     resamples: int = 200
     max_residual: float = 0.05
@@ -69,8 +105,10 @@ class MiningSettings:
 
     def check(self) -> None:
         """Raise BadInput, naming the setting, for one that is out of range."""
+        ATTRIBUTIONS.check(self.method, "mine: method")
+        SELECTIONS.check(self.selection, "mine: selection")
+        SITES.check(self.site, "mine: site")
         allowed = {
-            "method": METHODS,
             "objective": OBJECTIVES,
             "irrelevant_target": ("own-answer", "gold"),
             "contexts": CONTEXTS,

@@ -71,7 +71,7 @@ def tune(
     """
     from neurorit.model.distributed import join, rank
     from neurorit.model.load import release
-    from neurorit.tuning.settings import NEURON_METHODS, TuneSettings
+    from neurorit.tuning.settings import TuneSettings, needs_atlas
     from neurorit.tuning.tune import tune as tune_model
 
     read = Recipe(recipe)
@@ -79,7 +79,7 @@ def tune(
     settings = read.settings(TuneSettings, "tune", options, method)
     join(settings.device)
     with reporting() as report:
-        if atlas is None and method in NEURON_METHODS:
+        if atlas is None and needs_atlas(method):
             place = out.with_name(f"{out.name}-atlas")
             atlas = mined_at(place, model, examples, read, seed, report)
         _tell_of_idle_gpus(settings.device, report)

@@ -12,7 +12,7 @@ from typing import Any
 
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import Settings, _line, _made, read_yaml
-from neurorit.tuning.settings import METHODS
+from neurorit.tuning.settings import TUNINGS
 
 LAB_RECIPE = Path(__file__).parents[1] / "recipes" / "lab.yaml"
 _SECTIONS = ("mix", "mix-eval", "mine", "tune")
@@ -75,11 +75,11 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     document = read_yaml(path, "a recipe", f"the sections {', '.join(_SECTIONS)}")
     for name, section in document.items():
         method = str(name).removeprefix("tune-")
-        if name not in _SECTIONS and (method == name or method not in METHODS):
+        if name not in _SECTIONS and (method == name or method not in TUNINGS):
             known = ", ".join(_SECTIONS)
             raise BadInput(
                 f"{path}: unknown section {name!r}; known: {known}, and tune-METHOD with one of "
-                f"{', '.join(METHODS)}"
+                f"{', '.join(TUNINGS.names())}"
             )
         if not isinstance(section, dict):
             raise BadInput(f"{path}: section {name!r} must hold NAME: VALUE lines")

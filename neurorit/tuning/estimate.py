@@ -21,7 +21,7 @@ from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import check_tunable, decoder_layers, feed_forward
 from neurorit.tuning.baselines import FullTuning, LoraTuning
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
-from neurorit.tuning.settings import NEURON_METHODS, TuneSettings
+from neurorit.tuning.settings import METHODS, NEURON_METHODS, TuneSettings
 
 _EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
 
@@ -131,6 +131,8 @@ def _configuration(model_dir: Path) -> Any:
 def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, share: float) -> Any:
     if settings.method == "sft":
         return FullTuning(model)
+    if settings.method not in METHODS:
+        raise BadInput(f"--plan: {settings.method} is no method of ours; nothing is known of it")
     if settings.method not in NEURON_METHODS:
         return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
     blocks = feed_forward(model)

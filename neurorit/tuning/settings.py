@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from neurorit.core.errors import BadInput
+from neurorit.core.registry import Registry
 from neurorit.mining.settings import LAYER_CONTROLS, NEURON_CONTROLS
+
+if TYPE_CHECKING:
+    from neurorit.tuning.stages import Method
+    from neurorit.tuning.tuned_model import LossTerm
 
 NEURON_METHODS = (
     "neuro-rit",
@@ -16,13 +23,36 @@ NEURON_METHODS = (
 )
 RIVALS = ("sft", "lora", "retrobust")
 METHODS = (*NEURON_METHODS, *RIVALS)
+TUNINGS: Registry[Method] = Registry(
+    "tuning",
+    {
+        # Controls are tuned like the method, with other neurons or layers (mining.controls).
+        **dict.fromkeys(NEURON_METHODS, "neurorit.tuning.stages:BOTH_STAGES"),
+        "stage1-only": "neurorit.tuning.stages:STAGE1",
+        "stage2-only": "neurorit.tuning.stages:STAGE2",
+        "sft": "neurorit.tuning.stages:SFT",
+        "lora": "neurorit.tuning.stages:LORA",
+        "retrobust": "neurorit.tuning.stages:RETROBUST",
+    },
+)
+LOSSES: Registry[LossTerm] = Registry(
+    "loss", {"cross-entropy": "neurorit.tuning.tuned_model:cross_entropy"}
+)
+
+
+def needs_atlas(method: str) -> bool:
+    """Whether a method tunes mined neurons; raises BadInput for one that there is not."""
+    if method in METHODS:  # without importing what trains
+        return method in NEURON_METHODS
+    return TUNINGS.get(method, "--method").needs_atlas
 
 
 @dataclass(frozen=True)
 class TuneSettings:
     """How a model is tuned.
 
-    method: one of METHODS. stage1_steps, steps: optimizer steps of the two stages; a rival takes
+    method: of TUNINGS. losses: terms of LOSSES and their weights, of which the loss is the sum.
+    stage1_steps, steps: optimizer steps of the two stages; a rival takes
     their sum on stage 2's data. stage1_learning_rate: of P_irrel in stage 1; learning_rate: of the
     neurons in stage 2 and of a rival; dense_learning_rate: of the dense layers' blocks (None: the
     same). dense_layers: how many layers are trained fully.
@@ -48,6 +78,7 @@ class TuneSettings:
     learning_rate: float = 1e-3
     dense_learning_rate: float | None = None
     dense_layers: int = 3
+    losses: Mapping[str, float] = field(default_factory=lambda: {"cross-entropy": 1.0})
     target: str = "answer"
     teacher: str = ""
     teacher_model: str = ""
@@ -71,15 +102,19 @@ class TuneSettings:
 
         atlas, adapter: whether one is given, or asked for.
         """
-        if self.method not in METHODS:
-            raise BadInput(f"--method {self.method}: it is one of {', '.join(METHODS)}")
+        if self.method not in TUNINGS:
+            raise BadInput(f"--method {self.method}: it is one of {', '.join(TUNINGS.names())}")
+        if not self.losses:
+            raise BadInput("tune: losses names no term: nothing would be learned")
+        for name in self.losses:
+            LOSSES.check(name, "tune: losses")
         if self.target not in ("answer", "evidence"):
             raise BadInput("tune: target must be answer or evidence")
         if self.precision not in ("auto", "float32", "bf16"):
             raise BadInput("tune: precision must be auto, float32 or bf16")
         if self.teacher and self.target != "evidence":
             raise BadInput("tune: a teacher states evidence; set target=evidence")
-        if self.method in NEURON_METHODS and not atlas:
+        if needs_atlas(self.method) and not atlas:
             raise BadInput(
                 f"--method {self.method} needs --atlas; make one with `neurorit-rag mine`"
             )

@@ -35,7 +35,7 @@ from neurorit.tuning.resume import (
     write_tensors,
 )
 from neurorit.tuning.samples import Sample, check_ends, collate, draw_batches
-from neurorit.tuning.settings import TuneSettings
+from neurorit.tuning.settings import LOSSES, TuneSettings
 from neurorit.tuning.tuned_model import ShardedModel, Trainable, TunedModel
 
 _LOWEST = 0.1  # of the learning rate, at the end
@@ -62,7 +62,8 @@ class TrainingRun:
     ) -> None:
         self.steps, self.settings = steps, settings
         self._mixed = autocasts(model, shard_on or model.device, settings.precision)
-        self._model = TunedModel(model, trainable, shard_on, self._mixed)
+        losses = [(LOSSES.get(name), weight) for name, weight in settings.losses.items()]
+        self._model = TunedModel(model, trainable, shard_on, self._mixed, losses)
         self._types = {}
         for named, _ in rates():
             for name, parameter in named:

@@ -1,11 +1,4 @@
-"""Tuning: the two stages of Neuro-RIT and its rivals, from examples to a plain checkpoint.
-
-Stage 1 (noise suppression): on irrelevant context only, P_irrel learns to end the answer at once.
-Stage 2 (evidence): on mixed context, P_rel learns from samples with evidence, P_irrel from those
-without, P_shared from both, and the densest layers' blocks are trained fully.
-
-Source: docs/method.md, Phase 2 [P, P2, I].
-"""
+"""Tuning: a method's stages, from examples and mined neurons to a model or a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -38,11 +31,10 @@ from neurorit.model.load import device_named, make_savable, release
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from neurorit.tuning.adapter_file import save_adapter
-from neurorit.tuning.baselines import FullTuning, LoraTuning
 from neurorit.tuning.evidence import Teacher, responses
-from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
-from neurorit.tuning.samples import make_samples
-from neurorit.tuning.settings import RIVALS, TuneSettings
+from neurorit.tuning.samples import Sample, make_samples
+from neurorit.tuning.settings import TUNINGS, TuneSettings
+from neurorit.tuning.stages import Stage, Task
 from neurorit.tuning.trainer import TrainingRun
 
 _ACTIVE = 64  # prompts whose neurons' activity is measured
@@ -83,6 +75,7 @@ def tune(
         settings = replace(settings, shard=True)
     settings.check(atlas=atlas is not None, adapter=adapter is not None)
     _check_places(settings, out, adapter, overwrite)
+    method = TUNINGS.get(settings.method, "--method")
     pool = load_examples(examples)
     source = ModelSource.of(model, tokenizer, template)
     source.check_tunable()
@@ -111,7 +104,7 @@ def tune(
             words,
             source.template,
             settings.max_length,
-            refuse=settings.method != "retrobust",
+            refuse=method.refuses,
             responses=said,
         )
         named = examples_name(examples)
@@ -119,17 +112,15 @@ def tune(
             raise BadInput(
                 f"{named}: every example is longer than max_length {settings.max_length}"
             )
-        plan = None
-        if neurons is not None:
-            called = f"--atlas {atlas}" if isinstance(atlas, (str, PathLike)) else "atlas"
-            plan = _choose(tuned, neurons, samples, settings, seed, called)
+        called = f"--atlas {atlas}" if isinstance(atlas, (str, PathLike)) else "atlas"
+        task = _task(tuned, samples, settings, neurons, seed, named, called)
         state = place.with_name(f".{place.name}.tuning")
         identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
         if shard_on is not None:
             identity["processes"] = count()  # each saves its part
         made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
         work = _Work(source, words, settings, seed, state, place, identity, shard_on, progress)
-        stages = _stages(samples, settings, plan, named)
+        stages = [stage for stage in method.stages(task) if stage.steps > 0]
         for number, stage in enumerate(stages, 1):
             made[stage.name] = work.train(stage, tuned)
             if shard_on is not None:
@@ -145,12 +136,12 @@ def tune(
                 inputs=inputs,
                 made=made,
             )
-            if adapter is not None and plan is not None:
-                changed = np.concatenate([getattr(plan.atlas, name) for name in SETS])
+            if adapter is not None and task.atlas is not None:
+                changed = np.concatenate([getattr(task.atlas, name) for name in SETS])
                 save_adapter(
                     tuned,
                     changed,
-                    () if settings.method == "stage1-only" else plan.dense,
+                    () if settings.method == "stage1-only" else task.dense,
                     Path(adapter),
                     replace(manifest, kind="adapter"),
                     overwrite=overwrite,
@@ -213,102 +204,26 @@ def _responses(
     return said
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """The neurons and the dense layers that a method trains."""
-
-    atlas: NeuronAtlas
-    dense: tuple[int, ...]
-
-
-def _choose(
+def _task(
     model: Any,
-    atlas: NeuronAtlas,
-    samples: Sequence[Any],
+    samples: Sequence[Sample],
     settings: TuneSettings,
+    neurons: NeuronAtlas | None,
     seed: int,
     named: str,
-) -> _Plan:
+    atlas_named: str,
+) -> Task:
     """What the atlas says, or a control in its place."""
+    if neurons is None:
+        return Task(samples, settings, named)
     blocks = feed_forward(model)
-    atlas.check_shape(blocks.depth, blocks.width, named)
+    neurons.check_shape(blocks.depth, blocks.width, atlas_named)
     active = None
     if settings.method == "active-neurons":
         active = activity(model, [sample.prompt for sample in samples[:_ACTIVE]])
-    dense = control_layers(atlas, settings.method, settings.dense_layers, seed)
-    return _Plan(control_atlas(atlas, settings.method, active, seed), tuple(dense))
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """What is trained, on which samples, for how long.
-
-    install: makes it in a model, for a device, when its turn comes.
-    """
-
-    name: str
-    install: Any
-    samples: Sequence[Any]
-    steps: int
-    rates: Any
-
-
-def _stages(
-    samples: Sequence[Any],
-    settings: TuneSettings,
-    plan: _Plan | None,
-    source: str,
-) -> list[_Stage]:
-    def learned(trainable: Any) -> list[tuple[list[Any], float]]:
-        return [(trainable.trained(), settings.learning_rate)]
-
-    total = settings.stage1_steps + settings.steps
-    if settings.method == "sft":
-        return [_Stage("sft", lambda model, _: FullTuning(model), samples, total, learned)]
-    if settings.method in RIVALS:
-
-        def lora(model: Any, _: Any) -> LoraTuning:
-            return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
-
-        return [_Stage(settings.method, lora, samples, total, learned)]
-    assert plan is not None
-    atlas = plan.atlas
-    noise = [sample for sample in samples if not sample.evidence]
-    _need(len(noise), "without evidence", source)
-    _need(len(samples) - len(noise), "with evidence", source)
-
-    def first(model: Any, device: Any) -> NeuronAdapters:
-        groups = {"irrel": Group(atlas.irrel, from_evidence=False)}
-        return NeuronAdapters(model, groups, device=device)
-
-    def second(model: Any, device: Any) -> NeuronAdapters:
-        groups = {
-            "rel": Group(atlas.rel, from_noise=False),
-            "irrel": Group(atlas.irrel, from_evidence=False),
-            "shared": Group(atlas.shared),
-        }
-        return NeuronAdapters(model, groups, plan.dense, device)
-
-    dense_rate = settings.dense_learning_rate or settings.learning_rate
-    stage1 = _Stage(
-        "stage1",
-        first,
-        noise,
-        settings.stage1_steps,
-        lambda adapters: [(adapters.deltas(), settings.stage1_learning_rate)],
-    )
-    stage2 = _Stage(
-        "stage2",
-        second,
-        samples,
-        settings.steps,
-        lambda adapters: [
-            (adapters.deltas(), settings.learning_rate),
-            (adapters.dense(), dense_rate),
-        ],
-    )
-    kept = {"stage1-only": [stage1], "stage2-only": [stage2]}.get(settings.method, [stage1, stage2])
-    return [stage for stage in kept if stage.steps > 0]
+    dense = control_layers(neurons, settings.method, settings.dense_layers, seed)
+    atlas = control_atlas(neurons, settings.method, active, seed)
+    return Task(samples, settings, named, atlas, tuple(dense))
 
 
 @dataclass(frozen=True)
@@ -325,7 +240,7 @@ class _Work:
     shard_on: Any
     progress: Any
 
-    def train(self, stage: _Stage, model: Any) -> dict[str, Any]:
+    def train(self, stage: Stage, model: Any) -> dict[str, Any]:
         """Train one stage; a model that is sharded over processes cannot be used afterwards."""
         run, trainable = self._installed(stage, model, self.shard_on)
         done: dict[str, Any] = run.train(
@@ -341,7 +256,7 @@ class _Work:
             trainable.merge()
         return done
 
-    def again(self, stages: Sequence[_Stage]) -> Any:
+    def again(self, stages: Sequence[Stage]) -> Any:
         """A whole model that has learned what these finished stages taught."""
         release()
         model, _ = _load(self.source, self.settings, self.shard_on)
@@ -351,7 +266,7 @@ class _Work:
             trainable.merge()
         return model
 
-    def _installed(self, stage: _Stage, model: Any, shard_on: Any) -> tuple[Any, Any]:
+    def _installed(self, stage: Stage, model: Any, shard_on: Any) -> tuple[Any, Any]:
         torch.manual_seed(self.seed)  # LoRA's start is random
         trainable = stage.install(model, shard_on)
         run = TrainingRun(
@@ -364,7 +279,7 @@ class _Work:
         )
         return run, trainable
 
-    def _report(self, stage: _Stage) -> Any:
+    def _report(self, stage: Stage) -> Any:
         if self.progress is None:
             return None
         return lambda step: self.progress(stage.name, step, stage.steps)
@@ -379,8 +294,3 @@ def _load(
     if savable:
         make_savable(model)
     return model, tokenizer
-
-
-def _need(count: int, what: str, source: str) -> None:
-    if not count:
-        raise BadInput(f"{source}: no example {what} to tune on; mix some with `neurorit-rag mix`")

@@ -1,7 +1,9 @@
-"""A model with what is trained in it: one forward pass gives the loss on the responses."""
+"""A model with what is trained in it: one forward pass gives the loss."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,13 +23,52 @@ class Trainable(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass, as a loss term sees it.
+
+    tuned: the model with what is trained in it; inputs: what it was given; logits [B, R,
+    vocabulary] at the responses' positions; labels [B, R], -100 where nothing is learned; evidence
+    [B]: which samples hold any.
+    """
+
+    tuned: TunedModel
+    inputs: Mapping[str, torch.Tensor]
+    logits: torch.Tensor
+    labels: torch.Tensor
+    evidence: torch.Tensor
+
+
+LossTerm = Callable[[Forward], torch.Tensor]
+"""Gives the loss, summed over the tokens that are learned."""
+
+
+def cross_entropy(given: Forward) -> torch.Tensor:
+    """Of the responses' tokens."""
+    return functional.cross_entropy(
+        given.logits.flatten(0, 1).float(),
+        given.labels.flatten(),
+        ignore_index=-100,
+        reduction="sum",
+    )
+
+
 class TunedModel(nn.Module):
-    """A model with what is trained in it; returns the summed cross-entropy of the responses."""
+    """A model with what is trained in it; returns the weighted sum of the loss terms.
+
+    losses: pairs of a term and its weight.
+    """
 
     def __init__(
-        self, model: Any, trainable: Trainable, shard_on: torch.device | None, mixed: bool
+        self,
+        model: Any,
+        trainable: Trainable,
+        shard_on: torch.device | None,
+        mixed: bool,
+        losses: Sequence[tuple[LossTerm, float]] = ((cross_entropy, 1.0),),
     ) -> None:
         super().__init__()
+        self.losses = losses
         self.model = model
         self.trainable = trainable
         self.config = model.config
@@ -42,16 +83,16 @@ class TunedModel(nn.Module):
         evidence: torch.Tensor,
     ) -> torch.Tensor:
         self.trainable.samples(evidence)
-        logits = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=False,
-            logits_to_keep=labels.shape[1] + 1,
-        ).logits[:, :-1]
-        return functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+        }
+        kept = labels.shape[1] + 1
+        logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+        given = Forward(self, inputs, logits, labels, evidence)
+        terms = [weight * term(given) for term, weight in self.losses]
+        return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
 
     def gradient_checkpointing_enable(self, **_: Any) -> None:
         """The Trainer asks for it; re-entrant checkpoints would need inputs with gradients."""

@@ -26,6 +26,7 @@ from neurorit.data.example_files import (
 from neurorit.data.examples import Example
 from neurorit.retrieval.index.index import Index
 from neurorit.retrieval.noise.mixer import Mixer, MixSettings
+from neurorit.retrieval.noise.settings import check_settings
 
 EXAMPLES = "examples.jsonl"
 LEDGER = "ledger.jsonl"
@@ -75,6 +76,7 @@ def mix(
     unreadable questions or settings, ArtifactError for a bad index.
     """
     settings = settings or MixSettings()
+    check_settings(settings)
     named = examples_name(questions)
     asked = every = load_examples(questions)
     if settings.limit and settings.limit < len(asked):

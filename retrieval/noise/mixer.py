@@ -8,34 +8,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from neurorit.core.errors import BadInput
-from neurorit.data.answers import held_answer, is_yes_or_no, normalize_answer, replace_answers
-from neurorit.data.examples import Example, Passage
+from neurorit.data.answers import held_answer, is_yes_or_no, normalize_answer
+from neurorit.data.examples import NOISE, Example, Passage
 from neurorit.retrieval.index.index import Hit, Index
 from neurorit.retrieval.index.meta_filters import NOTHING, values_at
+from neurorit.retrieval.noise.kinds import Chosen, Draw, Reason, text_of
 from neurorit.retrieval.noise.settings import MixSettings, PoolSettings, check_settings
-from neurorit.retrieval.noise.synthetic import with_instruction, without_answer
 from neurorit.retrieval.retriever import load_cross_encoder
 
 __all__ = ["MixSettings", "Mixer", "PoolSettings"]
 
 _BATCH = 256
-_TRIES = 200
 _WRITTEN = {"near-duplicate": "near_duplicate", "injected": "injected"}  # kind -> setting
-
-
-@dataclass(frozen=True)
-class _Reason:
-    """A line of the ledger: why a passage stands in an example."""
-
-    id: str
-    kind: str
-    why: str
-    rank: int | None = None
-    score: float | None = None
 
 
 class Mixer:
@@ -46,7 +34,7 @@ class Mixer:
     ) -> None:
         check_settings(settings)
         self._cross = _cross_encoder(settings.cross_encoder)
-        self._index = index
+        self.index = index
         self._settings = settings
         self._seed = seed
         self._answers: dict[str, list[str]] = {}
@@ -63,7 +51,7 @@ class Mixer:
         """An example and its ledger record for each question, in order."""
         for start in range(0, len(questions), _BATCH):
             batch = questions[start : start + _BATCH]
-            found = self._index.search([q.question for q in batch], self._settings.depth)
+            found = self.index.search([q.question for q in batch], self._settings.depth)
             for question, hits in zip(batch, found, strict=True):
                 yield self._one(question, hits)
 
@@ -78,23 +66,25 @@ class Mixer:
             for kind in ("distractor", "random", "counterfactual")
         }
         # Kinds that came later draw from seeds of their own: what was mixed before stays the same.
-        own = {kind: random.Random(f"{self._seed}/{question.id}/{kind}") for kind in _WRITTEN}
-        for kind, field in _WRITTEN.items():
-            wanted[kind] = own[kind].choice(getattr(settings, field))
-        if not answerable and not wanted["distractor"] and not wanted["random"]:
+        more = {kind: getattr(settings, name) for kind, name in _WRITTEN.items()}
+        more |= dict(settings.kinds)
+        own = {kind: random.Random(f"{self._seed}/{question.id}/{kind}") for kind in more}
+        for kind, counts in more.items():
+            wanted[kind] = own[kind].choice(counts)
+        if not answerable and not any(wanted[kind] for kind in ("distractor", "random")):
             wanted["distractor"] = 1
-        barred = {str(g) for g in question.meta.get("gold", ())} | {p.id for p, _ in golds}
+        barred = frozenset({str(g) for g in question.meta.get("gold", ())})
+        barred |= {p.id for p, _ in golds}
         rejected: list[dict[str, Any]] = []
-        chosen: list[tuple[Passage, _Reason]] = []
-        if answerable:
-            chosen += golds
-        chosen += self._distractors(question, hits, wanted["distractor"], barred, rejected, gold)
-        taken = barred | {passage.id for passage, _ in chosen}
-        chosen += self._randoms(question, rng, wanted["random"], taken, rejected)
-        if gold is not None and not is_yes_or_no(question.answers):
-            chosen += self._counterfactuals(question, gold, rng, wanted["counterfactual"])
-            chosen += self._near_duplicates(question, gold, wanted["near-duplicate"])
-        chosen += self._injected(question, hits, own["injected"], wanted["injected"], barred, gold)
+        chosen: Chosen = list(golds) if answerable else []
+        for kind, count in wanted.items():
+            taken = barred | {passage.id for passage, _ in chosen}
+            source = own.get(kind, rng)
+            draw = Draw(self, question, hits, gold, count, source, barred, taken, rejected)
+            drawn = NOISE.get(kind, "mix: kinds")(draw)
+            if len(drawn) > count or any(passage.kind != kind for passage, _ in drawn):
+                raise BadInput(f"mix: kinds: {kind} gave other passages than {count} of its kind")
+            chosen += drawn
         if settings.order == "shuffle":
             rng.shuffle(chosen)
         if settings.position:
@@ -113,17 +103,17 @@ class Mixer:
         }
         return example, record
 
-    def _golds(self, question: Example, hits: Sequence[Hit]) -> list[tuple[Passage, _Reason]]:
+    def _golds(self, question: Example, hits: Sequence[Hit]) -> Chosen:
         """The passages that the question names, else the best-ranked one that holds an answer."""
         ranks = {hit.passage.id: hit for hit in hits}
         named = [str(identity) for identity in question.meta.get("gold", ())]
-        found: list[tuple[Passage, _Reason]] = []
+        found: Chosen = []
         for identity in named[: self._settings.gold or None]:
             passage = replace(self._named(question, identity), kind="gold")
             hit = ranks.get(passage.id)
             rank, score = (hit.rank, hit.score) if hit else (None, None)
             found.append(
-                (passage, _Reason(passage.id, "gold", "named by the question", rank, score))
+                (passage, Reason(passage.id, "gold", "named by the question", rank, score))
             )
         if named or question.unanswerable:
             return found
@@ -133,16 +123,16 @@ class Mixer:
                 "name its passages in 'gold', or leave it out"
             )
         for hit in hits:
-            held = held_answer(_text(hit.passage), question.answers)
-            if held is not None and self._allowed(question, hit.passage):
+            held = held_answer(text_of(hit.passage), question.answers)
+            if held is not None and self.allowed(question, hit.passage):
                 why = f"highest rank that holds {held!r}"
-                reason = _Reason(hit.passage.id, "gold", why, hit.rank, hit.score)
+                reason = Reason(hit.passage.id, "gold", why, hit.rank, hit.score)
                 return [(replace(hit.passage, kind="gold"), reason)]
         return []
 
     def _named(self, question: Example, identity: str) -> Passage:
         try:
-            return self._index.passage(identity)
+            return self.index.passage(identity)
         except BadInput as error:
             raise BadInput(
                 f"question {question.id!r}: its gold: {error} (a chunk of a document is named "
@@ -150,7 +140,7 @@ class Mixer:
                 "answer is taken"
             ) from error
 
-    def _no_rivals(
+    def no_rivals(
         self,
         question: Example,
         gold: Passage | None,
@@ -163,7 +153,7 @@ class Mixer:
         """
         if self._cross is None or gold is None or not hits:
             return hits
-        texts = [_text(gold), *(_text(hit.passage) for hit in hits)]
+        texts = [text_of(gold), *(text_of(hit.passage) for hit in hits)]
         pairs = [(question.question, text) for text in texts]
         first, *scores = map(float, self._cross.predict(pairs, show_progress_bar=False))
         kept = []
@@ -175,122 +165,7 @@ class Mixer:
                 rejected.append(told | {"cross_encoder": round(score, 4), "gold": round(first, 4)})
         return kept
 
-    def _distractors(
-        self,
-        question: Example,
-        hits: Sequence[Hit],
-        count: int,
-        barred: set[str],
-        rejected: list[dict[str, Any]],
-        gold: Passage | None,
-    ) -> list[tuple[Passage, _Reason]]:
-        """The highest-ranked passages that hold no answer."""
-        chosen: list[tuple[Passage, _Reason]] = []
-        seen: set[str] = set()
-        depth = len(hits)
-        while True:
-            fresh = [hit for hit in hits if hit.passage.id not in seen]
-            seen |= {hit.passage.id for hit in fresh}
-            for hit in self._no_rivals(question, gold, fresh, rejected):
-                passage = hit.passage
-                if len(chosen) == count:
-                    return chosen
-                if passage.id in barred or not self._allowed(question, passage):
-                    continue
-                if _rejects(question, passage, "distractor", hit.rank, rejected):
-                    continue
-                why = "ranked high, holds no answer"
-                reason = _Reason(passage.id, "distractor", why, hit.rank, hit.score)
-                chosen.append((replace(passage, kind="distractor"), reason))
-            if depth >= len(self._index):
-                return chosen
-            # Too many were barred: look deeper for this question alone.
-            depth = min(4 * depth, len(self._index))
-            hits = self._index.search([question.question], depth)[0]
-
-    def _randoms(
-        self,
-        question: Example,
-        rng: random.Random,
-        count: int,
-        taken: set[str],
-        rejected: list[dict[str, Any]],
-    ) -> list[tuple[Passage, _Reason]]:
-        places = sorted(self._place(question.meta))
-        rows = self._places.get(places[0], [])
-        if len(places) > 1:  # a passage of two of them counts once
-            rows = sorted({row for place in places for row in self._places.get(place, [])})
-        chosen: list[tuple[Passage, _Reason]] = []
-        for _ in range(_TRIES):
-            if len(chosen) == count or not rows:
-                break
-            passage = self._index.passages[rng.choice(rows)]
-            if passage.id in taken:
-                continue
-            taken = taken | {passage.id}
-            if _rejects(question, passage, "random", None, rejected):
-                continue
-            reason = _Reason(passage.id, "random", "drawn from the corpus, holds no answer")
-            chosen.append((replace(passage, kind="random"), reason))
-        return chosen
-
-    def _counterfactuals(
-        self, question: Example, gold: Passage, rng: random.Random, count: int
-    ) -> list[tuple[Passage, _Reason]]:
-        """Copies of the gold passage that state another answer of the same type."""
-        values = self._others(question, rng)
-        chosen: list[tuple[Passage, _Reason]] = []
-        for value in values:
-            if len(chosen) == count:
-                break
-            title = replace_answers(gold.title, question.answers, value)
-            text = replace_answers(gold.text, question.answers, value)
-            if text == gold.text or held_answer(f"{title} {text}", question.answers):
-                continue
-            passage = Passage(
-                f"{gold.id}#counterfactual-{len(chosen)}", title, text, "counterfactual"
-            )
-            why = f"{gold.id} with its answer replaced by {value!r}"
-            chosen.append((passage, _Reason(passage.id, "counterfactual", why)))
-        return chosen
-
-    def _near_duplicates(
-        self, question: Example, gold: Passage, count: int
-    ) -> list[tuple[Passage, _Reason]]:
-        """Copies of the gold passage without the sentences that hold an answer."""
-        chosen: list[tuple[Passage, _Reason]] = []
-        for variant in range(count):
-            passage = without_answer(gold, question.answers, variant)
-            if passage is None:
-                break
-            why = f"{gold.id} without the sentences that hold an answer"
-            chosen.append((passage, _Reason(passage.id, "near-duplicate", why)))
-        return chosen
-
-    def _injected(
-        self,
-        question: Example,
-        hits: Sequence[Hit],
-        rng: random.Random,
-        count: int,
-        barred: set[str],
-        gold: Passage | None,
-    ) -> list[tuple[Passage, _Reason]]:
-        """Distractors with an instruction in their text to say something else."""
-        if not count:
-            return []
-        values = self._others(question, rng) or ["nothing"]
-        chosen: list[tuple[Passage, _Reason]] = []
-        for base, reason in self._distractors(question, hits, count, barred, [], gold):
-            value = values[len(chosen) % len(values)]
-            passage = with_instruction(base, value, question.answers, rng, len(chosen))
-            if passage is not None:
-                why = f"{base.id} with an instruction to say {value!r}"
-                made = _Reason(passage.id, "injected", why, reason.rank, reason.score)
-                chosen.append((passage, made))
-        return chosen
-
-    def _others(self, question: Example, rng: random.Random) -> list[str]:
+    def others(self, question: Example, rng: random.Random) -> list[str]:
         """Other questions' answers of this one's type, in the order of the seed."""
         own = {normalize_answer(answer) for answer in question.answers}
         values = sorted(set(self._answers.get(_answer_type(question), ())))
@@ -303,13 +178,20 @@ class Mixer:
         within = self._settings.within
         return (values_at(meta, within) - NOTHING if within else None) or frozenset([""])
 
-    def _allowed(self, question: Example, passage: Passage) -> bool:
+    def rows_beside(self, question: Example) -> list[int]:
+        """Rows of the passages that may be noise to a question."""
+        places = sorted(self._place(question.meta))
+        rows = self._places.get(places[0], [])
+        if len(places) > 1:  # a passage of two of them counts once
+            rows = sorted({row for place in places for row in self._places.get(place, [])})
+        return rows
+
+    def allowed(self, question: Example, passage: Passage) -> bool:
+        """Whether a passage may stand beside a question: `within` keeps them apart."""
         return not self._place(question.meta).isdisjoint(self._place(passage.meta))
 
 
-def _placed(
-    chosen: Sequence[tuple[Passage, _Reason]], position: str, seed: str
-) -> list[tuple[Passage, _Reason]]:
+def _placed(chosen: Sequence[tuple[Passage, Reason]], position: str, seed: str) -> Chosen:
     """The passages with the gold ones at their place, the others in the order they had."""
     golds = [one for one in chosen if one[1].kind == "gold"]
     made = [one for one in chosen if one[1].kind != "gold"]
@@ -328,21 +210,8 @@ def _cross_encoder(name: str) -> Any:
 
 def _holder(question: Example, golds: Sequence[Passage]) -> Passage | None:
     """The gold passage that holds the answer: what states another one is made from it."""
-    holding = (p for p in golds if held_answer(_text(p), question.answers) is not None)
+    holding = (p for p in golds if held_answer(text_of(p), question.answers) is not None)
     return next(holding, golds[0] if golds else None)
-
-
-def _rejects(
-    question: Example, passage: Passage, kind: str, rank: int | None, rejected: list[dict[str, Any]]
-) -> bool:
-    """True, and noted, if the passage holds an answer: as noise it would be a false negative."""
-    # A passage with the word "no" does not say no.
-    yes_or_no = is_yes_or_no(question.answers)
-    held = None if yes_or_no else held_answer(_text(passage), question.answers)
-    if held is None:
-        return False
-    rejected.append({"id": passage.id, "kind": kind, "rank": rank, "held": held})
-    return True
 
 
 def _answer_type(question: Example) -> str:
@@ -359,11 +228,7 @@ def _answer_type(question: Example) -> str:
     return f"{opening} {form} of {min(words, 3)}"
 
 
-def _text(passage: Passage) -> str:
-    return f"{passage.title} {passage.text}"
-
-
-def _given(reason: _Reason) -> dict[str, Any]:
+def _given(reason: Reason) -> dict[str, Any]:
     record = {key: value for key, value in asdict(reason).items() if value is not None}
     if reason.score is not None:
         # The last digits of a vector depend on what else was encoded in the same batch.

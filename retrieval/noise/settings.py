@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from neurorit.core.errors import BadInput
+from neurorit.data.examples import NOISE
 
+OWN = ("distractor", "random", "counterfactual", "near-duplicate", "injected")
 POSITIONS = ("", "first", "middle", "last", "random")
 
 
@@ -16,8 +19,9 @@ class MixSettings:
 
     gold: how many of the gold passages that a question names (0: all of them, for questions whose
     answer takes several). distractor, random, counterfactual, near_duplicate, injected: how many of
-    each kind; of several numbers, one is drawn for each example. without_gold: share of examples
-    that get no gold passage (and at least one noisy one). depth: ranks searched for distractors.
+    each kind; of several numbers, one is drawn for each example. kinds: the same of registered
+    kinds, by name. without_gold: share of examples that get no gold passage (and at least one noisy
+    one). depth: ranks searched for distractors.
     within: a field of `meta` (or a path with dots) of which a noisy passage must share a value with
     the question, such as `split`, so that splits stay apart. order: `shuffle` the passages, or keep
     `kind` order (gold, distractor, random, counterfactual, near-duplicate, injected), which
@@ -33,6 +37,7 @@ class MixSettings:
     counterfactual: tuple[int, ...] = (0,)
     near_duplicate: tuple[int, ...] = (0,)
     injected: tuple[int, ...] = (0,)
+    kinds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     without_gold: float = 0.4
     depth: int = 50
     within: str = ""
@@ -58,10 +63,18 @@ class PoolSettings(MixSettings):
 
 def check_settings(settings: MixSettings) -> None:
     """Raise BadInput for settings that cannot be."""
-    for kind in ("distractor", "random", "counterfactual", "near_duplicate", "injected"):
-        numbers = getattr(settings, kind)
+    for kind in OWN:
+        numbers = getattr(settings, kind.replace("-", "_"))
         if not numbers or min(numbers) < 0:
             raise BadInput(f"mix: {kind} must hold numbers of passages, 0 or more")
+    for kind, numbers in settings.kinds.items():
+        NOISE.check(kind, "mix: kinds")
+        if kind in OWN:
+            raise BadInput(
+                f"mix: kinds: {kind} has a setting of its own, `{kind.replace('-', '_')}`"
+            )
+        if not numbers or min(numbers) < 0:
+            raise BadInput(f"mix: kinds: {kind} must hold numbers of passages, 0 or more")
     if not 0.0 <= settings.without_gold <= 1.0:
         raise BadInput("mix: without_gold is a share, from 0 to 1")
     if settings.position not in POSITIONS:

@@ -6,12 +6,14 @@ It starts and asks nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from neurorit.core.errors import BadInput
+from neurorit.core.registry import Registry
 from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from neurorit.eval.judges.judge import Judge
 
 LABELLED = 600
+# What makes each; a folder and an address need no name.
+JUDGES: Registry[Callable[[], Judge]] = Registry(
+    "judge", {"lab": "neurorit.pipelines.evaluation.judge:lab_judge"}
+)
 
 
 def make_judge(
@@ -34,7 +40,7 @@ def make_judge(
 def judge_of_run(settings: EvalSettings) -> tuple[Judge | None, list[Labelled] | None]:
     """The judge of an evaluation, whose paths start at its root."""
     given = settings.judge_settings()
-    if given.model not in ("lab", "none") and not given.url:
+    if given.model != "none" and given.model not in JUDGES and not given.url:
         given = replace(given, model=str(settings.path(given.model)))
     if given.labels not in ("", "lab"):
         given = replace(given, labels=str(settings.path(given.labels)))
@@ -70,10 +76,19 @@ def _judge_alone(settings: JudgeSettings, calls: CallSettings | None) -> Judge:
                 f"the judge's {name} is for one behind an address (URL/v1#MODEL); "
                 f"{settings.model} answers Yes or No, once"
             )
+    if settings.model in JUDGES:
+        return JUDGES.get(settings.model, "judge")()
+    from neurorit.eval.judges.local import LocalJudge
+
+    return LocalJudge(Path(settings.model))
+
+
+def lab_judge() -> Judge:
+    """The packaged judge of the embedded world."""
     from neurorit.eval.judges.local import LocalJudge
     from neurorit.lab import judge_model_dir
 
-    return LocalJudge(judge_model_dir() if settings.model == "lab" else Path(settings.model))
+    return LocalJudge(judge_model_dir())
 
 
 def _labels(settings: JudgeSettings, seed: int) -> list[Labelled] | None:

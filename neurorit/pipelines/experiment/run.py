@@ -199,14 +199,14 @@ def _tune(
 ) -> None:
     """Tune one variant with one seed, unless it is there already, made of the same things."""
     from neurorit.model.checkpoint import weights_digest
-    from neurorit.tuning.settings import NEURON_METHODS
+    from neurorit.tuning.settings import needs_atlas
 
     settings = _settings(variant, recipe)
     examples = variant.examples or experiment.examples
     if variant.examples is not None or variant.mine:
         atlas = out.with_name(f"{out.name}-atlas")
     needed = None
-    if variant.method in NEURON_METHODS:
+    if needs_atlas(variant.method):
         read, mining = Recipe(recipe), variant.mine
         there = tuning.is_mined(atlas, model, examples, read, seed, mining)
         if experiment.processes > 1 and not there:

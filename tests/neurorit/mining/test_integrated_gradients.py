@@ -16,7 +16,7 @@ from neurorit.mining.integrated_gradients import (
     attribute,
     attribute_by_loop,
 )
-from neurorit.mining.settings import METHODS, OBJECTIVES
+from neurorit.mining.settings import ATTRIBUTIONS, OBJECTIVES
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.shared_prefix import Prefix, Rows
 from tests.neurorit.tiny_models import ARCHITECTURES, WINDOWED, tiny
@@ -164,7 +164,7 @@ def test_rows_leave_no_graph_in_the_prefix() -> None:
 
 def test_nothing_is_left_in_the_model() -> None:
     model = tiny("llama")
-    for method in METHODS:
+    for method in ATTRIBUTIONS.names():
         one(model, method=method, steps=2)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -13,7 +13,6 @@ from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.selection import (
     BY_ATLAS,
-    RULES,
     Evidence,
     budget_of,
     discoveries,
@@ -21,6 +20,7 @@ from neurorit.mining.selection import (
     select,
     surviving,
 )
+from neurorit.mining.settings import SELECTIONS
 
 DEPTH, WIDTH, SAMPLES = 3, 40, 30
 SIZE = DEPTH * WIDTH
@@ -158,8 +158,8 @@ def test_a_wrong_list_is_told_with_its_line(tmp_path: Path, text: str, told: str
 
 
 def test_rules_say_what_they_lack() -> None:
-    assert set(BY_ATLAS) < set(RULES)
-    for rule in set(RULES) - set(BY_ATLAS):
+    assert set(BY_ATLAS) < set(SELECTIONS.names())
+    for rule in set(SELECTIONS.names()) - set(BY_ATLAS):
         with pytest.raises(BadInput, match="it needs"):
             select(evidence(), rule)
     with pytest.raises(BadInput, match="choose one of count"):
