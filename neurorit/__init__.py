@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.version import __version__ as __version__
+from neurorit.core import __version__ as __version__
 
 if TYPE_CHECKING:
     from neurorit.core.registry import register as register

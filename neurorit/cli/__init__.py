@@ -35,8 +35,8 @@ from neurorit.cli.retrieval.update import update
 from neurorit.cli.serving.ask import ask
 from neurorit.cli.serving.bench import bench_app
 from neurorit.cli.serving.serve import serve
+from neurorit.core import __version__
 from neurorit.core.errors import NeuroritError
-from neurorit.core.version import __version__
 
 app = typer.Typer(
     help="Neuro-RIT: make a language model robust to noisy retrieval.",

@@ -72,9 +72,9 @@ class MiningSettings:
     threshold: scores under this share of the context's largest are dropped [K]; top: most neurons
     kept per context; stored: scores of either sign that the atlas keeps of each context, for other
     selections. site: where the neurons are; selection: the rule that chooses K of them from what
-    was kept, see `neurorit.mining.selection`. share: K as a share of all neurons, the same for both sides [I]. resamples:
-    of the bootstrap. max_residual: an atlas whose median completeness residual is above is
-    refused; force keeps it.
+    was kept, see `neurorit.mining.selection`. share: K as a share of all neurons, the same for both
+    sides [I]. resamples: of the bootstrap. max_residual: an atlas whose median completeness
+    residual is above is refused; force keeps it.
     """
 
     samples: int = 128

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neurorit.core import __version__
 from neurorit.core.artifact import hash_path
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
-from neurorit.core.version import __version__
 
 RECORD = "stages.json"
 

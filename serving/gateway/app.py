@@ -19,9 +19,9 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
+from neurorit.core import __version__
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.openai_replies import CallFailed
-from neurorit.core.version import __version__
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.gateway import schemas
 from neurorit.serving.gateway.requests import (

@@ -162,7 +162,7 @@ def test_rules_say_what_they_lack() -> None:
     for rule in set(SELECTIONS.names()) - set(BY_ATLAS):
         with pytest.raises(BadInput, match="it needs"):
             select(evidence(), rule)
-    with pytest.raises(BadInput, match="choose one of count"):
+    with pytest.raises(BadInput, match="it is one of count"):
         select(evidence(), "best")
     bare = replace(atlas(), sample_ends_rel=np.zeros(1, np.int64))
     with pytest.raises(BadInput, match="mine it again"):
