@@ -39,6 +39,11 @@ endif
 test-fast: $(STAMP) ## run the quick tests, several at a time
 	@$(FAST) $(ARGS)
 
+.PHONY: docs
+docs: $(STAMP) ## write docs/settings.md from the settings themselves
+	@$(BIN)/python -m neurorit.cli.settings_table > docs/.settings.md
+	@mv docs/.settings.md docs/settings.md
+
 .PHONY: bench
 bench: $(STAMP) ## run every benchmark; results in benchmarks/results
 	@mkdir -p benchmarks/results

@@ -117,7 +117,7 @@ def writing_alone(out: Path) -> Iterator[None]:
     Raises BadInput where another process holds it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    busy = f"{out}: another run is writing there; wait for it or name another --out"
+    busy = f"{out}: another run is writing there; wait for it or name another ‹out›"
     with locked(out / _LOCK, busy):
         yield
 
@@ -139,7 +139,7 @@ def _parse(line: bytes, where: str) -> Prediction:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{where}: no line of an evaluation journal ({error!r}); remove it or choose "
-            "another --out"
+            "another ‹out›"
         ) from error
     values["answers"] = tuple(values["answers"])
     values["passages"] = tuple(values["passages"])

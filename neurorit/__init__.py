@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from neurorit.model.prompts import PromptTemplate as PromptTemplate
     from neurorit.pipelines.evaluation.evaluate import Evaluation as Evaluation
     from neurorit.pipelines.evaluation.evaluate import evaluate as evaluate
-    from neurorit.retrieval.index.build import BuildSettings as BuildSettings
     from neurorit.retrieval.index.index import Index as Index
     from neurorit.retrieval.index.index import build_index as build_index
     from neurorit.retrieval.noise.mix import mix as mix
     from neurorit.retrieval.noise.settings import MixSettings as MixSettings
     from neurorit.retrieval.noise.settings import PoolSettings as PoolSettings
     from neurorit.retrieval.retriever import Retriever as Retriever
-    from neurorit.retrieval.retriever import SearchSettings as SearchSettings
+    from neurorit.retrieval.settings import BuildSettings as BuildSettings
+    from neurorit.retrieval.settings import SearchSettings as SearchSettings
     from neurorit.tuning.settings import TuneSettings as TuneSettings
     from neurorit.tuning.tune import tune as tune
 
 _PLACES = {
-    "BuildSettings": "retrieval.index.build",
+    "BuildSettings": "retrieval.settings",
     "Evaluation": "pipelines.evaluation.evaluate",
     "Example": "data.examples",
     "Index": "retrieval.index.index",
@@ -47,7 +47,7 @@ _PLACES = {
     "PoolSettings": "retrieval.noise.settings",
     "PromptTemplate": "model.prompts",
     "Retriever": "retrieval.retriever",
-    "SearchSettings": "retrieval.retriever",
+    "SearchSettings": "retrieval.settings",
     "TuneSettings": "tuning.settings",
     "attribute": "mining.attribute",
     "build_index": "retrieval.index.index",

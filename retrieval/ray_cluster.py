@@ -55,7 +55,7 @@ def connected(address: str) -> Iterator[Any]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(
-            f"--ray {address}: no cluster answers: {reason}; start one with `ray start --head`, "
+            f"‹ray={address}›: no cluster answers: {reason}; start one with `ray start --head`, "
             "or write `local`"
         ) from error
     try:
@@ -134,14 +134,14 @@ class ClusterEncoder:
             return list(self._ray.get(pending))
         except self._ray.exceptions.RayError as error:
             raise NeuroritError(
-                f"--ray: encoding failed on the cluster: {_cause(error)}"
+                f"‹ray›: encoding failed on the cluster: {_cause(error)}"
             ) from error
 
     def _vectors(self, made: tuple[Any, str, str]) -> Any:
         vectors, fingerprint, node = made
         if fingerprint != self.fingerprint:
             raise NeuroritError(
-                f"--ray: node {node} has another encoder under the name {self.name!r}; "
+                f"‹ray›: node {node} has another encoder under the name {self.name!r}; "
                 "install the same version there"
             )
         return vectors

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
@@ -18,49 +18,15 @@ from neurorit.data.examples import Passage
 from neurorit.retrieval.bm25.bm25 import LexicalIndex
 from neurorit.retrieval.index.index import Hit, Index, passage_text
 from neurorit.retrieval.index.passage_store import PassageParts
+from neurorit.retrieval.settings import FUSIONS, MODES, Mode, SearchSettings
 
-MODES = ("dense", "bm25", "hybrid")
-FUSIONS = ("scores", "ranks")
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How passages are found.
-
-    mode: dense, bm25 or hybrid. depth: passages of each part that are fused or reranked.
-    fusion: of a hybrid search, by scores or by ranks. dense_weight: the dense part's share of it
-    (docs/results.md says where 0.7 comes from). rrf: the constant of reciprocal ranks.
-    rerank: a cross-encoder's folder or name, empty for none. filters: fields of `meta` and the
-    values that they must have. effort: nprobe of an inverted file, efSearch of a graph (0: as the
-    index was tuned).
-    """
-
-    mode: str = "dense"
-    depth: int = 100
-    fusion: str = "scores"
-    dense_weight: float = 0.7
-    rrf: float = 60.0
-    rerank: str = ""
-    filters: Mapping[str, str] = field(default_factory=dict)
-    effort: int = 0
-
-    def check(self) -> None:
-        """Raise BadInput, naming the setting, for one that is out of range."""
-        if self.mode not in MODES:
-            raise BadInput(f"search: mode is one of {', '.join(MODES)}, not {self.mode!r}")
-        if self.fusion not in FUSIONS:
-            raise BadInput(f"search: fusion is one of {', '.join(FUSIONS)}, not {self.fusion!r}")
-        if self.depth < 1:
-            raise BadInput(f"search: depth must be at least 1, not {self.depth}")
-        if not 0.0 <= self.dense_weight <= 1.0:
-            raise BadInput(f"search: dense_weight lies between 0 and 1, not {self.dense_weight}")
+__all__ = ["FUSIONS", "MODES", "Retriever", "SearchSettings"]
 
 
 class Retriever:
     """Searches an index; has its `search`, `passage` and length."""
 
     def __init__(self, index: Index, settings: SearchSettings, directory: Path) -> None:
-        settings.check()
         self.index = index
         self.settings = settings
         self.directory = directory
@@ -103,16 +69,18 @@ class Retriever:
         from neurorit.retrieval.ray_cluster import ClusterIndex
 
         if settings.mode != "dense" or settings.filters:
-            raise BadInput("--ray: a cluster searches dense and without filters")
+            raise BadInput("‹ray›: a cluster searches dense and without filters")
         manifest = read_index_manifest(directory, verify=False)
         encoder = load_encoder(str(manifest.settings["encoder"]))
         index: Any = ClusterIndex(ray, [Path(directory)], encoder, effort=settings.effort or None)
         return cls(index, settings, Path(directory))
 
-    def variant(self, mode: str = "", filters: Mapping[str, str] | None = None) -> Retriever:
+    def variant(
+        self, mode: Mode | None = None, filters: Mapping[str, str] | None = None
+    ) -> Retriever:
         """The same index searched in another way; all that is loaded is shared.
 
-        mode: empty for this one's. filters: beside this one's own, which stay. Raises BadInput for
+        mode: None for this one's. filters: beside this one's own, which stay. Raises BadInput for
         a mode that this retriever has not loaded, and for filters that no passage passes.
         """
         made = copy(self)
@@ -120,7 +88,6 @@ class Retriever:
         made.settings = replace(
             own, mode=mode or own.mode, filters={**(filters or {}), **own.filters}
         )
-        made.settings.check()
         if made.settings.mode != "dense" and self._lexical is None:
             raise BadInput(
                 f"search: {mode} is not loaded here; start with `--retriever hybrid` for every way"
@@ -234,16 +201,18 @@ def _matching(passages: PassageParts, filters: Mapping[str, str]) -> dict[int, A
     found = passages.matching(filters)
     if not found:
         wanted = ", ".join(f"{name}={value}" for name, value in filters.items())
-        raise BadInput(f"--filter: no passage has {wanted} in its meta")
+        raise BadInput(f"‹filters›: no passage has {wanted} in its meta")
     return found
 
 
-def load_cross_encoder(name: str, option: str = "--rerank") -> Any:
-    """A sentence-transformers cross-encoder; raises BadInput naming the option for a bad one."""
+def load_cross_encoder(name: str, parameter: str = "rerank") -> Any:
+    """A sentence-transformers cross-encoder; raises BadInput naming the parameter for a bad one."""
     from sentence_transformers import CrossEncoder
 
     try:
         return CrossEncoder(name)
     except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{option} {name}: no cross-encoder could be loaded: {reason}") from error
+        raise BadInput(
+            f"‹{parameter}={name}›: no cross-encoder could be loaded: {reason}"
+        ) from error

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import httpx
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.model_identity import identify
-from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_client import Endpoint, in_parallel
 from neurorit.core.openai_replies import CallFailed
 from neurorit.core.reply_cache import Cache, content_key
 from neurorit.eval.judges.judge import judge_turn, prompt_digest

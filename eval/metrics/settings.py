@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from neurorit.core.errors import BadInput
+from neurorit.core.settings import Settings
 from neurorit.data.examples import Example
 from neurorit.data.refusals import PATTERNS, refusal_of
-from neurorit.eval.predictions import METRICS, Metric
+from neurorit.eval.predictions import Metric
 
 NAMES: Mapping[str, str] = {
     "em": "exact match",
@@ -30,29 +31,33 @@ BASE, METHOD = "base", "neuro-rit"
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """metric: what comparisons and robustness rest on. compare: pairs (a, b), each a minus b, or
-    names of systems that every other is compared with; empty: the first (or `base`), and the method
-    with its rivals. refusals: regular expressions that tell a refusal in words. cluster: a field
-    of an example's meta, or else of its first gold passage; questions that share it are resampled
-    together ("": every question for itself).
-    """
+class Analysis(Settings):
+    """How answers are scored and compared."""
 
     metric: Metric = "em"
-    compare: tuple[str | tuple[str, str], ...] = ()
+    """What comparisons and robustness rest on: em, match, f1 or parts."""
+    compare: tuple[str | tuple[str, str], ...] | str = ()
+    """Systems that all others are compared with, or pairs [a, b], each a minus b; empty: the first
+    (or `base`), and the method with its rivals."""
     refusals: tuple[str, ...] = PATTERNS
+    """Regular expressions of a refusal in words; without it, those of
+    `neurorit.data.refusals`."""
     cluster: str = ""
+    """Field of the examples' meta, or of their gold passage, by which questions are resampled
+    together; empty: every question for itself."""
 
     def check(self, systems: Sequence[str]) -> None:
-        """Raise BadInput for a metric, pattern or system that there is not."""
-        if self.metric not in METRICS:
-            raise BadInput(f"metric {self.metric!r}: use one of {', '.join(METRICS)}")
+        """Raise BadInput for a pattern or system that there is not."""
         refusal_of("a", self.refusals)
-        for entry in self.compare:
+        for entry in self._compared:
             for name in (entry,) if isinstance(entry, str) else entry:
                 if name not in systems:
                     known = ", ".join(systems)
                     raise BadInput(f"compare names {name!r}, but the systems are {known}")
+
+    @property
+    def _compared(self) -> tuple[str | tuple[str, str], ...]:
+        return (self.compare,) if isinstance(self.compare, str) else self.compare
 
     def pairs(self, systems: Sequence[str]) -> list[tuple[str, str]]:
         """The comparisons (a, b) to make, a minus b; the first one is the headline."""
@@ -64,7 +69,7 @@ class Analysis:
                 found += [(METHOD, s) for s in systems if s not in (reference, METHOD)]
         else:
             found = []
-            for entry in self.compare:
+            for entry in self._compared:
                 if isinstance(entry, str):
                     found += [(s, entry) for s in systems if s != entry]
                 else:

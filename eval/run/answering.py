@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallSettings
 from neurorit.core.openai_replies import CallFailed
 from neurorit.core.reply_cache import Cache
 from neurorit.data.examples import Passage
@@ -155,5 +155,5 @@ def _too_many(
     return NeuroritError(
         f"system {system.name}, {how} {len(failed)} of {of} calls failed, first on question "
         f"{prompt.example.id!r} under {prompt.condition}: {error}; the answers so far are kept: "
-        "run again with the same --out to go on (--max-unscored bears some)"
+        "run again with the same ‹out› to go on (‹max_unscored› bears some)"
     )

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.artifact import hash_inputs
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import NeuroritError
-from neurorit.core.openai_client import CallSettings
 from neurorit.core.reply_cache import Cache
 from neurorit.eval.judges.calibration import Labelled, calibrate
 from neurorit.eval.judges.judge import CachedJudge, Judge, failure_of, give_verdicts

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from neurorit.core.artifact import MANIFEST, hash_model, read_manifest
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_client import Endpoint, in_parallel
 from neurorit.core.openai_replies import CallFailed, read_piece
 from neurorit.eval.conditions import parse_condition
 from neurorit.eval.run.rendering import Prompt
@@ -120,7 +121,7 @@ def parse_system(text: str, key_variable: str = "") -> System:
     """NAME=DIR, NAME=http://HOST/v1#MODEL or NAME=gateway+http://HOST; raises BadInput."""
     name, equals, place = text.partition("=")
     if not name or not equals or not place:
-        raise BadInput(f"--system {text}: write NAME=DIR, NAME=URL#MODEL or NAME=gateway+URL")
+        raise BadInput(f"‹system={text}›: write NAME=DIR, NAME=URL#MODEL or NAME=gateway+URL")
     if place.startswith("gateway+"):
         url = place.removeprefix("gateway+")
         return System(name, "gateway", url=url, key_variable=key_variable)

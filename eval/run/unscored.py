@@ -36,17 +36,17 @@ def refuse_unscored(
         (p.system, p.condition) for p in predictions if p.verdict == "unscored"
     )
     asked = failed + Counter((p.system, p.condition) for p in predictions)
-    kept = "the answers are kept: run again with the same --out to ask it for these alone"
+    kept = "the answers are kept: run again with the same ‹out› to ask it for these alone"
     calls = f" ({failed.total()} of them calls that failed)" if failed else ""
     if missing.total() > most * asked.total():
         raise NeuroritError(
             f"the judge {judge} gave no verdict on {missing.total()} of {asked.total()} "
-            f"answers{calls}{why}, more than {most:.0%} (--max-unscored); {kept}"
+            f"answers{calls}{why}, more than {most:.0%} (‹max_unscored›); {kept}"
         )
     for (system, condition), count in missing.most_common():
         of = asked[system, condition]
         if count > max(most * of, 1 if most > 0 else 0):
             raise NeuroritError(
                 f"the judge {judge} gave no verdict on {count} of {of} answers of {system} under "
-                f"{condition}{calls}{why}, more than {most:.0%} (--max-unscored); {kept}"
+                f"{condition}{calls}{why}, more than {most:.0%} (‹max_unscored›); {kept}"
             )

@@ -1,74 +1,86 @@
-"""The command line: a flat table of commands, their options, and nothing of what they do.
+"""The command line: a flat table of commands, and nothing of what they do.
 
-One file holds the options of one command; its body lives in `neurorit.pipelines` and is imported
-when the command runs, so `--help` stays quick. stdout carries the result, stderr everything
-else. Exit codes: 0 done, 1 failed, 2 wrong use or bad input, 3 a gate was missed, 130 interrupted.
+One file holds one command: its docstring is the help, its function the options. It is read when the
+command is named, and the body in `neurorit.pipelines` when it runs, so `--help` stays quick. stdout
+carries the result, stderr everything else. Exit codes: 0 done, 1 failed, 2 wrong use or bad input,
+3 a gate was missed, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
-from neurorit.cli.evaluation.evaluate import evaluate
-from neurorit.cli.evaluation.judge import judge_app
-from neurorit.cli.evaluation.report import report
-from neurorit.cli.evaluation.trace import trace
-from neurorit.cli.lab.demo import demo
-from neurorit.cli.lab.doctor import doctor
-from neurorit.cli.lab.lab import lab_app
-from neurorit.cli.method.atlas import atlas_app
-from neurorit.cli.method.experiment import experiment
-from neurorit.cli.method.merge import merge
-from neurorit.cli.method.mine import mine
-from neurorit.cli.method.tune import tune
-from neurorit.cli.model.model import model_app
-from neurorit.cli.options import PLAIN
-from neurorit.cli.retrieval.data import data_app
-from neurorit.cli.retrieval.index import index
-from neurorit.cli.retrieval.mix import mix
-from neurorit.cli.retrieval.search import search
-from neurorit.cli.retrieval.update import update
-from neurorit.cli.serving.ask import ask
-from neurorit.cli.serving.bench import bench_app
-from neurorit.cli.serving.serve import serve
+from neurorit.cli.options import PLAIN, App
 from neurorit.core import __version__
 from neurorit.core.errors import NeuroritError
 
-app = typer.Typer(
+# Name -> where its function, or its table of commands, is.
+COMMANDS = {
+    "demo": "lab.demo:demo",
+    "doctor": "lab.doctor:doctor",
+    "index": "retrieval.index:index",
+    "search": "retrieval.search:search",
+    "update": "retrieval.update:update",
+    "mix": "retrieval.mix:mix",
+    "mine": "method.mine:mine",
+    "tune": "method.tune:tune",
+    "merge": "method.merge:merge",
+    "serve": "serving.serve:serve",
+    "ask": "serving.ask:ask",
+    "eval": "evaluation.evaluate:evaluate",
+    "experiment": "method.experiment:experiment",
+    "report": "evaluation.report:report",
+    "trace": "evaluation.trace:trace",
+    "atlas": "method.atlas:atlas_app",
+    "bench": "serving.bench:bench_app",
+    "data": "retrieval.data:data_app",
+    "judge": "evaluation.judge:judge_app",
+    "lab": "lab.lab:lab_app",
+    "model": "model.model:model_app",
+}
+
+
+class _Commands(TyperGroup):
+    """The table; typer's own would read every command to show one."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        place, _, attribute = COMMANDS[cmd_name].partition(":")
+        module = import_module(f"neurorit.cli.{place}")
+        table = getattr(module, attribute)
+        if not isinstance(table, App):
+            table = App(**PLAIN)
+            table.command(cmd_name, help=module.__doc__)(getattr(module, attribute))
+        return get_command(table)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _help(place)) for name, place in COMMANDS.items()])
+
+
+def _help(place: str) -> str:
+    """The first line of the docstring of a command's file, which is not imported."""
+    file = Path(__file__).parent.joinpath(*place.partition(":")[0].split(".")).with_suffix(".py")
+    return file.read_text(encoding="utf-8").split('"""')[1].splitlines()[0]
+
+
+app = App(
+    cls=_Commands,
     help="Neuro-RIT: make a language model robust to noisy retrieval.",
     pretty_exceptions_enable=False,
     **PLAIN,
 )
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "doctor": doctor,
-    "index": index,
-    "search": search,
-    "update": update,
-    "mix": mix,
-    "mine": mine,
-    "tune": tune,
-    "merge": merge,
-    "serve": serve,
-    "ask": ask,
-    "eval": evaluate,
-    "experiment": experiment,
-    "report": report,
-    "trace": trace,
-}
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-app.add_typer(atlas_app, name="atlas")
-app.add_typer(bench_app, name="bench")
-app.add_typer(data_app, name="data")
-app.add_typer(judge_app, name="judge")
-app.add_typer(lab_app, name="lab")
-app.add_typer(model_app, name="model")
 
 
 @app.callback(invoke_without_command=True)

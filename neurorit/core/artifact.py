@@ -53,7 +53,7 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
     put_back(out)

@@ -53,10 +53,11 @@ def _refuse_loss(place: Path, before: Any, wanted: Mapping[str, Any]) -> None:
     changed = "a version of this program that is no longer here"
     if isinstance(before, dict):
         names = [name for name in wanted if before.get(name) != wanted[name]]
-        changed = ", ".join(names) or "other settings"
+        shown = [f"‹{name}›" if name.isidentifier() else name for name in names]
+        changed = ", ".join(shown) or "other settings"
     raise BadInput(
         f"{place} holds an unfinished build that differs in: {changed}; run that command again to "
-        "go on with it, or pass --restart to throw it away"
+        "go on with it, or pass ‹restart=True› to throw it away"
     )
 
 

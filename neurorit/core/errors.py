@@ -1,13 +1,37 @@
 """Every error that this project raises on purpose; the command line maps each to an exit code.
 
-A message says what happened, where (file:line, option), and what to do about it.
+A message says what happened, where (file:line, parameter), and what to do about it. Parameters
+stand between ‹ and ›: ‹encoder=x› reads encoder=x from Python and --encoder x in the shell.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_PARAMETER = re.compile("‹([a-z][a-z0-9_]*)(?:=(.*?))?›", re.DOTALL)
 
 
 class NeuroritError(Exception):
     """The work failed. Exit code 1."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        # As it was written, for a message that takes this one in.
+        self.marked = message
+        super().__init__(_PARAMETER.sub(lambda found: found[0][1:-1], message))
+
+    def for_shell(self, option: Callable[[str], str]) -> str:
+        """The message with options for parameters; option: the option of a parameter's name."""
+
+        def shown(found: re.Match[str]) -> str:
+            flag, value = option(found[1]), found[2]
+            if value in (None, "True"):
+                return flag
+            return f"{flag}={value}" if flag.startswith("--set ") else f"{flag} {value}"
+
+        return _PARAMETER.sub(shown, self.marked)
 
 
 class BadInput(NeuroritError):

@@ -47,7 +47,7 @@ def appending(
     Raises BadInput where another process writes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    busy = f"{path}: another process writes it; wait for it or name another --out"
+    busy = f"{path}: another process writes it; wait for it or name another ‹out›"
     with locked(path, busy), open(path, "r+b") as stream:
         if identity is not None and stream.readline() != _line(identity):
             stream.truncate(0)

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from neurorit.core.artifact import hash_model
-from neurorit.core.openai_client import CallSettings, Endpoint
+from neurorit.core.call_settings import CallSettings
+from neurorit.core.openai_client import Endpoint
 from neurorit.core.openai_replies import CallFailed, read_cards
 from neurorit.core.reply_cache import Cache, content_key
 

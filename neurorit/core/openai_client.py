@@ -11,34 +11,19 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.openai_replies import CallFailed, refusal_text
 
 _RETRIED = frozenset({408, 409, 425, 429})
 _LONGEST_PAUSE = 60.0
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
-
-
-@dataclass(frozen=True)
-class CallSettings:
-    """How calls are made.
-
-    timeout: seconds without a byte; retries: further attempts after the first; pause: seconds
-    before the second attempt, doubled for each further one, of which a random half is left out so
-    that many callers do not come back at once; concurrency: calls at the same time.
-    """
-
-    timeout: float = 60.0
-    retries: int = 5
-    pause: float = 0.5
-    concurrency: int = 8
 
 
 class Endpoint:

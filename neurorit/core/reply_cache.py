@@ -37,7 +37,7 @@ class Cache:
                     self._database.execute(table)
         except (sqlite3.Error, OSError) as error:
             raise BadInput(
-                f"{self.path}: not a cache that can be used ({error}); name another --cache"
+                f"{self.path}: not a cache that can be used ({error}); name another ‹cache›"
             ) from error
 
     def __enter__(self) -> Cache:

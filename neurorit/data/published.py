@@ -66,11 +66,11 @@ def write_published(
     form = known.form if known else name
     if form not in FORMATS:
         raise BadInput(
-            f"no data set or form {name!r}: known sets are {', '.join(KNOWN)}; forms for --source "
+            f"no data set or form {name!r}: known sets are {', '.join(KNOWN)}; forms for ‹source› "
             f"are {', '.join(FORMATS)}"
         )
     if known is None and source is None:
-        raise BadInput(f"{name} is a form of rows: name where they are with --source")
+        raise BadInput(f"{name} is a form of rows: name where they are with ‹source›")
     place = source or (known.source if known else "")
     if configuration is None and known and source is None:
         configuration = known.configuration

@@ -38,7 +38,6 @@ def attribute(
     is no passage: nothing would differ.
     """
     settings = settings or MiningSettings()
-    settings.check()
     join(settings.device)
     if isinstance(question, Example):
         passages = question.passages if passages is None else passages

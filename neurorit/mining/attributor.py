@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from neurorit.core.errors import BadInput
-from neurorit.core.units import parse_bytes
+from neurorit.core.units import write_bytes
 from neurorit.mining.contexts import IRRELEVANT, Context
 from neurorit.mining.integrated_gradients import Attribution, Query, Settings, attribute
 from neurorit.mining.reading import Reading, token_span
@@ -276,12 +276,12 @@ class RowBytes:
         return self.fixed + float(each.sum())
 
 
-def rows_within(memory: str, model: Any, prompt: Sequence[int], path: int) -> int:
-    """Rows of contexts as long as this one that a budget such as 2GiB holds in one pass.
+def rows_within(memory: int, model: Any, prompt: Sequence[int], path: int) -> int:
+    """Rows of contexts as long as this one that a budget in bytes holds in one pass.
 
     path: rows of each layer. Raises BadInput if the budget holds none.
     """
-    budget = parse_bytes(memory, "mine: memory") / _SLACK
+    budget = memory / _SLACK
     row, depth = row_bytes(model, prompt), feed_forward(model).depth
     whole = row.of(depth * path, path, depth)
     if whole <= budget:
@@ -292,7 +292,8 @@ def rows_within(memory: str, model: Any, prompt: Sequence[int], path: int) -> in
     if rows < 2:
         needed = _SLACK * row.of(2, path, depth)
         raise BadInput(
-            f"mine: memory {memory} holds no row of this model; one takes {needed / 2**20:.1f} MiB"
+            f"‹memory={write_bytes(memory)}› holds no row of this model; "
+            f"one takes {needed / 2**20:.1f} MiB"
         )
     return rows
 

@@ -229,7 +229,7 @@ def _nobody_followed(side: str, asked: int) -> str:
     )
     return (
         f"mine: of {asked} asked, the model {what}: nothing to attribute; take other examples, "
-        "more `noise_passages`, or contexts as they come with --set contexts=all"
+        "more `noise_passages`, or contexts as they come with ‹contexts=all›"
     )
 
 

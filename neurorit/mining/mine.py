@@ -71,12 +71,11 @@ def mine(
     NeuroritError when the completeness residual says that the scores do not add up.
     """
     settings = settings or MiningSettings()
-    settings.check()
     join(settings.device)
     if out is not None and Path(out).exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
     if out is None and count() > 1:
-        raise BadInput("out: several processes share a journal beside it; name a place")
+        raise BadInput("‹out›: several processes share a journal beside it; name a place")
     pool = load_examples(examples)
     source = ModelSource.of(model, tokenizer, template)
     source.check_tunable()

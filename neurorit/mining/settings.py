@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from neurorit.core.errors import BadInput
 from neurorit.core.registry import Registry
+from neurorit.core.settings import AtLeastOne, Settings, Within
+from neurorit.core.units import Amount
 
 if TYPE_CHECKING:
     from neurorit.mining.integrated_gradients import Method
@@ -40,99 +41,80 @@ SELECTIONS: Registry[Rule] = Registry(
 SITES: Registry[Callable[[Any], FeedForward]] = Registry(
     "site", {"feed-forward": "neurorit.model.feed_forward:feed_forward"}
 )
-OBJECTIVES = ("first-token", "answer-span", "log-prob")
-CONTEXTS = ("followed", "all")
-LAYOUTS = ("matched", "apart")
-ASKING = ("auto", "float32", "bfloat16")
-ACTIVATIONS = ("float32", "as-weights")
 # What is made of the records afterwards: changing it needs no attribution again.
 AFTERWARDS = ("selection", "share", "resamples", "max_residual", "force")
 
 
 @dataclass(frozen=True)
-class MiningSettings:
-    """How neurons are mined.
+class MiningSettings(Settings):
+    """How neurons are mined."""
 
-    samples: most contexts of each side. noise_passages: passages in an irrelevant context.
-    layout: "matched" shows as many passages on both sides, the gold ones' places taken by noise of
-    like length, and compares with the same wording without passages; "apart" shows gold passages
-    alone, and compares with the template's own wording of a bare question [I].
-    contexts: "followed" takes those that the model's own answer follows (relevant ones that it
-    answers rightly, irrelevant ones whose noise it repeats), out of at most four times `samples`,
-    and attributes where its words do; "all" takes them as they come [I]. asking: what contexts are
-    answered in; auto is bfloat16 for a large model where the processor is quick in it.
-    least_gain: a followed context votes only if F rises by so much with it, and falls by so much
-    with all its neurons as without it; 0 counts all [I]. method, objective, steps, rows: see
-    integrated_gradients.Settings.
-    memory: a budget for activations such as 2GiB, which sets the rows. irrelevant_target: what the
-    irrelevant side's F is of, "own-answer" (what the model says when misled) or "gold" [I];
-    answer_tokens: the longest own answer. dtype: of the weights, auto as stored; activations: what
-    is computed in, "float32" or "as-weights" (quicker on a GPU in bfloat16, and its scores add up
-    to some 10 %).
-    threshold: scores under this share of the context's largest are dropped [K]; top: most neurons
-    kept per context; stored: scores of either sign that the atlas keeps of each context, for other
-    selections. site: where the neurons are; selection: the rule that chooses K of them from what
-    was kept, see `neurorit.mining.selection`. share: K as a share of all neurons, the same for both
-    sides [I]. resamples: of the bootstrap. max_residual: an atlas whose median completeness
-    residual is above is refused; force keeps it.
-    """
-
-    samples: int = 128
-    noise_passages: int = 1
-    layout: str = "matched"
-    contexts: str = "followed"
-    asking: str = "auto"
+    samples: AtLeastOne = 128
+    """Contexts of each side at most."""
+    noise_passages: AtLeastOne = 1
+    """Passages in an irrelevant context."""
+    layout: Literal["matched", "apart"] = "matched"
+    """matched: as many passages on both sides, the gold ones' places taken by noise of like length,
+    compared with the same wording without passages; apart: gold passages alone, compared with the
+    template's own wording of a bare question [I]."""
+    contexts: Literal["followed", "all"] = "followed"
+    """followed: those that the model's own answer follows (relevant ones that it answers rightly,
+    irrelevant ones whose noise it repeats), out of four times `samples`, attributed where its words
+    do; all: as they come [I]."""
+    asking: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What contexts are answered in; auto: bfloat16 for a large model where the processor is quick
+    in it."""
     least_gain: float = 0.01
+    """A followed context votes only if F rises by so much with it, and falls by so much with all
+    its neurons as without it; 0 counts all [I]."""
     method: str = "integrated-gradients"
-    objective: str = "first-token"
-    steps: int = 20
-    rows: int = 512
-    memory: str = ""
-    irrelevant_target: str = "own-answer"
-    answer_tokens: int = 16
-    threshold: float = 0.1
-    top: int = 200
-    stored: int = 1000
+    """How neurons are scored: integrated-gradients, gradient-activation, activation (a control),
+    scaled-gradients (the predecessors' published code), or a registered one."""
+    objective: Literal["first-token", "answer-span", "log-prob"] = "first-token"
+    """What is attributed: the probability of the answer's first token or of the whole answer
+    (answer-span), or its logarithm (log-prob)."""
+    steps: AtLeastOne = 20
+    """Steps of the midpoint rule, m."""
+    rows: AtLeastOne = 512
+    """Tokens in one pass at most, the bound on memory."""
+    memory: Annotated[int, Amount()] | None = None
+    """Budget for activations, such as 2GiB, which sets the rows."""
+    irrelevant_target: Literal["own-answer", "gold"] = "own-answer"
+    """What an irrelevant context is scored by: what the model says when misled, or gold [I]."""
+    answer_tokens: AtLeastOne = 16
+    """Tokens of the model's own answer at most."""
+    threshold: Annotated[float, Within(0)] = 0.1
+    """Scores under this share of the context's largest are dropped [K]."""
+    top: AtLeastOne = 200
+    """Neurons kept of a context at most."""
+    stored: AtLeastOne = 1000
+    """Scores of either sign that the atlas keeps of each context, for other selections."""
     site: str = "feed-forward"
+    """Where the neurons are: feed-forward, or a registered site."""
     selection: str = "count"
-    share: float = 0.05
-    resamples: int = 200
-    max_residual: float = 0.05
+    """The rule that chooses K of them from what was kept: count, mean, difference, gradient,
+    spared-gradient, random, active, file, or a registered one."""
+    share: Annotated[float, Within(above=0, most=1)] = 0.05
+    """K as a share of all neurons, the same for both sides [I]."""
+    resamples: AtLeastOne = 200
+    """Resamples of the bootstrap."""
+    max_residual: Annotated[float, Within(0)] = 0.05
+    """An atlas whose median completeness residual is above is refused."""
     dtype: str = "auto"
-    activations: str = "float32"
+    """Of the weights: auto (as stored), float32 or bfloat16."""
+    activations: Literal["float32", "as-weights"] = "float32"
+    """What is computed in; as-weights is quicker on a GPU in bfloat16, and its scores add up to
+    some 10 %."""
     device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
     force: bool = False
+    """Keep an atlas whose residual is above `max_residual`."""
 
-    def check(self) -> None:
-        """Raise BadInput, naming the setting, for one that is out of range."""
-        ATTRIBUTIONS.check(self.method, "mine: method")
-        SELECTIONS.check(self.selection, "mine: selection")
-        SITES.check(self.site, "mine: site")
-        allowed = {
-            "objective": OBJECTIVES,
-            "irrelevant_target": ("own-answer", "gold"),
-            "contexts": CONTEXTS,
-            "layout": LAYOUTS,
-            "asking": ASKING,
-            "activations": ACTIVATIONS,
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise BadInput(f"mine: {name} must be one of {', '.join(values)}")
-        for name in (
-            "samples",
-            "noise_passages",
-            "steps",
-            "rows",
-            "top",
-            "stored",
-            "resamples",
-            "answer_tokens",
-        ):
-            if getattr(self, name) < 1:
-                raise BadInput(f"mine: {name} must be at least 1")
-        if not 0.0 < self.share <= 1.0:
-            raise BadInput("mine: share must be above 0 and at most 1")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ATTRIBUTIONS.check(self.method, "‹method›")
+        SELECTIONS.check(self.selection, "‹selection›")
+        SITES.check(self.site, "‹site›")
 
 
 NEURON_CONTROLS = ("random-neurons", "active-neurons", "swapped-groups")

@@ -43,7 +43,7 @@ def checkpoint_dir(model: str | Path) -> Path:
     except Exception as error:  # the hub's client and its transport raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(
-            f"--model {model}: no such folder, and it cannot be had from the hub: {reason}"
+            f"‹model={model}›: no such folder, and it cannot be had from the hub: {reason}"
         ) from error
     return Path(found)
 

@@ -62,10 +62,10 @@ def import_model(
     end token, no template or no room.
     """
     if dtype not in DTYPES:
-        raise BadInput(f"--dtype {dtype}: it is one of {', '.join(DTYPES)}")
+        raise BadInput(f"‹dtype={dtype}›: it is one of {', '.join(DTYPES)}")
     out = Path(out)
     if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
     tell = say or (lambda text: None)
     template = _template(chat_template)
     file, adapter = gguf_of(source), Path(source) / ADAPTER
@@ -81,7 +81,7 @@ def import_model(
     elif not tokenizer.chat_template:
         raise BadInput(
             f"{source}: its tokenizer has no chat template; name a file that holds one with "
-            f"--chat-template, or `--chat-template {NO_TEMPLATE}` for a base model, which is then "
+            f"‹chat_template›, or ‹chat_template={NO_TEMPLATE}› for a base model, which is then "
             "asked with plain text"
         )
     try:
@@ -138,7 +138,7 @@ def _from_gguf(path: Path, out: Path, dtype: str, say: Callable[[str], None]) ->
         out,
         memory=int(_COPIES * size),
         disk=size,
-        way_out="take fewer bytes a weight with --dtype bfloat16"
+        way_out="take fewer bytes a weight with ‹dtype=bfloat16›"
         if kind == "float32"
         else "take a smaller model",
     )
@@ -246,10 +246,10 @@ def _from_peft(
         raise BadInput(f"{folder / ADAPTER}: {str(error).splitlines()[0]}") from error
     named = base or settings.base_model_name_or_path
     if not named:
-        raise BadInput(f"{folder / ADAPTER} names no base model; name it with --base")
+        raise BadInput(f"{folder / ADAPTER} names no base model; name it with ‹base›")
     place = checkpoint_dir(named)
     if not (place / "config.json").is_file():
-        raise BadInput(f"{folder}: its base {named} is not there; name its folder with --base")
+        raise BadInput(f"{folder}: its base {named} is not there; name its folder with ‹base›")
     check_tunable(place)
     stored = _stored(place)
     # Merged in float32, whatever is written.
@@ -265,7 +265,7 @@ def _from_peft(
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, UserWarning) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadInput(
-            f"{folder}: it cannot be merged into {named}: {reason}; name its own base with --base"
+            f"{folder}: it cannot be merged into {named}: {reason}; name its own base with ‹base›"
         ) from error
     merged = merged.to(getattr(torch, stored if dtype == "auto" else dtype)).eval()
     kind = str(getattr(settings.peft_type, "value", settings.peft_type))
@@ -319,7 +319,7 @@ def _template(given: str | Path | None) -> str | None:
     try:
         text = Path(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"--chat-template {given}: {error}") from error
+        raise BadInput(f"‹chat_template={given}›: {error}") from error
     if not text.strip():
-        raise BadInput(f"--chat-template {given}: the file is empty")
+        raise BadInput(f"‹chat_template={given}›: the file is empty")
     return text

@@ -46,7 +46,7 @@ def load_model(
     folder = checkpoint_dir(path)
     # A lone name may be a hub's; longer ones are paths.
     if len(folder.parts) > 1 and not folder.is_dir():
-        raise BadInput(f"--model {path}: no such folder")
+        raise BadInput(f"‹model={path}›: no such folder")
     place = device_named(device)
     limit_threads()
     try:
@@ -68,7 +68,7 @@ def load_model(
         )
     except (OSError, ValueError, AttributeError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"--model {path}: no checkpoint could be loaded there: {reason}") from error
+        raise BadInput(f"‹model={path}›: no checkpoint could be loaded there: {reason}") from error
     finally:
         logging.set_verbosity(told)
     if inside is not None:
@@ -123,7 +123,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(f"--model {path}: no tokenizer could be loaded there: {reason}") from error
+        raise BadInput(f"‹model={path}›: no tokenizer could be loaded there: {reason}") from error
 
 
 def device_named(name: str) -> torch.device:

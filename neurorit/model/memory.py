@@ -35,5 +35,5 @@ def check_room(what: str, out: Path, *, memory: int, disk: int, way_out: str) ->
     if disk > room:
         raise BadInput(
             f"{what} takes {disk / _GIB:.1f} GiB of disk, and {room / _GIB:.1f} GiB is free at "
-            f"{place}; {way_out}, or name another disk with --out"
+            f"{place}; {way_out}, or name another disk with ‹out›"
         )

@@ -55,7 +55,7 @@ class ModelSource:
                 f"model: {type(model).__name__} is neither a path nor a loaded transformers model"
             )
         if tokenizer is None:
-            raise BadInput("tokenizer: a loaded model needs the one it was trained with")
+            raise BadInput("‹tokenizer›: a loaded model needs the one it was trained with")
         return cls(None, model, tokenizer, template or PromptTemplate())
 
     @cached_property

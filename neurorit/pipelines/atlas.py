@@ -57,7 +57,7 @@ def draw(directory: Path, out: Path) -> Mapping[str, Any]:
     from neurorit.mining.atlas import NeuronAtlas, plot
 
     if out.suffix not in (".svg", ".png"):
-        raise BadInput(f"--out {out}: name a .svg or .png file")
+        raise BadInput(f"‹out={out}›: name a .svg or .png file")
     out.parent.mkdir(parents=True, exist_ok=True)
     plot(NeuronAtlas.load(directory), out)
     return {"plot": str(out)}
@@ -86,16 +86,15 @@ def select(
     from neurorit.mining.atlas import NeuronAtlas
     from neurorit.mining.selection import (
         LEVEL,
-        RULES,
         Evidence,
         budget_of,
         read_neurons,
         select,
         surviving,
     )
+    from neurorit.mining.settings import SELECTIONS
 
-    if rule not in RULES:
-        raise BadInput(f"--rule {rule}: choose one of {', '.join(RULES)}")
+    SELECTIONS.check(rule, "‹rule›")
     former = read_manifest(directory, "atlas")
     atlas = NeuronAtlas.load(directory)
     count = budget_of(budget, atlas.scores_rel.size)

@@ -33,7 +33,7 @@ def judge(out: Path, reading: Path, seed: int) -> Mapping[str, Any]:
     from neurorit.lab.judge import train_judge
 
     if not (reading / "model.safetensors").is_file():
-        raise BadInput(f"--reading {reading}: no checkpoint there; run `neurorit-rag lab train`")
+        raise BadInput(f"‹reading={reading}›: no checkpoint there; run `neurorit-rag lab train`")
     with reporting() as report:
         checkpoint = train_judge(out, reading, seed=seed, report=_with_loss(report))
     return {"checkpoint": str(checkpoint)}

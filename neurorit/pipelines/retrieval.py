@@ -37,9 +37,10 @@ def index(
     say what it will take; ray: a cluster that encodes, with so many GPUs for each task; options:
     see `neurorit.retrieval.index.build.BuildSettings`.
     """
-    from neurorit.retrieval.index.build import SKIPPED, BuildSettings
+    from neurorit.retrieval.index.build import SKIPPED
     from neurorit.retrieval.index.estimate import plan_index
     from neurorit.retrieval.index.index import build_index
+    from neurorit.retrieval.settings import BuildSettings
 
     settings = BuildSettings(**options)
     if plan:
@@ -128,7 +129,7 @@ def search(
     from neurorit.retrieval.retriever import Retriever
 
     if (question is None) == (questions is None):
-        raise BadInput("search: give a question, or --questions FILE, and not both")
+        raise BadInput("search: give a question, or ‹questions› FILE, and not both")
     asked = list(read_examples(questions, unanswered="all")) if questions is not None else []
     with reporting() as report:
         report.say("loading the index")
@@ -194,7 +195,7 @@ def mix(
     from neurorit.retrieval.noise.mixer import MixSettings, PoolSettings
 
     if purpose not in ("train", "eval"):
-        raise BadInput(f"--for {purpose}: it is train or eval")
+        raise BadInput(f"‹purpose={purpose}›: it is train or eval")
     kind, section = (MixSettings, "mix") if purpose == "train" else (PoolSettings, "mix-eval")
     settings = Recipe(recipe).settings(kind, section, parse_assignments(assignments or ()))
     with reporting() as report:
@@ -238,7 +239,7 @@ def leaks(train: Path, evaluation: Path, near: float, most: int | None) -> Mappi
     counts = count_leaks(found)
     if most is not None and counts["examples"] > most:
         raise GateMissed(
-            f"--fail-over missed: {counts['examples']} of {len(asked)} examples in {evaluation} "
+            f"‹fail_over› missed: {counts['examples']} of {len(asked)} examples in {evaluation} "
             f"were seen in training, such as {found[0].id} (like {found[0].train})"
         )
     return {**counts, "of": len(asked), "leaks": [asdict(leak) for leak in found]}

@@ -77,13 +77,15 @@ def _open(out: Path, resume: bool) -> dict[str, dict[str, Any]]:
     record = out / RECORD
     if out.exists() and not record.is_file() and (not out.is_dir() or any(out.iterdir())):
         # Deleting is only for what this command itself has written.
-        raise BadInput(f"--out {out} exists and is no former demo run; name another directory")
+        raise BadInput(f"‹out={out}› exists and is no former demo run; name another directory")
     former: dict[str, dict[str, Any]] = {}
     if resume and record.is_file():
         try:
             former = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise BadInput(f"{record} cannot be read ({error}); run without --resume") from error
+            raise BadInput(
+                f"{record} cannot be read ({error}); run without ‹resume=True›"
+            ) from error
     elif out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)

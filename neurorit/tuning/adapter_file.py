@@ -63,7 +63,7 @@ def apply_adapter(model: Any, directory: Path, base_digest: str) -> None:
 
     manifest = read_manifest(directory, "adapter")
     if manifest.inputs.get("model") != base_digest:
-        raise BadInput(f"--adapter {directory} was made from another base model's weights")
+        raise BadInput(f"‹adapter={directory}› was made from another base model's weights")
     tensors = load_file(Path(directory) / TENSORS)
     blocks = feed_forward(model)
     for layer in range(blocks.depth):

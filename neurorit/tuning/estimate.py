@@ -125,7 +125,7 @@ def _configuration(model_dir: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(model_dir)
     except (OSError, ValueError) as error:
-        raise BadInput(f"--model {model_dir}: no configuration there: {error}") from error
+        raise BadInput(f"‹model={model_dir}›: no configuration there: {error}") from error
 
 
 def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, share: float) -> Any:

@@ -112,7 +112,7 @@ def tune(
             raise BadInput(
                 f"{named}: every example is longer than max_length {settings.max_length}"
             )
-        called = f"--atlas {atlas}" if isinstance(atlas, (str, PathLike)) else "atlas"
+        called = f"‹atlas={atlas}›" if isinstance(atlas, (str, PathLike)) else "atlas"
         task = _task(tuned, samples, settings, neurons, seed, named, called)
         state = place.with_name(f".{place.name}.tuning")
         identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
@@ -168,13 +168,13 @@ def _check_places(settings: TuneSettings, out: Any, adapter: Any, overwrite: boo
     """Raise BadInput for a place that is taken, and for what is written beside no checkpoint."""
     for place in (out, adapter):
         if place is not None and Path(place).exists() and not overwrite:
-            raise BadInput(f"{place} exists already; name another or pass --overwrite")
+            raise BadInput(f"{place} exists already; name another or pass ‹overwrite=True›")
     if out is not None:
         return
     if adapter is not None:
-        raise BadInput("adapter: it belongs to a checkpoint; name a place for that as `out`")
+        raise BadInput("‹adapter›: it belongs to a checkpoint; name a place for that with ‹out›")
     if count() > 1:
-        raise BadInput("out: several processes share states beside it; name a place")
+        raise BadInput("‹out›: several processes share states beside it; name a place")
     if settings.report_to not in ("", "none"):
         raise BadInput("report_to: what is logged lies beside the checkpoint; name `out`")
 
@@ -182,10 +182,10 @@ def _check_places(settings: TuneSettings, out: Any, adapter: Any, overwrite: boo
 def _of_other_weights(atlas: Any) -> str:
     if isinstance(atlas, (str, PathLike)):
         return (
-            f"--atlas {atlas} was mined from other weights than --model; mine this model "
-            "(`neurorit-rag mine`), or leave --atlas out and `tune` does"
+            f"‹atlas={atlas}› was mined from other weights than ‹model›; mine this model "
+            "(`neurorit-rag mine`), or leave ‹atlas› out and `tune` does"
         )
-    return "atlas: it was mined from other weights than these; mine this model"
+    return "‹atlas›: it was mined from other weights than these; mine this model"
 
 
 def _responses(

@@ -38,7 +38,7 @@ def check_language(name: str) -> None:
     """Raise BadInput for a language of which neither stems nor stop words are known."""
     known = sorted({PLAIN, *_STOPPED, *_stemmed()})
     if name not in known:
-        raise BadInput(f"--language {name}: it is one of {', '.join(known)}")
+        raise BadInput(f"‹language={name}›: it is one of {', '.join(known)}")
 
 
 def words_settings(language: str) -> dict[str, Any]:

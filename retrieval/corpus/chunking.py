@@ -9,44 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from neurorit.core.errors import BadInput, MissingExtra
+from neurorit.core.settings import AtLeastOne, Count, Settings
 from neurorit.data.text import sentence_spans, word_spans
-
-By = Literal["sentences", "words", "tokens"]
 
 
 @dataclass(frozen=True)
-class Chunking:
-    """How a document is cut, and whether long records are.
+class Chunking(Settings):
+    """How a document is cut, and whether long records are."""
 
-    by: `sentences` (whole ones, up to `size` words; a longer one is cut), `words` (always `size` of
-    them) or `tokens`; overlap: words or tokens that a chunk has from the end of the one before;
-    tokenizer: a folder or hub name, for tokens (empty: the packaged encoder's); records: also cut
-    the records of JSONL, TSV, Parquet and data sets.
-    """
-
-    by: By = "sentences"
-    size: int = 100
-    overlap: int = 0
+    by: Literal["sentences", "words", "tokens"] = "sentences"
+    """How texts are cut: whole sentences up to the size (a longer one is cut), or always so many
+    words or tokens."""
+    size: AtLeastOne = 100
+    """Words or tokens of a chunk."""
+    overlap: Count = 0
+    """Words or tokens that a chunk shares with the one before."""
     tokenizer: str = ""
+    """Whose tokens: a folder or hub name; minilm's without."""
     records: bool = False
+    """Also cut the records of JSONL, TSV, Parquet and data sets."""
 
-    def check(self) -> None:
-        """Raise BadInput, naming the option, for what cannot be."""
-        if self.by not in get_args(By):
-            raise BadInput(f"--chunk-by {self.by}: it is one of {', '.join(get_args(By))}")
-        if self.size < 1:
-            raise BadInput(f"--chunk-size {self.size}: a chunk needs at least 1")
-        if not 0 <= self.overlap < self.size:
-            raise BadInput(f"--overlap {self.overlap}: it is smaller than --chunk-size, or 0")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overlap >= self.size:
+            raise BadInput(f"‹overlap={self.overlap}›: it is smaller than ‹size›, or 0")
         if self.overlap and self.by == "sentences":
-            raise BadInput("--overlap: whole sentences do not overlap; use --chunk-by words")
+            raise BadInput("‹overlap›: whole sentences do not overlap; use ‹by=words›")
 
     def chunks(self, text: str) -> Iterator[str]:
-        """The pieces of a text, in order; none is empty. Raises BadInput as `check` does."""
-        self.check()
+        """The pieces of a text, in order; none is empty."""
         cut = {"tokens": self._tokens, "words": self._words}.get(self.by, self._sentences)
         for start, end in cut(text):
             if piece := " ".join(text[start:end].split()):
@@ -103,7 +97,7 @@ def _tokenizer(name: str) -> Any:
         found = AutoTokenizer.from_pretrained(place).backend_tokenizer
     except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"--tokenizer {name}: none could be loaded: {reason}") from error
+        raise BadInput(f"‹tokenizer={name}›: none could be loaded: {reason}") from error
     found.no_truncation()
     found.no_padding()
     return found

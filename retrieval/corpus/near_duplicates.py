@@ -60,7 +60,7 @@ def survey(read: Read, near: float = 0.0) -> Survey:
     import numpy as np
 
     if near and not 0.5 <= near <= 1.0:
-        raise BadInput(f"--near-duplicates {near}: an overlap from 0.5 to 1 is wanted")
+        raise BadInput(f"‹near_duplicates={near}›: an overlap from 0.5 to 1 is wanted")
     bands = _Bands(near) if near else None
     contents, keys = array("Q"), array("Q")
     for passage in read():

@@ -117,7 +117,6 @@ def placed_passages(
     path: Corpus, *, chunking: Chunking = DEFAULT, skipped: Skipped | None = None
 ) -> Placed:
     """As `read_corpus`, with where each passage stands."""
-    chunking.check()
     if isinstance(path, (str, os.PathLike)):
         path = Path(path)
         if not is_named(path) and not path.exists():

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallSettings, Endpoint, in_parallel
+from neurorit.core.openai_client import Endpoint, in_parallel
 from neurorit.core.openai_replies import CallFailed
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class EndpointEncoder:
     ) -> None:
         address, _, self._model = name.partition("#")
         if not self._model:
-            raise BadInput(f"--encoder {name}: name the model after the address: {address}#MODEL")
+            raise BadInput(f"‹encoder={name}›: name the model after the address: {address}#MODEL")
         self.name = name
         self._batch_size = batch_size
         self.truncated = 0
@@ -58,7 +59,7 @@ class EndpointEncoder:
         try:
             self._dimension = int(self._batch(["dimension"]).shape[1])
         except CallFailed as error:
-            raise BadInput(f"--encoder {name}: {error}") from error
+            raise BadInput(f"‹encoder={name}›: {error}") from error
 
     @property
     def dimension(self) -> int:

@@ -91,9 +91,9 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
         return made
     given = dict(parse_qsl(words, keep_blank_values=True))
     if unknown := given.keys() - {"query", "passage"}:
-        raise BadInput(f"--encoder {name}: {unknown.pop()!r} is neither query nor passage")
+        raise BadInput(f"‹encoder={name}›: {unknown.pop()!r} is neither query nor passage")
     if isinstance(made, SentenceEncoder) and made.has_prompts:
-        raise BadInput(f"--encoder {name}: {place} brings prompts of its own; leave the words out")
+        raise BadInput(f"‹encoder={name}›: {place} brings prompts of its own; leave the words out")
     return PrefixedEncoder(name, made, given.get("query", ""), given.get("passage", ""))
 
 
@@ -118,7 +118,7 @@ def _load(name: str, batch_size: int) -> Encoder:
         model = SentenceTransformer(place)
     except Exception as error:  # the library raises many kinds, for a bad name or a bad folder
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"--encoder {name}: no encoder could be loaded: {reason}") from error
+        raise BadInput(f"‹encoder={name}›: no encoder could be loaded: {reason}") from error
     made = SentenceEncoder(name, model, batch_size=batch_size)
     if name.endswith(SUFFIX):
         return Int8Encoder(name, model, made, batch_size=batch_size)

@@ -128,7 +128,7 @@ def _quantized(model: Any) -> Any:
     others = {type(m).__name__ for m in modules} - {"Transformer", "Pooling", "Normalize"}
     if pooling is None or pooling.pooling_mode != "mean" or others:
         raise BadInput(
-            "--encoder: only mean-pooled sentence-transformers can be quantized; leave +int8 out"
+            "‹encoder›: only mean-pooled sentence-transformers can be quantized; leave +int8 out"
         )
     inner = getattr(modules[0], "auto_model", None) or modules[0].model
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,16 +20,14 @@ from neurorit.core.atomic_files import put_back, write_text
 from neurorit.core.build_dir import RECORD, workplace
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import read_examples
-from neurorit.retrieval.bm25.words import ENGLISH, check_language
-from neurorit.retrieval.corpus.chunking import Chunking
+from neurorit.retrieval.bm25.words import check_language
 from neurorit.retrieval.corpus.near_duplicates import Survey, survey, without
 from neurorit.retrieval.corpus.reader import Corpus, Skipped, corpus_digest, read_corpus
 from neurorit.retrieval.encoders.base import Encoder, described
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.encoders.truncation import count_overlong
-from neurorit.retrieval.index.faiss_kinds import KNOBS, check_kind, most_vectors
+from neurorit.retrieval.index.faiss_kinds import KNOBS, check_kind
 from neurorit.retrieval.index.segments import (
-    CHUNK,
     JOURNAL,
     Segment,
     SegmentSettings,
@@ -38,63 +36,15 @@ from neurorit.retrieval.index.segments import (
     passage_text,
 )
 from neurorit.retrieval.index.vector_sources import EncodedVectors, GivenVectors
+from neurorit.retrieval.settings import BuildSettings
 
-MEMORY = 4 * 10**9
 REPEATS = "duplicates.jsonl"
 SKIPPED = "skipped.txt"
-# Of the memory, what a segment's structure may take; the rest is the encoder's and the text's.
-_SHARE = 0.3
 _COMPARED = 16  # passages whose given vectors are compared with the encoder's
 LISTED = 100  # of what gave no passage, in the result; the file lists all
 _ASKED = 1_000  # questions of a file that a search is tuned with
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """How an index is built.
-
-    kind: one of `index.faiss_kinds.KINDS`; memory: bytes that a build should not exceed; target:
-    recall@10 against exact search that a search is tuned to (None: not tuned); recall_queries:
-    JSONL of questions to tune with (None: vectors of the index, each without itself); vectors: .npy
-    file with a row for each passage, in place of encoding; trust_vectors: take them unlike though
-    they are to the encoder's; chunking: of documents and records; near_duplicates: the overlap
-    from which passages are near duplicates (0: only the same ones are told); drop_duplicates: leave
-    the later ones out; skip_bad: leave out what cannot be read, and list it; language: of BM25's
-    stems and stop words; batch_size: passages encoded at once; threads: of FAISS (0: its own
-    choice).
-    """
-
-    kind: str = "flat"
-    memory: int = MEMORY
-    target: float | None = None
-    recall_queries: Path | None = None
-    vectors: Path | None = None
-    trust_vectors: bool = False
-    chunking: Chunking = field(default_factory=Chunking)
-    near_duplicates: float = 0.0
-    drop_duplicates: bool = False
-    skip_bad: bool = False
-    language: str = ENGLISH
-    batch_size: int = 64
-    threads: int = 0
-
-    def segment(self, dimension: int) -> int:
-        """Passages of a segment: whole chunks, so that always the same ones go together."""
-        return most_vectors(self.kind, dimension, int(self.memory * _SHARE), CHUNK)
-
-    def check(self) -> None:
-        """Raise BadInput for settings that do not go together, or cannot be."""
-        check_language(self.language)
-        if self.drop_duplicates and self.vectors:
-            raise BadInput("--drop-duplicates: the rows of --vectors would be other passages'")
-        if self.skip_bad and self.vectors:
-            raise BadInput("--skip-bad: the rows of --vectors would be other passages'")
-        if self.recall_queries is not None and self.target is None:
-            raise BadInput("--recall-queries: say the recall to reach with --target-recall")
-        if self.recall_queries is not None and not Path(self.recall_queries).is_file():
-            raise BadInput(f"--recall-queries {self.recall_queries}: no such file")
 
 
 def write_index(
@@ -115,11 +65,11 @@ def write_index(
     that cannot be read, and for an unfinished build of something else.
     """
     settings = settings or BuildSettings()
-    settings.check()
+    check_language(settings.language)
     out = Path(out)
     put_back(out)
     if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another --out or pass --overwrite")
+        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
     # A first pass over the text alone finds every bad line before any time goes into vectors.
     skipped = Skipped(lenient=settings.skip_bad)
     read = partial(read_corpus, corpus, chunking=settings.chunking, skipped=skipped)
@@ -231,15 +181,15 @@ def _purpose(
     """What makes a build another one, by the names that a person knows."""
     return {
         "the corpus": inputs["corpus"],
-        "--encoder": fingerprint,
-        "--kind": settings.kind,
-        "--target-recall": settings.target,
-        "--recall-queries": inputs.get("recall_queries"),
-        "--vectors": inputs.get("vectors"),
+        "encoder": fingerprint,
+        "kind": settings.kind,
+        "target": settings.target,
+        "recall_queries": inputs.get("recall_queries"),
+        "vectors": inputs.get("vectors"),
         "how texts are cut": asdict(settings.chunking),
-        "--near-duplicates": settings.near_duplicates,
-        "--drop-duplicates": settings.drop_duplicates,
-        "--skip-bad": settings.skip_bad,
+        "near_duplicates": settings.near_duplicates,
+        "drop_duplicates": settings.drop_duplicates,
+        "skip_bad": settings.skip_bad,
     }
 
 

@@ -53,7 +53,7 @@ def compact_index(
         if lossy and manifest.made.get("vectors") == "given":
             raise BadInput(
                 f"{directory}: its vectors were given and then compressed as {settings.kind}; "
-                "build it again with --vectors"
+                "build it again with ‹vectors›"
             )
         source: VectorSource = (
             EncodedVectors(index.encoder)

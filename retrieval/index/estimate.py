@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from neurorit.retrieval.bm25.words import check_language
 from neurorit.retrieval.corpus.reader import Skipped, read_corpus
 from neurorit.retrieval.encoders.load import load_encoder
-from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.faiss_build import make_vectors
 from neurorit.retrieval.index.faiss_kinds import (
     build_bytes,
@@ -25,6 +25,7 @@ from neurorit.retrieval.index.faiss_kinds import (
 )
 from neurorit.retrieval.index.passage_store import passage_line
 from neurorit.retrieval.index.segments import passage_text
+from neurorit.retrieval.settings import BuildSettings
 
 _SAMPLE = 128
 _TRIED = 4_096  # vectors of the structure that is timed
@@ -38,7 +39,7 @@ def plan_index(corpus: Path, encoder: str, settings: BuildSettings) -> dict[str,
 
     The seconds are estimates: of encoding within a fifth, of the structure within a factor of two.
     """
-    settings.check()
+    check_language(settings.language)
     passages = text = 0
     sample: list[str] = []
     step = 1

@@ -7,10 +7,12 @@ vector; the others look at fewer and miss some.
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 from neurorit.core.errors import BadInput
 
-KINDS = ("flat", "hnsw", "ivf", "ivf-pq", "sq8")
+Kind = Literal["flat", "hnsw", "ivf", "ivf-pq", "sq8"]
+KINDS: tuple[str, ...] = get_args(Kind)
 # How far a search looks: lists of an inverted file, candidates of a graph.
 KNOBS = {"hnsw": "efSearch", "ivf": "nprobe", "ivf-pq": "nprobe"}
 LINKS = 32  # of a vector in a graph's upper layers; twice as many at its bottom
@@ -24,17 +26,15 @@ _SMALL = 10_000  # passages up to which an addition is searched exactly
 
 
 def check_kind(kind: str, vectors: int, dimension: int) -> None:
-    """Raise BadInput for an unknown kind, or for too few vectors to train it."""
-    if kind not in KINDS:
-        raise BadInput(f"--kind {kind}: it is one of {', '.join(KINDS)}")
+    """Raise BadInput for too few vectors to train that kind."""
     least = {"ivf": _POINTS, "ivf-pq": max(_CODES, _POINTS)}.get(kind, 0)
     if vectors < least:
         raise BadInput(
-            f"--kind {kind}: {vectors} passages are too few to train it, {least} are needed; "
+            f"‹kind={kind}›: {vectors} passages are too few to train it, {least} are needed; "
             "take flat, which is exact and quick at this size"
         )
     if kind == "ivf-pq" and dimension % 4:
-        raise BadInput(f"--kind ivf-pq: {dimension} dimensions cannot be cut into equal parts")
+        raise BadInput(f"‹kind› ivf-pq: {dimension} dimensions cannot be cut into equal parts")
 
 
 def bytes_per_vector(kind: str, dimension: int) -> int:

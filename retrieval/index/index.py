@@ -20,10 +20,11 @@ from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.reader import GivenCorpus, rereadable
 from neurorit.retrieval.encoders.base import Encoder
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
-from neurorit.retrieval.index.build import BuildSettings, Progress, write_index
+from neurorit.retrieval.index.build import Progress, write_index
 from neurorit.retrieval.index.faiss_search import find
 from neurorit.retrieval.index.passage_store import PassageParts
 from neurorit.retrieval.index.segments import SEGMENTS, VECTORS, passage_text
+from neurorit.retrieval.settings import BuildSettings
 
 __all__ = ["Hit", "Index", "build_index", "passage_text"]
 

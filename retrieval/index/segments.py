@@ -25,12 +25,12 @@ from neurorit.retrieval.index.faiss_build import make_vectors
 from neurorit.retrieval.index.faiss_kinds import usual_effort
 from neurorit.retrieval.index.faiss_search import tune_effort
 from neurorit.retrieval.index.passage_store import PASSAGES, passage_line, write_places
+from neurorit.retrieval.settings import CHUNK
 
 if TYPE_CHECKING:
     import numpy as np
 
 VECTORS, SEGMENTS, JOURNAL = "vectors.faiss", "segments", "journal.json"
-CHUNK = 1024  # passages that are encoded at once, and of which segments are whole multiples
 _RAW, _PROGRESS = "vectors.f32", "progress.json"
 _SYNC_SECONDS = 5.0
 

@@ -25,11 +25,16 @@ from neurorit.data.examples import Passage
 from neurorit.data.text_files import read_text
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, placed_passages
-from neurorit.retrieval.index.build import LISTED, BuildSettings, Progress
+from neurorit.retrieval.index.build import LISTED, Progress
 from neurorit.retrieval.index.faiss_kinds import kind_of_addition
 from neurorit.retrieval.index.index import DELETED, Index, read_deleted, read_index_manifest
-from neurorit.retrieval.index.segments import SEGMENTS, SegmentSettings, make_segments
+from neurorit.retrieval.index.segments import (
+    SEGMENTS,
+    SegmentSettings,
+    make_segments,
+)
 from neurorit.retrieval.index.vector_sources import EncodedVectors
+from neurorit.retrieval.settings import BuildSettings
 
 _UNDER_WAY = ".update"
 
@@ -51,7 +56,7 @@ def update_index(
     """
     directory = Path(directory)
     if add is None and delete is None and not delete_where:
-        raise BadInput("update: give --add CORPUS, --delete FILE, --delete-where, or --compact")
+        raise BadInput("update: give ‹add›, ‹delete›, ‹delete_where› or ‹compact›")
     with held(directory):
         return _update(directory, add, delete, delete_where or {}, batch_size, progress)
 
@@ -69,8 +74,8 @@ def held(directory: Path) -> Iterator[None]:
 def settings_of(manifest: Manifest, batch_size: int = 64) -> BuildSettings:
     """The settings that an index was built with, as far as more of it is made by them."""
     return BuildSettings(
-        kind=str(manifest.settings["kind"]),
-        memory=int(manifest.settings["memory"]),
+        kind=manifest.settings["kind"],
+        memory=manifest.settings["memory"],
         target=manifest.settings.get("target_recall"),
         chunking=Chunking(**manifest.settings["chunking"]),
         batch_size=batch_size,
@@ -144,7 +149,7 @@ def _leaving(
         matching = index.passages.matching(delete_where)
         if not matching:
             wanted = ", ".join(f"{name}={value}" for name, value in delete_where.items())
-            raise BadInput(f"--delete-where: no passage has {wanted} in its meta")
+            raise BadInput(f"‹delete_where›: no passage has {wanted} in its meta")
         leaving |= {index.passages[row].id for row in index.passages.rows_of(matching).tolist()}
         for number, rows in matching.items():
             gone.setdefault(names[number], set()).update(rows.tolist())
@@ -167,8 +172,8 @@ def _added(
     total = sum(1 for _ in _new(add, settings.chunking, index, leaving, skipped))
     purpose = {
         "the index": manifest_digest(manifest),
-        "--add": corpus_digest(add),
-        "--delete": sorted(leaving),
+        "add": corpus_digest(add),
+        "delete": sorted(leaving),
     }
     # The index is whole without it: an update that was killed and is not wanted any more may go.
     with workplace(place, purpose, restart=True):

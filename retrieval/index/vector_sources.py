@@ -53,12 +53,12 @@ class GivenVectors:
                 shape, fortran, self._type = read(stream)
                 self._begin = stream.tell()
         except (OSError, ValueError) as error:
-            raise BadInput(f"--vectors {path}: not a .npy file: {error}") from error
+            raise BadInput(f"‹vectors={path}›: not a .npy file: {error}") from error
         if fortran or self._type not in (np.float32, np.float16):
-            raise BadInput(f"--vectors {path}: rows of float32 or float16 are needed")
+            raise BadInput(f"‹vectors={path}›: rows of float32 or float16 are needed")
         if shape != (passages, dimension):
             raise BadInput(
-                f"--vectors {path}: holds {' x '.join(map(str, shape))}, but the corpus has "
+                f"‹vectors={path}›: holds {' x '.join(map(str, shape))}, but the corpus has "
                 f"{passages} passages and the encoder {dimension} dimensions"
             )
         self._next = 0
@@ -85,10 +85,10 @@ class GivenVectors:
         found = self.likeness(encoder, texts)
         if found < _ALIKE:
             raise BadInput(
-                f"--vectors {self._path}: the first {len(texts)} rows have a mean cosine of "
+                f"‹vectors={self._path}›: the first {len(texts)} rows have a mean cosine of "
                 f"{found:.2f} to what {encoder.name} makes of the same passages, so they are "
-                "another encoder's, or in another order; name theirs with --encoder, or pass "
-                "--trust-vectors"
+                "another encoder's, or in another order; name theirs with ‹encoder›, or pass "
+                "‹trust_vectors=True›"
             )
         return found
 
@@ -101,11 +101,11 @@ class GivenVectors:
             stream.seek(self._begin + self._next * width)
             rows = np.fromfile(stream, self._type, len(texts) * self.dimension)
         if len(rows) < len(texts) * self.dimension:
-            raise BadInput(f"--vectors {self._path}: ends before row {self._next + len(texts)}")
+            raise BadInput(f"‹vectors={self._path}›: ends before row {self._next + len(texts)}")
         made = rows.reshape(len(texts), self.dimension).astype(np.float32)
         lengths = np.linalg.norm(made, axis=1, keepdims=True)
         if not np.isfinite(lengths).all() or not lengths.all():
             bad = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
-            raise BadInput(f"--vectors {self._path}: row {self._next + bad} has no direction")
+            raise BadInput(f"‹vectors={self._path}›: row {self._next + bad} has no direction")
         self._next += len(texts)
         return made / lengths

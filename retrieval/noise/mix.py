@@ -26,7 +26,6 @@ from neurorit.data.example_files import (
 from neurorit.data.examples import Example
 from neurorit.retrieval.index.index import Index
 from neurorit.retrieval.noise.mixer import Mixer, MixSettings
-from neurorit.retrieval.noise.settings import check_settings
 
 EXAMPLES = "examples.jsonl"
 LEDGER = "ledger.jsonl"
@@ -76,7 +75,6 @@ def mix(
     unreadable questions or settings, ArtifactError for a bad index.
     """
     settings = settings or MixSettings()
-    check_settings(settings)
     named = examples_name(questions)
     asked = every = load_examples(questions)
     if settings.limit and settings.limit < len(asked):
@@ -148,7 +146,7 @@ def _loaded(index: Index | str | PathLike[str]) -> Index:
 def _only(named: str, asked: Sequence[Example], only: Sequence[str]) -> list[Example]:
     known = {question.id for question in asked}
     if missing := [identity for identity in only if identity not in known]:
-        raise BadInput(f"--only {missing[0]}: it is not among the {len(asked)} of {named}")
+        raise BadInput(f"‹only={missing[0]}›: it is not among the {len(asked)} of {named}")
     return [question for question in asked if question.id in only]
 
 

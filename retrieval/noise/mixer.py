@@ -17,7 +17,7 @@ from neurorit.data.examples import NOISE, Example, Passage
 from neurorit.retrieval.index.index import Hit, Index
 from neurorit.retrieval.index.meta_filters import NOTHING, values_at
 from neurorit.retrieval.noise.kinds import Chosen, Draw, Reason, text_of
-from neurorit.retrieval.noise.settings import MixSettings, PoolSettings, check_settings
+from neurorit.retrieval.noise.settings import MixSettings, PoolSettings
 from neurorit.retrieval.retriever import load_cross_encoder
 
 __all__ = ["MixSettings", "Mixer", "PoolSettings"]
@@ -32,7 +32,6 @@ class Mixer:
     def __init__(
         self, index: Index, questions: Sequence[Example], settings: MixSettings, seed: int
     ) -> None:
-        check_settings(settings)
         self._cross = _cross_encoder(settings.cross_encoder)
         self.index = index
         self._settings = settings
@@ -205,7 +204,7 @@ def _placed(chosen: Sequence[tuple[Passage, Reason]], position: str, seed: str) 
 
 
 def _cross_encoder(name: str) -> Any:
-    return load_cross_encoder(name, "mix.cross_encoder") if name else None
+    return load_cross_encoder(name, "cross_encoder") if name else None
 
 
 def _holder(question: Example, golds: Sequence[Passage]) -> Passage | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from neurorit.core.errors import BadInput
@@ -13,8 +13,12 @@ from neurorit.serving.backends.pool import Upstreams, check_url
 from neurorit.serving.backends.supervisor import keep_running
 from neurorit.serving.backends.vllm_env import check_model, context_length
 from neurorit.serving.backends.vllm_server import VllmServer
+from neurorit.serving.settings import UpstreamApi
 
-UPSTREAM_APIS = {"completions": CompletionClient, "chat": ChatClient}
+UPSTREAM_APIS: Mapping[UpstreamApi, type[CompletionClient]] = {
+    "completions": CompletionClient,
+    "chat": ChatClient,
+}
 UNREACHABLE = "waiting for the upstream servers"
 _LOOK_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 1.0
@@ -28,7 +32,7 @@ class System:
 
     model_dir: the checkpoint, whose tokenizer and template are used also for servers elsewhere;
     name: for clients (None: the directory's); urls: running servers (empty: an own vLLM);
-    key: theirs; option: the command line's name for them; upstream_model: their name for it
+    key: theirs; parameter: what names them in errors; upstream_model: their name for it
     (empty: the first that they list); upstream_api: `completions` or `chat`.
     """
 
@@ -39,23 +43,23 @@ class System:
         name: str | None = None,
         urls: Sequence[str] = (),
         key: str = "",
-        option: str = "--upstream",
+        parameter: str = "upstream",
         upstream_model: str = "",
-        upstream_api: str = "completions",
+        upstream_api: UpstreamApi = "completions",
         max_model_len: int | None = None,
         vllm_args: Sequence[str] = (),
         log: Path | None = None,
     ) -> None:
         self.model_dir = check_model(model_dir).resolve()
         self.name = name or checkpoint_name(model_dir)
-        self._option = option
+        self._parameter = parameter
         self._most = max_model_len
         self._told: int | None = None
         self._own: CompletionClient | None = None
         self._engine: VllmServer | None = None
         self._upstreams: Upstreams | None = None
         if urls:
-            addresses = [check_url(url, option) for url in urls]
+            addresses = [check_url(url, parameter) for url in urls]
             kind = UPSTREAM_APIS[upstream_api]
             self._upstreams = Upstreams([kind(url, key, upstream_model) for url in addresses])
         else:
@@ -110,7 +114,7 @@ class System:
             faults = await self._upstreams.look()
             refused = [fault for fault in faults if isinstance(fault, BadInput)]
             if refused:
-                raise BadInput(f"{self._option}: {refused[0]}")
+                raise BadInput(f"‹{self._parameter}›: {refused[0].marked}")
             if self._upstreams.reachable:
                 return
             for fault in faults:

@@ -194,7 +194,7 @@ class CompletionClient:
         if response.status in (401, 403):
             raise BadInput(
                 f"{self.base_url} refuses the key ({response.status}); "
-                "give it with --upstream-key-file or NEURORIT_UPSTREAM_KEY"
+                "give it with ‹upstream_key_file› or NEURORIT_UPSTREAM_KEY"
             )
         if response.status != 200:
             raise _refused(response, content)

@@ -48,7 +48,7 @@ class Upstreams:
         self, clients: Sequence[CompletionClient], *, rest_seconds: float = _REST_SECONDS
     ) -> None:
         if not clients:
-            raise BadInput("--upstream: name at least one server")
+            raise BadInput("‹upstream›: name at least one server")
         self._servers = [_Server(client) for client in clients]
         self._rest = rest_seconds
 
@@ -149,21 +149,21 @@ def read_upstream_key(path: Path | None) -> str:
     if path is None:
         return os.environ.get(KEY_VARIABLE, "").strip()
     if not Path(path).is_file():
-        raise BadInput(f"--upstream-key-file {path}: no such file")
+        raise BadInput(f"‹upstream_key_file={path}›: no such file")
     lines = Path(path).read_text(encoding="utf-8").split()
     if not lines:
-        raise BadInput(f"--upstream-key-file {path}: holds no key")
+        raise BadInput(f"‹upstream_key_file={path}›: holds no key")
     return lines[0]
 
 
-def check_url(url: str, option: str) -> str:
-    """The address without a trailing `/v1`; raises BadInput naming the option for another form."""
+def check_url(url: str, parameter: str) -> str:
+    """The address without a trailing `/v1`; raises BadInput, naming the parameter, for others."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
-        raise BadInput(f"{option} {url!r}: not an address ({error})") from error
+        raise BadInput(f"‹{parameter}={url}›: not an address ({error})") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise BadInput(f"{option} {url!r}: an address such as http://gpu-1:8000 is wanted")
+        raise BadInput(f"‹{parameter}={url}›: an address such as http://gpu-1:8000 is wanted")
     if parsed.userinfo or parsed.query:
-        raise BadInput(f"{option}: keep keys out of the address; use --upstream-key-file")
+        raise BadInput(f"‹{parameter}›: keep keys out of the address; use ‹upstream_key_file›")
     return url.rstrip("/").removesuffix("/v1")

@@ -59,7 +59,7 @@ class VllmServer:
     ) -> None:
         self.model_dir = check_model(model_dir).resolve()
         self.model = served_name or checkpoint_name(model_dir)
-        self.port = free_port() if port == 0 else require_free_port(LOOPBACK, port, "vLLM's port")
+        self.port = free_port() if port == 0 else require_free_port(LOOPBACK, port, "port")
         self.api_key = secrets.token_urlsafe(24)
         self.log = Path(log) if log is not None else temporary_log()
         self._any_port = port == 0
@@ -236,8 +236,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def require_free_port(host: str, port: int, option: str) -> int:
-    """The port itself, if one can listen there; raises BadInput naming the option if not."""
+def require_free_port(host: str, port: int, parameter: str) -> int:
+    """The port itself, if one can listen there; raises BadInput naming the parameter if not."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # As servers do: a port whose last connections are still closing counts as free.
@@ -247,7 +247,7 @@ def require_free_port(host: str, port: int, option: str) -> int:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BadInput(
-                f"{option} {port} on {host} cannot be used ({reason}); name another one"
+                f"‹{parameter}={port}› on {host} cannot be used ({reason}); name another one"
             ) from error
     return port
 

@@ -41,8 +41,8 @@ from neurorit.serving.gateway.responses import (
 )
 from neurorit.serving.gateway.schemas import errors, stream_or
 from neurorit.serving.metrics import CONTENT_TYPE, Metrics
-from neurorit.serving.middleware.auth import MAX_BODY, Guard, StrictHeaders
-from neurorit.serving.middleware.concurrency_limit import PATIENCE_SECONDS, Admission
+from neurorit.serving.middleware.auth import Guard, StrictHeaders
+from neurorit.serving.middleware.concurrency_limit import Admission
 from neurorit.serving.middleware.errors import (
     ApiError,
     install_error_bodies,
@@ -54,8 +54,8 @@ from neurorit.serving.middleware.request_metrics import Counting
 from neurorit.serving.middleware.trusted_hosts import KnownHosts
 from neurorit.serving.rag.compare import compare, mixed
 from neurorit.serving.rag.pipeline import Event, Outcome, RagPipeline, Request
+from neurorit.serving.settings import ServeSettings
 
-MAX_TOKENS = 4096
 PAGE = Path(__file__).parents[1] / "page"
 _log = logging.getLogger("neurorit.serving")
 _REFUSALS = errors(400, 401, 404, 413, 429, 500, 502, 503)
@@ -79,7 +79,7 @@ class Gateway:
     base_phase: str = "ready"
     history: int = 0
     digests: dict[str, str] = field(default_factory=dict)
-    max_tokens_limit: int = MAX_TOKENS
+    max_tokens_limit: int = ServeSettings.max_tokens_limit
     metrics: Metrics = field(default_factory=Metrics)
 
     @property
@@ -105,8 +105,8 @@ def create_app(
     requests_per_minute: int = 0,
     running: int = 64,
     queue: int = 16,
-    patience: float = PATIENCE_SECONDS,
-    max_body: int = MAX_BODY,
+    patience: float = ServeSettings.queue_seconds,
+    max_body: int = ServeSettings.max_body,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
     """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.

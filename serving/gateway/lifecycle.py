@@ -18,9 +18,9 @@ from neurorit.model.prompts import PromptTemplate
 from neurorit.serving.backends.backend import System
 from neurorit.serving.backends.pool import read_upstream_key
 from neurorit.serving.gateway.app import Gateway, create_app
-from neurorit.serving.gateway.settings import ServeSettings
 from neurorit.serving.middleware.trusted_hosts import is_loopback
 from neurorit.serving.rag.pipeline import RagPipeline, Retriever
+from neurorit.serving.settings import ServeSettings
 
 if TYPE_CHECKING:
     import uvicorn
@@ -37,7 +37,7 @@ def systems_of(model: Path, settings: ServeSettings) -> list[System]:
         name=settings.served_name,
         urls=settings.upstream,
         key=key,
-        option="--upstream",
+        parameter="upstream",
         upstream_model=settings.upstream_model,
         upstream_api=settings.upstream_api,
         max_model_len=settings.max_model_len,
@@ -53,7 +53,7 @@ def systems_of(model: Path, settings: ServeSettings) -> list[System]:
         name="base" if at_url else None,
         urls=(settings.base,) if at_url else (),
         key=key,
-        option="--base",
+        parameter="base",
         upstream_api=settings.upstream_api if at_url else "completions",
         max_model_len=settings.max_model_len,
         vllm_args=settings.vllm_args,

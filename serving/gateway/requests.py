@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from neurorit.serving.backends.openai_client import Sampling
-from neurorit.serving.rag.pipeline import Policy, Search
+from neurorit.serving.rag.pipeline import Search
 from neurorit.serving.rag.prompt_budget import Turn
+from neurorit.serving.settings import Policy
 
 MAX_TOP_K = 50
 MAX_CHARACTERS = 20_000

@@ -18,11 +18,11 @@ from neurorit.serving.backends.vllm_server import require_free_port
 from neurorit.serving.gateway.app import Gateway
 from neurorit.serving.gateway.connection_limits import allow_many
 from neurorit.serving.gateway.lifecycle import Running, systems_of
-from neurorit.serving.gateway.settings import ServeSettings
 from neurorit.serving.middleware.auth import read_api_keys
 from neurorit.serving.middleware.trusted_hosts import is_loopback
 from neurorit.serving.rag.pipeline import Retriever
 from neurorit.serving.rag.threads import few_threads
+from neurorit.serving.settings import ServeSettings
 
 __all__ = ["ServeSettings", "run_server", "serve"]
 
@@ -69,7 +69,6 @@ def serve(
     searched: digest of what the retriever searches; without one `/v1/models` shows no digests.
     """
     say = tell or (lambda message: None)
-    settings.check()
     keys = read_api_keys(settings.api_key_file)
     if not keys and not is_loopback(settings.host):
         say(
@@ -77,7 +76,7 @@ def serve(
             "give --api-key-file or NEURORIT_API_KEYS"
         )
     if settings.port != 0:
-        require_free_port(settings.host, settings.port, "--port")
+        require_free_port(settings.host, settings.port, "port")
     room = allow_many() - settings.running  # one upstream for each chat
     if settings.connections > room:
         say(

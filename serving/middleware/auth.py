@@ -15,9 +15,9 @@ from neurorit.core.errors import BadInput
 from neurorit.data.text_files import read_text
 from neurorit.serving.middleware.disconnect import run_until_left
 from neurorit.serving.middleware.errors import ApiError, error_response
+from neurorit.serving.settings import ServeSettings
 
 KEYS_VARIABLE = "NEURORIT_API_KEYS"
-MAX_BODY = 1024 * 1024
 # Where a request's scope says which key it came with.
 CLIENT = "neurorit.client"
 # Everything that tells something of passages or of what is asked.
@@ -42,11 +42,11 @@ def read_api_keys(path: Path | None) -> frozenset[str]:
     keys = {key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",")}
     if path is not None:
         if not Path(path).is_file():
-            raise BadInput(f"--api-key-file {path}: no such file")
+            raise BadInput(f"‹api_key_file={path}›: no such file")
         lines = read_text(Path(path)).splitlines()
         found = {line.strip() for line in lines if not line.lstrip().startswith("#")} - {""}
         if not found:
-            raise BadInput(f"--api-key-file {path}: holds no key; write one a line")
+            raise BadInput(f"‹api_key_file={path}›: holds no key; write one a line")
         keys |= found
     return frozenset(keys - {""})
 
@@ -58,7 +58,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, api_keys: Iterable[str] = (), max_body: int = MAX_BODY
+        self, app: ASGIApp, *, api_keys: Iterable[str] = (), max_body: int = ServeSettings.max_body
     ) -> None:
         self._app = app
         self._max_body = max_body

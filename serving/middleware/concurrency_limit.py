@@ -16,7 +16,6 @@ from neurorit.serving.metrics import Metrics
 from neurorit.serving.middleware.auth import refuse
 from neurorit.serving.middleware.errors import ApiError
 
-PATIENCE_SECONDS = 30.0
 ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/rag/compare", "/v1/retrieve"})
 
 

@@ -12,19 +12,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Protocol, TypeVar
 
 from neurorit.core.errors import BadInput
 from neurorit.core.openai_replies import CallFailed
+from neurorit.core.settings import convert
 from neurorit.model.prompts import PromptTemplate, encode_plain, end_token_id
 from neurorit.serving.backends.openai_client import Generator, Sampling
 from neurorit.serving.metrics import Metrics
 from neurorit.serving.rag.prompt_budget import Found, Renderer, Turn
 from neurorit.serving.rag.query_batching import SearchBatches
 from neurorit.serving.rag.threads import one_thread
-
-Policy = Literal["abstain", "closed-book", "deeper"]
-POLICIES: tuple[str, ...] = get_args(Policy)
+from neurorit.serving.settings import Policy
 
 ABSTAINED = "I could not find the answer in the passages."
 _DEEPER_ROUNDS = 3
@@ -128,10 +127,8 @@ class RagPipeline:
         context: int | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        if policy not in POLICIES:
-            raise BadInput(f"unknown policy {policy!r}; it is one of {', '.join(POLICIES)}")
         self.top_k = top_k
-        self.policy: Policy = policy
+        self.policy: Policy = convert(policy, Policy, "‹policy›")
         self.max_tokens = max_tokens
         self._retriever = retriever
         self._tokenizer = tokenizer

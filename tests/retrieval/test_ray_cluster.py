@@ -13,9 +13,9 @@ import pytest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.retrieval import ray_cluster as cluster
 from neurorit.retrieval.encoders.load import load_encoder
-from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
+from neurorit.retrieval.settings import BuildSettings
 
 
 @pytest.fixture(scope="module")

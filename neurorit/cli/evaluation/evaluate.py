@@ -1,4 +1,4 @@
-"""Options of `eval`."""
+"""Answer questions under noise with each system; write report.json and report.html."""
 
 from __future__ import annotations
 
@@ -8,84 +8,56 @@ from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import GateInterval, Json, Out, run
+from neurorit.cli.options import GateInterval, Json, Out, given, option, options_from, run
+from neurorit.core.call_settings import CallSettings
+from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings, RetrieverSettings
+
+_RETRIEVER = ("index", "k", "mode", "rerank")
 
 
+@options_from(CallSettings, "concurrency", file=True)
+@options_from(JudgeSettings, labels="--judge-labels", key="--judge-key", file=True)
+@options_from(
+    RetrieverSettings, "rerank", index="--index", k="--top-k", mode="--retriever", file=True
+)
+@options_from(
+    EvalSettings,
+    *("limit", "metric", "cluster", "max_tokens", "dtype", "seed", "max_unscored", "root"),
+    conditions="--condition",
+    file=True,
+)
 def evaluate(
     out: Out,
     config: Annotated[
         str | None, typer.Option(help="YAML file with all of it, or a packaged one: demo.")
     ] = None,
-    system: Annotated[
+    systems: Annotated[
         list[str] | None,
         typer.Option(
+            "--system",
             metavar="NAME=PLACE",
             help="A checkpoint's directory, URL/v1#MODEL or gateway+URL; repeatable.",
         ),
     ] = None,
-    examples: Annotated[
+    data: Annotated[
         list[str] | None,
-        typer.Option(help="What `mix` wrote or a JSONL file; NAME=PATH for several; repeatable."),
+        typer.Option(
+            "--examples",
+            help="What `mix` wrote or a JSONL file; NAME=PATH for several; repeatable.",
+        ),
     ] = None,
-    condition: Annotated[
-        list[str] | None, typer.Option(help="A condition, such as distractor-2@last; repeatable.")
-    ] = None,
-    index_dir: Annotated[
-        str | None, typer.Option("--index", help="Retrieve from it: the condition retrieved-K.")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, help="Passages that the index gives (5).")
-    ] = None,
-    retriever: Annotated[
-        str | None, typer.Option(help="How the index is searched: dense, bm25 or hybrid.")
-    ] = None,
-    rerank: Annotated[str | None, typer.Option(help="A cross-encoder's folder or name.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="lab, none, a judge's folder, or URL/v1#MODEL.")
     ] = None,
-    judge_labels: Annotated[
-        str | None, typer.Option(help="Labelled answers (JSONL) that say how far to trust it.")
-    ] = None,
-    judge_key: Annotated[
-        str | None,
-        typer.Option(metavar="VARIABLE", help="Environment variable with the judge's key."),
-    ] = None,
-    key: Annotated[
+    keys: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VARIABLE", help="Environment variable with a system's key."),
+        typer.Option(
+            "--key", metavar="NAME=VARIABLE", help="Environment variable with a system's key."
+        ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="So many questions, drawn by the seed.")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="em, match, f1 or parts: what comparisons rest on (em).")
-    ] = None,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A system to compare all others with; repeatable."),
-    ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(metavar="FIELD", help="Resample questions by it: a field of their meta."),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of an answer at most (24).")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Checkpoints compute in it: auto, stored, float32, bfloat16.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random (0).")] = None,
-    max_unscored: Annotated[
-        float | None, typer.Option(help="Share of answers without a verdict that is borne (0.02).")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Calls to a server at the same time (8).")
-    ] = None,
+    compare: Annotated[list[str] | None, option(EvalSettings, "compare", metavar="NAME")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Directory of answers and verdicts that runs share.")
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="Where relative paths start (else the file's root, or here).")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Count calls, tokens and time; ask nothing.")] = (
         False
@@ -102,33 +74,27 @@ def evaluate(
     ] = None,
     gate_interval: GateInterval = False,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
-    """Answer questions under noise with each system; write report.json and report.html."""
 
     def work() -> Mapping[str, Any]:
         from neurorit.pipelines.evaluation import command as body
         from neurorit.pipelines.evaluation import settings
 
+        retriever = given({name: options.pop(name) for name in _RETRIEVER})
+        calls = given({"concurrency": options.pop("concurrency")})
         chosen = settings.EvalSettings.read(
             config,
             {
-                "systems": settings.systems_of_options(system, key),
-                "data": settings.data_of_options(examples),
-                "conditions": tuple(condition) if condition else None,
-                "retriever": settings.retriever_of_options(index_dir, top_k, retriever, rerank),
+                "systems": settings.systems_of_options(systems, keys),
+                "data": settings.data_of_options(data),
+                "retriever": retriever or None,
                 "judge": judge,
-                "judge_labels": judge_labels,
-                "judge_key": judge_key,
-                "calls": {"concurrency": concurrency} if concurrency else None,
-                "limit": limit,
-                "metric": metric,
-                "compare": tuple(compare) if compare else None,
-                "cluster": cluster,
-                "max_tokens": max_tokens,
-                "dtype": dtype,
-                "seed": seed,
-                "max_unscored": max_unscored,
-                "root": root,
+                "judge_labels": options.pop("labels"),
+                "judge_key": options.pop("key"),
+                "calls": calls or None,
+                "compare": compare,
+                **options,
             },
         )
         return body.evaluate_settings(

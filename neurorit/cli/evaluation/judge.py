@@ -1,4 +1,4 @@
-"""Options of `judge`."""
+"""How far a judge can be trusted, and what it prefers."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import PLAIN, Json, Seed, run
+from neurorit.cli.options import PLAIN, App, Json, Seed, option, run
+from neurorit.core.call_settings import CallSettings
+from neurorit.pipelines.evaluation.settings import JudgeSettings
 
-judge_app = typer.Typer(help="How far a judge can be trusted, and what it prefers.", **PLAIN)
+judge_app = App(help=__doc__, **PLAIN)
 
 
 _Judge = Annotated[str, typer.Option(help="lab, a judge's folder, or URL/v1#MODEL.")]
 
 
-_Key = Annotated[
-    str | None, typer.Option(metavar="VARIABLE", help="Environment variable with its key.")
-]
-
-
-_Repeats = Annotated[
-    int | None, typer.Option(min=1, help="Askings of each, an odd number; several are sampled.")
-]
-
-
-_Concurrency = Annotated[int | None, typer.Option(min=1, help="Calls at the same time (8).")]
+_Key = Annotated[str | None, option(JudgeSettings, "key", metavar="VARIABLE")]
+_Repeats = Annotated[int | None, option(JudgeSettings, "repeats")]
+_Concurrency = Annotated[int | None, option(CallSettings, "concurrency")]
 
 
 @judge_app.command("calibrate")
@@ -40,7 +34,7 @@ def judge_calibrate(
     answers: Annotated[
         int | None, typer.Option(min=20, help="How many of the lab's answers (600).")
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="yes-no or graded.")] = None,
+    mode: Annotated[str | None, option(JudgeSettings, "mode")] = None,
     repeats: _Repeats = None,
     key: _Key = None,
     concurrency: _Concurrency = None,
@@ -54,8 +48,6 @@ def judge_calibrate(
     def work() -> Mapping[str, Any]:
         from neurorit.pipelines.evaluation import judge_trust as body
 
-        if mode not in (None, "yes-no", "graded"):
-            raise typer.BadParameter("--mode is yes-no or graded")
         return body.calibrate(
             body.judge_of_options(judge, {"mode": mode, "repeats": repeats, "key": key}),
             labels,

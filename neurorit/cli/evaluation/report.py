@@ -1,4 +1,4 @@
-"""Options of `report`."""
+"""Show a finished report again, as tables, against another run, or held to gates."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ def report(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a finished report again, as tables, against another run, or held to gates."""
     from neurorit.pipelines.evaluation import report as body
 
     if table and not out:

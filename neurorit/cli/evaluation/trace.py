@@ -1,4 +1,4 @@
-"""Options of `trace`."""
+"""Name the passage that made an answer wrong, by asking without each in turn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ def trace(
     out: Annotated[Path | None, typer.Option(help="Also write the traces as JSONL.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Name the passage that made an answer wrong, by asking without each in turn."""
     from neurorit.pipelines.evaluation import trace as body
 
     run(

@@ -1,4 +1,4 @@
-"""Options of `demo`."""
+"""Run the whole job on the embedded world, from a corpus to a report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def demo(
     resume: Annotated[bool, typer.Option(help="Keep stages whose inputs are the same.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole job on the embedded world, from a corpus to a report."""
     from neurorit.pipelines import demo as body
 
     # It ends with its own table and what to run next.

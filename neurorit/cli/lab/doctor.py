@@ -1,4 +1,4 @@
-"""Options of `doctor`."""
+"""Say what this machine can do, what is missing and how to mend it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from neurorit.cli.options import Json, run
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do, what is missing and how to mend it."""
     from neurorit.pipelines import doctor as body
 
     run(lambda: body.examine(Path.cwd()), as_json, show=body.show)

@@ -1,4 +1,4 @@
-"""Options of `lab`."""
+"""The embedded world and its models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from neurorit.cli.options import PLAIN, Json, Out, Seed, run
+from neurorit.cli.options import PLAIN, App, Json, Out, Seed, run
 
-lab_app = typer.Typer(help="The embedded world and its models.", **PLAIN)
+lab_app = App(help=__doc__, **PLAIN)
 
 
 @lab_app.command("world")

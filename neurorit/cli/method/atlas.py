@@ -1,4 +1,4 @@
-"""Options of `atlas`."""
+"""Look at mined neurons, compare and check them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from neurorit.cli.options import PLAIN, Examples, Json, Model, Out, Overwrite, Seed, run
+from neurorit.cli.options import PLAIN, App, Examples, Json, Model, Out, Overwrite, Seed, run
 
-atlas_app = typer.Typer(help="Look at mined neurons, compare and check them.", **PLAIN)
+atlas_app = App(help=__doc__, **PLAIN)
 
 
 @atlas_app.command("show")

@@ -1,4 +1,4 @@
-"""Options of `experiment`."""
+"""Tune and evaluate methods x seeds; one table with intervals over seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ def experiment(
     out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
     as_json: Json = False,
 ) -> None:
-    """Tune and evaluate methods x seeds; one table with intervals over seeds."""
     from neurorit.pipelines.experiment import run as body
 
     run(lambda: body.run(file, out), as_json)

@@ -1,4 +1,4 @@
-"""Options of `merge`."""
+"""Put an adapter into its base model and write the plain checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def merge(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Put an adapter into its base model and write the plain checkpoint."""
     from neurorit.pipelines import method as body
 
     run(lambda: body.merge(model, adapter, out, overwrite), as_json)

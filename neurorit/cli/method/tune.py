@@ -1,4 +1,4 @@
-"""Options of `tune`."""
+"""Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from neurorit.cli.options import (
     Overwrite,
     RecipeFile,
     Seed,
+    option,
     run,
 )
+from neurorit.tuning.settings import TuneSettings
 
 
 def tune(
     model: Model,
     examples: Examples,
     out: Out,
-    method: Annotated[
-        str, typer.Option(help="neuro-rit; sft, lora, retrobust; or a control: see docs/method.md.")
-    ] = "neuro-rit",
+    method: Annotated[str, option(TuneSettings, "method")] = TuneSettings.method,
     atlas: Annotated[
         Path | None, typer.Option(help="What `mine` wrote; mined beside --out when not given.")
     ] = None,
@@ -45,7 +45,6 @@ def tune(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
     from neurorit.pipelines import method as body
 
     if plan:

@@ -1,4 +1,4 @@
-"""Options of `model`."""
+"""Models from elsewhere, made checkpoints: GGUF files, PEFT adapters, hubs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from neurorit.cli.options import PLAIN, Json, Out, Overwrite, run
+from neurorit.cli.options import PLAIN, App, Json, Out, Overwrite, run
 
-model_app = typer.Typer(
-    help="Models from elsewhere, made checkpoints: GGUF files, PEFT adapters, hubs.", **PLAIN
-)
+model_app = App(help=__doc__, **PLAIN)
 Dtype = Annotated[
     str,
     typer.Option(help="auto (as stored; float32 if quantised), float32, bfloat16, float16."),

@@ -1,4 +1,4 @@
-"""Options of `data`."""
+"""Published data sets in this project's form, and leaks between sets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import PLAIN, Examples, Json, Out, Overwrite, Seed, run
+from neurorit.cli.options import PLAIN, App, Examples, Json, Out, Overwrite, Seed, run
 
-data_app = typer.Typer(
-    help="Published data sets in this project's form, and leaks between sets.",
+data_app = App(
+    help=__doc__,
     **PLAIN,
 )
 

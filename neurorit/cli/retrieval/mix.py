@@ -1,4 +1,4 @@
-"""Options of `mix`."""
+"""Mix questions with gold and noisy passages into typed examples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def mix(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Mix questions with gold and noisy passages into typed examples."""
     from neurorit.pipelines import retrieval as body
 
     run(

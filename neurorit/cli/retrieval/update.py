@@ -1,4 +1,4 @@
-"""Options of `update`."""
+"""Add passages to an index and delete some of it, without a rebuild."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from neurorit.cli.options import Json, parse_fields, run
+from neurorit.cli.options import Json, option, parse_fields, run
+from neurorit.retrieval.settings import BuildSettings
 
 
 def update(
@@ -28,10 +29,9 @@ def update(
         bool,
         typer.Option("--compact", help="Bring the segments together, without what was deleted."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Passages encoded at once.")] = 64,
+    batch_size: Annotated[int, option(BuildSettings, "batch_size")] = BuildSettings.batch_size,
     as_json: Json = False,
 ) -> None:
-    """Add passages to an index and delete some of it, without a rebuild."""
     from neurorit.pipelines import retrieval as body
 
     def work() -> Mapping[str, Any]:

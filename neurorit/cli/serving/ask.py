@@ -1,4 +1,4 @@
-"""Options of `ask`."""
+"""Ask a running gateway one question."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def ask(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a running gateway one question."""
     from neurorit.pipelines.serving import serve as body
 
     run(lambda: body.ask(question, url, api_key_file), as_json)

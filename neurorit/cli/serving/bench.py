@@ -1,4 +1,4 @@
-"""Options of `bench`."""
+"""Measure what runs already."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from neurorit.cli.options import PLAIN, Json, run
+from neurorit.cli.options import PLAIN, App, Json, run
 
-bench_app = typer.Typer(help="Measure what runs already.", **PLAIN)
+bench_app = App(help=__doc__, **PLAIN)
 
 
 @bench_app.command("serve")

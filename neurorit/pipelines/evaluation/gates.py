@@ -60,7 +60,7 @@ def check_gates(
                     + (" at its worse end" if by_interval else "")
                 )
     if missed:
-        raise GateMissed(f"--fail-under missed: {'; '.join(missed)} (report: {place})")
+        raise GateMissed(f"‹fail_under› missed: {'; '.join(missed)} (report: {place})")
 
 
 def _parse(text: str) -> Gate:
@@ -70,7 +70,7 @@ def _parse(text: str) -> Gate:
     except ValueError:
         bound = math.nan
     if found is None or not math.isfinite(bound):
-        raise BadInput(f"--fail-under {text}: write {FORM}")
+        raise BadInput(f"‹fail_under={text}›: write {FORM}")
     parts, ceiling = found[1].strip().split(":"), found[2] == "<="
     for i, part in enumerate(parts[:2]):
         if part in _MEASURES:
@@ -78,10 +78,10 @@ def _parse(text: str) -> Gate:
             system = parts[0] if i else None
             return Gate(text, system, None, ":".join(parts[i:]), bound, ceiling)
     if len(parts) not in (1, 3):
-        raise BadInput(f"--fail-under {text}: write {FORM}")
+        raise BadInput(f"‹fail_under={text}›: write {FORM}")
     if parts[-1] not in _RATES:
         known = ", ".join((*_RATES, *_MEASURES))
-        raise BadInput(f"--fail-under {text}: the metric is one of {known}")
+        raise BadInput(f"‹fail_under={text}›: the metric is one of {known}")
     system, condition = (parts[0], parts[1]) if len(parts) == 3 else (None, None)
     return Gate(text, system, condition, parts[-1], bound, ceiling)
 
@@ -91,11 +91,11 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
         for row in document["results"]:
             if (row["system"], row["condition"]) == (gate.system, gate.condition):
                 if row.get(gate.metric) is None:
-                    raise BadInput(f"--fail-under asks for {gate.metric}, which was not measured")
+                    raise BadInput(f"‹fail_under› asks for {gate.metric}, which was not measured")
                 where = f"{gate.system} on {gate.condition}"
                 return [(where, float(row[gate.metric]), tuple(row["ci95"][gate.metric]))]
         raise BadInput(
-            f"--fail-under names {gate.system}:{gate.condition}, which was not evaluated"
+            f"‹fail_under› names {gate.system}:{gate.condition}, which was not evaluated"
         )
     systems = [gate.system] if gate.system else list(document["systems"])
     if not gate.system and len(systems) > 1:
@@ -107,7 +107,7 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
             if row["system"] in systems and row.get(gate.metric) is not None
         ]
         if not rows:
-            raise BadInput(f"--fail-under asks for {gate.metric}, which was not measured")
+            raise BadInput(f"‹fail_under› asks for {gate.metric}, which was not measured")
         return [(name, value, tuple(ci95[gate.metric])) for name, value, ci95 in rows]
     held = {
         row["system"]: (row["system"], float(row["value"]), tuple(row["ci95"]))
@@ -117,7 +117,7 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
     for name in systems:
         if name not in held:
             raise BadInput(
-                f"--fail-under {gate.text}: {gate.metric} of {name} was not measured; it needs "
+                f"‹fail_under={gate.text}›: {gate.metric} of {name} was not measured; it needs "
                 "conditions that vary the noise (clean and distractor-4, or closed-book) and "
                 "questions that are right to begin with"
             )

@@ -44,7 +44,7 @@ def calibrate(
 
     judge, _ = make_judge(settings, seed, _calls(calls))
     if judge is None:
-        raise BadInput("no judge to calibrate: --judge lab, a folder, or URL/v1#MODEL")
+        raise BadInput("no judge to calibrate: ‹judge› lab, a folder, or URL/v1#MODEL")
     labelled = read_labelled(labels) if labels else lab_labels(seed, answers or LABELLED)
     with reporting() as report, tempfile.TemporaryDirectory() as nowhere:
         report.say(f"asking {judge.name} about {len(labelled)} labelled answers")
@@ -54,7 +54,7 @@ def calibrate(
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
     if least is not None and found["kappa"] < least:
-        raise GateMissed(f"--fail-under missed: kappa is {found['kappa']:.3f}, below {least:g}")
+        raise GateMissed(f"‹fail_under› missed: kappa is {found['kappa']:.3f}, below {least:g}")
     return found
 
 
@@ -82,7 +82,7 @@ def compare(
 
     judge, _ = make_judge(settings, 0, _calls(calls))
     if not isinstance(judge, EndpointJudge):
-        raise BadInput("comparing answers needs an endpoint: --judge URL/v1#MODEL")
+        raise BadInput("comparing answers needs an endpoint: ‹judge› URL/v1#MODEL")
     path = run / "predictions.jsonl"
     if not path.is_file():
         raise BadInput(f"{path}: no such file; `neurorit-rag eval` writes one")

@@ -33,14 +33,14 @@ def show_report(
     """
     gates = parse_gates(fail_under)
     if table is not None and table not in FORMATS:
-        raise BadInput(f"--format {table}: use one of {', '.join(FORMATS)}")
+        raise BadInput(f"‹table={table}›: use one of {', '.join(FORMATS)}")
     if out is not None and table is None:
-        raise BadInput("--out wants --format too: md, csv or latex")
+        raise BadInput("‹out› wants ‹table› too: md, csv or latex")
     if power is not None and not 0 < power <= 1:
-        raise BadInput(f"--power {power:g}: a difference as a share, such as 0.05")
+        raise BadInput(f"‹power={power:g}›: a difference as a share, such as 0.05")
     if len(directories) == 2:
         if table or gates:
-            raise BadInput("--format and --fail-under are for one run; give one directory")
+            raise BadInput("‹table› and ‹fail_under› are for one run; give one directory")
         return _compare(directories[0], directories[1], power)
     if len(directories) != 1:
         raise BadInput("report takes one run, or two to compare")

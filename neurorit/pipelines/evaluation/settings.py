@@ -10,117 +10,106 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput
-from neurorit.core.settings import fit, read_yaml
+from neurorit.core.settings import AtLeastOne, Made, Settings, Share, fill, fit, hints, read_yaml
 from neurorit.eval.conditions import CONDITIONS, parse_condition
+from neurorit.eval.metrics.settings import Analysis
 from neurorit.pipelines.recipe import LAB_RECIPE
+from neurorit.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
-    from neurorit.core.openai_client import CallSettings
-    from neurorit.eval.metrics.settings import Analysis
     from neurorit.eval.run.systems import System
-    from neurorit.retrieval.retriever import SearchSettings
 
 
 @dataclass(frozen=True)
-class SystemSettings:
-    """One system: exactly one of model (a checkpoint's directory; lab: the embedded base), url (of
-    an OpenAI-compatible endpoint, with its model's name in `remote`) or gateway (an address).
-
-    key: environment variable with the key; request: further fields of every request.
-    """
+class SystemSettings(Settings):
+    """One system: exactly one of model, url and gateway."""
 
     model: str = ""
+    """A checkpoint's directory; lab: the embedded base."""
     url: str = ""
+    """Address of an OpenAI-compatible endpoint."""
     gateway: str = ""
+    """Address of a running gateway, which retrieves by itself."""
     remote: str = ""
+    """The model's name at the address."""
     key: str = ""
+    """Environment variable with the key."""
     request: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of every request."""
 
 
 @dataclass(frozen=True)
-class JudgeSettings:
-    """model: lab, none, a judge's directory, or the name of the model at `url`.
-
-    mode: yes-no, or graded by `rubric`, right from the grade `passing` on; repeats: askings of each
-    answer, an odd number; key: environment variable with the key; labels: JSONL of labelled answers
-    (or lab), on which the report says how far to trust the judge.
-    """
+class JudgeSettings(Settings):
+    """What judges answers."""
 
     model: str = "none"
+    """lab, none, a judge's directory, or the name of the model at `url`."""
     url: str = ""
+    """Address of an OpenAI-compatible endpoint."""
     key: str = ""
+    """Environment variable with the judge's key."""
     mode: Literal["yes-no", "graded"] = "yes-no"
+    """How it is asked: for yes or no, or for a grade by `rubric`."""
     rubric: str = ""
+    """What the grades mean, in place of the packaged text."""
     passing: float = 4.0
-    repeats: int = 1
+    """The grade from which on an answer is right."""
+    repeats: AtLeastOne = 1
+    """Askings of each answer, an odd number; several are sampled."""
     labels: str = ""
+    """Labelled answers (JSONL, or lab) by which the report says how far to trust the judge."""
 
 
-@dataclass(frozen=True)
-class RetrieverSettings:
-    """index: what `index` wrote; k: passages for a question, as the condition `retrieved-K`; the
-    rest as `search` and `serve` know it (`neurorit.retrieval.retriever.SearchSettings`).
-    """
+@dataclass(frozen=True, kw_only=True)
+class RetrieverSettings(SearchSettings):
+    """The index that is searched, and how."""
 
     index: Path
-    k: int = 5
-    mode: str = "dense"
-    rerank: str = ""
-    depth: int = 100
-    fusion: str = "scores"
-    dense_weight: float = 0.7
+    """What `index` wrote: the condition retrieved-K."""
+    k: AtLeastOne = 5
+    """Passages for a question."""
 
     @property
     def search(self) -> SearchSettings:
         """How passages are found."""
-        from neurorit.retrieval.retriever import SearchSettings
-
-        return SearchSettings(
-            mode=self.mode,
-            depth=self.depth,
-            fusion=self.fusion,
-            dense_weight=self.dense_weight,
-            rerank=self.rerank,
-        )
+        return SearchSettings(**{name: getattr(self, name) for name in hints(SearchSettings)})
 
 
 @dataclass(frozen=True)
-class EvalSettings:
-    """What an evaluation file holds.
-
-    systems: name -> SystemSettings, or as in --system; data: a path, or name -> path; conditions:
-    names; judge: JudgeSettings, or as in --judge; retriever: RetrieverSettings; calls: timeout,
-    retries, pause, concurrency of calls to servers; limit: so many questions; sample: drawn by the
-    seed (random) or the first of the file; metric: what comparisons and robustness rest on (em,
-    match, f1, parts); compare: systems that all others are compared with, or pairs [a, b];
-    refusals: regular expressions of a refusal in words, [] for none (without it, the patterns of
-    `data.refusals`); cluster: a field of the examples' meta (or of their gold passage) by which
-    questions are resampled together; max_tokens: of an answer; dtype: that
-    checkpoints compute in: auto (bfloat16 for large models on a CPU that is quick in it, else as
-    stored), stored, float32, bfloat16 or float16; max_unscored: share of answers without a verdict
-    that is borne; root: the directory that relative paths start from (the one the command runs in,
-    when it is not named).
-    """
+class EvalSettings(Analysis):
+    """What an evaluation file holds."""
 
     systems: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> system: its settings, or PLACE as in --system."""
     data: Mapping[str, Any] | str = ""
+    """Examples: a path, or name -> path."""
     conditions: tuple[str, ...] = CONDITIONS
+    """Conditions, such as distractor-2@last."""
     judge: Mapping[str, Any] | str = "none"
+    """lab, none, a judge's folder, URL/v1#MODEL, or its settings."""
     retriever: Mapping[str, Any] | None = None
+    """The retriever's settings: with it, the condition retrieved-K."""
     calls: Mapping[str, Any] = field(default_factory=dict)
-    limit: int | None = None
+    """How servers are called."""
+    limit: AtLeastOne | None = None
+    """So many questions, drawn by the seed."""
     sample: Literal["random", "first"] = "random"
-    metric: Literal["em", "match", "f1", "parts"] = "em"
-    compare: Sequence[Any] | str = ()
-    refusals: Sequence[Any] | None = None
-    cluster: str = ""
-    max_tokens: int = 24
+    """Which: drawn by the seed, or the first of the file."""
+    max_tokens: AtLeastOne = 24
+    """Tokens of an answer at most."""
     dtype: str = "auto"
+    """What checkpoints compute in: auto (bfloat16 for large models on a CPU that is quick in it,
+    else as stored), stored, float32, bfloat16 or float16."""
     seed: int = 0
-    max_unscored: float = 0.02
+    """Seed of everything random."""
+    max_unscored: Share = 0.02
+    """Share of answers without a verdict that is borne."""
     root: str = ""
+    """Where relative paths start; without, where the command runs."""
     source: str = "options"
+    """Where all this was said, for messages; no file may hold it."""
 
     @classmethod
     def read(cls, name: str | Path | None, options: Mapping[str, Any]) -> EvalSettings:
@@ -155,13 +144,11 @@ class EvalSettings:
         if of_judge:
             made = replace(made, judge=asdict(made.judge_settings()) | of_judge)
         if not made.systems:
-            raise BadInput("no system to evaluate: give --system, or `systems` in --config")
+            raise BadInput("no system to evaluate: give ‹systems›, or `systems` in ‹config›")
         if not made.data:
-            raise BadInput("nothing to ask: give --examples, or `data` in --config")
+            raise BadInput("nothing to ask: give ‹data›, or `data` in ‹config›")
         for condition in made.conditions:
             parse_condition(condition)
-        if not 0.0 <= made.max_unscored <= 1.0:
-            raise BadInput(f"{where}: max_unscored is a share, from 0 to 1")
         made.analysis().check([s.name for s in made.all_systems()])
         made.call_settings()
         made.judge_settings()
@@ -197,13 +184,7 @@ class EvalSettings:
         """The retriever, if there is one."""
         if self.retriever is None:
             return None
-        where = f"{self.source}: retriever"
-        if "index" not in self.retriever:
-            raise BadInput(f"{where}: `index` is missing")
-        made = fit(RetrieverSettings, self.retriever, where)
-        if made.k < 1:
-            raise BadInput(f"{where}: k must be at least 1")
-        made.search.check()
+        made = self._part(RetrieverSettings, self.retriever, "retriever")
         return replace(made, index=self.path(made.index))
 
     def judge_settings(self) -> JudgeSettings:
@@ -213,33 +194,20 @@ class EvalSettings:
                 url, _, model = self.judge.partition("#")
                 return JudgeSettings(model=model, url=url)
             return JudgeSettings(model=self.judge)
-        return fit(JudgeSettings, self.judge, f"{self.source}: judge")
+        return self._part(JudgeSettings, self.judge, "judge")
 
     def analysis(self) -> Analysis:
         """How answers are scored and compared."""
-        from neurorit.data.refusals import PATTERNS
-        from neurorit.eval.metrics.settings import Analysis
-
-        listed = [self.compare] if isinstance(self.compare, str) else self.compare
-        given: list[str | tuple[str, str]] = []
-        for entry in listed:
-            if isinstance(entry, str):
-                given.append(entry)
-            elif isinstance(entry, Sequence) and len(entry) == 2:
-                given.append((str(entry[0]), str(entry[1])))
-            else:
-                raise BadInput(f"{self.source}: compare holds names, or pairs: [tuned, base]")
-        patterns = PATTERNS if self.refusals is None else tuple(map(str, self.refusals))
-        return Analysis(self.metric, tuple(given), patterns, self.cluster)
+        return Analysis(**{name: getattr(self, name) for name in hints(Analysis)})
 
     def call_settings(self) -> CallSettings:
         """How servers are called."""
-        from neurorit.core.openai_client import CallSettings
+        return self._part(CallSettings, self.calls, "calls")
 
-        made = fit(CallSettings, self.calls, f"{self.source}: calls")
-        if made.concurrency < 1 or made.retries < 0 or made.timeout <= 0 or made.pause < 0:
-            raise BadInput(f"{self.source}: calls want concurrency >= 1, retries >= 0, timeout > 0")
-        return made
+    def _part(self, kind: type[Made], document: Mapping[str, Any], name: str) -> Made:
+        if self.source != "options":
+            return fit(kind, document, f"{self.source}: {name}")
+        return fill(kind, {key: (value, f"‹{key}›") for key, value in document.items()}, name)
 
     def _system(self, name: str, value: Any, fetch: bool) -> System:
         from neurorit.eval.run.systems import System, parse_system
@@ -292,12 +260,12 @@ def systems_of_options(
     """--system and --key options as `systems` of a file; None when there are none."""
     if not texts:
         return None
-    variables = dict(_pair(text, "--key") for text in keys or ())
+    variables = dict(_pair(text, "keys") for text in keys or ())
     made: dict[str, Any] = {}
     for text in texts:
-        name, place = _pair(text, "--system")
+        name, place = _pair(text, "systems")
         if name in made:
-            raise BadInput(f"--system {text}: two systems are named {name}")
+            raise BadInput(f"‹systems={text}›: two systems are named {name}")
         made[name] = place
         if name in variables:
             variable = variables.pop(name)
@@ -305,7 +273,7 @@ def systems_of_options(
             kind = "gateway" if place.startswith("gateway+") else "url"
             made[name] = {kind: url, "remote": remote, "key": variable}
     if variables:
-        raise BadInput(f"--key names {next(iter(variables))}, which is no --system")
+        raise BadInput(f"‹keys› names {next(iter(variables))}, which is no ‹systems›")
     return made
 
 
@@ -323,11 +291,11 @@ def data_of_options(texts: Sequence[str] | None) -> dict[str, Any] | str | None:
         return None
     if len(texts) == 1 and ("=" not in texts[0] or Path(texts[0]).exists()):
         return texts[0]
-    return dict(_pair(text, "--examples") for text in texts)
+    return dict(_pair(text, "data") for text in texts)
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
+def _pair(text: str, parameter: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals or not value:
-        raise BadInput(f"{option} {text}: write NAME=VALUE")
+        raise BadInput(f"‹{parameter}={text}›: write NAME=VALUE")
     return name, value

@@ -58,7 +58,7 @@ def trace_run(
     asked = parse_system(f"{system}={model}", key)
     if asked.kind == "gateway":
         raise BadInput(
-            f"--model {model}: a gateway retrieves by itself, so no passage can be left out; name "
+            f"‹model={model}›: a gateway retrieves by itself, so no passage can be left out; name "
             "the server or the checkpoint behind it"
         )
     if asked.kind == "endpoint":
@@ -119,7 +119,7 @@ def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
 @contextmanager
 def endpoint_answers(system: System, max_tokens: int, seed: int) -> Iterator[Answerer]:
     """Answers by a server, with the prompts that evaluation sends where no checkpoint is by."""
-    from neurorit.core.openai_client import CallSettings
+    from neurorit.core.call_settings import CallSettings
     from neurorit.eval.run.rendering import Prompt
     from neurorit.eval.run.systems import Reply, ask_remote
     from neurorit.model.prompts import PromptTemplate
@@ -166,10 +166,10 @@ def _cases(
     cells = read_run(run, run.name).cells
     systems = list(dict.fromkeys(name for name, _ in cells))
     if system not in systems:
-        raise BadInput(f"--system {system}: {run} holds {', '.join(systems)}")
+        raise BadInput(f"‹system={system}›: {run} holds {', '.join(systems)}")
     conditions = [name for held, name in cells if held == system]
     if condition is not None and condition not in conditions:
-        raise BadInput(f"--condition {condition}: {run} holds {', '.join(conditions)}")
+        raise BadInput(f"‹condition={condition}›: {run} holds {', '.join(conditions)}")
     wrong = [
         p
         for name in ([condition] if condition else conditions)
@@ -189,7 +189,7 @@ def _cases(
     for p in wrong[:limit]:
         example = held.get(p.id)
         if example is None:
-            raise BadInput(f"--examples {examples}: no example {p.id!r}, which {run} asked")
+            raise BadInput(f"‹examples={examples}›: no example {p.id!r}, which {run} asked")
         cases.append(
             Case(example, p.condition, _passages(example, p.passages, examples, searched), p.output)
         )
@@ -226,8 +226,8 @@ def _passages(
         passage = held.get((identity, kind)) or searched.passage(identity, kind)
         if passage is None:
             raise BadInput(
-                f"--examples {examples}: example {example.id!r} lacks passage {identity!r}; give "
-                "the examples that the run was made from, or the --index it was retrieved from"
+                f"‹examples={examples}›: example {example.id!r} lacks passage {identity!r}; give "
+                "the examples that the run was made from, or the ‹index› it was retrieved from"
             )
         found.append(passage)
     return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.core.artifact import Manifest, hash_inputs, write_manifest
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
-from neurorit.core.settings import fit, read_yaml
+from neurorit.core.settings import AtLeastOne, Settings, fit, read_yaml
 from neurorit.eval.conditions import distractor_conditions, parse_condition
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.experiment.table import BASE, markdown, paired, plot, rows
@@ -43,42 +43,44 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """What an experiment file holds.
-
-    model, examples: what is tuned, on what; evaluate: examples with pools (mix --for eval);
-    recipe: a recipe file; lab stands for the embedded model or recipe. methods: names of methods;
-    variants: name -> {method, settings (of tuning), mine (settings of mining), examples}. seeds: of
-    mining and tuning. conditions, limit, max_tokens: of the evaluation. select: the rule
-    {clean_within, refused_clean}: of each method's variants the one with the best mean over the
-    distractor conditions is chosen, among those whose exact match on clean is within `clean_within`
-    of the base's and whose refusals there are at most `refused_clean`. test: examples for the
-    chosen. processes: so many mine and tune together, each with a GPU of its own where there are
-    any. settings_from: where the settings were chosen, when not here; it stands in the manifest.
-    """
+class Experiment(Settings):
+    """What an experiment file holds."""
 
     model: str
+    """What is tuned: a checkpoint, or lab for the embedded model."""
     examples: Path
+    """What it is tuned on."""
     evaluate: Path
+    """Examples with pools (mix --for eval) that the table is of."""
     recipe: str = "lab"
+    """A recipe file, or a packaged one's name."""
     methods: tuple[str, ...] = ()
+    """Names of methods."""
     variants: Mapping[str, Any] = field(default_factory=dict)
+    """Name -> {method, settings (of tuning), mine (settings of mining), examples}."""
     seeds: tuple[int, ...] = (0,)
+    """Seeds of mining and tuning."""
     conditions: tuple[str, ...] = ("clean", "distractor-1", "distractor-2", "distractor-4")
-    limit: int | None = None
-    max_tokens: int = 32
+    """Conditions of the evaluation."""
+    limit: AtLeastOne | None = None
+    """So many questions."""
+    max_tokens: AtLeastOne = 32
+    """Tokens of an answer at most."""
     select: Mapping[str, Any] = field(default_factory=dict)
+    """The rule {clean_within, refused_clean}: of each method's variants the one with the best mean
+    over the distractor conditions is chosen, among those whose exact match on clean is within
+    `clean_within` of the base's and whose refusals there are at most `refused_clean`."""
     test: Path | None = None
-    processes: int = 1
+    """Examples for the chosen, asked once."""
+    processes: AtLeastOne = 1
+    """So many mine and tune together, each with a GPU of its own where there are any."""
     settings_from: str = ""
+    """Where the settings were chosen, when not here; it stands in the manifest."""
 
     @classmethod
     def read(cls, path: Path) -> Experiment:
         """Read and check a file; raises BadInput that names the file and the setting."""
         document = read_yaml(path, "an experiment")
-        for name in ("model", "examples", "evaluate"):
-            if name not in document:
-                raise BadInput(f"{path}: `{name}` is missing")
         made = fit(cls, document, str(path))
         if not made.all_variants():
             raise BadInput(f"{path}: name `methods` or `variants`")
@@ -87,8 +89,6 @@ class Experiment:
             raise BadInput(f"{path}: select knows clean_within and refused_clean, not {unknown}")
         if made.test is not None and not made.select:
             raise BadInput(f"{path}: `test` is for the chosen; declare the rule under `select`")
-        if made.processes < 1:
-            raise BadInput(f"{path}: processes must be at least 1")
         for condition in made.conditions:
             parse_condition(condition)
         noisy = distractor_conditions(list(made.conditions))
@@ -144,7 +144,7 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
     recipe = find_recipe(experiment.recipe)
     for variant in experiment.all_variants():
         _settings(variant, recipe).check(atlas=True, adapter=False)
-        Recipe(recipe).settings(MiningSettings, "mine", variant.mine).check()
+        Recipe(recipe).settings(MiningSettings, "mine", variant.mine)
     out.mkdir(parents=True, exist_ok=True)
     model = _model(experiment.model)
     systems: dict[str, Path] = {BASE: model}
@@ -283,7 +283,7 @@ def _test_once(
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != touched:
         raise BadInput(
             f"{mark}: the test questions were used for another choice already; a new choice needs "
-            "new test questions, or a new --out if you accept that they were seen"
+            "new test questions, or a new ‹out› if you accept that they were seen"
         )
     write_text(mark, json.dumps(touched) + "\n")
     chosen = {

@@ -37,7 +37,7 @@ def bench(
 
     async def work() -> dict[str, Any]:
         options = {"max_tokens": max_tokens}
-        address = check_url(url, "--url")
+        address = check_url(url, "url")
         async with Asker(address, asked, key=keys[0] if keys else "", options=options) as asker:
             await asker.check()
             if rate > 0:

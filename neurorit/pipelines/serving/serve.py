@@ -5,32 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.errors import NeuroritError
+
+if TYPE_CHECKING:
+    from neurorit.serving.settings import ServeSettings
 
 _SECONDS = 300.0
 
 
-def serve(
-    model: Path,
-    index: Path,
-    *,
-    policy: str,
-    retriever: str = "dense",
-    rerank: str = "",
-    **options: Any,
-) -> Mapping[str, Any]:
-    """Serve until interrupted; returns what was served. options: see `serving.ServeSettings`."""
-    from neurorit.retrieval.retriever import SearchSettings
-    from neurorit.serving.gateway.server import ServeSettings, run_server
-    from neurorit.serving.rag.pipeline import POLICIES
+def serve(model: Path, index: Path, settings: ServeSettings) -> Mapping[str, Any]:
+    """Serve until interrupted; returns what was served."""
+    from neurorit.serving.gateway.server import run_server
 
-    if policy not in POLICIES:
-        raise BadInput(f"--policy {policy}: it is one of {', '.join(POLICIES)}")
-    search = SearchSettings(mode=retriever, rerank=rerank)
-    search.check()
-    settings = ServeSettings(policy=policy, search=search, **options)  # type: ignore[arg-type]  # checked above
     run_server(model, index, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
     return {"served": str(model), "index": str(index)}
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallSettings
 from neurorit.core.reply_cache import Cache
 from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge, combine

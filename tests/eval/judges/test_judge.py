@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_client import CallSettings
 from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.judges.judge import give_verdicts, judge_turn

@@ -78,8 +78,8 @@ def test_any_names_are_compared() -> None:
     assert Analysis().pairs(["alone"]) == []
     with pytest.raises(BadInput, match=r"compare names 'd', but the systems are a, b, c"):
         Analysis(compare=("d",)).check(names)
-    with pytest.raises(BadInput, match="metric 'bleu'"):
-        Analysis("bleu").check(names)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="metric is 'bleu', but it must be one of em"):
+        Analysis("bleu")  # type: ignore[arg-type]
 
 
 def test_settings_of_a_file(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_settings_of_a_file(tmp_path: Path) -> None:
     assert made.sample == "first"
     for line, message in (
         ("metric: bleu", "metric"),
-        ("compare: [[a]]", "compare holds names"),
+        ("compare: [[a]]", "compare is .*, but it must be a list"),
         ("compare: c", "compare names 'c'"),
         ("refusals: ['(']", "no regular expression"),
     ):

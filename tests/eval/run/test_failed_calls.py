@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import NeuroritError
-from neurorit.core.openai_client import CallSettings
 from neurorit.data.example_files import write_examples
 from neurorit.eval.predictions import read_predictions
 from neurorit.eval.run.runner import run_evaluation
@@ -57,7 +57,7 @@ def test_more_failures_than_are_borne_stop_the_run(tmp_path: Path) -> None:
 
     with serving(answer) as server:
         args = ([parse_system(f"a={server.url}#m")], tmp_path / "e.jsonl", ["clean"])
-        with pytest.raises(NeuroritError, match=r"3 of 60 calls failed.*--max-unscored"):
+        with pytest.raises(NeuroritError, match=r"3 of 60 calls failed.*max_unscored"):
             run_evaluation(*args, tmp_path / "run", None, 0, calls=QUICK)
         report = run_evaluation(*args, tmp_path / "run", None, 0, calls=QUICK, max_unscored=0.05)
     assert report["verdicts"]["unscored"] == 60

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallSettings, Endpoint, retry_after
+from neurorit.core.openai_client import Endpoint, retry_after
 from neurorit.core.openai_replies import CallFailed
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
@@ -237,7 +238,7 @@ def test_a_failing_judge_leaves_unscored_and_totals_add_up(tmp_path: Path) -> No
             args = ([system], tmp_path / "e.jsonl", names, tmp_path / "run", judge, 0)
             return run_evaluation(*args, calls=QUICK, **more)
 
-        with pytest.raises(NeuroritError, match=r"no verdict on \d+ of 120.*--max-unscored"):
+        with pytest.raises(NeuroritError, match=r"no verdict on \d+ of 120.*max_unscored"):
             evaluate()
         assert not (tmp_path / "run" / "report.json").exists()
         report = evaluate(max_unscored=1.0)

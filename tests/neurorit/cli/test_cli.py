@@ -9,9 +9,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from neurorit.cli import COMMANDS, app, main
@@ -19,6 +20,7 @@ from neurorit.core.errors import BadInput
 from neurorit.pipelines import demo
 from neurorit.pipelines.recipe import Recipe, parse_assignments
 from neurorit.pipelines.stages import RECORD, Stages
+from neurorit.retrieval.index.vector_sources import GivenVectors
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_command_has_help() -> None:
-    for name in (*COMMANDS, "atlas", "lab"):
+    for name in COMMANDS:
         result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0, name
         assert "Usage" in result.output
@@ -46,7 +48,9 @@ def test_every_command_has_help() -> None:
 
 def test_commands_take_json() -> None:
     for name in COMMANDS:
-        assert "--json" in CliRunner().invoke(app, [name, "--help"]).output, name
+        command: Any = get_command(app).get_command(None, name)  # type: ignore[attr-defined]
+        for one in getattr(command, "commands", {"": command}).values():
+            assert "--json" in {flag for param in one.params for flag in param.opts}, one.name
 
 
 def test_doctor_prints_one_json_object() -> None:
@@ -119,7 +123,7 @@ def test_recipe_variant_and_options_win(tmp_path: Path) -> None:
     [
         ("tune: {stepz: 5}", "tune.stepz is no setting"),
         ("tune: {steps: many}", "tune.steps is 'many'"),
-        ("tune: {steps: true}", "must be int"),
+        ("tune: {steps: true}", "tune.steps is True, but it must be a whole number"),
         ("tune: {kind: c}", "tune.kind is 'c'"),
         ("tuen: {steps: 5}", "unknown section 'tuen'"),
         ("tune: 5", "section 'tune'"),
@@ -182,7 +186,7 @@ def test_stages_leave_foreign_directories_alone(tmp_path: Path) -> None:
 
 def test_stages_refuse_a_torn_record(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("{")
-    with pytest.raises(BadInput, match="--resume"):
+    with pytest.raises(BadInput, match="resume=True"):
         Stages(tmp_path, resume=True, tell=lambda line: None)
 
 
@@ -199,3 +203,23 @@ def test_what_to_run_next_begins_with_the_environment_where_that_is_needed(
     (binaries / "neurorit-rag").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(binaries))
     assert demo._entered() == []
+
+
+def test_a_message_names_the_parameter_and_the_command_line_its_option(tmp_path: Path) -> None:
+    broken = tmp_path / "vectors.npy"
+    broken.write_bytes(b"no vectors")
+    with pytest.raises(BadInput) as error:
+        GivenVectors(broken, 1, 4)
+    assert str(error.value).startswith(f"vectors={broken}: not a .npy file")
+    assert error.value.args == (str(error.value),)
+    done = run("lab", "judge", "--out", str(tmp_path / "out"), "--reading", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --reading {tmp_path}: no checkpoint there")
+    # A flag is set, a setting without an option of its own is given by --set, others are words.
+    message = BadInput("name another ‹out› or pass ‹overwrite=True›; ‹top_k=0› ‹no such thing›")
+    assert str(message) == "name another out or pass overwrite=True; top_k=0 ‹no such thing›"
+    shown = message.for_shell(
+        {"out": "--out", "overwrite": "--overwrite", "top_k": "-k"}.__getitem__
+    )
+    assert shown == "name another --out or pass --overwrite; -k 0 ‹no such thing›"
+    assert message.for_shell(lambda name: f"--set {name}").endswith("--set top_k=0 ‹no such thing›")

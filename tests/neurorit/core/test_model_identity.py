@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput
 from neurorit.core.model_identity import identify
-from neurorit.core.openai_client import CallSettings
 from neurorit.core.reply_cache import Cache
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System, parse_system

@@ -5,7 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from neurorit.core.openai_client import CallSettings, Endpoint
+from neurorit.core.call_settings import CallSettings
+from neurorit.core.openai_client import Endpoint
 from neurorit.core.openai_replies import CallFailed
 
 QUICK = CallSettings(timeout=5.0, retries=2, pause=0.0)

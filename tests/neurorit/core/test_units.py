@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from neurorit.core.errors import BadInput
-from neurorit.core.units import parse_bytes
+from neurorit.core.units import parse_bytes, write_bytes
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,10 @@ from neurorit.core.units import parse_bytes
 )
 def test_decimal_and_binary_units(text: str, size: int) -> None:
     assert parse_bytes(text, "memory") == size
+    assert parse_bytes(write_bytes(size), "memory") == size
 
 
 @pytest.mark.parametrize("text", ["much", "-1GB", "3MB", "", "iB", "1GBit", "1e9", "0"])
 def test_what_is_no_amount_names_the_parameter(text: str) -> None:
-    with pytest.raises(BadInput, match="--memory"):
-        parse_bytes(text, "--memory", least=64 * 10**6)
+    with pytest.raises(BadInput, match="memory="):
+        parse_bytes(text, "memory", least=64 * 10**6)

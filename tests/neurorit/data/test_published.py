@@ -141,7 +141,7 @@ def test_what_cannot_be_read_is_named(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(BadInput, match="known sets are hotpotqa"):
         write_published("trivia", out)
-    with pytest.raises(BadInput, match="with --source"):
+    with pytest.raises(BadInput, match="with source"):
         write_published("rgb", out)
     with pytest.raises(BadInput, match="split validation"):
         write_published("hotpotqa", out, source=str(source), split="validation")

@@ -131,7 +131,7 @@ def test_what_is_no_gguf_is_named(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"end": None, "template": "{{ messages[0].content }}"}, "names no end-of-text token"),
-        ({"template": None}, "no chat template; name a file .*--chat-template none"),
+        ({"template": None}, "no chat template; name a file .*chat_template=none"),
         ({"more": {"llama.rope.scaling.type": "yarn"}}, r"positions are scaled \(yarn\)"),
         ({"more": {"llama.attention.sliding_window": 512}}, "attends to the last 512 tokens"),
         (
@@ -163,7 +163,7 @@ def test_a_base_model_may_go_without_a_template(original: tuple[Any, Any], tmp_p
     given.write_text(original[1].chat_template, encoding="utf-8")
     import_model(path, tmp_path / "chat", chat_template=given)
     assert load_model(tmp_path / "chat", device="cpu")[1].chat_template == given.read_text()
-    with pytest.raises(BadInput, match=r"--chat-template .*absent"):
+    with pytest.raises(BadInput, match=r"chat_template=.*absent"):
         import_model(path, tmp_path / "none", chat_template=tmp_path / "absent")
 
 
@@ -172,7 +172,7 @@ def test_room_is_looked_for_before_weights_are_read(
 ) -> None:
     path = write_gguf(tmp_path / "tiny.gguf", *original)
     monkeypatch.setattr("neurorit.model.memory.free_memory", lambda: 1000)
-    refused(path, tmp_path, "of memory, and .* is free; take fewer bytes .* --dtype bfloat16")
+    refused(path, tmp_path, "of memory, and .* is free; take fewer bytes .* dtype=bfloat16")
     monkeypatch.setattr("neurorit.model.memory.free_memory", lambda: None)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import CallSettings
 from neurorit.data.examples import Example, Passage
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate

@@ -254,9 +254,9 @@ def test_what_cannot_be_tuned_is_refused(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "tuned"
-    with pytest.raises(BadInput, match="needs --atlas"):
+    with pytest.raises(BadInput, match="needs atlas"):
         tune(checkpoint, None, examples_path, None, SETTINGS, out=out)
-    with pytest.raises(BadInput, match="--method other"):
+    with pytest.raises(BadInput, match="method 'other': it is one of"):
         tune(checkpoint, None, examples_path, None, replace(SETTINGS, method="other"), out=out)
     with pytest.raises(BadInput, match="batch_size"):
         tune(
@@ -288,7 +288,7 @@ def test_another_models_atlas_is_refused(
     name = next(iter(weights))
     weights[name] = weights[name] + 1e-3
     save_file(weights, alike / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(BadInput, match=r"--atlas .* was mined from other weights than --model"):
+    with pytest.raises(BadInput, match=r"atlas=.* was mined from other weights than model"):
         tune(alike, None, examples_path, atlas_dir, SETTINGS, out=tmp_path / "tuned")
 
 

@@ -10,8 +10,8 @@ import pytest
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.bm25.bm25 import LexicalIndex, lexical_place
 from neurorit.retrieval.bm25.words import words_of
-from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.index import Index, build_index
+from neurorit.retrieval.settings import BuildSettings
 from tests.retrieval.corpus.test_fuzz import QuickEncoder
 
 CAPITAL = "\u6771\u4eac\u306f\u65e5\u672c\u306e\u9996\u90fd\u3067\u3059\u3002"
@@ -51,5 +51,5 @@ def test_a_script_without_spaces_is_searched_by_its_characters(tmp_path: Path) -
 def test_an_unknown_language_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "1", "text": "x"}\n')
     settings = BuildSettings(language="klingon")
-    with pytest.raises(BadInput, match=r"--language klingon: it is one of arabic, .*none"):
+    with pytest.raises(BadInput, match=r"language=klingon: it is one of arabic, .*none"):
         build_index(tmp_path / "a.jsonl", tmp_path / "i", encoder=QuickEncoder(), settings=settings)

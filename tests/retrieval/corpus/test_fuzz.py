@@ -25,8 +25,9 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.data.example_files import read_examples
 from neurorit.data.published import write_published
 from neurorit.retrieval.corpus.reader import read_corpus
-from neurorit.retrieval.index.build import SKIPPED, BuildSettings
+from neurorit.retrieval.index.build import SKIPPED
 from neurorit.retrieval.index.index import Index, build_index
+from neurorit.retrieval.settings import BuildSettings
 from tests.retrieval.corpus.test_sources import ROWS, pdf, write_parquet
 
 TIMES = int(os.environ.get("NEURORIT_FUZZ", "1"))
@@ -289,10 +290,8 @@ def test_damaged_published_sets_are_named(tmp_path: Path) -> None:
 
 
 def test_given_vectors_do_not_go_with_skipped_lines(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"id": "1", "text": "x"}\n')
-    wanted = BuildSettings(skip_bad=True, vectors=tmp_path / "v.npy")
-    with pytest.raises(BadInput, match="--skip-bad: the rows of --vectors"):
-        build_index(tmp_path / "a.jsonl", tmp_path / "i", encoder=QuickEncoder(), settings=wanted)
+    with pytest.raises(BadInput, match="skip_bad: the rows of vectors"):
+        BuildSettings(skip_bad=True, vectors=tmp_path / "v.npy")
 
 
 @pytest.mark.parametrize("name", ["vectors.faiss", "passages.jsonl"])

@@ -14,8 +14,9 @@ from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.near_duplicates import _shingles, _words, survey
 from neurorit.retrieval.encoders.load import load_encoder
-from neurorit.retrieval.index.build import REPEATS, BuildSettings
+from neurorit.retrieval.index.build import REPEATS
 from neurorit.retrieval.index.index import Index, build_index
+from neurorit.retrieval.settings import BuildSettings
 
 
 def text(rng: random.Random, words: int = 80) -> list[str]:
@@ -68,7 +69,7 @@ def test_the_same_words_are_the_same_whatever_their_case_and_space() -> None:
     ]
     (one,) = survey(lambda: iter(same)).repeats
     assert (one.id, one.of, one.similarity, one.row) == ("b", "a", 1.0, 1)
-    with pytest.raises(BadInput, match=r"--near-duplicates 0\.2"):
+    with pytest.raises(BadInput, match=r"near_duplicates=0\.2"):
         survey(lambda: iter(same), 0.2)
 
 
@@ -119,6 +120,5 @@ def test_an_index_tells_of_repeats_or_leaves_them_out(tmp_path: Path) -> None:
     made = build_index(path, tmp_path / "less", encoder=encoder, settings=settings).built
     assert (made["passages"], made["duplicates"], made["near_duplicates"]) == (2, 1, 1)
     assert [p.id for p in Index.load(tmp_path / "less", encoder=encoder).passages] == ["a", "b"]
-    with pytest.raises(BadInput, match="--drop-duplicates"):
-        given = BuildSettings(drop_duplicates=True, vectors=tmp_path / "v.npy")
-        build_index(path, tmp_path / "none", encoder=encoder, settings=given)
+    with pytest.raises(BadInput, match="drop_duplicates"):
+        BuildSettings(drop_duplicates=True, vectors=tmp_path / "v.npy")

@@ -7,7 +7,7 @@ import json
 import os
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -20,8 +20,8 @@ from neurorit.data.text import sentences
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, read_corpus
 from neurorit.retrieval.encoders.load import load_encoder
-from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.index import Index, build_index
+from neurorit.retrieval.settings import BuildSettings
 
 ROWS = [
     {"id": "1", "title": "Otter", "text": "The otter swims."},
@@ -274,23 +274,22 @@ def test_tokens_are_those_of_the_encoder(tmp_path: Path) -> None:
     made = list(Chunking("tokens", 4).chunks("Unbelievably, Zirkonium fits pumps."))
     assert "".join(made).replace(" ", "") == "Unbelievably,Zirkoniumfitspumps."
     assert len(made) > 2, "long words are several tokens"
-    with pytest.raises(BadInput, match=r"--tokenizer .*: none could be loaded"):
+    with pytest.raises(BadInput, match=r"tokenizer=.*: none could be loaded"):
         list(Chunking("tokens", 4, tokenizer=str(tmp_path)).chunks("text"))
 
 
 @pytest.mark.parametrize(
     ("chunking", "said"),
     [
-        (Chunking(size=0), "--chunk-size 0"),
-        (Chunking("words", 5, 5), "--overlap 5"),
-        (Chunking("sentences", 5, 2), "--chunk-by words"),
-        (Chunking("lines"), "--chunk-by lines"),  # type: ignore[arg-type]
+        ({"size": 0}, "size is 0"),
+        ({"by": "words", "size": 5, "overlap": 5}, "overlap=5"),
+        ({"size": 5, "overlap": 2}, "by=words"),
+        ({"by": "lines"}, "by is 'lines', but it must be one of sentences, words, tokens"),
     ],
 )
-def test_chunks_that_cannot_be_are_refused(tmp_path: Path, chunking: Chunking, said: str) -> None:
-    (tmp_path / "a.txt").write_text("text")
+def test_chunks_that_cannot_be_are_refused(chunking: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        list(read_corpus(tmp_path, chunking=chunking))
+        Chunking(**chunking)
 
 
 def test_a_data_set_is_read_by_name_or_from_where_it_was_saved(tmp_path: Path) -> None:

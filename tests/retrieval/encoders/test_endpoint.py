@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from neurorit.cli import app
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
-from neurorit.core.openai_client import CallSettings
 from neurorit.retrieval.encoders.endpoint import KEY_VARIABLE, EndpointEncoder
 from neurorit.retrieval.encoders.load import load_encoder, prefixed_name
 from neurorit.retrieval.index.index import Index
@@ -99,7 +99,7 @@ def test_a_server_that_fails_is_named(server: Server) -> None:
     server.failing = True
     with pytest.raises(NeuroritError, match=r"HTTP 500.*run the same again"):
         encoder.encode_passages(TEXTS)
-    with pytest.raises(BadInput, match=r"--encoder .*HTTP 500"):
+    with pytest.raises(BadInput, match=r"encoder=.*HTTP 500"):
         EndpointEncoder(f"{server.url}#mini", settings=at_once)
     server.failing, server.factor = False, 0.0
     with pytest.raises(NeuroritError, match="of no use"):

@@ -114,7 +114,7 @@ def test_an_unfinished_build_of_something_else_is_not_thrown_away_unasked(
         build_index(corpus, tmp_path / "index", encoder=CountingEncoder(stop=3072))
     place = tmp_path / ".index.building"
     before = sorted(place.rglob("*"))
-    with pytest.raises(BadInput, match=r"differs in: --encoder, --kind; .*--restart"):
+    with pytest.raises(BadInput, match=r"differs in: encoder, kind; .*restart=True"):
         build_index(
             corpus,
             tmp_path / "index",
@@ -180,7 +180,7 @@ def test_given_vectors_are_compared_with_the_encoder(corpus: Path, tmp_path: Pat
     np.save(tmp_path / "own.npy", rows)
     np.save(tmp_path / "shifted.npy", np.roll(rows, 1, axis=0))
     settings = BuildSettings(vectors=tmp_path / "shifted.npy")
-    with pytest.raises(BadInput, match=r"mean cosine of .* --trust-vectors"):
+    with pytest.raises(BadInput, match=r"mean cosine of .* trust_vectors=True"):
         build_index(corpus, tmp_path / "index", encoder=encoder, settings=settings)
     settings = BuildSettings(vectors=tmp_path / "own.npy")
     build_index(corpus, tmp_path / "index", encoder=encoder, settings=settings)

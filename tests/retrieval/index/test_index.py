@@ -109,7 +109,7 @@ def test_building_twice_gives_the_same_bytes(
 def test_an_existing_index_is_replaced_only_on_request(tmp_path: Path) -> None:
     corpus, out = lines(tmp_path, GOOD), tmp_path / "index"
     build_index(corpus, out)
-    with pytest.raises(BadInput, match="--overwrite"):
+    with pytest.raises(BadInput, match="overwrite=True"):
         build_index(corpus, out)
     build_index(corpus, out, overwrite=True)
     assert len(Index.load(out)) == 1
@@ -137,5 +137,5 @@ def test_another_encoder_is_refused(index_dir: Path) -> None:
 def test_an_unknown_encoder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "no-encoder"
     folder.mkdir()
-    with pytest.raises(BadInput, match=r"--encoder .*no-encoder"):
+    with pytest.raises(BadInput, match=r"encoder=.*no-encoder"):
         load_encoder(str(folder))

@@ -16,7 +16,6 @@ from neurorit.cli import app
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index import segments
-from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.faiss_build import make_vectors
 from neurorit.retrieval.index.faiss_kinds import (
     KINDS,
@@ -29,6 +28,7 @@ from neurorit.retrieval.index.faiss_search import find, tune_effort
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.index.update import update_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
+from neurorit.retrieval.settings import BuildSettings
 
 COUNT, DIMENSION = 5_000, 384
 SMALL = 64 * 10**6
@@ -165,7 +165,7 @@ def test_passages_come_and_go_without_a_rebuild(
     assert len(retriever) == COUNT - 2
     assert not everything & {best[1], best[2]}
     assert len(list((tmp_path / "index").glob("deleted-*"))) == 1
-    with pytest.raises(BadInput, match="--add CORPUS"):
+    with pytest.raises(BadInput, match="give add, delete"):
         update_index(tmp_path / "index")
 
 
@@ -261,7 +261,7 @@ def test_questions_of_a_file_tune_the_search(made: tuple[Path, Path], tmp_path: 
     assert manifest["made"]["segments"][0]["sample"] == 30
     assert "recall_queries" in manifest["inputs"]
     for settings, said in (
-        ({"recall_queries": asked}, "--target-recall"),
+        ({"recall_queries": asked}, "reach with target"),
         ({"recall_queries": tmp_path / "no", "target": 0.9}, "no such file"),
     ):
         with pytest.raises(BadInput, match=said):

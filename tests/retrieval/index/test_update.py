@@ -13,11 +13,11 @@ import pytest
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
-from neurorit.retrieval.index.build import BuildSettings
 from neurorit.retrieval.index.compact import compact_index
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.index.update import update_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
+from neurorit.retrieval.settings import BuildSettings
 from tests.retrieval.counting_encoder import CountingEncoder
 
 COUNT = 3_000
@@ -101,7 +101,7 @@ def _stopped(*_: Any) -> None:
 
 def test_a_source_is_deleted_by_its_field(tmp_path: Path, encoder: CountingEncoder) -> None:
     place = built(tmp_path, encoder, "flat")
-    with pytest.raises(BadInput, match=r"--delete-where: no passage has source=no\.md"):
+    with pytest.raises(BadInput, match=r"delete_where: no passage has source=no\.md"):
         update_index(place, delete_where={"source": "no.md"})
     done = update_index(place, delete_where={"source": "7.md"})
     assert done["deleted"] == COUNT // 300

@@ -16,8 +16,8 @@ from neurorit.core.openai_replies import CallFailed, Piece
 from neurorit.serving.backends.backend import System
 from neurorit.serving.backends.openai_client import ChatClient
 from neurorit.serving.backends.pool import Upstreams, check_url, read_upstream_key
-from neurorit.serving.gateway.server import ServeSettings, serve
-from tests.serving.fakes import Upstream, WordRetriever
+from neurorit.serving.gateway.server import ServeSettings
+from tests.serving.fakes import Upstream
 
 
 def ask(upstreams: Upstreams, times: int = 1, **options: Any) -> list[str]:
@@ -112,13 +112,13 @@ def test_the_least_busy_server_is_asked_and_leaving_gives_the_place_back() -> No
     "url", ["gpu-1:8000", "ftp://x", "http://", "http://me:pw@x", "http://x/?k=1"]
 )
 def test_addresses_of_another_form_are_refused_and_keys_in_them_too(url: str) -> None:
-    with pytest.raises(BadInput, match="--upstream") as caught:
-        check_url(url, "--upstream")
+    with pytest.raises(BadInput, match="upstream") as caught:
+        check_url(url, "upstream")
     assert "pw" not in str(caught.value)
 
 
 def test_an_address_may_end_with_v1() -> None:
-    assert check_url("http://gpu-1:8000/v1/", "--upstream") == "http://gpu-1:8000"
+    assert check_url("http://gpu-1:8000/v1/", "upstream") == "http://gpu-1:8000"
 
 
 def test_the_upstreams_key_comes_from_a_file_or_the_environment(
@@ -181,7 +181,7 @@ def test_a_wrong_key_is_an_error_naming_the_option(tmp_path: Path) -> None:
         finally:
             await system.aclose()
 
-    with pytest.raises(BadInput, match=r"--upstream: .* refuses the key \(401\); .*key-file"):
+    with pytest.raises(BadInput, match=r"upstream: .* refuses the key \(401\); .*key_file"):
         asyncio.run(work())
 
 
@@ -271,10 +271,8 @@ def test_a_server_that_takes_messages_only_is_asked_for_a_chat() -> None:
     asyncio.run(work())
 
 
-def test_flags_for_vllm_beside_an_upstream_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    settings = ServeSettings(port=0, upstream=("http://x",), vllm_args=("--seed=1",))
-    with pytest.raises(BadInput, match="beside --upstream"):
-        serve(tmp_path, WordRetriever, settings)
+def test_flags_for_vllm_beside_an_upstream_are_refused() -> None:
+    with pytest.raises(BadInput, match="beside upstream"):
+        ServeSettings(port=0, upstream=("http://x",), vllm_args=("--seed=1",))
     with pytest.raises(BadInput, match="'junk' is no flag"):
-        serve(tmp_path, WordRetriever, ServeSettings(port=0, vllm_args=("junk",)))
+        ServeSettings(port=0, vllm_args=("junk",))

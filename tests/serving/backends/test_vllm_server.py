@@ -33,9 +33,9 @@ def test_a_used_port_is_one_clear_line() -> None:
         busy.bind(("127.0.0.1", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        with pytest.raises(BadInput, match=rf"--port {port} on 127.0.0.1 cannot be used"):
-            require_free_port("127.0.0.1", port, "--port")
-    assert require_free_port("127.0.0.1", free_port(), "--port")
+        with pytest.raises(BadInput, match=rf"port={port} on 127.0.0.1 cannot be used"):
+            require_free_port("127.0.0.1", port, "port")
+    assert require_free_port("127.0.0.1", free_port(), "port")
 
 
 def test_a_missing_model_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from neurorit.model.prompts import PromptTemplate
 from neurorit.retrieval.retriever import SearchSettings
 from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.gateway.lifecycle import answers_digest
-from neurorit.serving.gateway.settings import ServeSettings
-from neurorit.serving.middleware.auth import MAX_BODY, read_api_keys
+from neurorit.serving.middleware.auth import read_api_keys
 from neurorit.serving.rag.pipeline import ABSTAINED, RagPipeline
+from neurorit.serving.settings import ServeSettings
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny_llama import tiny_tokenizer
 
@@ -210,7 +210,7 @@ def test_other_refusals_have_the_same_shape() -> None:
     assert (unknown.status_code, error_of(unknown)["code"]) == (404, "model_not_found")
     broken = client.post("/v1/retrieve", content="{", headers={"content-type": "application/json"})
     assert (broken.status_code, error_of(broken)["code"]) == (400, "invalid_json")
-    large = client.post("/v1/retrieve", content=b"x" * (MAX_BODY + 1))
+    large = client.post("/v1/retrieve", content=b"x" * (ServeSettings.max_body + 1))
     assert large.status_code == 413
     error_of(large)
 

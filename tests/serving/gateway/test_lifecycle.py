@@ -196,8 +196,8 @@ def test_an_open_gateway_without_a_key_is_warned_of(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_tokens": 300, "max_tokens_limit": 200}, "--max-tokens-limit 200; raise that too"),
-        ({"upstream_api": "responses"}, "completions or chat"),
+        ({"max_tokens": 300, "max_tokens_limit": 200}, "max_tokens_limit=200; raise that too"),
+        ({"upstream_api": "responses"}, "one of completions, chat"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from neurorit.serving.gateway.connection_limits import allow_many
-from neurorit.serving.gateway.settings import ServeSettings
 from neurorit.serving.load_test import Asker, Load, by_clients, by_clock
+from neurorit.serving.settings import ServeSettings
 from tests.serving.live import QUESTION, Live, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

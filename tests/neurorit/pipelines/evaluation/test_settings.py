@@ -110,11 +110,14 @@ def test_another_judge_keeps_the_files_settings_and_its_key_goes_to_no_other_ser
         ({"systems": {"a": {"url": "http://h/v1", "modle": "x"}}}, r"systems\.a: modle is no"),
         ({"conditions": ["clena"]}, "unknown condition 'clena'"),
         ({"retriever": {"k": 3}}, "`index` is missing"),
-        ({"retriever": {"index": "i", "mode": "fuzzy"}}, "mode is one of dense, bm25, hybrid"),
-        ({"calls": {"concurrency": 0}}, "concurrency >= 1"),
+        (
+            {"retriever": {"index": "i", "mode": "fuzzy"}},
+            "mode is 'fuzzy', .* one of dense, bm25",
+        ),
+        ({"calls": {"concurrency": 0}}, "calls: concurrency is 0, .* a whole number, at least 1"),
         ({"judge": {"model": "j", "mode": "loud"}}, "judge: mode is 'loud'"),
         ({"limit": "many"}, "limit is 'many'"),
-        ({"max_unscored": 2}, "is a share"),
+        ({"max_unscored": 2}, "max_unscored is 2, .* at least 0 and at most 1"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_key(
@@ -247,7 +250,7 @@ def test_gates_are_floors_and_ceilings_of_figures_or_intervals() -> None:
     "text", ["robustness=nan", "robustness<0.5", "robustness==1", "a:b:em=inf"]
 )
 def test_gates_that_could_never_be_missed_are_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="--fail-under"):
+    with pytest.raises(BadInput, match="fail_under="):
         parse_gates([text])
 
 

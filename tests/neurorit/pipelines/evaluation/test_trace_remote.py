@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from neurorit.core.call_settings import CallSettings
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_client import CallSettings
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.run.runner import run_evaluation
@@ -55,7 +55,7 @@ def test_a_retrieved_passage_is_named_through_a_server(
             retrieve=lambda questions, k: [CORPUS[:k] for _ in questions],
         )
         options: tuple[Any, ...] = (examples, "a", None, None, 5, None, None)
-        with pytest.raises(BadInput, match=r"lacks passage 'p0'.*--index"):
+        with pytest.raises(BadInput, match=r"lacks passage 'p0'.*index"):
             trace_run(out, f"{server.url}#m", *options)
         before = len(server.requests)
         found = trace_run(out, f"{server.url}#m", *options, index=tmp_path)
