@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from scipy.stats import binomtest
 
-from neurorit.core.reply_cache import Cache
+from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.judges.judge import CachedJudge, Judge, give_verdicts
 from neurorit.eval.predictions import Item, Verdict

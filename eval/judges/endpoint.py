@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import httpx
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.client import Endpoint, in_parallel
+from neurorit.core.endpoint.identity import identify
+from neurorit.core.endpoint.replies import CallFailed
+from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.model_identity import identify
-from neurorit.core.openai_client import Endpoint, in_parallel
-from neurorit.core.openai_replies import CallFailed
-from neurorit.core.reply_cache import Cache, content_key
 from neurorit.eval.judges.judge import judge_turn, prompt_digest
 from neurorit.eval.judges.prompts import GRADED, PAIRWISE, RUBRIC, YES_NO, fill_prompt, safe
 from neurorit.eval.judges.verdict_parsing import read_choice, read_grade, read_verdict

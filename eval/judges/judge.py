@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from neurorit.core.reply_cache import Cache, content_key
+from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.eval.judges.prompts import fill_prompt, safe
 from neurorit.eval.metrics.answers import is_abstention
 from neurorit.eval.predictions import VERDICTS, Item, Verdict

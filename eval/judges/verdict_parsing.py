@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from neurorit.core.openai_replies import read_piece
+from neurorit.core.endpoint.replies import read_piece
 
 GRADES = ("1", "2", "3", "4", "5")
 LEAST_MASS = 0.5

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.replies import CallFailed
+from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_replies import CallFailed
-from neurorit.core.reply_cache import Cache
 from neurorit.data.examples import Passage
 from neurorit.eval.metrics.scoring import score
 from neurorit.eval.predictions import Journal, Prediction, gold_ids

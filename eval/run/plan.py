@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neurorit.core import __version__
+from neurorit.core.endpoint.identity import Identity, identify, warning
+from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput
-from neurorit.core.model_identity import Identity, identify, warning
-from neurorit.core.reply_cache import Cache, content_key
 from neurorit.data.example_files import examples_file, read_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import Retrieved, parse_condition

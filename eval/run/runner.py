@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.artifact import hash_inputs
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import NeuroritError
-from neurorit.core.reply_cache import Cache
 from neurorit.eval.judges.calibration import Labelled, calibrate
 from neurorit.eval.judges.judge import CachedJudge, Judge, failure_of, give_verdicts
 from neurorit.eval.metrics.scoring import rescored

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from neurorit.core.artifact import MANIFEST, hash_model, read_manifest
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.client import Endpoint, in_parallel
+from neurorit.core.endpoint.replies import CallFailed, read_piece
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_client import Endpoint, in_parallel
-from neurorit.core.openai_replies import CallFailed, read_piece
 from neurorit.eval.conditions import parse_condition
 from neurorit.eval.run.rendering import Prompt
 

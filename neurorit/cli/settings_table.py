@@ -7,7 +7,7 @@ from types import FunctionType
 from typing import Any
 
 from neurorit.cli import app
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.settings import Setting, settings_of, takes
 from neurorit.core.units import write_bytes
 from neurorit.mining.settings import MiningSettings

@@ -22,8 +22,8 @@ from neurorit.core.artifact import MANIFEST, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import answer_texts
 from neurorit.data.examples import NOISE, Example, Passage, passage_kinds
-from neurorit.data.record_files import read_rows
-from neurorit.data.squad_beir import QUERIES, beir_records, is_squad_document, squad_records
+from neurorit.data.formats.record_files import read_rows
+from neurorit.data.formats.squad_beir import QUERIES, beir_records, is_squad_document, squad_records
 
 Unanswered = Literal["refused", "unanswerable", "all"]
 

@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 from neurorit.core.artifact import Manifest, writing
 from neurorit.core.errors import BadInput
-from neurorit.data.dataset_formats import FORMATS
-from neurorit.data.hf_datasets import load_rows
-from neurorit.data.record_files import read_rows
-from neurorit.data.squad_beir import is_squad_document, squad_rows
+from neurorit.data.formats.converters import FORMATS
+from neurorit.data.formats.hf_datasets import load_rows
+from neurorit.data.formats.record_files import read_rows
+from neurorit.data.formats.squad_beir import is_squad_document, squad_rows
 
 CORPUS, QUESTIONS = "corpus.jsonl", "questions.jsonl"
 

@@ -21,26 +21,14 @@ import numpy as np
 
 from neurorit.core.artifact import Manifest
 from neurorit.core.errors import BadInput
-from neurorit.data.example_files import (
-    ExampleSource,
-    examples_digest,
-    examples_name,
-    load_examples,
-)
+from neurorit.data.example_files import ExampleSource, examples_digest, examples_name, load_examples
 from neurorit.data.text import words
 from neurorit.mining.atlas import NeuronAtlas, choose_sets
 from neurorit.mining.collect import ASKED, Collected, Progress, Records, check_residual
 from neurorit.mining.contexts import SIDES, Context, contexts
 from neurorit.mining.journal import Journal
 from neurorit.mining.reading import CLASSES
-from neurorit.mining.selection import (
-    LEVEL,
-    Evidence,
-    keep_scores,
-    most_frequent,
-    select,
-    surviving,
-)
+from neurorit.mining.selection import LEVEL, Evidence, keep_scores, most_frequent, select, surviving
 from neurorit.mining.settings import AFTERWARDS, MiningSettings
 from neurorit.model.distributed import count, join
 from neurorit.model.prompts import PromptTemplate

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.client import Endpoint, in_parallel
+from neurorit.core.endpoint.replies import CallFailed, read_piece
+from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import Endpoint, in_parallel
-from neurorit.core.openai_replies import CallFailed, read_piece
-from neurorit.core.reply_cache import Cache, content_key
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.examples import Example
 from neurorit.data.text import sentences

@@ -16,12 +16,7 @@ import torch
 
 from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
-from neurorit.data.example_files import (
-    ExampleSource,
-    examples_digest,
-    examples_name,
-    load_examples,
-)
+from neurorit.data.example_files import ExampleSource, examples_digest, examples_name, load_examples
 from neurorit.data.examples import Example
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.controls import activity, control_atlas, control_layers

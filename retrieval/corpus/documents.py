@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neurorit.core.errors import BadInput
-from neurorit.data.text_files import decoded, reason_of
+from neurorit.data.formats.text_files import decoded, reason_of
 from neurorit.retrieval.corpus.html import fragment_text, page_source, page_text
 from neurorit.retrieval.corpus.mail_and_word import docx_text, mails
 from neurorit.retrieval.corpus.pdf import pdf_pages

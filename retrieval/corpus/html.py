@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from neurorit.core.errors import MissingExtra
-from neurorit.data.text_files import decoded, not_text
+from neurorit.data.formats.text_files import decoded, not_text
 
 _UNSEEN = (
     *("script", "style", "noscript", "template", "nav", "svg", "math annotation", "datalist"),

@@ -30,9 +30,9 @@ from typing import Any
 from neurorit.core.errors import BadInput
 from neurorit.core.hashing import SeenIds, content_id
 from neurorit.data.examples import Passage
-from neurorit.data.hf_datasets import is_named, named_rows, rows_digest
-from neurorit.data.record_files import RECORDS, plain_row
-from neurorit.data.text_files import open_utf8
+from neurorit.data.formats.hf_datasets import is_named, named_rows, rows_digest
+from neurorit.data.formats.record_files import RECORDS, plain_row
+from neurorit.data.formats.text_files import open_utf8
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.documents import SUFFIXES, is_document, read_document
 from neurorit.retrieval.corpus.records import (

@@ -10,8 +10,8 @@ from typing import Any
 
 from neurorit.data.example_files import id_text
 from neurorit.data.examples import Passage
-from neurorit.data.record_files import plain_row, read_rows
-from neurorit.data.text_files import Bad
+from neurorit.data.formats.record_files import plain_row, read_rows
+from neurorit.data.formats.text_files import Bad
 
 # The first of these that a record has.
 IDS = ("id", "_id", "doc_id", "docid", "id_", "node_id", "passage_id", "pid")

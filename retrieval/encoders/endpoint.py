@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.client import Endpoint, in_parallel
+from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import Endpoint, in_parallel
-from neurorit.core.openai_replies import CallFailed
 
 if TYPE_CHECKING:
     import httpx

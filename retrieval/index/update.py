@@ -22,17 +22,13 @@ from neurorit.core.build_dir import workplace
 from neurorit.core.errors import BadInput
 from neurorit.core.locks import locked
 from neurorit.data.examples import Passage
-from neurorit.data.text_files import read_text
+from neurorit.data.formats.text_files import read_text
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, placed_passages
 from neurorit.retrieval.index.build import LISTED, Progress
 from neurorit.retrieval.index.faiss_kinds import kind_of_addition
 from neurorit.retrieval.index.index import DELETED, Index, read_deleted, read_index_manifest
-from neurorit.retrieval.index.segments import (
-    SEGMENTS,
-    SegmentSettings,
-    make_segments,
-)
+from neurorit.retrieval.index.segments import SEGMENTS, SegmentSettings, make_segments
 from neurorit.retrieval.index.vector_sources import EncodedVectors
 from neurorit.retrieval.settings import BuildSettings
 

@@ -16,14 +16,8 @@ from typing import Any, Protocol
 import aiohttp
 import orjson
 
+from neurorit.core.endpoint.replies import CallFailed, Piece, read_cards, read_piece, refusal_text
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_replies import (
-    CallFailed,
-    Piece,
-    read_cards,
-    read_piece,
-    refusal_text,
-)
 
 _TRIES = 3
 _OF_LOOKS = aiohttp.ClientTimeout(total=5.0)

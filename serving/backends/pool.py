@@ -18,8 +18,8 @@ from pathlib import Path
 
 import httpx
 
+from neurorit.core.endpoint.replies import CallFailed, Piece
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_replies import CallFailed, Piece
 from neurorit.serving.backends.openai_client import CompletionClient, Sampling
 
 KEY_VARIABLE = "NEURORIT_UPSTREAM_KEY"

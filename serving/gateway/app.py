@@ -20,8 +20,8 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from fastapi.staticfiles import StaticFiles
 
 from neurorit.core import __version__
+from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_replies import CallFailed
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.gateway import schemas
 from neurorit.serving.gateway.requests import (

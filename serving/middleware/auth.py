@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from neurorit.core.errors import BadInput
-from neurorit.data.text_files import read_text
+from neurorit.data.formats.text_files import read_text
 from neurorit.serving.middleware.disconnect import run_until_left
 from neurorit.serving.middleware.errors import ApiError, error_response
 from neurorit.serving.settings import ServeSettings

@@ -12,8 +12,8 @@ from fastapi.requests import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_replies import CallFailed
 
 _log = logging.getLogger("neurorit.serving")
 

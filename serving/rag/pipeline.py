@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_replies import CallFailed
 from neurorit.core.settings import convert
 from neurorit.model.prompts import PromptTemplate, encode_plain, end_token_id
 from neurorit.serving.backends.openai_client import Generator, Sampling

@@ -15,8 +15,8 @@ from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from neurorit.core.endpoint.replies import Piece
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_replies import Piece
 from neurorit.data.examples import Passage
 from neurorit.serving.backends.openai_client import CompletionClient
 

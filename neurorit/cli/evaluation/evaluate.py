@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from neurorit.cli.options import GateInterval, Json, Out, given, option, options_from, run
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings, RetrieverSettings
 
 _RETRIEVER = ("index", "k", "mode", "rerank")

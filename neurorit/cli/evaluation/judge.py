@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from neurorit.cli.options import PLAIN, App, Json, Seed, option, run
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.pipelines.evaluation.settings import JudgeSettings
 
 judge_app = App(help=__doc__, **PLAIN)

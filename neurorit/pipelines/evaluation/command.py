@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from neurorit.core.atomic_files import write_text
-from neurorit.core.reply_cache import FILE, Cache
+from neurorit.core.endpoint.reply_cache import FILE, Cache
 from neurorit.eval.predictions import read_predictions
 from neurorit.eval.report.macro import join_families, macro_average, macro_markdown
 from neurorit.eval.report.write import print_table, write_report

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.atomic_files import write_text
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import ExampleSource, load_examples, write_examples
 from neurorit.data.examples import Passage

@@ -17,7 +17,7 @@ from neurorit.core.registry import Registry
 from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings
 
 if TYPE_CHECKING:
-    from neurorit.core.call_settings import CallSettings
+    from neurorit.core.endpoint.call_settings import CallSettings
     from neurorit.eval.judges.calibration import Labelled
     from neurorit.eval.judges.judge import Judge
 

@@ -37,7 +37,7 @@ def calibrate(
     import json
     import tempfile
 
-    from neurorit.core.reply_cache import Cache
+    from neurorit.core.endpoint.reply_cache import Cache
     from neurorit.eval.judges.calibration import calibrate as measure
     from neurorit.eval.judges.calibration import read_labelled
     from neurorit.eval.judges.judge import CachedJudge
@@ -74,7 +74,7 @@ def compare(
     A pair on which the two orders disagree is a tie; equal answers are ties and not asked. Choices
     are kept in `cache` (default: the run's own), so that none is asked for twice.
     """
-    from neurorit.core.reply_cache import Cache
+    from neurorit.core.endpoint.reply_cache import Cache
     from neurorit.eval.judges.endpoint import EndpointJudge, combine
     from neurorit.eval.judges.judge import failure_of
     from neurorit.eval.predictions import read_predictions

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Made, Settings, Share, fill, fit, hints, read_yaml
 from neurorit.eval.conditions import CONDITIONS, parse_condition

@@ -119,7 +119,7 @@ def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
 @contextmanager
 def endpoint_answers(system: System, max_tokens: int, seed: int) -> Iterator[Answerer]:
     """Answers by a server, with the prompts that evaluation sends where no checkpoint is by."""
-    from neurorit.core.call_settings import CallSettings
+    from neurorit.core.endpoint.call_settings import CallSettings
     from neurorit.eval.run.rendering import Prompt
     from neurorit.eval.run.systems import Reply, ask_remote
     from neurorit.model.prompts import PromptTemplate

@@ -27,7 +27,7 @@ def ask(question: str, url: str, api_key_file: Path | None = None) -> dict[str, 
     """The gateway's answer with its passages; raises NeuroritError when it gives none."""
     import httpx
 
-    from neurorit.core.openai_replies import error_message, read_piece
+    from neurorit.core.endpoint.replies import error_message, read_piece
     from neurorit.serving.middleware.auth import read_api_keys
 
     keys = sorted(read_api_keys(api_key_file))

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.reply_cache import Cache
 from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge, combine
 from neurorit.eval.judges.judge import CachedJudge

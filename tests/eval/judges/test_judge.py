@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import BadInput
 from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge

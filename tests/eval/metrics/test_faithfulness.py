@@ -8,12 +8,7 @@ import pytest
 from neurorit.data.examples import Example, Passage
 from neurorit.data.ranking import ndcg
 from neurorit.eval.metrics.answers import exact_match_all, parts_recalled
-from neurorit.eval.metrics.faithfulness import (
-    found_in,
-    is_cited_faithful,
-    is_misled,
-    read_in,
-)
+from neurorit.eval.metrics.faithfulness import found_in, is_cited_faithful, is_misled, read_in
 from neurorit.eval.metrics.scoring import score
 from neurorit.eval.report.summary import summarise
 

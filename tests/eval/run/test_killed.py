@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from neurorit.core.reply_cache import Cache
+from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.data.example_files import write_examples
 from neurorit.eval.conditions import CONDITIONS
 from neurorit.eval.judges.endpoint import EndpointJudge

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.client import Endpoint, retry_after
+from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput, NeuroritError
-from neurorit.core.openai_client import Endpoint, retry_after
-from neurorit.core.openai_replies import CallFailed
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import CONDITIONS

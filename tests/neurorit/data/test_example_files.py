@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import example_record, parse_example, read_examples
 from neurorit.data.examples import Example
+from neurorit.data.formats.squad_beir import read_qrels
 from neurorit.data.published import write_published
-from neurorit.data.squad_beir import read_qrels
 
 HOTPOT = {
     "_id": "h1",

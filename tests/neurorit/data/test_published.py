@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from neurorit.cli import app
 from neurorit.core.errors import BadInput
-from neurorit.data.dataset_formats import FORMATS
 from neurorit.data.example_files import read_examples
 from neurorit.data.examples import Example
+from neurorit.data.formats.converters import FORMATS
 from neurorit.data.published import KNOWN, write_published
 from neurorit.eval.conditions import build_condition
 from neurorit.eval.metrics.answers import match_all

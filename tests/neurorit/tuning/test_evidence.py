@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.data.examples import Example, Passage
 from neurorit.model.load import load_model

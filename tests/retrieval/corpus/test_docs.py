@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neurorit.data.record_files import RECORDS
+from neurorit.data.formats.record_files import RECORDS
 from neurorit.retrieval.corpus import reader
 from neurorit.retrieval.corpus.documents import SUFFIXES
 from neurorit.retrieval.corpus.records import IDS, METAS, TEXTS, TITLES

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from neurorit.cli import app
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
 from neurorit.retrieval.encoders.endpoint import KEY_VARIABLE, EndpointEncoder
 from neurorit.retrieval.encoders.load import load_encoder, prefixed_name

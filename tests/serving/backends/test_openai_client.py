@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
-from neurorit.core.openai_replies import CallFailed
+from neurorit.core.endpoint.replies import CallFailed
 from neurorit.serving.backends.openai_client import ChatClient, CompletionClient
 from tests.serving.fakes import Upstream
 

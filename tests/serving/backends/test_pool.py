@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from neurorit.core.endpoint.replies import CallFailed, Piece
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_replies import CallFailed, Piece
 from neurorit.serving.backends.backend import System
 from neurorit.serving.backends.openai_client import ChatClient
 from neurorit.serving.backends.pool import Upstreams, check_url, read_upstream_key

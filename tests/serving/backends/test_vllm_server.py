@@ -12,11 +12,7 @@ from neurorit.model.precision import stored_dtype
 from neurorit.serving.backends import vllm_env as vllm_process
 from neurorit.serving.backends import vllm_server as engine_module
 from neurorit.serving.backends.offline import Completion, OfflineEngine
-from neurorit.serving.backends.vllm_env import (
-    engine_environment,
-    start_failure,
-    vllm_environment,
-)
+from neurorit.serving.backends.vllm_env import engine_environment, start_failure, vllm_environment
 from neurorit.serving.backends.vllm_server import VllmServer, free_port, require_free_port
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from neurorit.core.endpoint.replies import Piece
 from neurorit.core.errors import NeuroritError
-from neurorit.core.openai_replies import Piece
 from neurorit.model.prompts import PromptTemplate
 from neurorit.retrieval.retriever import SearchSettings
 from neurorit.serving.gateway.app import Gateway, create_app

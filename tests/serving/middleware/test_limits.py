@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from neurorit.core.openai_replies import Piece
+from neurorit.core.endpoint.replies import Piece
 from neurorit.model.prompts import PromptTemplate
 from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.middleware.auth import Guard

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from neurorit.core.endpoint.replies import CallFailed, Piece
 from neurorit.core.errors import BadInput
-from neurorit.core.openai_replies import CallFailed, Piece
 from neurorit.model.prompts import PromptTemplate, render_prompt
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.middleware.errors import upstream_refusal

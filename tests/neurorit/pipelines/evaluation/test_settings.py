@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from neurorit.core.endpoint.identity import Identity
 from neurorit.core.errors import BadInput, GateMissed
-from neurorit.core.model_identity import Identity
 from neurorit.pipelines.evaluation.command import evaluate_settings, show_estimate
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
 from neurorit.pipelines.evaluation.judge import judge_of_run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from neurorit.core.call_settings import CallSettings
-from neurorit.core.openai_replies import CallFailed, refusal_text
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.replies import CallFailed, refusal_text
 
 _RETRIED = frozenset({408, 409, 425, 429})
 _LONGEST_PAUSE = 60.0

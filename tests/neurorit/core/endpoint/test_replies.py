@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurorit.core.openai_replies import (
+from neurorit.core.endpoint.replies import (
     CallFailed,
     Piece,
     content_text,

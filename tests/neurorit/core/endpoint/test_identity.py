@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from neurorit.core.call_settings import CallSettings
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.identity import identify
+from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput
-from neurorit.core.model_identity import identify
-from neurorit.core.reply_cache import Cache
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System, parse_system
 from tests.eval.chat_server import Reply, said, serving

@@ -5,9 +5,9 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from neurorit.core.call_settings import CallSettings
-from neurorit.core.openai_client import Endpoint
-from neurorit.core.openai_replies import CallFailed
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.client import Endpoint
+from neurorit.core.endpoint.replies import CallFailed
 
 QUICK = CallSettings(timeout=5.0, retries=2, pause=0.0)
 

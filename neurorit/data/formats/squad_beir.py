@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from neurorit.core.errors import BadInput
-from neurorit.data.dataset_formats import squad
-from neurorit.data.record_files import read_rows
-from neurorit.data.text_files import numbered_lines
+from neurorit.data.formats.converters import squad
+from neurorit.data.formats.record_files import read_rows
+from neurorit.data.formats.text_files import numbered_lines
 
 QUERIES = "queries.jsonl"
 

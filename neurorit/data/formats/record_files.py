@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import BadInput
-from neurorit.data.text_files import (
+from neurorit.data.formats.text_files import (
     LONGEST,
     Bad,
     check_text,

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from neurorit.core.artifact import hash_model
-from neurorit.core.call_settings import CallSettings
-from neurorit.core.openai_client import Endpoint
-from neurorit.core.openai_replies import CallFailed, read_cards
-from neurorit.core.reply_cache import Cache, content_key
+from neurorit.core.endpoint.call_settings import CallSettings
+from neurorit.core.endpoint.client import Endpoint
+from neurorit.core.endpoint.replies import CallFailed, read_cards
+from neurorit.core.endpoint.reply_cache import Cache, content_key
 
 Known = Literal["weights", "name", "address"]
 """How much is known of a server's model: its weights, its name alone, or nothing."""

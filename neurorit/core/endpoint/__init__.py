@@ -1,0 +1,1 @@
+"""OpenAI-compatible servers: calls, replies, who answers there, and what was paid for once."""
