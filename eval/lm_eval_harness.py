@@ -18,7 +18,8 @@ from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import examples_file, read_examples
 from neurorit.data.refusals import refusal_of
-from neurorit.eval.metrics.answers import exact_match, exact_match_all, f1, match_all
+from neurorit.eval.metrics.answers import exact_match, exact_match_all, f1
+from neurorit.eval.metrics.matching import match_all
 from neurorit.eval.run.rendering import render_prompts
 
 GROUP = "neurorit_noisy_qa"

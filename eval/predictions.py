@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from neurorit.core.atomic_files import write_text
+from neurorit.core.endpoint.replies import Unread
 from neurorit.core.errors import BadInput
 from neurorit.core.journal import appending, read_journal
 from neurorit.core.locks import locked
@@ -32,7 +33,7 @@ class Prediction:
     was asked alone (model, settings, prompt), shared by all places that ask the same.
     refusal: how it refuses (`data.refusals`); parts: share of the answer's parts that it holds,
     None where there are no parts; gold: how many gold passages the question has, 0 where none is
-    known; cluster: what the question is resampled with.
+    known; cluster: what the question is resampled with; unread: why the reply cannot be scored.
     """
 
     system: str
@@ -54,6 +55,8 @@ class Prediction:
     parts: float | None = None
     gold: int = 0
     cluster: str = ""
+    unread: Unread = ""
+    match_substring: bool = False
 
     @property
     def item(self) -> Item:
@@ -62,17 +65,25 @@ class Prediction:
 
     def right_by(self, metric: Metric) -> bool:
         """Whether it counts as right in a run that rests on `metric`."""
-        return counts_as_right(metric, self.em, self.match, self.parts)
+        return counts_as_right(metric, self.em, self.match, self.match_substring, self.parts)
+
+    def unread_as(self, unread: Unread) -> Prediction:
+        """The same where its reply did not end: no refusal, and not to be judged."""
+        return replace(self, unread=unread, abstained=False, refusal="") if unread else self
 
     def judged(self, verdict: Verdict, judged_by: str | None) -> Prediction:
         """The same prediction with its verdict."""
         return replace(self, verdict=verdict, judged_by=judged_by)
 
 
-def counts_as_right(metric: Metric, em: bool, matched: bool, parts: float | None) -> bool:
+def counts_as_right(
+    metric: Metric, em: bool, matched: bool, substring: bool, parts: float | None
+) -> bool:
     """F1 draws no line between right and wrong: there it is exact match. Of parts all count."""
     if metric == "parts" and parts is not None:
         return parts == 1.0
+    if metric == "match-substring":
+        return substring
     return em if metric in ("em", "f1") else matched
 
 
@@ -158,5 +169,5 @@ class Item(NamedTuple):
     answer: str
 
 
-Metric = Literal["em", "match", "f1", "parts"]
+Metric = Literal["em", "match", "match-substring", "f1", "parts"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

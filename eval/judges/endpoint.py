@@ -26,6 +26,8 @@ from neurorit.eval.predictions import Item, Verdict
 
 Mode = Literal["yes-no", "graded"]
 Preference = Literal["first", "second", "tie", "unscored"]
+# So many failed calls one after another, and the judge is taken for dead.
+_LOST = 10
 _TRIAL = Item("What is the capital of France?", ("Paris",), "Paris")
 
 
@@ -109,11 +111,23 @@ class EndpointJudge:
         return verdicts
 
     def stream(self, items: Sequence[Item]) -> Iterator[tuple[int, Verdict]]:
-        """(position, verdict) as the judge decides."""
+        """(position, verdict) as the judge decides.
+
+        A judge of which so many calls failed one after another is taken for dead: it is not asked
+        about the rest, which stay unscored.
+        """
+        in_a_row, left = 0, set(range(len(items)))
         with self._open() as endpoint:
             work = partial(self._verdict, endpoint)
             for i, found in in_parallel(work, items, self._calls.concurrency):
+                left.discard(i)
+                failed = isinstance(found, CallFailed)
+                in_a_row = in_a_row + 1 if failed else 0
                 yield i, self._failed(found) if isinstance(found, CallFailed) else found
+                if in_a_row >= _LOST:
+                    break
+        for i in sorted(left):
+            yield i, "unscored"
 
     def prefer(
         self, pairs: Sequence[tuple[Item, str]], cache: Cache | None = None

@@ -62,7 +62,9 @@ def _first(reply: Any, words: Sequence[str]) -> tuple[Mapping[str, float], str]:
         for alternative in content[0]["top_logprobs"] if content else []:
             word = _word(str(alternative["token"]))
             if word in masses:
-                masses[word] += math.exp(min(0.0, float(alternative["logprob"])))
+                logprob = float(alternative["logprob"])
+                # Not a number says nothing; min(0, nan) would be certainty.
+                masses[word] += 0.0 if math.isnan(logprob) else math.exp(min(0.0, logprob))
         return masses, _word(read_piece(reply).text)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return dict.fromkeys(words, 0.0), ""

@@ -1,4 +1,4 @@
-"""Answer metrics: exact match, match on the first line, token F1, parts recalled.
+"""Answer metrics: exact match, token F1, parts recalled; `metrics.matching` holds match.
 
 Normalisation is SQuAD's (lower-case, no punctuation, no articles, single spaces); with several
 accepted answers the best one counts.
@@ -20,18 +20,6 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
     return any(normalized == normalize_answer(answer) for answer in answers)
 
 
-def match(prediction: str, answers: Sequence[str]) -> bool:
-    """A normalised answer is a substring of the prediction's first line (docs/method.md).
-
-    An answer that normalises to nothing ("The") would be a substring of anything; it must be equal.
-    """
-    if is_abstention(prediction):
-        return False
-    line = normalize_answer(prediction.strip().splitlines()[0])
-    golds = [normalize_answer(answer) for answer in answers]
-    return any(gold in line if gold else gold == line for gold in golds)
-
-
 def exact_match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
     """The prediction is one form of each part, in any order, with commas or "and" between them."""
     if is_abstention(prediction):
@@ -49,11 +37,6 @@ def parts_recalled(prediction: str, parts: Sequence[Sequence[str]]) -> float:
     normalized = normalize_answer(prediction)
     golds = [[normalize_answer(form) for form in part] for part in parts]
     return sum(any(g and g in normalized for g in forms) for forms in golds) / len(golds)
-
-
-def match_all(prediction: str, parts: Sequence[Sequence[str]]) -> bool:
-    """As `match`, of every part of an answer: see `neurorit.data.examples.Example.parts`."""
-    return all(match(prediction, forms) for forms in parts)
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.citations import cited, without_citations
 from neurorit.data.examples import Passage
-from neurorit.eval.metrics.answers import is_abstention, match
+from neurorit.eval.metrics.answers import is_abstention
+from neurorit.eval.metrics.matching import match
 
 # What a sentence around an answer is made of, beside the question's own words.
 _FRAME_TEXT = """

@@ -1,4 +1,7 @@
-"""Scores of one answer: exact match, match, F1, refusal and the parts it holds."""
+"""Scores of one answer: exact match, match, F1, refusal and the parts it holds.
+
+A question without accepted answers is answered right by a refusal.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 from neurorit.data.examples import Example, Passage
 from neurorit.data.refusals import refusal_of
 from neurorit.eval.metrics import answers as metrics
+from neurorit.eval.metrics import matching
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import Metric, Prediction, counts_as_right, gold_ids
 
@@ -43,18 +47,21 @@ def score(
 
 def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Prediction:
     """The prediction scored as `analysis` says, whatever an earlier run made of its answer."""
-    return replace(prediction, **_scores(prediction.output, example, analysis))
+    scored = replace(prediction, **_scores(prediction.output, example, analysis))
+    return scored.unread_as(scored.unread)
 
 
 def is_right(output: str, example: Example, metric: Metric) -> bool:
     """Whether an answer counts as right in a run that rests on `metric`."""
     scores = _scores(output, example, Analysis())
-    return counts_as_right(metric, scores["em"], scores["match"], scores["parts"])
+    kinds = ("em", "match", "match_substring", "parts")
+    return counts_as_right(metric, *(scores[kind] for kind in kinds))
 
 
 def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]:
     parts = example.meta.get("parts") or ()
-    matched = metrics.match_all(output, example.parts)
+    matched = matching.match_all(output, example.parts)
+    substring = matching.match_substring_all(output, example.parts)
     exact = metrics.exact_match(output, example.answers)
     if len(parts) > 1 and not exact:
         exact = metrics.exact_match_all(output, parts)
@@ -62,10 +69,12 @@ def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]
     # Who says "unknown" where that is the answer does not refuse.
     refusal = "" if matched or exact else refusal_of(output, analysis.refusals)
     if example.unanswerable:
-        exact = matched = bool(refusal)
+        # What has no answer is answered right by a refusal alone: SQuAD 2's rule.
+        exact = matched = substring = bool(refusal)
     return {
         "em": exact,
         "match": matched,
+        "match_substring": substring,
         "f1": float(exact) if example.unanswerable else metrics.f1(output, example.answers),
         "abstained": bool(refusal),
         "refusal": refusal,

@@ -17,6 +17,7 @@ from neurorit.eval.predictions import Metric
 NAMES: Mapping[str, str] = {
     "em": "exact match",
     "match": "match on the first line",
+    "match-substring": "match-substring on the first line",
     "f1": "token F1",
     "parts": "recall of parts",
     "abstain_rate": "refusals",
@@ -35,7 +36,7 @@ class Analysis(Settings):
     """How answers are scored and compared."""
 
     metric: Metric = "em"
-    """What comparisons and robustness rest on: em, match, f1 or parts."""
+    """What comparisons and robustness rest on: em, match, match-substring, f1 or parts."""
     compare: tuple[str | tuple[str, str], ...] | str = ()
     """Systems that all others are compared with, or pairs [a, b], each a minus b; empty: the first
     (or `base`), and the method with its rivals."""
@@ -75,6 +76,15 @@ class Analysis(Settings):
                 else:
                     found.append(entry)
         return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
+
+    def check_clusters(self, examples: Sequence[Example]) -> None:
+        """Raise BadInput where an example has no such field, or all examples are one cluster."""
+        labels = {self.cluster_of(example) for example in examples}
+        if self.cluster and len(labels) == 1 and len({e.id for e in examples}) > 1:
+            raise BadInput(
+                f"cluster {self.cluster!r}: all questions have the same, {labels.pop()!r}; one "
+                "cluster has no interval: choose another field, or none"
+            )
 
     def cluster_of(self, example: Example) -> str:
         """What the example is resampled with; raises BadInput where the field is nowhere."""

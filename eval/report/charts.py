@@ -114,6 +114,82 @@ def refusal_bars(rows: Sequence[tuple[str, Point | None, Point | None]]) -> str:
     return _svg(height, "Share of refusals with and without evidence", "; ".join(words), parts)
 
 
+class Place(NamedTuple):
+    """A system on the frontier: x and y are (value, low, high), with 95 % intervals."""
+
+    name: str
+    x: tuple[float, float, float]
+    y: tuple[float, float, float]
+    dominated: bool
+
+
+def frontier(places: Sequence[Place]) -> str:
+    """Robustness against retention, a point for each system; dominated ones are hollow."""
+    height, left, right, top, bottom = 320, 46, 26, 14, 42
+    x_floor = _floor(min(place.x[1] for place in places))
+    y_floor = _floor(min(place.y[1] for place in places))
+    # Room for a name above the highest point.
+    y_most = min(1.0, math.ceil(max(place.y[2] for place in places) * 20 + 1) / 20)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            left + (WIDTH - left - right) * (x - x_floor) / (1 - x_floor),
+            top + (height - top - bottom) * (1 - (y - y_floor) / (y_most - y_floor)),
+        )
+
+    parts = []
+    for value in (tick for tick in _ticks(y_floor) if tick <= y_most + 1e-9):
+        _, y = at(x_floor, value)
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(_text(left - 6, y + 4, f"{100 * value:.0f}%", "end"))
+    for value in _ticks(x_floor):
+        x, _ = at(value, y_floor)
+        parts.append(
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}"/>'
+        )
+        parts.append(_text(x, height - bottom + 18, f"{100 * value:.0f}%", "middle"))
+    parts.append(_text((left + WIDTH - right) / 2, height - 6, "retention", "middle"))
+    parts.append(_text(left + 4, top + 12, "robustness", "start"))
+    spots = [at(place.x[0], place.y[0]) for place in places]
+    for i, (place, (x, y)) in enumerate(zip(places, spots, strict=True)):
+        (x_low, y_low), (x_high, y_high) = (
+            at(place.x[1], place.y[1]),
+            at(place.x[2], place.y[2]),
+        )
+        hollow = " hollow" if place.dominated else ""
+        parts.append(
+            f'<g class="{css_class(place.name)}{hollow}">'
+            f'<line class="whisker" x1="{x_low:.1f}" x2="{x_high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y_low:.1f}" y2="{y_high:.1f}"/>'
+            f"{_marker(i, x, y)}</g>"
+        )
+    ends = [(at(*(place.x[0], place.y[2]))[1] - 5, place.name) for place in places]
+    heights = {name: y for y, name in _spread(ends, 15, top + 12, height - bottom - 4)}
+    for place, (x, _) in zip(places, spots, strict=True):
+        # A name stands above its point, and keeps within the frame.
+        anchor = "start" if x < left + 70 else "end" if x > WIDTH - right - 70 else "middle"
+        name = f"{place.name} (dominated)" if place.dominated else place.name
+        parts.append(_text(x, heights[place.name], name, anchor, f"label {css_class(place.name)}"))
+    words = "; ".join(
+        f"{p.name}: retention {100 * p.x[0]:.1f}%, robustness {100 * p.y[0]:.1f}%"
+        + (", dominated" if p.dominated else "")
+        for p in places
+    )
+    return _svg(height, "Robustness against retention", words, parts)
+
+
+def _floor(least: float) -> float:
+    """Where an axis begins: the next fifth below, and room for a point at the top."""
+    return max(0.0, min(0.8, math.floor(least * 5 - 1e-9) / 5))
+
+
+def _ticks(floor: float) -> list[float]:
+    step = 0.05 if floor >= 0.8 else 0.1 if floor >= 0.6 else 0.2
+    return [floor + step * i for i in range(round((1 - floor) / step) + 1)]
+
+
 def layer_bars(counts: Mapping[str, Sequence[int]]) -> str:
     """Neurons of the three mined sets per layer, stacked; counts: rel, shared, irrel -> [L]."""
     height, left, top, bottom = 260, 44, 30, 40

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -38,10 +39,12 @@ _MEASURES = {
     "size": "Size robustness",
     "order": "Order robustness",
 }
-_REFUSALS = {
-    "precision": "share of refusals where no gold passage was there",
-    "recall": "share of questions without a gold passage that were refused",
-}
+_REFUSALS = (
+    ("abstention", "precision", "share of refusals where no gold passage was there"),
+    ("abstention", "recall", "share of questions without a gold passage that were refused"),
+    ("knowing_when", "precision", "share of refusals where the question has no answer"),
+    ("knowing_when", "recall", "share of questions without an answer that were refused"),
+)
 _SILENCING = (
     ("probability_misled", "How likely misled answers are"),
     ("misled_irrelevant", "Misled answers"),
@@ -76,6 +79,7 @@ def render_page(report: Report, atlas_plot: Path | None = None) -> str:
             curves=list(_curves(report, cells, metric)),
             refusals=_refusals(report, cells, noise_only),
             measures=list(_measures(report)),
+            **_retention(report),
             noise=noise,
             counts=sorted({count for by_count in noise.values() for count in by_count}),
             neurons=_neurons(report["mining"] or {}, atlas_plot),
@@ -219,8 +223,8 @@ def _measures(report: Report) -> Iterator[tuple[str, str, list[tuple[Any, ...] |
                 for row in rows
             ],
         )
-    refusing = {row["system"]: row for row in report.get("abstention", ())}
-    for name, meaning in _REFUSALS.items():
+    for part, name, meaning in _REFUSALS:
+        refusing = {row["system"]: row for row in report.get(part, ())}
         rows = [refusing.get(system) for system in systems]
         values = [
             (row[name], row["ci95"][name], row[f"{name}_n"])
@@ -229,7 +233,40 @@ def _measures(report: Report) -> Iterator[tuple[str, str, list[tuple[Any, ...] |
             for row in rows
         ]
         if any(values):
-            yield f"Refusal {name}", meaning, values
+            heading = "Refusal" if part == "abstention" else "Refusal without an answer,"
+            yield f"{heading} {name}", meaning, values
+
+
+def _retention(report: Report) -> dict[str, Any]:
+    """What the section on retention shows; its `retention` is None where it was not measured."""
+    found = report.get("retention")
+    if not found or not found["figures"]:
+        return {"retention": None}
+    systems = [row["system"] for row in found["figures"]]
+    rows = {(row["part"], row["system"]): row for row in found["rows"]}
+    places = [
+        charts.Place(
+            row["system"],
+            _place(row["retention"], row["retention_ci95"]),
+            _place(row["robustness"], row["robustness_ci95"]),
+            bool(row["dominated_by"]),
+        )
+        for row in report.get("frontier") or ()
+    ]
+    return {
+        "retention": found,
+        "retention_systems": systems,
+        "retention_parts": [
+            (part, [rows.get((part, system)) for system in systems])
+            for part in dict.fromkeys(part for part, _ in rows)
+        ],
+        "frontier_chart": Markup(charts.frontier(places)) if places else None,
+    }
+
+
+def _place(value: float, interval: Sequence[float]) -> tuple[float, float, float]:
+    low, high = interval
+    return value, low, high
 
 
 def _noise(conditions: Sequence[str]) -> dict[str, dict[int, str]]:
@@ -273,8 +310,9 @@ def _making(report: Report) -> Iterator[tuple[str, str]]:
     if manifest.get("skipped"):
         yield "left out", f"{len(manifest['skipped'])} questions with too small pools"
     if manifest.get("left_out"):
-        failed = len(report.get("unanswered") or ())
-        yield "left out too", f"{len(manifest['left_out'])} questions, as {failed} calls failed"
+        reasons = Counter(one.get("reason", "failed") for one in report.get("unanswered") or ())
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        yield "left out too", f"{len(manifest['left_out'])} questions with unscored replies: {told}"
     unscored = sum(row["unscored"] for row in report["results"])
     yield "unscored answers", f"{unscored} of {sum(row['n'] for row in report['results'])}"
     for name, value in (report["mining"] or {}).items():

@@ -27,12 +27,14 @@ from neurorit.eval.stats.paired import compare_systems, power_rows
 _RATES: dict[str, Callable[[Prediction], float]] = {
     "em": lambda p: p.em,
     "match": lambda p: p.match,
+    "match-substring": lambda p: p.match_substring,
     "f1": lambda p: p.f1,
     "abstain_rate": lambda p: p.abstained,
 }
 SCORES: dict[str, Callable[[Prediction], float]] = {
     "em": lambda p: p.em,
     "match": lambda p: p.match,
+    "match-substring": lambda p: p.match_substring,
     "f1": lambda p: p.f1,
     # An answer without parts is one part.
     "parts": lambda p: float(p.match) if p.parts is None else p.parts,
@@ -97,6 +99,7 @@ def summarise(
             cells, systems, conditions, values[chosen.metric], chosen.metric, clusters
         ),
         "abstention": [row for s in systems if (row := _abstention(s, cells, conditions))],
+        "knowing_when": [row for s in systems if (row := _knowing_when(s, cells, conditions))],
         "power": power_rows(values[chosen.metric], chosen.metric, pairs, compared, clusters),
         "examples": pick_flips(cells, systems, conditions, shown, pairs=pairs),
     }
@@ -258,11 +261,37 @@ def _read(
 def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[str, Any] | None:
     """Precision and recall of refusing over all conditions with passages, clustered by question.
 
-    A refusal is wanted where no gold passage was shown. Precision: share of refusals that were
-    wanted; recall: share of the wanted ones that came.
+    A refusal is wanted where no gold passage was shown, or there is no answer. Precision: share of
+    refusals that were wanted; recall: share of the wanted ones that came.
     """
     answers = [p for c in conditions if c != "closed-book" for p in cells[system, c] if p.passages]
-    wanted = [not any(passage["kind"] == "gold" for passage in p.passages) for p in answers]
+    wanted = [not p.answers or not _shows_gold(p) for p in answers]
+    return _refusing(system, answers, wanted)
+
+
+def _knowing_when(system: str, cells: Cells, conditions: Sequence[str]) -> dict[str, Any] | None:
+    """Precision and recall of refusing what has no answer, among questions whose answer is shown.
+
+    As SQuAD 2 scores it; None where every question has an answer.
+    """
+    answers = [
+        p
+        for c in conditions
+        if c != "closed-book"
+        for p in cells[system, c]
+        if p.passages and (not p.answers or _shows_gold(p))
+    ]
+    unanswerable = [not p.answers for p in answers]
+    return _refusing(system, answers, unanswerable) if any(unanswerable) else None
+
+
+def _shows_gold(p: Prediction) -> bool:
+    return any(passage["kind"] == "gold" for passage in p.passages)
+
+
+def _refusing(
+    system: str, answers: Sequence[Prediction], wanted: Sequence[bool]
+) -> dict[str, Any] | None:
     row: dict[str, Any] = {"system": system, "ci95": {}}
     for name, pairs in (
         ("precision", [(w, p) for p, w in zip(answers, wanted, strict=True) if p.abstained]),

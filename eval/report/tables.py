@@ -13,11 +13,15 @@ import pandas as pd
 from neurorit.eval.metrics.settings import NAMES, title_of
 
 # What a spreadsheet takes for the beginning of a formula.
+_LOSS = ("retention", "text")
+_REFUSING = {"abstention": "refusal", "knowing_when": "no answer: refusal"}
 _FORMULA = ("=", "+", "-", "@")
 
 
 class Figure(NamedTuple):
-    """One figure. part: results, pooled, robustness, abstention or comparisons."""
+    """One figure. part: results, pooled, robustness, abstention, knowing_when, retention, or
+    comparisons; of retention `condition` is the part that is kept, empty for the mean of all.
+    """
 
     part: str
     system: str
@@ -47,13 +51,14 @@ def figures(report: Mapping[str, Any]) -> Iterator[Figure]:
         yield Figure(
             "robustness", row["system"], "", row["metric"], row["value"], low, high, row["n"]
         )
-    for row in report.get("abstention", ()):
-        for name in ("precision", "recall"):
-            if row[name] is not None:
-                low, high = row["ci95"][name]
-                yield Figure(
-                    "abstention", row["system"], "", name, row[name], low, high, row[f"{name}_n"]
-                )
+    for part in ("abstention", "knowing_when"):
+        for row in report.get(part, ()):
+            for name in ("precision", "recall"):
+                if row[name] is not None:
+                    low, high = row["ci95"][name]
+                    n = row[f"{name}_n"]
+                    yield Figure(part, row["system"], "", name, row[name], low, high, n)
+    yield from _kept(report.get("retention"))
     for row in report.get("comparisons", ()):
         pair = f"{row['a']} - {row['b']}"
         low, high = row["ci95"]
@@ -68,6 +73,27 @@ def figures(report: Mapping[str, Any]) -> Iterator[Figure]:
             row.get("n", 0),
             row["p_holm"],
         )
+
+
+def _kept(retention: Mapping[str, Any] | None) -> Iterator[Figure]:
+    """Retention of each system, what is kept of each part, and its KL to the base a token."""
+    if not retention:
+        return
+    for row in retention["figures"]:
+        low, high = row["ci95"]
+        n = len(row["parts"])
+        yield Figure("retention", row["system"], "", "retention", row["value"], low, high, n)
+    for row in retention["rows"]:
+        where = ("retention", row["system"], row["part"])
+        p = row.get("p_holm")
+        if row["kept"] is not None:
+            low, high = row["kept_ci95"]
+            yield Figure(*where, "kept", row["kept"], low, high, row["kept_n"])
+        low, high = row["delta_ci95"]
+        yield Figure(*where, "difference from base", row["delta"], low, high, row["n"], p)
+        if "kl" in row:
+            low, high = row["kl_ci95"]
+            yield Figure(*where, "KL to base", row["kl"], low, high, row["n"])
 
 
 def frame(report: Mapping[str, Any]) -> pd.DataFrame:
@@ -176,12 +202,25 @@ def _tables(
         if chosen:
             rows = across(chosen, lambda f: f.condition)
             yield f"{title_of(metric)} {note}", ["condition", *systems], rows
-    robust = [f for f in measured if f.part in ("robustness", "abstention")]
+    robust = [f for f in measured if f.part in ("robustness", *_REFUSING)]
     if robust:
         rows = across(
-            robust, lambda f: f"refusal {f.metric}" if f.part == "abstention" else f.metric
+            robust, lambda f: f"{_REFUSING[f.part]} {f.metric}" if f.part in _REFUSING else f.metric
         )
         yield f"Robustness by {NAMES[primary]} {note}", ["measure", *systems], rows
+    kept = [f for f in measured if f.part == "retention" and f.metric in ("retention", "kept")]
+    if kept:
+        rows = across(kept, lambda f: f.condition or "retention")
+        yield "Kept of the base, in percent with 95 % intervals", ["part", *systems], rows
+    drift = [f for f in measured if f.metric == "KL to base" or (f.part, f.condition) == _LOSS]
+    if drift:
+        rows = [
+            [f.system, f.metric, f"{f.value:.4f}", f"{f.low:.4f} to {f.high:.4f}"]
+            for f in drift
+            if f.metric != "kept"
+        ]
+        head = ["system", "measure", "nats a token", "95 % interval"]
+        yield "Text: loss and KL against the base", head, rows
     for metric in [primary, *(name for name in NAMES if name != primary)]:
         compared = [
             [

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from neurorit.core.endpoint.call_settings import CallSettings
-from neurorit.core.endpoint.replies import CallFailed
+from neurorit.core.endpoint.replies import CallFailed, read_reply
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.data.examples import Passage
 from neurorit.eval.metrics.scoring import score
 from neurorit.eval.predictions import Journal, Prediction, gold_ids
 from neurorit.eval.run.plan import Plan
-from neurorit.eval.run.systems import Generate, Reply, System, ask_remote
+from neurorit.eval.run.systems import Completion, Generate, Reply, System, ask_remote
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much is done, how much there is)"""
@@ -30,12 +30,16 @@ _LOST = 10
 
 
 class Unanswered(NamedTuple):
-    """A call that failed for good, in a run that goes on without it."""
+    """A call that failed for good, or a reply that cannot be scored; the run goes on without it.
+
+    reason: `failed`, or why the reply cannot be scored (`neurorit.core.endpoint.replies.Unread`).
+    """
 
     system: str
     condition: str
     id: str
     error: str
+    reason: str = "failed"
 
 
 def source_of(
@@ -54,7 +58,7 @@ def source_of(
             answered = 0
             for ended in generate(system.name, system.place, prompts):
                 answered += len(ended)
-                yield [(part[at], Reply(completion.text)) for at, completion in ended]
+                yield [(part[at], _read(completion)) for at, completion in ended]
             if answered != len(part):
                 raise NeuroritError(
                     f"the engine gave {answered} answers to {len(part)} prompts of {system.name}"
@@ -95,9 +99,10 @@ def answer(
         for i in places[call]:
             prompt = plan.prompts[i]
             shown = shown_by(prompt.example, reply) if reply.passages else prompt.passages
-            yield score(
+            made = score(
                 system.name, prompt.condition, prompt.example, shown, keys[i], reply.text, call
             )
+            yield made.unread_as(reply.unread)
 
     journal.append(line for call, reply in known.items() for line in lines(call, reply))
     waiting = [held[0] for call, held in places.items() if call not in known]
@@ -136,6 +141,12 @@ def answer(
         Unanswered(system.name, plan.prompts[i].condition, plan.prompts[i].example.id, str(error))
         for i, error in missing
     ]
+
+
+def _read(completion: Completion) -> Reply:
+    """An engine's completion, whose end it may not tell."""
+    reply = read_reply(completion.text, getattr(completion, "finish_reason", None))
+    return Reply(reply.text, unread=reply.unread)
 
 
 def shown_by(example: Any, reply: Reply) -> list[Passage]:

@@ -36,7 +36,12 @@ from neurorit.eval.run.plan import (
     prompt_digests,
 )
 from neurorit.eval.run.systems import Generate, Reply, System
-from neurorit.eval.run.unscored import MAX_UNSCORED, refuse_unscored
+from neurorit.eval.run.unscored import (
+    MAX_UNSCORED,
+    refuse_unread,
+    refuse_unscored,
+    unread_answers,
+)
 
 
 def run_evaluation(
@@ -59,6 +64,7 @@ def run_evaluation(
     analysis: Analysis | None = None,
     chunk_size: int = 16_384,
     max_unscored: float = MAX_UNSCORED,
+    unended_as_wrong: bool = False,
     calibration: Sequence[Labelled] | None = None,
     mining: Mapping[str, Any] | None = None,
     atlas_plot: Path | None = None,
@@ -78,8 +84,10 @@ def run_evaluation(
     verdict, that is borne, in the run and in each system under each condition; mining and
     atlas_plot are shown in the report; say: is told what a person should know. Returns the report.
 
-    A question with a call that failed for good is left out for all systems, so that all are
-    compared on the same ones; `unanswered` of the report names them.
+    A question with a call that failed for good, or with a reply that was cut, filtered or nothing
+    but thinking, is left out for all systems, so that all are compared on the same ones;
+    `unanswered` of the report names them with the reason. unended_as_wrong: such a reply counts as
+    wrong by exact match and its like, where many models are compared of which some never end.
     Raises BadInput for unusable input, NeuroritError when calls or too many verdicts fail: what was
     answered is kept, and the same command goes on from there.
     """
@@ -107,8 +115,7 @@ def run_evaluation(
             retrieve=retrieve,
             identities=identify_all(systems, store),
         )
-        for prompt in plan.prompts:
-            analysis.cluster_of(prompt.example)
+        analysis.check_clusters([prompt.example for prompt in plan.prompts])
         tell("prompts", len(plan.prompts), len(plan.prompts))
         if say is not None:
             for text in plan.warnings:
@@ -122,6 +129,8 @@ def run_evaluation(
             source = source_of(system, plan, generate, calls, chunk_size)
             made, missing = answer(system, plan, journal, store, source, tell, max_unscored)
             asked += made
+            if not unended_as_wrong:
+                refuse_unread(system.name, plan, journal.answered, max_unscored)
             unanswered += missing
             timings["generate"][system.name] = time.perf_counter() - begun
         predictions = [
@@ -133,11 +142,15 @@ def run_evaluation(
         begun = time.perf_counter()
         judged = CachedJudge(judge, store) if judge is not None else None
         predictions = _judge(judged, predictions, tell)
+        if not unended_as_wrong:
+            unanswered += unread_answers(predictions)
         journal.replace_all(predictions)
         calibrated = calibrate(judged, calibration, seed=seed) if judged and calibration else None
         timings["judge"] = time.perf_counter() - begun
         if judged is not None:
-            refuse_unscored(judged.name, predictions, max_unscored, unanswered, failure_of(judged))
+            failed = [missing for missing in unanswered if missing.reason == "failed"]
+            judgeable = [p for p in predictions if not p.unread]
+            refuse_unscored(judged.name, judgeable, max_unscored, failed, failure_of(judged))
         passages, own = _passages(plan, store)
     begun = time.perf_counter()
     left_out = {missing.id for missing in unanswered}
@@ -156,7 +169,7 @@ def run_evaluation(
     )
     timings["summary"] = time.perf_counter() - begun
     counted = Counter(p.verdict for p in predictions)
-    counted["unscored"] += len(unanswered)
+    counted["unscored"] += sum(missing.reason == "failed" for missing in unanswered)
     report["verdicts"] = {verdict: counted[verdict] for verdict in VERDICTS}
     report["unanswered"] = [missing._asdict() for missing in unanswered]
     report["judge"] = calibrated
@@ -236,6 +249,11 @@ def _judge(
         if p.judged_by is not None and p.judged_by == mark and p.verdict in ("right", "wrong")
     }
     # A refusal in words is one to the judge too: it is asked about answers only.
-    items = [p.item._replace(answer="") if p.abstained else p.item for p in predictions]
-    verdicts = give_verdicts(judge, items, known, lambda done, total: tell("judge", done, total))
-    return [p.judged(v, mark) for p, v in zip(predictions, verdicts, strict=True)]
+    read = [p for p in predictions if not p.unread]
+    items = [p.item._replace(answer="") if p.abstained else p.item for p in read]
+    given = give_verdicts(judge, items, known, lambda done, total: tell("judge", done, total))
+    verdicts = iter(given)
+    return [
+        p.judged("unscored", None) if p.unread else p.judged(next(verdicts), mark)
+        for p in predictions
+    ]

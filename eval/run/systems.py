@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from neurorit.core.artifact import MANIFEST, hash_model, read_manifest
 from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.endpoint.client import Endpoint, in_parallel
-from neurorit.core.endpoint.replies import CallFailed, read_piece
+from neurorit.core.endpoint.replies import CallFailed, Unread, read_piece, read_reply
 from neurorit.core.errors import BadInput
 from neurorit.eval.conditions import parse_condition
 from neurorit.eval.run.rendering import Prompt
@@ -36,20 +36,26 @@ number of its prompt; those that end together come together."""
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer's text; passages: what a gateway showed its model, None where we chose them."""
+    """An answer's text; passages: what a gateway showed its model, None where we chose them.
+
+    unread: why it cannot be scored (`neurorit.core.endpoint.replies`).
+    """
 
     text: str
     passages: tuple[Mapping[str, Any], ...] | None = None
+    unread: Unread = ""
 
     def record(self) -> dict[str, Any]:
         """As a cache keeps it."""
-        return {"text": self.text, "passages": None if self.passages is None else [*self.passages]}
+        shown = None if self.passages is None else [*self.passages]
+        return {"text": self.text, "passages": shown, "unread": self.unread}
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Reply:
         """From what a cache kept."""
         shown = record.get("passages")
-        return cls(str(record["text"]), None if shown is None else tuple(shown))
+        unread: Unread = record.get("unread", "")
+        return cls(str(record["text"]), None if shown is None else tuple(shown), unread)
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,11 @@ class System:
     @property
     def api(self) -> str:
         """The address of a server's routes; it ends in /v1."""
-        url = self.url.rstrip("/")
-        return f"{url}/v1" if self.kind == "gateway" and not url.endswith("/v1") else url
+        # A query, such as `?api-version=1`, stays behind the routes.
+        path, mark, query = self.url.partition("?")
+        path = path.rstrip("/")
+        added = "/v1" if self.kind == "gateway" and not path.endswith("/v1") else ""
+        return f"{path}{added}{mark}{query}"
 
     @property
     def key(self) -> str | None:
@@ -174,16 +183,11 @@ def _read(body: Any) -> Reply | None:
     """The answer in a chat completion; a gateway's words for an abstention become none."""
     try:
         whole = read_piece(body)
-        if whole.reasoning and not whole.text and whole.finish_reason == "length":
-            raise CallFailed(
-                "its whole answer is reasoning (`reasoning_content`); raise max_tokens, or ask it "
-                "not to think in the system's `request`",
-                200,
-            )
+        text, unread = read_reply(whole.text, whole.finish_reason, whole.reasoning)
         ours = body.get("neurorit")
         if not ours:
-            return Reply(whole.text)
+            return Reply(text, unread=unread)
         kept = ({"id": p["id"], "title": p["title"], "text": p["text"]} for p in ours["passages"])
-        return Reply("" if ours["abstained"] else whole.text, tuple(kept))
+        return Reply("" if ours["abstained"] else text, tuple(kept), unread)
     except (KeyError, TypeError, ValueError):
         return None

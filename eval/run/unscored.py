@@ -1,19 +1,49 @@
-"""Answers without a verdict: how many are borne, and how far they could move a judge's figure.
+"""Answers that cannot be scored: replies that did not end, and answers without a verdict.
 
-It knows predictions, and calls that brought none, only.
+So many are borne; the others end the run with a hint.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from neurorit.core.endpoint.replies import HINTS
 from neurorit.core.errors import NeuroritError
 from neurorit.eval.predictions import Prediction
 from neurorit.eval.run.answering import Unanswered
+from neurorit.eval.run.plan import Plan
 
 # More unscored answers than this, and a judge's figure says little: the run stops.
 MAX_UNSCORED = 0.02
+
+
+def unread_answers(predictions: Sequence[Prediction]) -> list[Unanswered]:
+    """The places whose reply did not end, was withheld, or holds no answer, with the reason."""
+    return [
+        Unanswered(p.system, p.condition, p.id, HINTS[p.unread], p.unread)
+        for p in predictions
+        if p.unread
+    ]
+
+
+def refuse_unread(system: str, plan: Plan, answered: Mapping[str, Prediction], most: float) -> None:
+    """Raise NeuroritError where more than the share `most` of a system's replies cannot be scored.
+
+    They would be taken for wrong answers, or for refusals, of which they are neither.
+    """
+    held = [answered[key] for key in plan.keys[system] if key in answered]
+    unread = unread_answers([p for p in held if p.unread])
+    if len(unread) > most * len(held):
+        kinds = Counter(one.reason for one in unread)
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        first = unread[0]
+        raise NeuroritError(
+            f"system {system}: {len(unread)} of {len(held)} replies cannot be scored ({told}; "
+            f"max_tokens is {plan.max_tokens}), first on question {first.id!r} under "
+            f"{first.condition}: {first.error}. --max-unscored bears some: their questions are "
+            "left out for every system"
+        )
 
 
 def refuse_unscored(

@@ -67,7 +67,8 @@ def rate_intervals(
     clusters is worth (the effective sample size), so for plain 0 and 1 it is Wilson's own interval.
     A column's interval is its own, whatever stands beside it. It draws nothing, and near 0 and 1 it
     covers where a bootstrap falls short: see benchmarks/intervals.py. A column of 0 or 1 alone gets
-    the exact binomial interval.
+    the exact binomial interval. Clusters of like means are taken for no more than independent rows,
+    and one cluster says nothing: its interval is [0, 1].
     Raises ValueError if there are no values or one lies outside [0, 1].
     """
     table = np.asarray(values, dtype=np.float64)
@@ -84,6 +85,9 @@ def rate_intervals(
     for column in range(table.shape[1]):
         plain = clusters is None and bool(np.isin(table[:, column], (0.0, 1.0)).all())
         z = normal if plain else student
+        if len(sums) == 1 < len(table):
+            intervals.append((0.0, 1.0))
+            continue
         mean = float(sums[:, column].sum() / counts.sum())
         residual = sums[:, column] - mean * counts
         variance = float((residual**2).sum()) / counts.sum() ** 2
@@ -92,10 +96,29 @@ def rate_intervals(
         elif np.all(table[:, column] == 1):
             intervals.append((1 - margin, 1.0))
         else:
-            # No variance at all (every value the same share) says nothing of more than n rows.
-            least = mean * (1 - mean) / (len(table) * table.shape[0])
+            if clusters is None:
+                # No variance at all (every value the same share) says nothing of more than n rows.
+                least = mean * (1 - mean) / (len(table) * table.shape[0])
+            else:
+                least = float(((table[:, column] - mean) ** 2).sum()) / len(table) ** 2
+                least = max(least, mean * (1 - mean) / len(table) ** 2)
             intervals.append(_wilson(mean, mean * (1 - mean) / max(variance, least), z))
     return intervals
+
+
+def ratio_interval(sums: ArrayLike, counts: ArrayLike, *, level: float = 0.95) -> Interval:
+    """Interval of sum(sums) / sum(counts) over clusters, such as a loss a token over texts.
+
+    sums, counts: [c], one for each cluster. The linearised ratio with Student's quantile of c - 1
+    degrees, which few clusters need. Raises ValueError for fewer than two clusters.
+    """
+    total, size = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if len(total) < 2:
+        raise ValueError("one cluster has no interval")
+    ratio = float(total.sum() / size.sum())
+    spread = float(((total - ratio * size) ** 2).sum()) * len(total) / (len(total) - 1)
+    half = float(stdtrit(len(total) - 1, 0.5 + level / 2)) * math.sqrt(spread) / float(size.sum())
+    return ratio - half, ratio + half
 
 
 def paired_comparison(

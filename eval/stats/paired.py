@@ -114,7 +114,7 @@ def _row(
     resamples = RESAMPLES if number else _PRIMARY_RESAMPLES
     comparison = paired_comparison(first, second, clusters, resamples=resamples, seed=seed)
     unit = 1 / pooled_over if condition == POOLED else 1.0
-    counts = metric in ("em", "match")
+    counts = metric in ("em", "match", "match-substring")
     binary = counts and condition != POOLED and clusters is None
     return {
         "a": a,

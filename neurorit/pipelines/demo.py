@@ -24,6 +24,7 @@ from neurorit.eval.conditions import CONDITIONS
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines import retrieval
 from neurorit.pipelines.evaluation.evaluate import evaluate
+from neurorit.pipelines.evaluation.retention import RetentionSettings
 from neurorit.pipelines.progress import reporting
 from neurorit.pipelines.recipe import LAB_RECIPE
 from neurorit.pipelines.serving.serve import ask
@@ -169,6 +170,7 @@ def _evaluation(
                 engine="vllm",
                 judge="lab",
                 max_tokens=_MAX_TOKENS,
+                unended_as_wrong=True,
                 limit=questions,
                 sample="first",
                 seed=seed,
@@ -178,6 +180,7 @@ def _evaluation(
                     "causal": json.loads((out / CAUSAL).read_text(encoding="utf-8")),
                 },
                 atlas_plot=picture,
+                retention=RetentionSettings(text="lab", examples="lab", instructions=0),
                 progress=report,
             ).report
 
@@ -185,7 +188,7 @@ def _evaluation(
         "eval",
         lambda: {"questions": work()["manifest"]["questions"]},
         inputs=[*systems.values(), out / "examples-test", out / CAUSAL],
-        settings={"seed": seed, "questions": questions, "conditions": CONDITIONS},
+        settings={"seed": seed, "questions": questions, "conditions": CONDITIONS, "retention": 1},
         outputs=[out / "predictions.jsonl"],
     )
     document: dict[str, Any] = json.loads((out / "report.json").read_text(encoding="utf-8"))

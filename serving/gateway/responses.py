@@ -79,6 +79,8 @@ def text_completion(model: str, outcome: Outcome) -> dict[str, Any]:
 def completion(model: str, outcome: Outcome) -> dict[str, Any]:
     """A whole `chat.completion`."""
     message = {"role": "assistant", "content": outcome.answer, "refusal": None}
+    if outcome.reasoning:
+        message["reasoning_content"] = outcome.reasoning
     choice = {
         "index": 0,
         "message": message,

@@ -86,6 +86,7 @@ class AssistantMessage(_Shape):
     role: Literal["assistant"]
     content: str
     refusal: None
+    reasoning_content: str | None = Field(default=None, description="of a model that thinks")
 
 
 class ChatChoice(_Shape):

@@ -86,7 +86,7 @@ class Outcome:
     abstained: the model ended of itself without a word on all it was shown, and `answer` says so;
     grounded: the answer was written with passages in view; attempts: prompts that were tried;
     tokens are counted by the model's server or its own tokenizer; retrieval_seconds: spent on
-    finding passages, waiting included.
+    finding passages, waiting included; reasoning: what a thinking model thought before it.
     """
 
     answer: str
@@ -99,6 +99,7 @@ class Outcome:
     prompt_tokens: int
     completion_tokens: int
     retrieval_seconds: float = 0.0
+    reasoning: str = ""
 
 
 Event = Retrieved | Text | Outcome
@@ -221,6 +222,7 @@ class RagPipeline:
             attempts += 1
             prompt_tokens += len(prompt.ids)
             parts: list[str] = []
+            thoughts: list[str] = []
             reason = "stop"
             counted: int | None = None
             stopped_by: str | None = None
@@ -237,13 +239,16 @@ class RagPipeline:
                     reason = piece.finish_reason or reason
                     stopped_by = piece.stopped_by or stopped_by
                     counted = piece.tokens or counted
+                    if piece.reasoning:
+                        thoughts.append(piece.reasoning)
                     # White space before the first word is the template's, not the answer's.
                     text = piece.text if parts else piece.text.lstrip()
                     if text:
                         parts.append(text)
                         yield Text(text)
-            # One that was cut short or stopped by the client's own string did not abstain.
-            if parts or reason != "stop" or stopped_by is not None:
+            # One that was cut short, stopped by the client's own string, or only thought did not
+            # abstain.
+            if parts or thoughts or reason != "stop" or stopped_by is not None:
                 answer = "".join(parts)
                 if counted is None:
                     counted = await self._beside(partial(self._count, answer))
@@ -258,6 +263,7 @@ class RagPipeline:
                     prompt_tokens=prompt_tokens,
                     completion_tokens=counted,
                     retrieval_seconds=searched,
+                    reasoning="".join(thoughts),
                 )
                 return
             asked = time.perf_counter()

@@ -201,7 +201,7 @@ def test_loaded_models_are_compared_by_a_table_a_page_and_figures(
         other.lm_head.weight.mul_(-1.0)
     conditions = ["closed-book", "clean", "distractor-2"]
     systems = {"base": model, "other": (other, tokenizer), "file": checkpoint}
-    table = nr.evaluate(systems, pools(), conditions, max_tokens=5)
+    table = nr.evaluate(systems, pools(), conditions, max_tokens=5, unended_as_wrong=True)
     assert table.report["manifest"]["engine"]["name"] == "transformers"
     assert len(table.predictions) == 4 * 3 * 3
     said = {name: [p.output for p in table.predictions if p.system == name] for name in systems}
@@ -223,7 +223,9 @@ def test_loaded_models_are_compared_by_a_table_a_page_and_figures(
     assert "<table" in table._repr_html_() and "em in percent, 4 questions" in repr(table)
     page = table.to_html(tmp_path / "table.html").read_text(encoding="utf-8")
     assert "distractor-2" in page
-    again = nr.evaluate(systems, pools(), conditions, max_tokens=5, out=tmp_path / "run")
+    again = nr.evaluate(
+        systems, pools(), conditions, max_tokens=5, unended_as_wrong=True, out=tmp_path / "run"
+    )
     assert again.report["results"] == table.report["results"]
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"report.json", "report.html"}
     with pytest.raises(BadInput, match="metric: 'bleu' was not measured; there are em"):
@@ -238,5 +240,7 @@ def test_a_loaded_model_of_nowhere_needs_its_tokenizer(loaded: tuple[Any, Any]) 
     made.config._name_or_path = ""
     with pytest.raises(BadInput, match=r"systems\['made'\]: no tokenizer is known"):
         nr.evaluate({"made": made}, pools(), ["clean"])
-    found = nr.evaluate({"made": made}, pools(), ["clean"], tokenizer=tokenizer, max_tokens=2)
+    found = nr.evaluate(
+        {"made": made}, pools(), ["clean"], tokenizer=tokenizer, max_tokens=2, unended_as_wrong=True
+    )
     assert found.report["systems"] == ["made"]

@@ -22,7 +22,8 @@ _RETRIEVER = ("index", "k", "mode", "rerank")
 )
 @options_from(
     EvalSettings,
-    *("limit", "metric", "cluster", "max_tokens", "dtype", "seed", "max_unscored", "root"),
+    *("limit", "metric", "cluster", "max_tokens", "thinking_tokens", "dtype"),
+    *("seed", "max_unscored", "root"),
     conditions="--condition",
     file=True,
 )
@@ -54,6 +55,15 @@ def evaluate(
         typer.Option(
             "--key", metavar="NAME=VARIABLE", help="Environment variable with a system's key."
         ),
+    ] = None,
+    retention: Annotated[
+        bool, typer.Option("--retention", help="Measure what checkpoints keep of their base.")
+    ] = False,
+    retention_text: Annotated[
+        str | None, typer.Option(help="Text that nothing was tuned on: JSONL, paragraphs, or lab.")
+    ] = None,
+    retention_examples: Annotated[
+        str | None, typer.Option(help="Examples of another domain, or lab.")
     ] = None,
     compare: Annotated[list[str] | None, option(EvalSettings, "compare", metavar="NAME")] = None,
     cache: Annotated[
@@ -89,6 +99,9 @@ def evaluate(
                 "systems": settings.systems_of_options(systems, keys),
                 "data": settings.data_of_options(data),
                 "retriever": retriever or None,
+                "retention": settings.retention_of_options(
+                    retention, retention_text, retention_examples
+                ),
                 "judge": judge,
                 "judge_labels": options.pop("labels"),
                 "judge_key": options.pop("key"),

@@ -6,13 +6,33 @@ Known forms: OpenAI's, vLLM's, TGI's, LiteLLM's and llama.cpp's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from neurorit.core.errors import NeuroritError
 
+_TEXTS = ("text", "output_text")
 _LONGEST = 300  # characters of a server's words that an error repeats
+
+
+Unread = Literal["", "cut", "filtered", "thinking", "tool call"]
+"""Why a reply cannot be scored; empty where it can."""
+
+HINTS: Mapping[Unread, str] = {
+    "cut": "cut at max_tokens; raise --max-tokens, or --thinking-tokens for a model that thinks",
+    "filtered": "withheld by the server's filter; look at the server's settings",
+    "thinking": "nothing but reasoning; turn thinking off in the system's request fields, or give "
+    "it --thinking-tokens",
+    "tool call": "a tool call in place of an answer; ask it without tools",
+}
+_CUT = frozenset({"length", "max_tokens", "abort"})
+_FILTERED = frozenset({"content_filter", "safety", "refusal"})
+_TOOLS = frozenset({"tool_calls", "function_call"})
+_TAG = r"(?:think|thinking|reasoning|thought)"
+_CLOSED = re.compile(rf"(?s)^.*(?:</{_TAG}>|\[/THINK\])", re.IGNORECASE)
+_OPENED = re.compile(rf"(?s)(?:<{_TAG}>|\[THINK\]).*$", re.IGNORECASE)
 
 
 class CallFailed(NeuroritError):
@@ -68,32 +88,34 @@ def read_piece(record: Any, *, streamed: bool = False) -> Piece:
         if "text" in choice:
             return Piece(choice["text"] or "", choice.get("finish_reason"), tokens, stopped_by)
         message = choice["delta" if "delta" in choice else "message"] or {}
-        # `content` is null beside a refusal in words.
-        text = content_text(message.get("content")) or message.get("refusal") or ""
-        thought = message.get("reasoning_content") or message.get("reasoning") or ""
-        return Piece(text, choice.get("finish_reason"), tokens, stopped_by, content_text(thought))
+        content = message.get("content")
+        text, ended = content_text(content), choice.get("finish_reason")
+        refused = message.get("refusal") or content_text(content, ("refusal",), "refusal")
+        if refused and not text:
+            # What the server says in the model's place; `content` is null, or holds this alone.
+            text, ended = str(refused), "content_filter"
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        thought = content_text(thought) or content_text(content, ("thinking",), "thinking")
+        return Piece(text, ended, tokens, stopped_by, thought)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError("no completion") from error
 
 
-def content_text(content: Any) -> str:
+def content_text(content: Any, kinds: Sequence[str] = _TEXTS, named: str = "text") -> str:
     """The text of a message's content: a string, nothing, or a list of parts.
 
-    Parts of other kinds, such as a thought or an image, are no text of the answer. Raises
-    ValueError for content of another form.
+    Parts of other `kinds`, such as a thought or an image, are no text of the answer; named: where
+    a part of these kinds keeps its text. Raises ValueError for content of another form.
     """
     if isinstance(content, str):
-        return content
+        return content if kinds == _TEXTS else ""
     if content is None:
         return ""
     if not isinstance(content, list):
         raise ValueError("content is no text")
     parts = ({"text": part} if isinstance(part, str) else part for part in content)
-    texts = (part.get("text") for part in parts if part.get("type", "text") in _TEXTS)
+    texts = (part.get(named) for part in parts if part.get("type", "text") in kinds)
     return "".join(text for text in texts if isinstance(text, str))
-
-
-_TEXTS = ("text", "output_text")
 
 
 def read_cards(reply: Any) -> list[Mapping[str, Any]]:
@@ -138,3 +160,38 @@ def refusal_text(status: int, body: bytes, reason: str, location: str | None) ->
 
 def _line(text: str) -> str:
     return " ".join(text.split())[:_LONGEST]
+
+
+class ChatReply(NamedTuple):
+    """text: the answer without the thinking before it; unread: why it cannot be scored."""
+
+    text: str
+    unread: Unread = ""
+
+
+def read_reply(text: str, finish_reason: str | None = None, reasoning: str = "") -> ChatReply:
+    """The answer in a reply's text, which may begin with its thinking.
+
+    finish_reason: why it ended, where that is known; reasoning: thinking that the server keeps
+    apart.
+    """
+    written, thought = _without_thinking(text)
+    unread: Unread = ""
+    if finish_reason in _CUT:
+        unread = "cut"
+    elif finish_reason in _FILTERED:
+        unread = "filtered"
+    elif not written.strip() and finish_reason in _TOOLS:
+        unread = "tool call"
+    elif not written.strip() and (thought or reasoning.strip()):
+        unread = "thinking"
+    return ChatReply(written, unread)
+
+
+def _without_thinking(text: str) -> tuple[str, bool]:
+    """The text after its thinking, also where the template opened it, and whether there was any.
+
+    Thinking that is not closed goes on to the end.
+    """
+    after = _OPENED.sub("", _CLOSED.sub("", text))
+    return (after, True) if after != text else (text, False)

@@ -32,6 +32,7 @@ ENGINES = ("auto", "vllm", "transformers")
 
 class _Answer(NamedTuple):
     text: str
+    finish_reason: str
 
 
 Answers = Iterator[Sequence[tuple[int, "Completion"]]]
@@ -147,8 +148,11 @@ def transformers_engine(
             _, model, tokenizer = held
         ends = [end_token_id(tokenizer)]
         for batch in greedy_answers(model, prompts, most=max_tokens, ends=ends):
+            texts = tokenizer.batch_decode([ids for _, ids in batch], skip_special_tokens=True)
+            # The token that ends an answer is not among these.
             yield [
-                (i, _Answer(tokenizer.decode(ids, skip_special_tokens=True))) for i, ids in batch
+                (i, _Answer(text, "stop" if len(ids) < max_tokens else "length"))
+                for (i, ids), text in zip(batch, texts, strict=True)
             ]
 
     try:

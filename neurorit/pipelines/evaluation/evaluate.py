@@ -22,6 +22,8 @@ from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import Prediction, read_predictions
 from neurorit.eval.report.html import render_page
 from neurorit.eval.report.tables import frame
+from neurorit.eval.report.write import write_report
+from neurorit.eval.retention.measure import Suite
 from neurorit.eval.run.plan import Retrieve, Sample
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import Generate, System
@@ -38,6 +40,7 @@ from neurorit.pipelines.evaluation.engines import (
     vllm_engine,
 )
 from neurorit.pipelines.evaluation.judge import make_judge
+from neurorit.pipelines.evaluation.retention import RetentionSettings, add_retention
 from neurorit.pipelines.evaluation.settings import JudgeSettings, RetrieverSettings
 from neurorit.retrieval.retriever import Retriever
 
@@ -116,6 +119,8 @@ def evaluate(
     seed: int = 0,
     calls: CallSettings | None = None,
     max_unscored: float = MAX_UNSCORED,
+    unended_as_wrong: bool = False,
+    retention: RetentionSettings | Suite | None = None,
     out: str | PathLike[str] | None = None,
     cache: str | PathLike[str] | None = None,
     mining: Mapping[str, Any] | None = None,
@@ -137,7 +142,8 @@ def evaluate(
     such as lab, or none; calibration: labelled answers that say how far to trust it. retriever: for
     conditions `retrieved-K`. limit: so many questions, a `sample` by the seed or the first. out:
     where report.json, report.html and predictions.jsonl are written, and from where a killed run
-    goes on; None writes nothing. For the rest, and for what it raises, see
+    goes on; None writes nothing. retention: also measure what the checkpoints keep of their base
+    (`pipelines.evaluation.retention`). For the rest, and for what it raises, see
     `neurorit.eval.run.runner.run_evaluation`.
     """
     if isinstance(judge, (str, JudgeSettings)):
@@ -193,12 +199,28 @@ def evaluate(
                 sample=sample,
                 analysis=analysis,
                 max_unscored=max_unscored,
+                unended_as_wrong=unended_as_wrong,
                 calibration=calibration,
                 mining=mining,
                 atlas_plot=atlas_plot,
                 progress=progress,
                 say=say,
             )
+        if retention is not None:
+            base = ""
+            if isinstance(retention, RetentionSettings):
+                base, retention = retention.base, retention.suite(seed=seed)
+            add_retention(
+                report,
+                asked,
+                loaded,
+                retention,
+                place if cache is None else Path(cache),
+                base=base,
+                seed=seed,
+                progress=progress,
+            )
+            report = write_report(report, place, atlas_plot=atlas_plot)
         predictions = list(read_predictions(place / "predictions.jsonl").values())
     return Evaluation(report, predictions, None if out is None else place, atlas_plot)
 

@@ -18,8 +18,18 @@ from neurorit.core.errors import BadInput, GateMissed
 
 FORM = "[SYSTEM:CONDITION:]METRIC=VALUE or [SYSTEM:]MEASURE=VALUE (<= for a ceiling)"
 _TEXT = re.compile(r"([^<>=]+)(<=|>=|=)([^<>=]+)")
-_RATES = ("em", "match", "f1", "parts", "judge", "abstain_rate", "misled_rate", "faithfulness")
-_MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order")
+_RATES = (
+    "em",
+    "match",
+    "match-substring",
+    "f1",
+    "parts",
+    "judge",
+    "abstain_rate",
+    "misled_rate",
+    "faithfulness",
+)
+_MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order", "retention")
 
 
 class Gate(NamedTuple):
@@ -114,6 +124,8 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
         for row in document.get("robustness", ())
         if row["metric"] == gate.metric and row["value"] is not None
     }
+    if gate.metric == "retention":
+        return _retention(document, gate, systems)
     for name in systems:
         if name not in held:
             raise BadInput(
@@ -122,3 +134,17 @@ def _figures(document: Mapping[str, Any], gate: Gate) -> list[tuple[str, float, 
                 "questions that are right to begin with"
             )
     return [held[name] for name in systems if name is not None]
+
+
+def _retention(
+    document: Mapping[str, Any], gate: Gate, systems: Iterable[str]
+) -> list[tuple[str, float, tuple[float, ...]]]:
+    figures = (document.get("retention") or {}).get("figures", ())
+    held = {row["system"]: row for row in figures}
+    for name in systems:
+        if name not in held:
+            raise BadInput(
+                f"--fail-under {gate.text}: retention of {name} was not measured; ask for it with "
+                "--retention, for checkpoints"
+            )
+    return [(name, float(held[name]["value"]), tuple(held[name]["ci95"])) for name in systems]

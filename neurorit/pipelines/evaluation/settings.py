@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import BadInput
-from neurorit.core.settings import AtLeastOne, Made, Settings, Share, fill, fit, hints, read_yaml
+from neurorit.core.settings import (
+    AtLeastOne,
+    Count,
+    Made,
+    Settings,
+    Share,
+    fill,
+    fit,
+    hints,
+    read_yaml,
+)
 from neurorit.eval.conditions import CONDITIONS, parse_condition
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.pipelines.recipe import LAB_RECIPE
@@ -20,6 +30,7 @@ from neurorit.retrieval.settings import SearchSettings
 
 if TYPE_CHECKING:
     from neurorit.eval.run.systems import System
+    from neurorit.pipelines.evaluation.retention import RetentionSettings
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,8 @@ class EvalSettings(Analysis):
     """lab, none, a judge's folder, URL/v1#MODEL, or its settings."""
     retriever: Mapping[str, Any] | None = None
     """The retriever's settings: with it, the condition retrieved-K."""
+    retention: Mapping[str, Any] | None = None
+    """What is kept of the base: text, examples, instructions, limit and base."""
     calls: Mapping[str, Any] = field(default_factory=dict)
     """How servers are called."""
     limit: AtLeastOne | None = None
@@ -99,6 +112,8 @@ class EvalSettings(Analysis):
     """Which: drawn by the seed, or the first of the file."""
     max_tokens: AtLeastOne = 24
     """Tokens of an answer at most."""
+    thinking_tokens: Count = 0
+    """Tokens of a reply's thinking beside its answer."""
     dtype: str = "auto"
     """What checkpoints compute in: auto (bfloat16 for large models on a CPU that is quick in it,
     else as stored), stored, float32, bfloat16 or float16."""
@@ -128,7 +143,7 @@ class EvalSettings(Analysis):
                 raise BadInput(f"{path}: source is no setting of {path}")
         given = {key: value for key, value in options.items() if value is not None}
         made = replace(fit(cls, document, where), source=where)
-        for part in ("calls", "retriever"):
+        for part in ("calls", "retriever", "retention"):
             # An option changes what it names; the rest stays as the file says.
             held = getattr(made, part)
             if part in given and held:
@@ -154,6 +169,11 @@ class EvalSettings(Analysis):
         made.judge_settings()
         made.all_conditions()
         return made
+
+    @property
+    def reply_tokens(self) -> int:
+        """Tokens of a reply at most: thinking and answer."""
+        return self.max_tokens + self.thinking_tokens
 
     def path(self, text: str | Path) -> Path:
         """A path of the file: from `root` where it is relative."""
@@ -186,6 +206,19 @@ class EvalSettings(Analysis):
             return None
         made = self._part(RetrieverSettings, self.retriever, "retriever")
         return replace(made, index=self.path(made.index))
+
+    def retention_settings(self) -> RetentionSettings | None:
+        """What retention is measured on, where it is asked for; its paths start at the root."""
+        if self.retention is None:
+            return None
+        from neurorit.pipelines.evaluation.retention import RetentionSettings
+
+        made = self._part(RetentionSettings, self.retention, "retention")
+        text, examples = (
+            str(self.path(place)) if place not in ("", "lab") else place
+            for place in (made.text, made.examples)
+        )
+        return replace(made, text=text, examples=examples)
 
     def judge_settings(self) -> JudgeSettings:
         """The judge. A text is lab, none, a directory, or URL#MODEL."""
@@ -252,6 +285,15 @@ def _other_judge(settings: EvalSettings, text: str) -> dict[str, Any]:
     named = replace(settings, judge=text).judge_settings()
     key = held.key if named.url == held.url else ""
     return asdict(held) | {"model": named.model, "url": named.url, "key": key}
+
+
+def retention_of_options(
+    asked: bool, text: str | None, examples: str | None
+) -> dict[str, Any] | None:
+    """--retention and what goes with it as `retention` of a file; None when nothing is given."""
+    given = {"text": text, "examples": examples}
+    given = {name: value for name, value in given.items() if value is not None}
+    return given if asked or given else None
 
 
 def systems_of_options(

@@ -243,6 +243,7 @@ def _evaluate(
         experiment.conditions,
         engine="vllm",
         max_tokens=experiment.max_tokens,
+        unended_as_wrong=True,
         limit=experiment.limit,
         sample="first",
         out=out,

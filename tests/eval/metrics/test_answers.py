@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurorit.data.answers import normalize_answer
-from neurorit.eval.metrics.answers import exact_match, f1, is_abstention, match
+from neurorit.eval.metrics.answers import exact_match, f1, is_abstention
+from neurorit.eval.metrics.matching import match
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_tables_hold_every_interval(run: Path) -> None:
         assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
     assert re.search(r"^\| distractor-4 +\|", as_markdown(report), re.MULTILINE)
     latex = as_latex(report | {"systems": ["base", "neuro-rit"]})
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 12
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 13
     assert "95 \\%" in latex
 
 

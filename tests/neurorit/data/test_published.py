@@ -16,7 +16,7 @@ from neurorit.data.examples import Example
 from neurorit.data.formats.converters import FORMATS
 from neurorit.data.published import KNOWN, write_published
 from neurorit.eval.conditions import build_condition
-from neurorit.eval.metrics.answers import match_all
+from neurorit.eval.metrics.matching import match_all
 from neurorit.retrieval.corpus.reader import read_corpus
 
 

@@ -30,7 +30,15 @@ def chat(**message: Any) -> dict[str, Any]:
         (chat(content=None), Piece("", "stop")),
         (chat(content=[{"type": "text", "text": "Ro"}, {"text": "me"}]), Piece("Rome", "stop")),
         (chat(content=[{"type": "thinking", "thinking": []}, "Rome"]), Piece("Rome", "stop")),
-        (chat(content=None, refusal="I cannot say."), Piece("I cannot say.", "stop")),
+        (
+            chat(content=[{"type": "thinking", "thinking": "Hm."}]),
+            Piece("", "stop", reasoning="Hm."),
+        ),
+        (chat(content=None, refusal="I cannot say."), Piece("I cannot say.", "content_filter")),
+        (
+            chat(content=[{"type": "refusal", "refusal": "No."}]),
+            Piece("No.", "content_filter"),
+        ),
         (
             chat(content="Rome", reasoning_content="Hm."),
             Piece("Rome", "stop", reasoning="Hm."),

@@ -1,0 +1,100 @@
+"""Retention as a part of an evaluation: its settings, its models, and its place in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurorit.core.endpoint.reply_cache import Cache
+from neurorit.core.errors import BadInput
+from neurorit.core.settings import Settings
+from neurorit.data.example_files import load_examples
+from neurorit.eval.metrics.settings import BASE
+from neurorit.eval.report.frontier import frontier
+from neurorit.eval.retention.instructions import make_instructions
+from neurorit.eval.retention.measure import Suite, measure_retention
+from neurorit.eval.retention.text import Text, read_texts
+from neurorit.eval.run.systems import System
+from neurorit.lab import base_model_dir
+from neurorit.lab.unseen import other_questions, plain_documents
+from neurorit.model.load import load_model, load_tokenizer, release
+from neurorit.model.prompts import PromptTemplate
+from neurorit.model.source import ModelSource
+
+
+@dataclass(frozen=True)
+class RetentionSettings(Settings):
+    """What retention is measured on; none of it may have been tuned on."""
+
+    text: str = ""
+    """JSONL with a `text` (and a `prefix` that does not count) a line, paragraphs, or lab."""
+    examples: str = ""
+    """Examples of another domain, asked closed-book and with their gold passages, or lab."""
+    instructions: int = 96
+    """How many instructions to follow."""
+    limit: int = 200
+    """Texts and examples at most."""
+    base: str = ""
+    """The system to compare with; empty: `base`, or the first one."""
+
+    def suite(self, root: Path = Path(), seed: int = 0) -> Suite:
+        """The texts, examples and instructions; paths start at `root`. Raises BadInput."""
+        if self.limit < 2 or self.instructions < 0:
+            raise BadInput("retention: limit is at least 2, and instructions at least 0")
+        texts: Sequence[Text] = ()
+        if self.text == "lab" and not (root / "lab").is_file():
+            documents = plain_documents(load_tokenizer(base_model_dir()), self.limit, seed)
+            texts = [Text(*document) for document in documents]
+        elif self.text:
+            texts = read_texts(root / self.text)[: self.limit]
+        if self.examples == "lab" and not (root / "lab").exists():
+            examples = other_questions(self.limit, seed)
+        else:
+            examples = load_examples(root / self.examples) if self.examples else []
+        chosen = make_instructions(self.instructions, seed) if self.instructions else []
+        return Suite(texts, examples[: self.limit], chosen)
+
+
+def add_retention(
+    report: dict[str, Any],
+    systems: Sequence[System],
+    loaded: Mapping[str, ModelSource],
+    suite: Suite,
+    cache: Path,
+    *,
+    base: str = "",
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Measure the checkpoints among the systems, and put `retention` and `frontier` into a report.
+
+    loaded: those in memory, by name. Servers give no probabilities of a text and are left out.
+    Raises BadInput where the base is no checkpoint.
+    """
+    places = {s.name: s for s in systems if s.kind == "checkpoint"}
+    reference = base or (BASE if BASE in places else next(iter(places), ""))
+    if reference not in places:
+        known = ", ".join(places) or "none"
+        raise BadInput(
+            f"retention: its base {reference or BASE!r} is no checkpoint of this run ({known})"
+        )
+
+    def load(name: str) -> tuple[Any, Any]:
+        if name in loaded:
+            return loaded[name].load()
+        release()
+        model, tokenizer = load_model(places[name].place, dtype="auto")
+        return model.eval(), tokenizer
+
+    prints = {name: system.fingerprint() for name, system in places.items()}
+    template = PromptTemplate.of_checkpoint(places[reference].place)
+    with Cache(cache) as store:
+        found = measure_retention(
+            prints, reference, suite, load, store, template=template, seed=seed, progress=progress
+        )
+    release()
+    found["left_out"] = [s.name for s in systems if s.name not in places]
+    report["retention"] = found
+    report["frontier"] = frontier(report["robustness"], found)
