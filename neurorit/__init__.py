@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from neurorit.model.prompts import PromptTemplate as PromptTemplate
     from neurorit.pipelines.evaluation.evaluate import Evaluation as Evaluation
     from neurorit.pipelines.evaluation.evaluate import evaluate as evaluate
+    from neurorit.pipelines.method import merge as merge
     from neurorit.retrieval.index.index import Index as Index
     from neurorit.retrieval.index.index import build_index as build_index
     from neurorit.retrieval.noise.mix import mix as mix
@@ -54,6 +55,7 @@ _PLACES = {
     "evaluate": "pipelines.evaluation.evaluate",
     "import_model": "model.importing",
     "load_model": "model.load",
+    "merge": "pipelines.method",
     "mine": "mining.mine",
     "mix": "retrieval.noise.mix",
     "read_examples": "data.example_files",

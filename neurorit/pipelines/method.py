@@ -12,6 +12,7 @@ from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.core.errors import ArtifactError
 from neurorit.pipelines.progress import Reporter, reporting
 from neurorit.pipelines.recipe import Recipe, parse_assignments
+from neurorit.tuning.settings import MAX_LORA_RANK
 
 
 def mine(
@@ -143,20 +144,39 @@ def plan(
     )
 
 
-def merge(model: Path, adapter: Path, out: Path, overwrite: bool) -> Mapping[str, Any]:
-    """Put an adapter into its base model and write the plain checkpoint."""
+def merge(
+    model: Path,
+    adapter: Path,
+    out: Path,
+    overwrite: bool = False,
+    *,
+    as_lora: bool = False,
+    max_rank: int = MAX_LORA_RANK,
+) -> Mapping[str, Any]:
+    """Put an adapter into its base model and write the plain checkpoint.
+
+    as_lora: write a LoRA folder for peft and vLLM instead, of an adapter that has no dense layers;
+    max_rank: the largest rank it may have in a layer.
+    """
     from neurorit.core.artifact import Manifest, writing
     from neurorit.model.checkpoint import checkpoint_dir, weights_digest
     from neurorit.model.load import load_model, make_savable
     from neurorit.model.prompts import PromptTemplate
     from neurorit.tuning.adapter_file import apply_adapter
+    from neurorit.tuning.lora_file import save_lora
 
-    model = checkpoint_dir(model)
+    base, model = str(model), checkpoint_dir(model)
     loaded, tokenizer = load_model(model, dtype="auto", device="cpu")
-    make_savable(loaded)
     digest = weights_digest(model)
+    inputs = {"model": digest, **hash_inputs(adapter=Path(adapter))}
+    if as_lora:
+        manifest = Manifest(kind="lora", command="neurorit-rag merge --as-lora", inputs=inputs)
+        rank = save_lora(
+            loaded, adapter, base, out, manifest, max_rank=max_rank, overwrite=overwrite
+        )
+        return {"lora": str(out), "base": base, "adapter": str(adapter), "rank": rank}
+    make_savable(loaded)
     apply_adapter(loaded, adapter, digest)
-    inputs = {"model": digest, **hash_inputs(adapter=adapter)}
     manifest = Manifest(kind="checkpoint", command="neurorit-rag merge", inputs=inputs)
     with writing(out, manifest, overwrite=overwrite) as folder:
         loaded.save_pretrained(folder)

@@ -46,11 +46,24 @@ def save_adapter(
         if not len(chosen):
             continue
         tensors[f"neurons.{layer}.index"] = chosen
-        for name, weight, dim, index in _parts(blocks, layer, chosen):
+        for name, weight, dim, index in changed_lines(blocks, layer, chosen):
             lines = weight.detach().index_select(dim, index.to(weight.device))
             tensors[f"neurons.{layer}.{name}"] = lines.cpu().contiguous()
     with writing(out, manifest, overwrite=overwrite) as directory:
         save_file(tensors, directory / TENSORS)
+
+
+def read_adapter(directory: Path, base_digest: str) -> dict[str, torch.Tensor]:
+    """An adapter's tensors: `dense.LAYER.NAME`, `neurons.LAYER.index|up|gate|down`.
+
+    Raises BadInput for an adapter of another base.
+    """
+    from safetensors.torch import load_file
+
+    manifest = read_manifest(directory, "adapter")
+    if manifest.inputs.get("model") != base_digest:
+        raise BadInput(f"‹adapter={directory}› was made from another base model's weights")
+    return load_file(Path(directory) / TENSORS)
 
 
 @torch.no_grad()
@@ -59,12 +72,7 @@ def apply_adapter(model: Any, directory: Path, base_digest: str) -> None:
 
     base_digest: of the model's weights. Raises BadInput for an adapter of another base.
     """
-    from safetensors.torch import load_file
-
-    manifest = read_manifest(directory, "adapter")
-    if manifest.inputs.get("model") != base_digest:
-        raise BadInput(f"‹adapter={directory}› was made from another base model's weights")
-    tensors = load_file(Path(directory) / TENSORS)
+    tensors = read_adapter(directory, base_digest)
     blocks = feed_forward(model)
     for layer in range(blocks.depth):
         for name, parameter in blocks.blocks[layer].named_parameters():
@@ -74,12 +82,12 @@ def apply_adapter(model: Any, directory: Path, base_digest: str) -> None:
         chosen = tensors.get(f"neurons.{layer}.index")
         if chosen is None:
             continue
-        for name, weight, dim, index in _parts(blocks, layer, chosen):
+        for name, weight, dim, index in changed_lines(blocks, layer, chosen):
             lines = tensors[f"neurons.{layer}.{name}"].to(weight.device, weight.dtype)
             weight.data.index_copy_(dim, index.to(weight.device), lines)
 
 
-def _parts(
+def changed_lines(
     blocks: FeedForward, layer: int, chosen: torch.Tensor
 ) -> list[tuple[str, torch.Tensor, int, torch.Tensor]]:
     """A layer's weights that hold the chosen neurons: name, weight, dimension, places in it."""

@@ -22,6 +22,7 @@ NEURON_METHODS = (
     *NEURON_CONTROLS,
     *LAYER_CONTROLS,
 )
+MAX_LORA_RANK = 512  # the largest that vLLM serves
 RIVALS = ("sft", "lora", "retrobust")
 METHODS = (*NEURON_METHODS, *RIVALS)
 TUNINGS: Registry[Method] = Registry(
