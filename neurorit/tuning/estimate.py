@@ -21,7 +21,7 @@ from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import check_tunable, decoder_layers, feed_forward
 from neurorit.tuning.baselines import FullTuning, LoraTuning
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
-from neurorit.tuning.settings import METHODS, NEURON_METHODS, TuneSettings
+from neurorit.tuning.settings import METHODS, NEURON_METHODS, TUNINGS, TuneSettings
 
 _EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
 
@@ -137,7 +137,8 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
         return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
     blocks = feed_forward(model)
     dense: list[int] = []
-    if settings.method != "stage1-only":
+    method = TUNINGS.get(settings.method)
+    if method.dense:
         count = min(settings.dense_layers, blocks.depth)
         dense = list(range(count)) if atlas is None else atlas.densest(count)
     if atlas is not None:
@@ -149,6 +150,8 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
         sets = {"rel": pairs[pairs[:, 1] < each], "irrel": pairs[pairs[:, 1] >= each]}
     if settings.method == "stage1-only":
         sets = {"irrel": sets["irrel"]}
+    elif not method.neurons:
+        sets = {}
     return NeuronAdapters(model, {name: Group(neurons) for name, neurons in sets.items()}, dense)
 
 

@@ -19,6 +19,8 @@ NEURON_METHODS = (
     "neuro-rit",
     "stage1-only",
     "stage2-only",
+    "neurons",
+    "dense-only",
     *NEURON_CONTROLS,
     *LAYER_CONTROLS,
 )
@@ -32,6 +34,8 @@ TUNINGS: Registry[Method] = Registry(
         **dict.fromkeys(NEURON_METHODS, "neurorit.tuning.stages:BOTH_STAGES"),
         "stage1-only": "neurorit.tuning.stages:STAGE1",
         "stage2-only": "neurorit.tuning.stages:STAGE2",
+        "neurons": "neurorit.tuning.stages:NEURONS",
+        "dense-only": "neurorit.tuning.stages:DENSE_ONLY",
         "sft": "neurorit.tuning.stages:SFT",
         "lora": "neurorit.tuning.stages:LORA",
         "retrobust": "neurorit.tuning.stages:RETROBUST",
@@ -55,9 +59,9 @@ class TuneSettings(Settings):
     would move what must stay."""
 
     method: str = "neuro-rit"
-    """neuro-rit; sft, lora, retrobust; a control (docs/method.md), or a registered one."""
+    """neuro-rit; neurons; sft, lora, retrobust; a control (docs/method.md), or a registered one."""
     stage1_steps: Count = 20
-    """Optimizer steps of stage 1; a rival takes those of both stages on stage 2's data."""
+    """Optimizer steps of stage 1; a method of one stage takes both stages' on stage 2's data."""
     stage1_learning_rate: Positive = 1e-3
     """Of P_irrel in stage 1."""
     steps: Count = 150
@@ -66,7 +70,7 @@ class TuneSettings(Settings):
     """Of the neurons in stage 2, and of a rival."""
     dense_learning_rate: Positive | None = None
     """Of the dense layers' blocks; without, the same."""
-    dense_layers: AtLeastOne = 3
+    dense_layers: Count = 3
     """How many layers are trained fully."""
     losses: Mapping[str, float] = field(default_factory=lambda: {"cross-entropy": 1.0})
     """Terms of the loss and their weights; cross-entropy alone, or registered ones."""
@@ -117,6 +121,8 @@ class TuneSettings(Settings):
             raise BadInput(f"‹teacher={self.teacher}› states evidence; set ‹target=evidence›")
         if self.stage1_steps + self.steps == 0:
             raise BadInput("‹stage1_steps› and ‹steps› are both 0: nothing would be tuned")
+        if self.dense_layers == 0 and self.method in ("dense-only", *LAYER_CONTROLS):
+            raise BadInput(f"‹method={self.method}› trains layers: ‹dense_layers› is at least 1")
 
     def check(self, *, atlas: bool, adapter: bool) -> None:
         """Raise BadInput where the method lacks what it needs, or cannot give what is asked for.

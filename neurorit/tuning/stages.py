@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neurorit.core.errors import BadInput
-from neurorit.mining.atlas import NeuronAtlas
+from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.tuning.baselines import FullTuning, LoraTuning
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.resume import Named
@@ -56,13 +56,15 @@ class Stage:
 class Method:
     """A method of tuning.
 
-    stages: in their order. needs_atlas: it tunes mined neurons. refuses: it learns to say nothing
-    where no evidence stands; else the answer everywhere.
+    stages: in their order. needs_atlas: it tunes what was mined: its neurons, its dense layers,
+    or both. refuses: it learns to say nothing where no evidence stands; else the answer everywhere.
     """
 
     stages: Callable[[Task], list[Stage]]
     needs_atlas: bool = True
     refuses: bool = True
+    neurons: bool = True
+    dense: bool = True
 
 
 def suppression(task: Task) -> Stage:
@@ -109,6 +111,30 @@ def evidence(task: Task) -> Stage:
     )
 
 
+def _neurons(task: Task) -> list[Stage]:
+    """All chosen neurons learn from every sample, in one stage."""
+    _parted(task)
+    atlas, settings = _atlas(task), task.settings
+
+    def install(model: Any, device: Any) -> NeuronAdapters:
+        sets = {name: Group(getattr(atlas, name)) for name in SETS}
+        return NeuronAdapters(model, sets, device=device)
+
+    rate = settings.learning_rate
+    return [_one_stage(task, install, lambda adapters: [(adapters.deltas(), rate)])]
+
+
+def _dense_only(task: Task) -> list[Stage]:
+    """The dense layers' blocks learn from every sample, in one stage."""
+    _parted(task)
+    rate = task.settings.dense_learning_rate or task.settings.learning_rate
+
+    def install(model: Any, device: Any) -> NeuronAdapters:
+        return NeuronAdapters(model, {}, task.dense, device)
+
+    return [_one_stage(task, install, lambda adapters: [(adapters.dense(), rate)])]
+
+
 def _full(task: Task) -> list[Stage]:
     return [_rival(task, lambda model, _: FullTuning(model))]
 
@@ -123,15 +149,19 @@ def _lora(task: Task) -> list[Stage]:
 
 
 def _rival(task: Task, install: Callable[[Any, Any], Any]) -> Stage:
-    """A rival takes both stages' steps on stage 2's data."""
+    rate = task.settings.learning_rate
+    return _one_stage(task, install, lambda trainable: [(trainable.trained(), rate)])
+
+
+def _one_stage(
+    task: Task,
+    install: Callable[[Any, Any], Any],
+    rates: Callable[[Any], list[tuple[Named, float]]],
+) -> Stage:
+    """Of a method that takes both stages' steps on stage 2's data."""
     settings = task.settings
-    return Stage(
-        settings.method,
-        install,
-        task.samples,
-        settings.stage1_steps + settings.steps,
-        lambda trainable: [(trainable.trained(), settings.learning_rate)],
-    )
+    steps = settings.stage1_steps + settings.steps
+    return Stage(settings.method, install, task.samples, steps, rates)
 
 
 def _atlas(task: Task) -> NeuronAtlas:
@@ -152,8 +182,10 @@ def _parted(task: Task) -> tuple[list[Sample], list[Sample]]:
 
 
 BOTH_STAGES = Method(lambda task: [suppression(task), evidence(task)])
-STAGE1 = Method(lambda task: [suppression(task)])
+STAGE1 = Method(lambda task: [suppression(task)], dense=False)
 STAGE2 = Method(lambda task: [evidence(task)])
+NEURONS = Method(_neurons, dense=False)
+DENSE_ONLY = Method(_dense_only, neurons=False)
 SFT = Method(_full, needs_atlas=False)
 LORA = Method(_lora, needs_atlas=False)
 RETROBUST = Method(_lora, needs_atlas=False, refuses=False)

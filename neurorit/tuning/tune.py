@@ -132,11 +132,12 @@ def tune(
                 made=made,
             )
             if adapter is not None and task.atlas is not None:
-                changed = np.concatenate([getattr(task.atlas, name) for name in SETS])
+                names = SETS if method.neurons else ()
+                sets = [np.empty((0, 2), np.int32), *(getattr(task.atlas, n) for n in names)]
                 save_adapter(
                     tuned,
-                    changed,
-                    () if settings.method == "stage1-only" else task.dense,
+                    np.concatenate(sets),
+                    task.dense if method.dense else (),
                     Path(adapter),
                     replace(manifest, kind="adapter"),
                     overwrite=overwrite,

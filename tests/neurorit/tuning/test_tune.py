@@ -19,9 +19,10 @@ from neurorit.cli import app
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import write_examples
-from neurorit.mining.atlas import NeuronAtlas
+from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.mine import mine
 from neurorit.mining.settings import MiningSettings
+from neurorit.model.checkpoint import weights_digest
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 from neurorit.tuning.adapter_file import apply_adapter
@@ -218,6 +219,66 @@ def test_the_adapter_alone_gives_the_tuned_checkpoint(
         tune(
             checkpoint, None, examples_path, None, rival, out=tmp_path / "x", adapter=tmp_path / "y"
         )
+
+
+def test_neurons_alone_are_a_lora(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    out, adapter, lora = tmp_path / "tuned", tmp_path / "adapter", tmp_path / "lora"
+    settings = replace(SETTINGS, method="neurons")
+    tune(checkpoint, None, examples_path, atlas_dir, settings, out=out, adapter=adapter)
+    arguments = ["--adapter", str(adapter), "--out", str(lora), "--as-lora", "--json"]
+    command = ["merge", "--model", str(checkpoint), *arguments]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    base, tokenizer = load_model(checkpoint)
+    ids = torch.tensor([tokenizer.encode("Mira")])
+    wanted = load_model(out)[0](ids).logits
+    assert (base(ids).logits - wanted).abs().max() > 1e-3
+    served = PeftModel.from_pretrained(base, lora).eval()
+    torch.testing.assert_close(served(ids).logits, wanted, atol=1e-5, rtol=1e-5)
+    refused = CliRunner().invoke(app, [*command, "--overwrite", "--max-rank", "1"])
+    assert "above --max-rank 1" in str(refused.exception)
+
+
+@pytest.mark.parametrize("method", ["neurons", "dense-only", "neuro-rit"])
+def test_neurons_and_dense_layers_are_trained_apart(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, method: str
+) -> None:
+    dense_layers = 1 if method == "dense-only" else 0
+    settings = replace(SETTINGS, method=method, dense_layers=dense_layers)
+    out, adapter = tmp_path / "tuned", tmp_path / "adapter"
+    tune(checkpoint, None, examples_path, atlas_dir, settings, out=out, adapter=adapter)
+    atlas = NeuronAtlas.load(atlas_dir)
+    chosen = {(int(layer), int(n)) for s in SETS for layer, n in getattr(atlas, s)}
+    before, after = weights(checkpoint), weights(out)
+    moved = set()
+    for name, old in before.items():
+        changed = old != after[name]
+        if ".mlp." not in name:
+            assert not bool(changed.any()), name
+            continue
+        layer = int(name.split(".layers.")[1].split(".")[0])
+        lines = changed.any(0) if "down_proj" in name else changed.any(1)
+        moved |= {(layer, int(n)) for n in lines.nonzero()}
+    if method == "dense-only":
+        assert {layer for layer, _ in moved} == set(atlas.densest(1))
+        assert not moved <= chosen
+    else:
+        assert moved <= chosen
+        assert {layer for layer, _ in moved} & set(atlas.densest(1))
+    if method == "neurons":
+        assert moved == chosen
+    model, _ = load_model(checkpoint)
+    apply_adapter(model, adapter, weights_digest(checkpoint))
+    assert all(
+        torch.equal(tensor, after[n]) for n, tensor in model.state_dict().items() if n in after
+    )
+    for layers in ("dense-only", "last3"):
+        with pytest.raises(BadInput, match="dense_layers"):
+            TuneSettings(method=layers, dense_layers=0)
 
 
 def test_tensorboard_logs_are_kept(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
