@@ -1,12 +1,13 @@
-"""How many connections the server holds open, and how long a request may take to arrive.
+"""How many connections the server holds open, and how long a request or its answer may take.
 
-Without these bounds whoever opens connections and sends nothing, or byte by byte, takes memory and
-open files until nobody is served.
+Without these bounds whoever opens connections and sends nothing, or byte by byte, or never reads
+what is answered, takes memory, open files and turns until nobody is served.
 """
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ _PATIENCE = 5.0  # seconds for a refused client to ask, read and leave
 # A full server is still looked at: who takes its silence for its end would restart it.
 _PROBES = (b"GET /health ", b"GET /ready ", b"GET /metrics ")
 _SPARE = 16  # connections for them
+MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
 
 
 def bounded_connections(
@@ -27,8 +29,10 @@ def bounded_connections(
     """uvicorn's HTTP protocol for at most `most` connections; one more is told 503 and closed.
 
     A few more may ask for `/health`, `/ready` and `/metrics`. seconds: for a whole request to
-    arrive, from its first byte or, on a new connection, from its start; a slower one gets 408. An
-    idle connection that was used is uvicorn's to close.
+    arrive, from its first byte or, on a new connection, from its start; a slower one gets 408. As
+    long an answer may wait for a client that reads nothing of it; then the connection is cut. A
+    head of more than MAX_HEAD bytes gets 431 before anything of it is looked at. An idle
+    connection that was used is uvicorn's to close.
     """
     return type(
         "BoundedConnection", (_Bounded,), {"most": most, "seconds": seconds, "metrics": metrics}
@@ -40,8 +44,12 @@ class _Bounded(HttpToolsProtocol):
     seconds: float
     metrics: Metrics | None
     _refused = False
-    _told = False
+    _told = False  # the rest of what it sends is dropped
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _pending = 0  # bytes that came since the parser last made something of any
+    _head = 0  # bytes of the headers that it made
+    _in_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -56,15 +64,36 @@ class _Bounded(HttpToolsProtocol):
         if self._refused and data.startswith(_PROBES) and self._spare():
             self._arrived()
             self._take(self.transport)
-        if not self._refused:
-            super().data_received(data)
-        elif not self._told:  # the rest of what it sends is dropped
-            self._told = True
-            self._say(503, "the server holds as many connections as it can; try again shortly")
-            self.transport.write_eof()
+        if self._told:
+            return
+        if self._refused:
+            self._turn_away(
+                503, "the server holds as many connections as it can; try again shortly"
+            )
+            return
+        self._pending += len(data)
+        super().data_received(data)
+        if self._pending > MAX_HEAD:
+            self._too_large()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read()
+
+    def timeout_keep_alive_handler(self) -> None:
+        # Closing waits until all is read, which need not ever be.
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
+        self._read()
         if self._refused:
             if self.metrics is not None:
                 self.metrics.connections_refused.inc()
@@ -84,24 +113,74 @@ class _Bounded(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(self.seconds, self._too_slow)
+        self._in_head, self._head = True, 0
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        self._head += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What follows a body in chunks is no header, least of all a key.
+        if self._in_head:
+            self._head += len(name) + len(value)
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._pending = False, 0
+        if self._head > MAX_HEAD:
+            self._too_large()
+        if not self._told:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._pending = 0
+        if not self._told:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._arrived()
-        super().on_message_complete()
+        self._pending = 0
+        if not self._told:
+            self._arrived()
+            super().on_message_complete()
 
     def _arrived(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _turn_away(self, status: int, text: str) -> None:
+        """Tell a client that it is not served; what it still sends is dropped for some seconds."""
+        self._told = True
+        self._say(status, text)
+        self.transport.write_eof()
+        self._arrived()
+        self._timer = self.loop.call_later(_PATIENCE, self.transport.abort)
+
+    def _too_large(self) -> None:
+        if self._told or self.transport.is_closing():
+            return
+        if self._answering():  # a refusal would stand in the middle of that answer
+            self._told = True
+            self.transport.abort()
+        else:
+            self._turn_away(431, f"the request's headers are larger than {MAX_HEAD} bytes")
+
     def _too_slow(self) -> None:
         self._timer = None
         if self.transport.is_closing():
             return
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering and (not self.cycle.more_body or self.flow.read_paused):
-            # It waits behind one that is being answered, and is not read meanwhile.
+        answering = self._answering()
+        if answering and (not self.cycle.more_body or self.pipeline):
+            # It waits behind one that is being answered.
             self._timer = self.loop.call_later(self.seconds, self._too_slow)
             return
         if not answering or not self.cycle.response_started:
@@ -118,9 +197,9 @@ class _Bounded(HttpToolsProtocol):
 
 def _response(status: int, text: str) -> bytes:
     kind = "server_error" if status == 503 else "invalid_request_error"
-    code = "overloaded" if status == 503 else "request_timeout"
+    code = {503: "overloaded", 408: "request_timeout"}.get(status)
     body: bytes = orjson.dumps(error_body(text, kind, code=code))
-    phrase = {503: "Service Unavailable", 408: "Request Timeout"}[status]
+    phrase = HTTPStatus(status).phrase
     head: list[tuple[str, Any]] = [
         ("Content-Type", "application/json"),
         ("Content-Length", len(body)),

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 from neurorit.serving.gateway.connection_limits import bounded_connections
 from neurorit.serving.metrics import Metrics
+from neurorit.serving.middleware.auth import Guard
+from neurorit.serving.middleware.concurrency_limit import Admission
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n"
 
 
 @contextlib.asynccontextmanager
-async def _server(most: int, seconds: float, metrics: Metrics | None = None) -> AsyncIterator[int]:
+async def _server(
+    most: int, seconds: float, metrics: Metrics | None = None, keys: tuple[str, ...] = ()
+) -> AsyncIterator[int]:
     app = FastAPI()
 
     @app.post("/echo")
@@ -29,13 +36,25 @@ async def _server(most: int, seconds: float, metrics: Metrics | None = None) -> 
         await asyncio.sleep(0.6)
         return (await request.body()).decode()
 
+    @app.get("/v1/retrieve")
+    async def endless() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 2**16
+                await asyncio.sleep(0)
+
+        return StreamingResponse(parts())
+
     @app.get("/health")
     async def health() -> Any:
         return {"status": "ok"}
 
     protocol = bounded_connections(most, seconds, metrics)
+    limited = Guard(
+        Admission(app, running=2, queue=0, patience=0.1, metrics=Metrics()), api_keys=keys
+    )
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, http=protocol, ws="none", log_level="error", lifespan="off")
+        uvicorn.Config(limited, port=0, http=protocol, ws="none", log_level="error", lifespan="off")
     )
     serving = asyncio.create_task(server.serve())
     while not server.started:
@@ -158,5 +177,130 @@ def test_one_that_waits_behind_another_does_not_end_it() -> None:
                     await client.say(HEAD.replace(b"/echo", b"/late") + b"\r\nmore" + second)
                     assert (await client.answer())[0] == 200
                     assert (await client.answer())[0] == 408
+
+    asyncio.run(body())
+
+
+def _with_small_buffer(port: int) -> socket.socket:
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+    made.connect(("127.0.0.1", port))
+    made.settimeout(0)
+    made.sendall(b"GET /v1/retrieve HTTP/1.1\r\nHost: here\r\n\r\n")
+    return made
+
+
+async def _status(port: int) -> int:
+    async with _Client(port) as client:
+        await client.say(b"GET /v1/retrieve HTTP/1.1\r\nHost: here\r\n\r\n")
+        return int((await client.reader.readuntil(b"\r\n\r\n")).split()[1])
+
+
+def test_clients_that_read_nothing_of_their_answers_lose_their_turns() -> None:
+    async def body() -> None:
+        async with _server(9, 0.5) as port:
+            held = [_with_small_buffer(port) for _ in range(2)]
+            try:
+                await asyncio.sleep(0.2)
+                assert await _status(port) == 429
+                async with asyncio.timeout(10):
+                    while await _status(port) != 200:
+                        await asyncio.sleep(0.1)
+            finally:
+                for one in held:
+                    one.close()
+
+    asyncio.run(body())
+
+
+def test_a_client_that_reads_slowly_keeps_its_answer() -> None:
+    async def body() -> None:
+        async with _server(9, 0.5) as port:
+            slow = _with_small_buffer(port)
+            try:
+                for _ in range(40):
+                    await asyncio.sleep(0.05)
+                    assert await asyncio.get_running_loop().sock_recv(slow, 2**22)
+            finally:
+                slow.close()
+
+    asyncio.run(body())
+
+
+def test_answers_that_are_not_fetched_do_not_hold_a_connection() -> None:
+    async def body() -> None:
+        metrics = Metrics()
+        async with _server(9, 0.3, metrics) as port:
+            client = _with_small_buffer(port)
+            try:
+                client.sendall(b"GET /v1/retrieve HTTP/1.1\r\nHost: here\r\n\r\n" * 20)
+                async with asyncio.timeout(10):
+                    while metrics.connections._value.get() < 1:
+                        await asyncio.sleep(0.05)
+                    while metrics.connections._value.get() > 0:
+                        await asyncio.sleep(0.05)
+            finally:
+                client.close()
+
+    asyncio.run(body())
+
+
+def test_a_head_of_more_than_64_kib_is_refused_before_it_is_looked_at() -> None:
+    async def body() -> None:
+        line = b"X: " + b"y" * 1000 + b"\r\n"
+        start = b"GET /health HTTP/1.1\r\nHost: here\r\n"
+        heads = {
+            "many whole lines": start + line * 70 + b"\r\n",
+            "one line without an end": start + b"X: " + b"y" * 70_000,
+            "a long address": b"GET /" + b"y" * 70_000,
+            "many short lines": start + b"a: b\r\n" * 12_000,
+        }
+        async with _server(9, 10, keys=("key",)) as port:
+            for what, head in heads.items():
+                async with _Client(port) as client:
+                    await client.say(head)
+                    status, text = await client.answer()
+                    assert status == 431, what
+                    assert b"larger than 65536 bytes" in text
+                    assert await client.closed()
+            async with _Client(port) as client:  # what is within the bound, and what follows it
+                await client.say(start + line * 60 + b"\r\n")
+                assert (await client.answer())[0] == 200
+                await client.say(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+                assert (await client.answer())[0] == 200
+
+    asyncio.run(body())
+
+
+def test_48_mib_of_header_are_dropped_without_stopping_others() -> None:
+    async def flood(port: int) -> None:
+        async with _Client(port) as client:
+            with contextlib.suppress(ConnectionError):
+                await client.say(b"GET /health HTTP/1.1\r\nX: ")
+                for _ in range(48):
+                    await client.say(b"y" * 2**20)
+
+    async def body() -> None:
+        async with _server(9, 10) as port:
+            flooding = asyncio.create_task(flood(port))
+            slowest = 0.0
+            while not flooding.done():
+                asked = time.monotonic()
+                async with _Client(port) as client:
+                    await client.say(b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n")
+                    assert (await client.answer())[0] == 200
+                slowest = max(slowest, time.monotonic() - asked)
+            await flooding
+            assert slowest < 1.0
+
+    asyncio.run(body())
+
+
+def test_what_follows_a_body_in_chunks_is_no_header() -> None:
+    async def body() -> None:
+        async with _server(9, 10, keys=("key",)) as port, _Client(port) as client:
+            head = b"POST /v1/models HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await client.say(head + b"1\r\nx\r\n0\r\nAuthorization: Bearer key\r\n\r\n")
+            assert (await client.answer())[0] == 401
 
     asyncio.run(body())
