@@ -23,7 +23,7 @@ from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat, render_prompt
 
 TEMPLATE = PromptTemplate()
-NOISES = (0.0, 0.06, 0.12, 0.3)
+NOISES = (0.0, 0.5, 0.7, 0.9)
 
 
 def noisy(model: Any, amount: float) -> Any:
@@ -149,10 +149,8 @@ def test_noise_in_the_weights_is_ranked_by_every_part(
     for part in parts:
         rows = {r["system"]: r for r in found["rows"] if r["part"] == part}
         kept = [rows[name]["kept"] for name in order]
-        assert kept == sorted(kept, reverse=True) and kept[0] == 1.0 and kept[-1] < 0.7, (
-            part,
-            kept,
-        )
+        assert kept == sorted(kept, reverse=True) and len(set(kept)) == len(order), (part, kept)
+        assert kept[0] == 1.0 and kept[-1] < 0.5
     kls = [r["kl"] for r in found["rows"] if r["part"] == "text" and r["system"] in order]
     assert kls == sorted(kls) and len(set(kls)) == len(order)
     values = [row["value"] for row in found["figures"] if row["system"] in order]
