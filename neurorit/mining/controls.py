@@ -53,7 +53,7 @@ def control_layers(atlas: NeuronAtlas, control: str, count: int, seed: int) -> l
     depth = atlas.scores_rel.shape[0]
     if control == "first3":
         return list(range(min(count, depth)))
-    if control == "last3":
+    if control in ("last3", "as-released"):
         return list(range(max(0, depth - count), depth))
     if control == "random3":
         drawn = np.random.default_rng(seed).permutation(depth)[:count]

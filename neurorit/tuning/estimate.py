@@ -19,9 +19,9 @@ from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import NeuronAtlas
 from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import check_tunable, decoder_layers, feed_forward
-from neurorit.tuning.baselines import FullTuning, LoraTuning
+from neurorit.tuning.baselines import FullTuning, LoraTuning, ReshapedMasks
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
-from neurorit.tuning.settings import METHODS, NEURON_METHODS, TUNINGS, TuneSettings
+from neurorit.tuning.settings import METHODS, REPLICATION, TUNINGS, TuneSettings
 
 _EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
 
@@ -133,11 +133,11 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
         return FullTuning(model)
     if settings.method not in METHODS:
         raise BadInput(f"--plan: {settings.method} is no method of ours; nothing is known of it")
-    if settings.method not in NEURON_METHODS:
+    method = TUNINGS.get(settings.method)
+    if not method.needs_atlas:
         return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
     blocks = feed_forward(model)
     dense: list[int] = []
-    method = TUNINGS.get(settings.method)
     if method.dense:
         count = min(settings.dense_layers, blocks.depth)
         dense = list(range(count)) if atlas is None else atlas.densest(count)
@@ -150,6 +150,10 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
         sets = {"rel": pairs[pairs[:, 1] < each], "irrel": pairs[pairs[:, 1] >= each]}
     if settings.method == "stage1-only":
         sets = {"irrel": sets["irrel"]}
+    elif settings.method == REPLICATION:
+        every = np.concatenate(list(sets.values()))
+        last = range(blocks.depth - len(dense), blocks.depth)
+        return ReshapedMasks(model, every, last, gate=False)
     elif not method.neurons:
         sets = {}
     return NeuronAdapters(model, {name: Group(neurons) for name, neurons in sets.items()}, dense)

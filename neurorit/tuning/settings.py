@@ -25,8 +25,9 @@ NEURON_METHODS = (
     *LAYER_CONTROLS,
 )
 MAX_LORA_RANK = 512  # the largest that vLLM serves
+REPLICATION = "as-released"
 RIVALS = ("sft", "lora", "retrobust")
-METHODS = (*NEURON_METHODS, *RIVALS)
+METHODS = (*NEURON_METHODS, REPLICATION, *RIVALS)
 TUNINGS: Registry[Method] = Registry(
     "tuning",
     {
@@ -36,6 +37,7 @@ TUNINGS: Registry[Method] = Registry(
         "stage2-only": "neurorit.tuning.stages:STAGE2",
         "neurons": "neurorit.tuning.stages:NEURONS",
         "dense-only": "neurorit.tuning.stages:DENSE_ONLY",
+        REPLICATION: "neurorit.tuning.stages:AS_RELEASED",
         "sft": "neurorit.tuning.stages:SFT",
         "lora": "neurorit.tuning.stages:LORA",
         "retrobust": "neurorit.tuning.stages:RETROBUST",
@@ -49,7 +51,7 @@ LOSSES: Registry[LossTerm] = Registry(
 def needs_atlas(method: str) -> bool:
     """Whether a method tunes mined neurons; raises BadInput for one that there is not."""
     if method in METHODS:  # without importing what trains
-        return method in NEURON_METHODS
+        return method not in RIVALS
     return TUNINGS.get(method, "‹method›").needs_atlas
 
 

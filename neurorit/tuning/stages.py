@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import SETS, NeuronAtlas
-from neurorit.tuning.baselines import FullTuning, LoraTuning
+from neurorit.tuning.baselines import FullTuning, LoraTuning, ReshapedMasks
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.resume import Named
 from neurorit.tuning.samples import Sample
@@ -135,6 +137,37 @@ def _dense_only(task: Task) -> list[Stage]:
     return [_one_stage(task, install, lambda adapters: [(adapters.dense(), rate)])]
 
 
+def _as_released(task: Task) -> list[Stage]:
+    """Both stages with reshaped masks; gates learn in the first alone."""
+    noise, _ = _parted(task)
+    atlas, settings = _atlas(task), task.settings
+    every = np.concatenate([getattr(atlas, name) for name in SETS])
+
+    def masks(neurons: np.ndarray, dense: tuple[int, ...], gate: bool) -> Callable[..., Any]:
+        def install(model: Any, device: Any) -> ReshapedMasks:
+            if device is not None:
+                raise BadInput("‹method=as-released›: its weights cannot be spread by ‹shard›")
+            return ReshapedMasks(model, neurons, dense, gate=gate)
+
+        return install
+
+    def rates(trainable: Any) -> list[tuple[Named, float]]:
+        rate = settings.learning_rate
+        dense_rate = settings.dense_learning_rate or rate
+        return [(trainable.scattered(), rate), (trainable.dense(), dense_rate)]
+
+    return [
+        Stage(
+            "stage1",
+            masks(atlas.irrel, (), True),
+            noise,
+            settings.stage1_steps,
+            lambda trainable: [(trainable.scattered(), settings.stage1_learning_rate)],
+        ),
+        Stage("stage2", masks(every, task.dense, False), task.samples, settings.steps, rates),
+    ]
+
+
 def _full(task: Task) -> list[Stage]:
     return [_rival(task, lambda model, _: FullTuning(model))]
 
@@ -186,6 +219,7 @@ STAGE1 = Method(lambda task: [suppression(task)], dense=False)
 STAGE2 = Method(lambda task: [evidence(task)])
 NEURONS = Method(_neurons, dense=False)
 DENSE_ONLY = Method(_dense_only, neurons=False)
+AS_RELEASED = Method(_as_released)
 SFT = Method(_full, needs_atlas=False)
 LORA = Method(_lora, needs_atlas=False)
 RETROBUST = Method(_lora, needs_atlas=False, refuses=False)

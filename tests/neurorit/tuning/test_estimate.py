@@ -48,6 +48,19 @@ def test_neurons_take_less_than_everything_and_low_precision_needs_copies(
     assert low["float32_copies_gib"] == pytest.approx(everything["weights_gib"] / 2)
 
 
+def test_parts_of_the_method_take_their_parts(checkpoint: Path) -> None:
+    count = {
+        m: plan(checkpoint, replace(SETTINGS, method=m, dense_layers=1), share=0.05, length=40)[
+            "trained_parameters"
+        ]
+        for m in ("neuro-rit", "neurons", "dense-only", "as-released")
+    }
+    # A neuron of the dense layer has no delta of its own.
+    assert count["dense-only"] < count["neuro-rit"] < count["neurons"] + count["dense-only"]
+    # Without gates, in the last layer and in the others, two thirds of the method's.
+    assert count["as-released"] == pytest.approx(count["neuro-rit"] * 2 / 3)
+
+
 def test_processes_that_share_a_model_hold_less_each(checkpoint: Path) -> None:
     alone = replace(SETTINGS, method="sft")
     assert not [name for name in plan(checkpoint, alone, length=40) if name.startswith("each_of")]
