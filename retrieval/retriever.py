@@ -64,6 +64,7 @@ class Retriever:
 
         Raises BadInput for what needs all passages in one place: BM25 and filters.
         """
+        from neurorit.retrieval.encoders.endpoint import at_named_address
         from neurorit.retrieval.encoders.load import load_encoder
         from neurorit.retrieval.index.index import read_index_manifest
         from neurorit.retrieval.ray_cluster import ClusterIndex
@@ -71,7 +72,7 @@ class Retriever:
         if settings.mode != "dense" or settings.filters:
             raise BadInput("‹ray›: a cluster searches dense and without filters")
         manifest = read_index_manifest(directory, verify=False)
-        encoder = load_encoder(str(manifest.settings["encoder"]))
+        encoder = load_encoder(at_named_address(str(manifest.settings["encoder"]), directory))
         index: Any = ClusterIndex(ray, [Path(directory)], encoder, effort=settings.effort or None)
         return cls(index, settings, Path(directory))
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 KEY_VARIABLE = "NEURORIT_ENCODER_KEY"
+ADDRESS_VARIABLE = "NEURORIT_ENCODER_ADDRESS"
 _SHORTEST = 256  # characters below which no refusal is about the length
 _CALLS = CallSettings(timeout=120.0, retries=5, pause=0.5, concurrency=4)
 
@@ -29,6 +30,26 @@ _CALLS = CallSettings(timeout=120.0, retries=5, pause=0.5, concurrency=4)
 def is_address(name: str) -> bool:
     """True for an encoder that is an address and not a model's name or folder."""
     return name.startswith(("http://", "https://"))
+
+
+def at_named_address(name: str, where: object) -> str:
+    """The encoder of an index, at the address in NEURORIT_ENCODER_ADDRESS if it has one.
+
+    A manifest comes with its index, from whoever made that: an address in it gets no question and
+    no key. name: as the manifest has it; where: the index. Raises BadInput without the variable.
+    """
+    if not is_address(name):
+        return name
+    told, _, model = name.partition("#")
+    address = os.environ.get(ADDRESS_VARIABLE, "").strip()
+    if not address:
+        raise BadInput(
+            f"{where} asks for an encoder at {told}, which would be sent every question and the "
+            f"key: name the address that you trust, such as {ADDRESS_VARIABLE}={told}"
+        )
+    if not is_address(address) or "#" in address:
+        raise BadInput(f"{ADDRESS_VARIABLE}: {address!r} is no address such as {told}")
+    return f"{address}#{model}"
 
 
 class EndpointEncoder:
@@ -81,8 +102,15 @@ class EndpointEncoder:
         return self._encode(texts)
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 [n, d] unit vectors of queries. Raises NeuroritError when the server fails."""
-        return self._encode(texts)
+        """float32 [n, d] unit vectors of queries.
+
+        Raises BadInput for one that the server refuses, NeuroritError when the server fails.
+        """
+        try:
+            return self._encode(texts)
+        except BadInput as error:
+            # The text and the server's words on it are for no log of this side.
+            raise BadInput("the encoder refuses to read a query") from error.__cause__
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         import numpy as np
@@ -94,8 +122,9 @@ class EndpointEncoder:
             self._fitting, batches, self._endpoint.settings.concurrency
         ):
             if isinstance(found, CallFailed):
-                again = "" if found.of_this_request else "; run the same again"
-                raise NeuroritError(f"the encoder {self.name} failed: {found}{again}")
+                if found.of_this_request:
+                    raise BadInput(f"the encoder {self.name} failed: {found}") from found
+                raise NeuroritError(f"the encoder {self.name} failed: {found}; run the same again")
             if found.shape[1] != self._dimension:
                 raise NeuroritError(
                     f"the encoder {self.name} gave vectors of {found.shape[1]} numbers, "

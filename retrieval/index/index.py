@@ -19,6 +19,7 @@ from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.reader import GivenCorpus, rereadable
 from neurorit.retrieval.encoders.base import Encoder
+from neurorit.retrieval.encoders.endpoint import at_named_address
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.index.build import Progress, write_index
 from neurorit.retrieval.index.faiss_search import find
@@ -121,7 +122,9 @@ class Index:
         """
         directory = Path(directory)
         manifest = read_index_manifest(directory, verify=verify)
-        model = encoder or load_encoder(str(manifest.settings["encoder"]), batch_size=batch_size)
+        model = encoder or load_encoder(
+            at_named_address(str(manifest.settings["encoder"]), directory), batch_size=batch_size
+        )
         if model.fingerprint != manifest.made["fingerprint"]:
             raise ArtifactError(
                 f"{directory} was built with another encoder than {model.name!r} now is; "

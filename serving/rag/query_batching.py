@@ -1,7 +1,7 @@
 """Searches that come at the same moment go to the retriever together.
 
 An encoder takes sixteen queries in little more time than one. While one search runs, queries
-gather; none waits for others that have not come.
+gather; none waits for others that have not come, and none fails for another's text.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.serving.metrics import Metrics
 
 Search = Callable[[list[str], Any], Awaitable[Sequence[Sequence[Any]]]]
 MOST = 64
+_Asked = tuple[str, Any, asyncio.Future[tuple[Any, ...]]]
 
 
 class SearchBatches:
@@ -22,7 +24,7 @@ class SearchBatches:
     def __init__(self, search: Search, metrics: Metrics | None = None) -> None:
         self._search = search
         self._metrics = metrics
-        self._pending: list[tuple[str, Any, asyncio.Future[tuple[Any, ...]]]] = []
+        self._pending: list[_Asked] = []
         self._task: asyncio.Task[None] | None = None
 
     async def find(self, query: str, how: Any) -> tuple[Any, ...]:
@@ -44,13 +46,24 @@ class SearchBatches:
                 continue
             if self._metrics is not None:
                 self._metrics.retrieved.observe(len(alike))
-            try:
-                found = await self._search([query for query, _, _ in alike], how)
-            except Exception as error:
-                for _, _, future in alike:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, _, future), hits in zip(alike, found, strict=True):
+            await self._answer(alike, how)
+
+    async def _answer(self, asked: list[_Asked], how: Any) -> None:
+        """Search for all; where one may be at fault for a failure, that one alone is told so."""
+        try:
+            found = await self._search([query for query, _, _ in asked], how)
+        except Exception as error:
+            # What fails for every query alike, such as a server that is down, is asked once.
+            for_all = isinstance(error, NeuroritError) and not isinstance(error, BadInput)
+            if len(asked) > 1 and not for_all:
+                half = len(asked) // 2
+                await self._answer(asked[:half], how)
+                await self._answer(asked[half:], how)
+                return
+            for _, _, future in asked:
                 if not future.done():
-                    future.set_result(tuple(hits))
+                    future.set_exception(error)
+            return
+        for (_, _, future), hits in zip(asked, found, strict=True):
+            if not future.done():
+                future.set_result(tuple(hits))

@@ -17,9 +17,15 @@ from typer.testing import CliRunner
 from neurorit.cli import app
 from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
-from neurorit.retrieval.encoders.endpoint import KEY_VARIABLE, EndpointEncoder
+from neurorit.retrieval.encoders.endpoint import (
+    ADDRESS_VARIABLE,
+    KEY_VARIABLE,
+    EndpointEncoder,
+    at_named_address,
+)
 from neurorit.retrieval.encoders.load import load_encoder, prefixed_name
 from neurorit.retrieval.index.index import Index
+from neurorit.retrieval.retriever import Retriever
 
 TEXTS = ["Otters swim in cold rivers.", "An arch bridge carries its load.", "Bread is baked."]
 
@@ -70,8 +76,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_an_index_by_a_server_finds_what_the_encoder_itself_finds(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(ADDRESS_VARIABLE, server.url)
     corpus = tmp_path / "corpus.jsonl"
     records = [{"id": str(i), "text": text} for i, text in enumerate(TEXTS * 40)]
     corpus.write_text("".join(json.dumps(one | {"id": f"p{one['id']}"}) + "\n" for one in records))
@@ -166,3 +173,40 @@ def test_an_address_keeps_its_own_query(monkeypatch: pytest.MonkeyPatch) -> None
     for name in (address, prefixed_name(address, "query: ", "passage: "), "http://server/v1#e5"):
         load_encoder(name)
     assert made == [address, address, "http://server/v1#e5"]
+
+
+def test_an_address_out_of_a_manifest_gets_neither_key_nor_question_without_a_word(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"id": t, "text": t}) + "\n" for t in TEXTS))
+    out = tmp_path / "index"
+    made = CliRunner().invoke(
+        app, ["index", str(corpus), "--encoder", f"{server.url}#mini", "--out", str(out)]
+    )
+    assert made.exit_code == 0, made.output
+    server.keys.clear()
+    server.asked.clear()
+    for load in (Index.load, Retriever.load):
+        with pytest.raises(BadInput, match=f"NEURORIT_ENCODER_ADDRESS={server.url}"):
+            load(out)
+    assert (server.keys, server.asked) == ([], [])
+    # Wherever the manifest says, only the address that is named is asked.
+    name = "http://elsewhere.invalid/v1#mini?query=q"
+    monkeypatch.setenv("NEURORIT_ENCODER_ADDRESS", server.url)
+    assert at_named_address(name, out) == f"{server.url}#mini?query=q"
+    assert at_named_address("minilm", out) == "minilm"
+    assert Index.load(out).search(["Which animal swims?"], 1)
+    monkeypatch.setenv("NEURORIT_ENCODER_ADDRESS", "elsewhere")
+    with pytest.raises(BadInput, match="is no address"):
+        Index.load(out)
+
+
+def test_a_query_that_is_refused_is_the_askers_fault_and_is_not_repeated() -> None:
+    quick = CallSettings(retries=0, pause=0.0)
+    encoder = EndpointEncoder("http://s/v1#m", settings=quick, transport=limited([]))
+    with pytest.raises(BadInput, match="refuses to read a query") as caught:
+        encoder.encode_queries(["an innocent one", "a forbidden secret"])
+    assert "secret" not in f"{caught.value}"
+    with pytest.raises(BadInput, match="a forbidden text"):
+        encoder.encode_passages(["a forbidden text"])
