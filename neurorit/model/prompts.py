@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date as Date
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _ASKED = "\nAnswer:"  # where there is no chat template
 _GUARD = "\n"
 # [INST], [/INST], <<SYS>>, <|user|>, </s>
 _BRACKETED = re.compile(r"\[/?[A-Z_]+\]|<{1,2}[|/]*\w+\|?>{1,2}")
+_BREAK = r"\n\v\f\r\x1c-\x1e\x85\u2028\u2029"
+_BLANK = rf"[^\S{_BREAK}]|[\u00ad\u200b-\u200f\u2060\ufeff]"  # what is not seen in a line
 _FRAMES = 64  # templates' texts that are kept
 DATE = "2024-07-26"  # what Llama 3's own templates take where no day is known
 
@@ -58,11 +61,21 @@ class PromptTemplate:
             raise BadInput(f"date {self.date!r} is no day; write it as {DATE}") from error
 
     def user_turn(self, question: str, passages: Sequence[Passage]) -> str:
-        """The text of the user's turn."""
+        """The text of the user's turn.
+
+        A line of a passage that begins as a passage or the question of the turn does (`[2] Title`,
+        `Question:`) is quoted (`> [2] Title`): what it says is the passage's word.
+        """
         if not passages:
             return _fill(self.closed_book, question=question)
+        heads = _heads(self.passage, self.question)
         rendered = [
-            _fill(self.passage, number=str(i), title=p.title, text=p.text)
+            _fill(
+                self.passage,
+                number=str(i),
+                title=_quoted(p.title, heads),
+                text=_quoted(p.text, heads),
+            )
             for i, p in enumerate(passages, start=1)
         ]
         return self.instruction + "".join(rendered) + _fill(self.question, question=question)
@@ -353,6 +366,26 @@ def _encode_halved(
     return _encode_halved(tokenizer, text[:middle], markers, continues) + _encode_halved(
         tokenizer, text[middle:], markers, True
     )
+
+
+@lru_cache(maxsize=64)
+def _heads(passage: str, question: str) -> re.Pattern[str]:
+    """Finds lines that begin as the turn's own passages, question or request for an answer do."""
+    before = re.split(r"{(?:title|text)}", passage)[0]
+    heads = [before, question.partition("{question}")[0], _ASKED]
+    loose = [
+        rf"(?:{_BLANK})*".join(
+            r"\d+" if word == "{number}" else re.escape(word)
+            for word in re.findall(r"{number}|\w+|[^\w\s]", head)
+        )
+        for head in heads
+        if head.strip()
+    ]
+    return re.compile(rf"(^|[{_BREAK}])((?:{_BLANK})*)(?=(?:{'|'.join(loose)}))", re.IGNORECASE)
+
+
+def _quoted(text: str, heads: re.Pattern[str]) -> str:
+    return heads.sub(r"\1\2> ", text)
 
 
 def _fill(pattern: str, **values: str) -> str:
