@@ -75,6 +75,8 @@ class ServeSettings(Settings):
     """completions (token ids, as vLLM takes) or chat (messages only)."""
     allowed_hosts: tuple[str, ...] = ()
     """Names that it answers to on loopback without keys, beside this machine's own."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of reverse proxies whose X-Forwarded-For says which client asks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -188,7 +188,8 @@ class CompletionClient:
         if response.status in (401, 403):
             raise BadInput(
                 f"{self.base_url} refuses the key ({response.status}); "
-                "give it with ‹upstream_key_file› or NEURORIT_UPSTREAM_KEY"
+                "give it with ‹upstream_key_file› or NEURORIT_UPSTREAM_KEY, a base's "
+                "with NEURORIT_BASE_KEY"
             )
         if response.status != 200:
             raise _refused(response, content)
@@ -283,12 +284,14 @@ def _told_of_kept_connections() -> aiohttp.TraceConfig:
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Lines of any length as they come; what stands after the last line's end is none."""
+    """Lines of any length as they come; one without its end is broken off, but for `[DONE]`."""
     held = b""
     async for part in response.content.iter_any():
         *whole, held = (held + part).split(b"\n")
         for line in whole:
             yield line
+    if held.removeprefix(b"data:").strip() == b"[DONE]":
+        yield held
 
 
 def _piece(data: bytes, *, streamed: bool = False) -> Piece:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 Tell = Callable[[str], None]
+BASE_KEY_VARIABLE = "NEURORIT_BASE_KEY"  # of `--base URL`: the upstreams' key is for them alone
 _log = logging.getLogger("neurorit.serving")
 
 
@@ -52,7 +54,7 @@ def systems_of(model: Path, settings: ServeSettings) -> list[System]:
         model if at_url else Path(settings.base),
         name="base" if at_url else None,
         urls=(settings.base,) if at_url else (),
-        key=key,
+        key=os.environ.get(BASE_KEY_VARIABLE, "").strip() if at_url else "",
         parameter="base",
         upstream_api=settings.upstream_api if at_url else "completions",
         max_model_len=settings.max_model_len,
@@ -117,6 +119,9 @@ class Running:
             log_level="warning",
             access_log=False,
             server_header=False,
+            # A header that anybody can write says who asks only where a proxy of ours wrote it.
+            proxy_headers=bool(self._settings.trusted_proxies),
+            forwarded_allow_ips=list(self._settings.trusted_proxies),
             http=bounded_connections(
                 self._settings.connections, self._settings.request_seconds, self._gateway.metrics
             ),

@@ -37,9 +37,13 @@ HEADERS = {
 def read_api_keys(path: Path | None) -> frozenset[str]:
     """Keys from a file (one a line, # starts a comment) and from NEURORIT_API_KEYS (by comma).
 
-    None at all means that no key is asked for. Raises BadInput for a file without a key.
+    None at all means that no key is asked for. Raises BadInput for a file or a variable that is
+    there and holds no key.
     """
-    keys = {key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",")}
+    named = os.environ.get(KEYS_VARIABLE)
+    keys = {key.strip() for key in (named or "").split(",")} - {""}
+    if named is not None and not keys:
+        raise BadInput(f"{KEYS_VARIABLE} is set and holds no key: name keys, or unset it")
     if path is not None:
         if not Path(path).is_file():
             raise BadInput(f"‹api_key_file={path}›: no such file")
@@ -48,7 +52,7 @@ def read_api_keys(path: Path | None) -> frozenset[str]:
         if not found:
             raise BadInput(f"‹api_key_file={path}›: holds no key; write one a line")
         keys |= found
-    return frozenset(keys - {""})
+    return frozenset(keys)
 
 
 class Guard:

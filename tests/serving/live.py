@@ -44,7 +44,9 @@ def gateway(
     script = ROOT / "tests" / "serving" / "run_gateway.py"
     command = [sys.executable, str(script), str(model), str(port), str(folder / "vllm.log")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NEURORIT_UPSTREAM_KEY": key}
-    environment["NEURORIT_API_KEYS"] = api_keys
+    environment.pop("NEURORIT_API_KEYS", None)
+    if api_keys:
+        environment["NEURORIT_API_KEYS"] = api_keys
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(
             [*command, *upstream], stdout=log, stderr=subprocess.STDOUT, env=environment

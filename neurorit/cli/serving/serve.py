@@ -22,6 +22,7 @@ from neurorit.serving.settings import ServeSettings
     requests_per_minute="--rate",
     drain_seconds="--drain",
     allowed_hosts="--allowed-host",
+    trusted_proxies="--trusted-proxy",
 )
 def serve(
     model: Model,

@@ -139,3 +139,17 @@ def test_a_chat_of_parts_is_read_whole_and_streamed() -> None:
         assert complete(client, whole=whole, messages=[{"role": "user", "content": "x"}]) == (
             "Karvel"
         )
+
+
+@pytest.mark.parametrize(("last", "whole"), [("data: [DONE]", True), ("data: [DO", False)])
+def test_the_end_of_a_stream_needs_no_line_end(last: str, whole: bool) -> None:
+    class Unended(Upstream):
+        def _lines(self, pieces: list[str], chat: bool) -> Any:
+            yield 'data: {"choices": [{"text": "blue"}]}\n\n' + last
+
+    client = CompletionClient(Unended([["x"]]).url, "", "tiny")
+    if whole:
+        assert complete(client) == "blue"
+    else:
+        with pytest.raises(CallFailed, match="broke off"):
+            complete(client)

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from neurorit.core.endpoint.replies import Piece
-from neurorit.core.errors import NeuroritError
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model.prompts import PromptTemplate
 from neurorit.retrieval.retriever import SearchSettings
 from neurorit.serving.gateway.app import Gateway, create_app
@@ -373,6 +373,12 @@ def test_keys_are_read_from_file_and_environment(
         read_api_keys(path)
     with pytest.raises(Exception, match="no such file"):
         read_api_keys(tmp_path / "absent")
+    for nothing in ("", " , "):  # a variable that was meant to close the server leaves it open
+        monkeypatch.setenv("NEURORIT_API_KEYS", nothing)
+        with pytest.raises(BadInput, match="is set and holds no key"):
+            read_api_keys(None)
+    monkeypatch.delenv("NEURORIT_API_KEYS")
+    assert read_api_keys(None) == frozenset()
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/static/style.css", "/v1/models", "/x"])

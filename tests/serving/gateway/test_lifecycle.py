@@ -14,12 +14,13 @@ import httpx
 import pytest
 
 from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.serving.backends.vllm_server import free_port
 from neurorit.serving.gateway import lifecycle as running
 from neurorit.serving.gateway.app import Gateway
-from neurorit.serving.gateway.lifecycle import Running
+from neurorit.serving.gateway.lifecycle import Running, systems_of
 from neurorit.serving.gateway.server import ServeSettings, serve
 from tests.serving.fakes import Upstream, WordRetriever
-from tests.serving.tiny_llama import tiny_tokenizer
+from tests.serving.tiny_llama import save_tiny_llama, tiny_tokenizer
 
 
 class Playing:
@@ -181,7 +182,9 @@ def test_the_tokenizer_is_loaded_after_the_retriever(
 def test_an_open_gateway_without_a_key_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, keys: str, warned: bool
 ) -> None:
-    monkeypatch.setenv("NEURORIT_API_KEYS", keys)
+    monkeypatch.delenv("NEURORIT_API_KEYS", raising=False)
+    if keys:
+        monkeypatch.setenv("NEURORIT_API_KEYS", keys)
     told: list[str] = []
     with pytest.raises(BadInput, match="no model at"):
         serve(
@@ -205,3 +208,58 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(BadInput, match=message):
         serve(tmp_path, WordRetriever, ServeSettings(port=0, **settings))
+
+
+def test_the_upstreams_key_is_not_sent_to_a_base_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, other = Upstream([["a"]]), Upstream([["b"]])
+    monkeypatch.setenv("NEURORIT_UPSTREAM_KEY", "of-upstream")
+    model = save_tiny_llama(tmp_path / "model")
+    settings = ServeSettings(upstream=(first.url,), base=other.url)
+
+    async def ask() -> None:
+        for system in systems_of(model, settings):
+            await system.start(lambda phase: None)
+            async for _ in system.generator.stream([1]):
+                pass
+            await system.aclose()
+
+    asyncio.run(ask())
+    assert (first.keys, other.keys) == (["Bearer of-upstream"], [None])
+    monkeypatch.setenv("NEURORIT_BASE_KEY", "of-base")
+    first.answers, other.answers = [["a"]], [["b"]]
+    asyncio.run(ask())
+    assert (first.keys[1:], other.keys[1:]) == (["Bearer of-upstream"], ["Bearer of-base"])
+
+
+@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1",), "9.9.9.9")])
+def test_only_a_named_proxy_says_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...], client: str
+) -> None:
+    """Else whoever invents an address for each request is bounded by no rate."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen.append(scope["client"][0])
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"ok"})
+
+    monkeypatch.setattr("neurorit.serving.gateway.lifecycle.create_app", lambda *_, **__: app)
+    port = free_port()
+    gateway = Gateway(model="m")
+    settings = ServeSettings(port=port, trusted_proxies=proxies)
+    run = Running(gateway, [], settings, WordRetriever, lambda line: None)
+
+    async def ready(server: Any) -> None:
+        while not server.started:
+            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient() as asking:
+            headers = {"X-Forwarded-For": "9.9.9.9"}
+            await asking.get(f"http://127.0.0.1:{port}/v1/models", headers=headers)
+        server.should_exit = True
+
+    monkeypatch.setattr(run, "_make_ready", ready)
+    asyncio.run(asyncio.wait_for(run.run(frozenset()), 30))
+    assert seen == [client]
