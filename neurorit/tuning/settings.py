@@ -44,7 +44,11 @@ TUNINGS: Registry[Method] = Registry(
     },
 )
 LOSSES: Registry[LossTerm] = Registry(
-    "loss", {"cross-entropy": "neurorit.tuning.tuned_model:cross_entropy"}
+    "loss",
+    {
+        "cross-entropy": "neurorit.tuning.tuned_model:cross_entropy",
+        "cross-entropy-by-sample": "neurorit.tuning.tuned_model:cross_entropy_by_sample",
+    },
 )
 
 
@@ -75,7 +79,8 @@ class TuneSettings(Settings):
     dense_layers: Count = 3
     """How many layers are trained fully."""
     losses: Mapping[str, float] = field(default_factory=lambda: {"cross-entropy": 1.0})
-    """Terms of the loss and their weights; cross-entropy alone, or registered ones."""
+    """Terms of the loss and their weights: cross-entropy (all tokens weigh alike),
+    cross-entropy-by-sample (all samples do), or registered ones."""
     target: Literal["answer", "evidence"] = "answer"
     """What stage 2 teaches to say: the answer, or the evidence and then the answer."""
     teacher: str = ""

@@ -53,6 +53,19 @@ def cross_entropy(given: Forward) -> torch.Tensor:
     )
 
 
+def cross_entropy_by_sample(given: Forward) -> torch.Tensor:
+    """The same, with every sample of the batch as heavy as another, however long its response.
+
+    Batches that are accumulated, or on other processes, still weigh by their tokens.
+    """
+    losses = functional.cross_entropy(
+        given.logits.transpose(1, 2).float(), given.labels, ignore_index=-100, reduction="none"
+    )
+    learned = given.labels.ne(-100).sum(1)
+    # The sum is divided by the number of tokens afterwards.
+    return (losses.sum(1) / learned).mean() * learned.sum()
+
+
 class TunedModel(nn.Module):
     """A model with what is trained in it; returns the weighted sum of the loss terms.
 
