@@ -114,8 +114,8 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
 
     Parameters need no gradients; none are left behind.
     """
-    method = ATTRIBUTIONS.get(settings.method)
-    blocks = SITES.get(settings.site)(model)
+    method: Method = ATTRIBUTIONS.get(settings.method)
+    blocks: FeedForward = SITES.get(settings.site)(model)
     with recording(blocks, last=1) as seen:
         prefix = Prefix(model, [query.prompt_with for query in queries])
     targets = _targets(prefix, queries, settings)

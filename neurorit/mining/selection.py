@@ -54,7 +54,8 @@ def select(evidence: Evidence, rule: str) -> NeuronAtlas:
     Raises BadInput for an unknown rule, for one that lacks what it chooses by, and where nothing is
     chosen.
     """
-    sets: Mapping[str, Any] = _checked(SELECTIONS.get(rule, "selection")(evidence), evidence, rule)
+    choose: Rule = SELECTIONS.get(rule, "selection")
+    sets: Mapping[str, Any] = _checked(choose(evidence), evidence, rule)
     if not sum(len(chosen) for chosen in sets.values()):
         raise BadInput(
             f"selection {rule}: no neuron is left; raise the budget or the false-discovery level"

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from neurorit.core.registry import Registry
 from neurorit.core.settings import AtLeastOne, Settings, Within
 from neurorit.core.units import Amount
 
-if TYPE_CHECKING:
-    from neurorit.mining.integrated_gradients import Method
-    from neurorit.mining.selection import Rule
-    from neurorit.model.feed_forward import FeedForward
-
 _SCORES, _RULES = "neurorit.mining.integrated_gradients", "neurorit.mining.selection"
-ATTRIBUTIONS: Registry[Method] = Registry(
+# Their types stand beside the parts themselves, which read these tables.
+ATTRIBUTIONS: Registry[Any] = Registry(
     "attribution",
     {
         "integrated-gradients": f"{_SCORES}:INTEGRATED_GRADIENTS",
@@ -25,7 +20,7 @@ ATTRIBUTIONS: Registry[Method] = Registry(
         "scaled-gradients": f"{_SCORES}:SCALED_GRADIENTS",
     },
 )
-SELECTIONS: Registry[Rule] = Registry(
+SELECTIONS: Registry[Any] = Registry(
     "selection",
     {
         "count": f"{_RULES}:_by_count",
@@ -38,7 +33,7 @@ SELECTIONS: Registry[Rule] = Registry(
         "file": f"{_RULES}:_from_file",
     },
 )
-SITES: Registry[Callable[[Any], FeedForward]] = Registry(
+SITES: Registry[Any] = Registry(
     "site", {"feed-forward": "neurorit.model.feed_forward:feed_forward"}
 )
 # What is made of the records afterwards: changing it needs no attribution again.

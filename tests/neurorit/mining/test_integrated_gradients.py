@@ -16,13 +16,14 @@ from neurorit.mining.integrated_gradients import (
     attribute,
     attribute_by_loop,
 )
-from neurorit.mining.settings import ATTRIBUTIONS, OBJECTIVES
+from neurorit.mining.settings import ATTRIBUTIONS
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.shared_prefix import Prefix, Rows
 from tests.neurorit.tiny_models import ARCHITECTURES, WINDOWED, tiny
 
 WITH, WITHOUT = [1, 5, 9, 13, 22, 31, 7, 8], [1, 7, 8]
 ANSWER = (17, 30, 4)
+OBJECTIVES = ("first-token", "answer-span", "log-prob")
 
 
 def one(model: Any, target: Sequence[int] | None = ANSWER, **settings: Any) -> Attribution:
