@@ -25,6 +25,7 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.gateway import schemas
 from neurorit.serving.gateway.requests import (
+    FIELDS,
     ChatRequest,
     CompareRequest,
     CompletionRequest,
@@ -145,7 +146,7 @@ def create_app(
         app.add_middleware(KnownHosts, allowed=hosts)
     app.add_middleware(Counting, metrics=gateway.metrics)
     app.add_middleware(StrictHeaders)
-    install_error_bodies(app)
+    install_error_bodies(app, FIELDS)
 
     @app.get("/health", responses={200: {"model": schemas.Health}})
     async def health() -> Response:

@@ -66,6 +66,7 @@ _Value = Annotated[
 ]
 _Stop = Annotated[_Text, Field(max_length=200)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
+_IGNORED: Any = Field(default=None, description="accepted; changes nothing here")
 _None: Any = Field(default=None, description="what would change the answer's form is refused")
 
 
@@ -163,8 +164,11 @@ class _Writing(BaseModel):
     """How an answer is to be written, as both of OpenAI's interfaces say it.
 
     Fields of OpenAI's that change nothing of an answer (user, metadata, store, ...) are accepted
-    and ignored; those that would need something else than one text answer are refused by name.
+    and ignored; those that would need something else than one text answer are refused by name, and
+    so is what nobody knows.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     model: Annotated[_Text, Field(max_length=500)] | None = None
     stream: bool | None = None
@@ -183,6 +187,16 @@ class _Writing(BaseModel):
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = None
     n: Literal[1] | None = None
     neurorit: RagOptions | None = None
+    user: Any = _IGNORED
+    metadata: Any = _IGNORED
+    store: Any = _IGNORED
+    service_tier: Any = _IGNORED
+    parallel_tool_calls: Any = _IGNORED
+    safety_identifier: Any = _IGNORED
+    prompt_cache_key: Any = _IGNORED
+    prompt_cache_retention: Any = _IGNORED
+    reasoning_effort: Any = _IGNORED
+    verbosity: Any = _IGNORED
 
     @property
     def asked_tokens(self) -> int | None:
@@ -284,3 +298,11 @@ class RetrieveRequest(_SearchOptions):
 
     query: Question
     top_k: int | None = Field(default=None, ge=1, le=MAX_TOP_K)
+
+
+# What a misspelt field may have meant.
+FIELDS = frozenset(
+    name
+    for shape in (ChatRequest, CompletionRequest, CompareRequest, RetrieveRequest, RagOptions)
+    for name in shape.model_fields
+)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from fastapi import FastAPI
@@ -40,8 +41,8 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
 
-def install_error_bodies(app: FastAPI) -> None:
-    """Answer every error of an app in OpenAI's shape."""
+def install_error_bodies(app: FastAPI, fields: Collection[str] = ()) -> None:
+    """Answer every error of an app in OpenAI's shape. fields: names that requests may hold."""
 
     async def api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -49,7 +50,7 @@ def install_error_bodies(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return error_response(_first_problem(error))
+        return error_response(_first_problem(error, fields))
 
     async def bad_input(request: Request, error: Exception) -> JSONResponse:
         return error_response(ApiError(400, str(error)))
@@ -96,13 +97,18 @@ def search_refusal(error: Exception) -> ApiError:
     )
 
 
-def _first_problem(error: RequestValidationError) -> ApiError:
+def _first_problem(error: RequestValidationError, fields: Collection[str]) -> ApiError:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"] if part != "body")
     if problem["type"] == "json_invalid":
         return ApiError(400, "the request body is not valid JSON", code="invalid_json")
     if problem["type"] == "extra_forbidden":
-        return ApiError(400, f"{where}: this server has no such option", param=where)
+        name = str(problem["loc"][-1])[:100]
+        near = get_close_matches(name, sorted(fields), 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        if name in fields:
+            meant = "; it belongs elsewhere in a request"
+        return ApiError(400, f"{where[:200]}: this server has no such option{meant}", param=where)
     told = problem["msg"].removeprefix("Value error, ")
     message = f"{where or 'the request body'}: {told}"
     return ApiError(400, message, param=where or None, code=problem["type"])

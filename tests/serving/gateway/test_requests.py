@@ -109,6 +109,28 @@ def test_fields_that_change_nothing_are_ignored() -> None:
     assert post(serve(Upstream([["x"]])), {**QUESTION, **fields}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("temprature", "did you mean temperature?"),
+        ("max_token", "did you mean max_tokens?"),
+        ("neurorits", "did you mean neurorit?"),
+        ("top_k", "it belongs elsewhere"),
+        ("guided_regex", "no such option"),
+        ("structured_outputs", "no such option"),
+        ("min_p", "no such option"),
+    ],
+)
+def test_a_field_that_nobody_knows_is_refused_by_name(field: str, told: str) -> None:
+    upstream = Upstream([])
+    for path, body in (("chat/completions", QUESTION), ("completions", {"prompt": "Who?"})):
+        refused = serve(upstream).post(f"/v1/{path}", json={**body, field: 1})
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert error["param"] == field and told in error["message"], error
+    assert upstream.requests == []
+
+
 def test_an_assistants_turn_may_be_empty_and_a_tools_is_refused() -> None:
     called = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
     turns = [{"role": "user", "content": "Hi"}, called, *QUESTION["messages"]]
