@@ -13,6 +13,7 @@ import pytest
 # Grouped queries and a long prompt: what is kept of its keys and values is of no row.
 _CODE = """
 import json, sys, torch
+from dataclasses import replace
 torch.set_num_threads(1)
 from transformers import LlamaConfig, LlamaForCausalLM
 from neurorit.mining import attributor, integrated_gradients as ig
@@ -35,7 +36,8 @@ def peak(work):
         return result
     return measured
 peaks = []
-ig._integrate = peak(ig._integrate)
+method = ig.INTEGRATED_GRADIENTS
+ig.INTEGRATED_GRADIENTS = replace(method, score=peak(method.score))
 query = ig.Query(prompt, prompt[:20], [5])
 for _ in range(2):  # the first makes room that stays
     ig.attribute(model, [query], ig.Settings(steps=steps, rows=rows))
