@@ -43,7 +43,8 @@ def gateway(
     port = free_port()
     script = ROOT / "tests" / "serving" / "run_gateway.py"
     command = [sys.executable, str(script), str(model), str(port), str(folder / "vllm.log")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NEURORIT_UPSTREAM_KEY": key}
+    keys = {"NEURORIT_UPSTREAM_KEY": key, "NEURORIT_BASE_KEY": key}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | keys
     environment.pop("NEURORIT_API_KEYS", None)
     if api_keys:
         environment["NEURORIT_API_KEYS"] = api_keys
