@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from typing import Any
+from weakref import WeakSet
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -53,6 +54,7 @@ class _Bounded(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
+        self._cycles: WeakSet[Any] = WeakSet()
         if len(self.connections) < self.most:
             self._take(transport)
             return
@@ -98,6 +100,10 @@ class _Bounded(HttpToolsProtocol):
             if self.metrics is not None:
                 self.metrics.connections_refused.inc()
             return
+        # uvicorn tells the request that came last; one before it may be being answered.
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
         self._tell_open()
 
@@ -132,6 +138,8 @@ class _Bounded(HttpToolsProtocol):
             self._too_large()
         if not self._told:
             super().on_headers_complete()
+            if self.cycle is not None:  # an upgrade has none
+                self._cycles.add(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
