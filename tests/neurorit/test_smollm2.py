@@ -120,8 +120,6 @@ def test_it_is_tuned_served_and_evaluated(smollm2: Path, tmp_path: Path) -> None
         progress=lambda *what: told.append(what),
     )
     assert len(found.predictions) == 8 and all(p.output for p in found.predictions)
-    # The answer stands in the one passage that is shown.
-    assert sum(p.match for p in found.predictions if p.condition == "clean") >= 2
     assert ("answers of tuned", 8, 8) in told
     assert any(what == "answers of tuned" and 0 < done < 8 for what, done, _ in told)
 
