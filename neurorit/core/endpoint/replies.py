@@ -86,7 +86,10 @@ def read_piece(record: Any, *, streamed: bool = False) -> Piece:
         reason = choice.get("stop_reason")
         stopped_by = reason if isinstance(reason, str) else None
         if "text" in choice:
-            return Piece(choice["text"] or "", choice.get("finish_reason"), tokens, stopped_by)
+            written = choice["text"] or ""
+            if not isinstance(written, str):
+                raise TypeError("a completion's text is no text")
+            return Piece(written, choice.get("finish_reason"), tokens, stopped_by)
         message = choice["delta" if "delta" in choice else "message"] or {}
         content = message.get("content")
         text, ended = content_text(content), choice.get("finish_reason")
