@@ -68,9 +68,7 @@ def test_training_autocasts_where_it_pays(checkpoint: Path, quick: None) -> None
     assert autocasts(low, gpu, "auto")
     with pytest.raises(BadInput, match="precision float32 wants float32 weights"):
         autocasts(low, cpu, "float32")
-    with pytest.raises(
-        BadInput, match="precision is 'half', but it must be one of"
-    ):
+    with pytest.raises(BadInput, match="precision is 'half', but it must be one of"):
         TuneSettings(method="sft", precision="half").check(atlas=False, adapter=False)
 
 
