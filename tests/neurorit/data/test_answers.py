@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from neurorit.data.answers import held_answer, replace_answers
 from neurorit.data.letters import plain, spelt_out
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 QUOTES, DASHES = "'\u2019\u2018\u02bc", "-\u2010\u2011\u2013\u2212"
 DIGITS = (
