@@ -198,7 +198,9 @@ def test_a_peft_folder_is_merged_into_its_base(
     said: list[str] = []
     made = import_model(adapter, tmp_path / "out", base=checkpoint, say=said.append)
     loaded = load_model(tmp_path / "out", device="cpu")
-    assert torch.allclose(logits(*loaded), torch.load(tmp_path / "logits", weights_only=True), atol=1e-4)
+    assert torch.allclose(
+        logits(*loaded), torch.load(tmp_path / "logits", weights_only=True), atol=1e-4
+    )
     assert said == [f"{adapter}: LORA merged into {checkpoint}"]
     assert made["base"] == str(checkpoint)
 
