@@ -260,7 +260,7 @@ def test_data_that_is_not_there_is_named_before_anything_is_made(
     [
         ({"conditions": ["clean", "typo-3"]}, "unknown condition 'typo-3'"),
         ({"conditions": ["clean", "random-4"]}, "`clean` and `distractor-K`"),
-        ({"methods": ["sfft"]}, "--method sfft"),
+        ({"methods": ["sfft"]}, "method .sfft"),
         ({"variants": {"own": {"method": "sft", "settings": {"stepps": 1}}}}, "stepps"),
         ({"variants": {"own": {"method": "neuro-rit", "mine": {"share": 3}}}}, "share"),
     ],

@@ -50,7 +50,7 @@ def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
         out=run / "examples-test",
     )
     for name in ("neuro-rit", "sft", "lora"):
-        stand_in(run / name, 0.8)
+        stand_in(run / name, 0.3)
     systems = {"base": base_model_dir(), "neuro-rit": run / "neuro-rit"}
     demo = evaluate(
         systems, run / "examples-test", CONDITIONS, engine="vllm", judge="lab", max_tokens=16,
