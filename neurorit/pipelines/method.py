@@ -64,11 +64,13 @@ def tune(
     *,
     adapter: Path | None = None,
     verify: int = 0,
+    variant: str = "",
 ) -> Mapping[str, Any]:
     """Tune a checkpoint; mines first when the method wants neurons and no atlas is given.
 
     adapter: where to write what changed, alone. verify: prompts to answer by vLLM and by Hugging
-    Face afterwards; the share of equal answers is in the result.
+    Face afterwards; the share of equal answers is in the result. variant: the recipe's section for
+    this run, where it is another than the method's own.
     """
     from neurorit.model.distributed import join, rank
     from neurorit.model.load import release
@@ -77,7 +79,7 @@ def tune(
 
     read = Recipe(recipe)
     options = {**parse_assignments(assignments or ()), "method": method}
-    settings = read.settings(TuneSettings, "tune", options, method)
+    settings = read.settings(TuneSettings, "tune", options, variant or method)
     join(settings.device)
     with reporting() as report:
         if atlas is None and needs_atlas(method):

@@ -32,7 +32,7 @@ class Reporter:
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         """Report `done` of `total` pieces of `what`; a new name starts a new line.
 
-        note: a figure to show beside it.
+        total: 0 where nobody knows it. note: a figure to show beside it.
         """
         rate = self._rate(what, done)
         # A bar shows the time left itself.
@@ -41,8 +41,8 @@ class Reporter:
         note = ", ".join(part for part in parts if part)
         if self._bars is not None:
             if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=total, note="")
-            self._bars.update(self._tasks[what], completed=done, total=total, note=note)
+                self._tasks[what] = self._bars.add_task(what, total=total or None, note="")
+            self._bars.update(self._tasks[what], completed=done, total=total or None, note=note)
             return
         # A log is read later: a line when the work starts, ends, and every half minute between.
         now = time.monotonic()
@@ -50,7 +50,8 @@ class Reporter:
         if what not in self._told or finished or now - self._told[what] >= _QUIET_SECONDS:
             self._told[what] = now
             beside = f" ({note})" if note else ""
-            self.console.print(f"  {what}: {done}/{total}{beside}", highlight=False, markup=False)
+            whole = f"/{total}" if total else ""
+            self.console.print(f"  {what}: {done}{whole}{beside}", highlight=False, markup=False)
 
     def _rate(self, what: str, done: int) -> float:
         """Pieces a second since the work was first reported; work done before is not counted.

@@ -1,7 +1,8 @@
 """Settings from a recipe file and from options; the options win.
 
 A recipe is YAML with the sections `mix`, `mix-eval`, `mine`, `tune`, and `tune-METHOD` for what
-one method wants otherwise.
+one method wants otherwise; for the demonstration on a real model also `demo`, and `mix-reader` and
+`tune-reader` for the model that it compares with.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from neurorit.core.settings import Made, fill, read_yaml
 from neurorit.tuning.settings import TUNINGS
 
 LAB_RECIPE = Path(__file__).parents[1] / "recipes" / "lab.yaml"
-_SECTIONS = ("mix", "mix-eval", "mine", "tune")
+_SECTIONS = ("demo", "mix", "mix-eval", "mix-reader", "mine", "tune", "tune-reader")
 
 
 class Recipe:
@@ -28,15 +29,20 @@ class Recipe:
         self.path = None if path is None else find_recipe(path)
         self._sections: dict[str, dict[str, Any]] = {} if self.path is None else _read(self.path)
 
-    def settings(
-        self, kind: type[Made], section: str, options: Mapping[str, Any], method: str = ""
-    ) -> Made:
-        """The dataclass `kind` from a section, its `-METHOD` variant, and options that are given.
+    def section(self, name: str) -> dict[str, Any]:
+        """What the file says in a section, as it stands there."""
+        return dict(self._sections.get(name, {}))
 
+    def settings(
+        self, kind: type[Made], section: str, options: Mapping[str, Any], variant: str = ""
+    ) -> Made:
+        """The dataclass `kind` from a section, its `-VARIANT`, and options that are given.
+
+        variant: a method's name, or reader.
         options: name -> value, None meaning not given. Raises BadInput as `fit` does.
         """
         merged: dict[str, tuple[Any, str]] = {}
-        for name in (section, f"{section}-{method}"):
+        for name in (section, f"{section}-{variant}"):
             for key, value in self._sections.get(name, {}).items():
                 merged[key] = (value, f"{self.path}: {name}.{key}")
         for key, value in options.items():
@@ -48,7 +54,7 @@ class Recipe:
 def find_recipe(path: str | Path) -> Path:
     """A recipe file; `lab` or `llama-3-8b-instruct` are those that come with the package."""
     packaged = LAB_RECIPE.parent / f"{path}.yaml"
-    return packaged if not Path(path).exists() and packaged.is_file() else Path(path)
+    return packaged if not Path(path).is_file() and packaged.is_file() else Path(path)
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

@@ -189,15 +189,19 @@ def mix(
     seed: int,
     overwrite: bool,
     only: Sequence[str] = (),
+    variant: str = "",
 ) -> Mapping[str, Any]:
-    """Mix examples to train on or to evaluate with; returns where they are and what is in them."""
+    """Mix examples to train on or to evaluate with; returns where they are and what is in them.
+
+    variant: a variant of the recipe's section, such as reader.
+    """
     from neurorit.retrieval.noise.mix import mix as mix_examples
     from neurorit.retrieval.noise.mixer import MixSettings, PoolSettings
 
     if purpose not in ("train", "eval"):
         raise BadInput(f"‹purpose={purpose}›: it is train or eval")
     kind, section = (MixSettings, "mix") if purpose == "train" else (PoolSettings, "mix-eval")
-    settings = Recipe(recipe).settings(kind, section, parse_assignments(assignments or ()))
+    settings = Recipe(recipe).settings(kind, section, parse_assignments(assignments or ()), variant)
     with reporting() as report:
         summary = mix_examples(
             questions,

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from neurorit.cli import COMMANDS, app, main
 from neurorit.core.errors import BadInput
-from neurorit.pipelines import demo
+from neurorit.pipelines.demo import closing
 from neurorit.pipelines.recipe import Recipe, parse_assignments
 from neurorit.pipelines.stages import RECORD, Stages
 from neurorit.retrieval.index.vector_sources import GivenVectors
@@ -197,12 +197,12 @@ def test_what_to_run_next_begins_with_the_environment_where_that_is_needed(
     binaries = tmp_path / ".venv" / "bin"
     binaries.mkdir(parents=True)
     (binaries / "activate").touch()
-    monkeypatch.setattr(demo.sys, "executable", str(binaries / "python"))
+    monkeypatch.setattr(closing.sys, "executable", str(binaries / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert demo._entered() == ["  source .venv/bin/activate"]
+    assert closing._entered() == ["source .venv/bin/activate"]
     (binaries / "neurorit-rag").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(binaries))
-    assert demo._entered() == []
+    assert closing._entered() == []
 
 
 def test_a_message_names_the_parameter_and_the_command_line_its_option(tmp_path: Path) -> None:

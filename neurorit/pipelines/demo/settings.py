@@ -1,0 +1,54 @@
+"""How large the demonstration on a real model is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neurorit.core.errors import BadInput
+from neurorit.core.settings import AtLeastOne, Count, Settings
+from neurorit.eval.conditions import parse_condition
+
+_CONDITIONS = (
+    "closed-book",
+    "clean",
+    "distractor-1",
+    "distractor-2",
+    "distractor-4",
+    "random-4",
+    "noise-only-4",
+)
+
+
+@dataclass(frozen=True)
+class DemoSettings(Settings):
+    """How large the demonstration on a real model is (`demo --model`)."""
+
+    questions: AtLeastOne = 300
+    """Test questions of each set."""
+    conditions: tuple[str, ...] = _CONDITIONS
+    """Conditions of the evaluation."""
+    max_tokens: AtLeastOne = 24
+    """Tokens of an answer at most."""
+    least_words: Count = 0
+    """Passages of fewer words are left out, with the questions whose gold passages they are."""
+    most_words: Count = 0
+    """The same for passages of more words; 0: any number."""
+    test_share: float = 0.2
+    """Share of the questions that become the test, where the data does not part them itself."""
+    people: AtLeastOne = 800
+    """Without data: invented people to tune on."""
+    causal_contexts: AtLeastOne = 24
+    """Contexts of each side in which mined neurons are silenced."""
+    causal_draws: AtLeastOne = 1
+    """Sets of random neurons that are silenced beside them."""
+    encoder: str = "minilm+int8"
+    """What encodes the passages."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.most_words and self.most_words < self.least_words:
+            raise BadInput(f"‹most_words› must be {self.least_words} or more, or 0")
+        if not 0 < self.test_share < 1:
+            raise BadInput("‹test_share› must be above 0 and below 1")
+        for condition in self.conditions:
+            parse_condition(condition)
