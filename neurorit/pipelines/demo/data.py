@@ -78,7 +78,11 @@ def lay_out(
             if progress is not None and len(known) % 1000 == 0:
                 progress("passages read", len(known), 0)
             if taken:
-                record = {"id": passage.id, "title": passage.title, "text": passage.text}
+                record: dict[str, Any] = {
+                    "id": passage.id,
+                    "title": passage.title,
+                    "text": passage.text,
+                }
                 if passage.meta:
                     record["meta"] = dict(passage.meta)
                 stream.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -130,6 +130,7 @@ class _Job:
         )
         apart = [f"within={within}"] if within else []
         train = out / "data" / TRAIN
+        jobs: list[tuple[str, Path, str, str, list[str]]]
         jobs = [(READER, train, "train", READER, []), ("train", train, "train", "", [])]
         asked = f"limit={self.settings.questions}"
         jobs += [(name, out / "data" / f"{name}.jsonl", "eval", "", [asked]) for name in sets]
