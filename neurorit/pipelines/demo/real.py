@@ -286,6 +286,7 @@ class _Job:
                 "seed": self.seed,
                 "conditions": settings.conditions,
                 "max_tokens": settings.max_tokens,
+                "retention": [settings.retained, settings.instructions],
             },
             outputs=[made / "predictions.jsonl"],
         )
@@ -294,10 +295,10 @@ class _Job:
 
     def _retention(self, name: str) -> RetentionSettings:
         """What the reader could before: the embedded world is unseen, where it is not the data."""
-        if name == "lab":
-            return RetentionSettings(base=READER)
+        unseen = {} if name == "lab" else {"text": "lab", "examples": "lab"}
+        settings = self.settings
         return RetentionSettings(
-            text="lab", examples="lab", instructions=48, base=READER, limit=100
+            **unseen, instructions=settings.instructions, limit=settings.retained, base=READER
         )
 
     def ended(

@@ -41,6 +41,10 @@ class DemoSettings(Settings):
     """Contexts of each side in which mined neurons are silenced."""
     causal_draws: AtLeastOne = 1
     """Sets of random neurons that are silenced beside them."""
+    retained: AtLeastOne = 60
+    """Texts and questions of another domain, of which retention is measured."""
+    instructions: Count = 24
+    """Instructions to follow, of which it is measured too."""
     encoder: str = "minilm+int8"
     """What encodes the passages."""
 
