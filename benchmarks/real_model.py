@@ -1,5 +1,6 @@
 """A real model on a CPU, in one run: evaluation against bare vLLM, bfloat16 against float32, a
-tuning step with and without autocast, and how far the journal is behind the engine.
+tuning step with and without autocast, how far the journal is behind the engine, and mining against
+answering the contexts that it asks once.
 
 The model is what `neurorit-rag model fetch smollm2` makes (--model), the text a folder with
 `squad-dev.jsonl.gz` and `corpus.jsonl.gz` (--data), or passages that this file makes up. Engines
@@ -24,6 +25,7 @@ import neurorit as nr
 from neurorit.core.cores import fast_bfloat16, physical_cores
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
+from neurorit.mining.collect import ASKED
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System
 from neurorit.model.prompts import end_token_id
@@ -31,7 +33,7 @@ from neurorit.serving.backends.offline import Completion, OfflineEngine
 from neurorit.serving.backends.vllm_env import vllm_environment
 
 CONDITIONS = ("closed-book", "clean", "distractor-1", "distractor-2")
-LENGTH, TOKENS, STEPS, BATCH = 2048, 16, 3, 4
+LENGTH, TOKENS, STEPS, BATCH, MINED = 2048, 16, 3, 4, 16
 BARE = """
 import json, sys, time
 from vllm import LLM, SamplingParams
@@ -180,11 +182,39 @@ def step_seconds(model: Path, examples: Sequence[Example], precision: str) -> fl
     return float(tuned.tuning_record["sft"]["seconds"]) / STEPS
 
 
+def mined(model: Path, examples: Sequence[Example]) -> tuple[float, list[list[int]]]:
+    """Seconds of mining, and the prompts of all contexts that it asked."""
+    from neurorit.core.artifact import read_manifest
+    from neurorit.mining.contexts import contexts
+    from neurorit.model.load import load_tokenizer
+    from neurorit.model.prompts import PromptTemplate, render_prompt
+
+    settings = nr.MiningSettings(samples=MINED)
+    with tempfile.TemporaryDirectory() as folder:
+        write_examples(Path(folder) / "e.jsonl", examples)
+        started = time.perf_counter()
+        nr.mine(model, None, Path(folder) / "e.jsonl", settings, out=Path(folder) / "atlas")
+        seconds = time.perf_counter() - started
+        asked = read_manifest(Path(folder) / "atlas", "atlas").made["asked"]
+    tokenizer, template = load_tokenizer(model), PromptTemplate.of_checkpoint(model)
+    noise, layout = settings.noise_passages, settings.layout
+    candidates = list(contexts(examples, ASKED * MINED, noise, 0, layout=layout))
+    prompts = []
+    for side, count in asked.items():
+        for context in [c for c in candidates if c.side == side][:count]:
+            ids = render_prompt(tokenizer, template, context.question, context.passages)
+            prompts.append(ids)
+    return seconds, prompts
+
+
 def main() -> None:
     """Measure, and print the ratios."""
     parser = options(__doc__ or "")
     parser.add_argument("--model", type=Path, help="a checkpoint (else smollm2 is fetched)")
     parser.add_argument("--data", type=Path, help="a folder with SQuAD and its corpus")
+    parser.add_argument(
+        "--mine", action="store_true", help="also mine --model, which must read (a `reader`)"
+    )
     parser.add_argument("--questions", type=int, default=16, help="of each condition, in bfloat16")
     given = parser.parse_args()
     bench = Bench(
@@ -222,12 +252,24 @@ def main() -> None:
         steps = {name: step_seconds(model, examples, name) for name in ("float32", "bf16")}
         for name, taken in steps.items():
             bench.add(f"full tuning, {name}", "a step", taken, "s")
+        ratio = {}
+        # A model that follows nothing cannot be mined: a reader, where --model is one.
+        if given.mine:
+            many = questions(given.data, ASKED * MINED)
+            taken, prompts = mined(model, many)
+            bench.add("mining", "contexts asked", len(prompts), "contexts")
+            bench.add("mining, asking included", "all", taken, "s")
+            once = bare(model, {"ends": low["ends"], "prompts": prompts}, "bfloat16")
+            bench.add(
+                "bare vLLM, bfloat16", "the same contexts answered once", once["seconds"], "s"
+            )
+            ratio = {"mine_vs_answering": taken / once["seconds"]}
     bench.ratios |= {
         "eval_vs_vllm": plain["seconds"] / low["seconds"],
         "bf16_vs_float32_eval": (count / low["seconds"]) / (fewer / full["seconds"]),
         "autocast_vs_float32_step": steps["float32"] / steps["bf16"],
         "journal_lag_answers": float(low["behind"]),
-        # mine_vs_answering: mining, asking included, against answering its contexts once.
+        **ratio,
     }
     bench.finish(given.json)
 
