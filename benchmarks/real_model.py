@@ -25,9 +25,9 @@ import neurorit as nr
 from neurorit.core.cores import fast_bfloat16, physical_cores
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
-from neurorit.mining.collect import ASKED
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System
+from neurorit.mining.collect import ASKED
 from neurorit.model.prompts import end_token_id
 from neurorit.serving.backends.offline import Completion, OfflineEngine
 from neurorit.serving.backends.vllm_env import vllm_environment
