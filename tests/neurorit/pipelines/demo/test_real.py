@@ -1,0 +1,87 @@
+"""The demonstration on a real model, with a tiny one: every stage, stopped, and gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurorit.core.errors import BadInput
+from neurorit.pipelines.demo import real
+from neurorit.pipelines.evaluation.evaluate import evaluate
+
+RECIPE = """
+demo: {encoder: minilm, questions: 20, conditions: [clean, distractor-1], max_tokens: 4, people: 24,
+       causal_contexts: 2, retained: 2, instructions: 2}
+mix-reader: {distractor: [0], random: [0], without_gold: 0, limit: 24}
+mix: {limit: 24}
+mine: {contexts: all, least_gain: 0, samples: 4, steps: 4, force: true}
+tune: {batch_size: 4, stage1_steps: 1, steps: 2}
+tune-reader: {stage1_steps: 0, steps: 3}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """The whole job on the tiny model; it answers in this process, and nothing is served."""
+    monkeypatch.setattr(
+        real,
+        "evaluate",
+        lambda *args, engine, **more: evaluate(*args, engine="transformers", **more),
+    )
+    monkeypatch.setattr(real, "ask_served", _answer)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    place = {"recipe": tmp_path / "recipe.yaml", "resume": True}
+    return partial(real.demo, str(tiny_model), tmp_path / "run", **place)
+
+
+def _answer(model: Path, index: Path, question: Any, out: Path) -> dict[str, Any]:
+    found = {"question": question["question"], "answer": "", "sources": [], "expected": ["x"]}
+    (out / "served.json").write_text(json.dumps(found))
+    return found
+
+
+@pytest.mark.slow
+def test_the_whole_job_and_going_on_with_it(
+    run: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune = real.tuning.tune
+
+    def stopped(*args: Any, **more: Any) -> Any:
+        if args[3] == "lora":
+            raise KeyboardInterrupt
+        return tune(*args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(real.tuning, "tune", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    made = run()
+    kept = {name for name, seconds in made["seconds"].items() if seconds == 0.0}
+    assert {"data", "index", "mix lab", "tune reader", "mine", "tune sft"} <= kept
+    assert not {"tune lora", "eval lab"} & kept
+    systems = {row["system"] for row in made["results"]["lab"]}
+    assert systems == {"instruct", "reader", "neuro-rit", "sft", "lora"}
+    report = json.loads((tmp_path / "run" / "report-lab" / "report.json").read_text())
+    assert {row["condition"] for row in report["results"]} == {"clean", "distractor-1"}
+    assert report["retention"]["base"] == "reader"
+    reader = json.loads((tmp_path / "run" / "examples-reader" / "manifest.json").read_text())
+    assert reader["settings"]["limit"] == 24 and reader["settings"]["without_gold"] == 0
+    for name in ("instruct", "lora", "distractor-1"):
+        assert name in (tmp_path / "run" / "table.md").read_text()
+    # Another rate for one rival makes that rival anew, and what is said of it.
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE + "tune-sft: {learning_rate: 0.01}\n")
+    again = run()
+    made_anew = {name for name, seconds in again["seconds"].items() if seconds > 0.0}
+    assert made_anew == {"tune sft", "eval lab"}
+
+
+def test_a_model_without_a_recipe_needs_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="name one with recipe, such as smollm2"):
+        real.demo(str(tmp_path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
