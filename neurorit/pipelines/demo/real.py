@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def demo(
     recipe = find_recipe(recipe or model)
     if not recipe.is_file():
         raise BadInput(f"no recipe for {model}: name one with ‹recipe›, such as smollm2")
-    settings = Recipe(recipe).settings(DemoSettings, "demo", {"questions": questions})
+    asked = {"questions": questions, "lab_questions": questions}
+    settings = Recipe(recipe).settings(DemoSettings, "demo", asked)
+    if data is None:
+        settings = replace(settings, questions=settings.lab_questions)
     sources = None if data is None else find_sources(data)
     with reporting() as report:
         stages = Stages(out, resume=resume, tell=report.say)

@@ -25,6 +25,8 @@ class DemoSettings(Settings):
 
     questions: AtLeastOne = 300
     """Test questions of each set."""
+    lab_questions: AtLeastOne = 120
+    """Test questions without data, of the embedded world."""
     conditions: tuple[str, ...] = _CONDITIONS
     """Conditions of the evaluation."""
     max_tokens: AtLeastOne = 24

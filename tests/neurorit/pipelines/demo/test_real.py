@@ -15,7 +15,7 @@ from neurorit.pipelines.demo import real
 from neurorit.pipelines.evaluation.evaluate import evaluate
 
 RECIPE = """
-demo: {encoder: minilm, questions: 20, conditions: [clean, distractor-1], max_tokens: 4, people: 24,
+demo: {encoder: minilm, lab_questions: 20, conditions: [clean, distractor-1], max_tokens: 4, people: 24,
        causal_contexts: 2, retained: 2, instructions: 2}
 mix-reader: {distractor: [0], random: [0], without_gold: 0, limit: 24}
 mix: {limit: 24}
