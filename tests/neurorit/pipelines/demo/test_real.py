@@ -15,8 +15,8 @@ from neurorit.pipelines.demo import real
 from neurorit.pipelines.evaluation.evaluate import evaluate
 
 RECIPE = """
-demo: {encoder: minilm, lab_questions: 20, conditions: [clean, distractor-1], max_tokens: 4, people: 24,
-       causal_contexts: 2, retained: 2, instructions: 2}
+demo: {encoder: minilm, lab_questions: 20, conditions: [clean, distractor-1], max_tokens: 4,
+       people: 24, causal_contexts: 2, retained: 2, instructions: 2}
 mix-reader: {distractor: [0], random: [0], without_gold: 0, limit: 24}
 mix: {limit: 24}
 mine: {contexts: all, least_gain: 0, samples: 4, steps: 4, force: true}
