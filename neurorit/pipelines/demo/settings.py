@@ -8,7 +8,7 @@ from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Count, Settings
 from neurorit.eval.conditions import CONDITIONS, parse_condition
 
-# Few answers of real text have another of their kind to take their place.
+# Some answers of real text have no other of their kind to take their place.
 _CONDITIONS = tuple(name for name in CONDITIONS if not name.startswith("counterfactual"))
 
 
