@@ -37,7 +37,11 @@ class Reporter:
         rate = self._rate(what, done)
         # A bar shows the time left itself.
         left = _duration((total - done) / rate) if rate and not self._bars and done < total else ""
-        parts = (f"{rate:.1f}/s" if rate else "", f"{left} left" if left else "", note)
+        parts = (
+            f"{rate:.{1 if rate >= 1 else 2}f}/s" if rate else "",
+            f"{left} left" if left else "",
+            note,
+        )
         note = ", ".join(part for part in parts if part)
         if self._bars is not None:
             if what not in self._tasks:
