@@ -38,7 +38,7 @@ class Reporter:
         # A bar shows the time left itself.
         left = _duration((total - done) / rate) if rate and not self._bars and done < total else ""
         parts = (
-            f"{rate:.{1 if rate >= 1 else 2}f}/s" if rate else "",
+            f"{rate:.{1 if rate >= 0.1 else 2}f}/s" if rate else "",
             f"{left} left" if left else "",
             note,
         )
