@@ -34,7 +34,11 @@ _LETTER = rf"[^\W{UNSPACED}{HANGUL}]"
 
 @lru_cache(maxsize=65_536)
 def normalize_answer(text: str) -> str:
-    """SQuAD normalisation: lower-case, drop ASCII punctuation and articles, collapse spaces."""
+    """SQuAD normalisation: lower-case, drop ASCII punctuation and articles, collapse spaces.
+
+    Of composed text: an accent that is a character of its own makes no other word.
+    """
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
@@ -79,10 +83,14 @@ def is_yes_or_no(answers: Sequence[str]) -> bool:
 
 
 def _answer(one: Any, choices: Sequence[Any]) -> tuple[str, ...]:
-    if choices and isinstance(one, int) and not isinstance(one, bool):
-        if not 0 <= one < len(choices):
-            raise ValueError(f"'answers' names choice {one} of {len(choices)}")
-        one = choices[one]
+    if choices and isinstance(one, (int, float)) and not isinstance(one, bool):
+        if one not in range(len(choices)):
+            raise ValueError(f"'answers' names choice {one} of {len(choices)}, counted from 0")
+        one = choices[int(one)]
+    elif choices and isinstance(one, str) and len(one.strip()) == 1 and one not in choices:
+        raise ValueError(
+            f"'answers' holds {one!r}, the text of none of its choices; a number names one, from 0"
+        )
     if isinstance(one, bool):
         return ("yes", "true") if one else ("no", "false")
     if isinstance(one, (int, float)):

@@ -24,6 +24,7 @@ _OTHER = {
     **{"\u0640": "", "\u0649": "\u064a", "\u06cc": "\u064a", "\u06a9": "\u0643"},
     **{"\u0629": "\u0647", "\u06be": "\u0647", "\u06d5": "\u0647", "\u0671": "\u0627"},
     # Letters used as apostrophes: okina, hamza, ayin.
+    "\u0901": "\u0902",  # the moon of Devanagari's nasal is a dot as often
     **dict.fromkeys("\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u02c8\ua78c", "'"),
 }
 _LATIN = re.compile(r"LATIN SMALL LETTER ([A-Z]) WITH ")
@@ -34,6 +35,13 @@ _SPELT_OUT = str.maketrans(
     }
 )
 _UMLAUT = re.compile("[\u00e4\u00f6\u00fc\u00e5\u00f8\u00c4\u00d6\u00dc\u00c5\u00d8]")
+
+
+# Devanagari writes a nasal before a consonant of its place as that or as a dot: हिन्दी, हिंदी.
+_NASAL = re.compile(
+    "\u0919\u094d(?=[\u0915-\u0918])|\u091e\u094d(?=[\u091a-\u091d])|\u0923\u094d(?=[\u091f-\u0922])|"
+    "\u0928\u094d(?=[\u0924-\u0927])|\u092e\u094d(?=[\u092a-\u092d])"
+)
 
 
 class _Folded(dict[int, str]):
@@ -71,6 +79,8 @@ def plain(text: str) -> str:
     bare = unicodedata.normalize("NFKD", text).casefold()
     # Casefolding may compose (and what it leaves of an I with a dot is a mark).
     bare = unicodedata.normalize("NFKD", bare).translate(_FOLDED)
+    if "\u094d" in bare:
+        bare = _NASAL.sub("\u0902", bare)
     return unicodedata.normalize("NFKC", bare)
 
 

@@ -18,7 +18,7 @@ from neurorit.data.letters import inner_marks, plain, spelt_out
 from neurorit.data.text import UNSPACED
 
 ENGLISH, PLAIN = "english", "none"
-TOKENS = "marks, plain letters, 1"  # how texts are cut: what was made of other words is made again
+TOKENS = "marks, plain letters, 2"  # how texts are cut: what was made of other words is made again
 _STOPPED = (
     *("chinese", "danish", "dutch", "english", "french", "german", "italian", "korean"),
     *("norwegian", "portuguese", "russian", "spanish", "swedish", "turkish"),
@@ -28,6 +28,24 @@ _UMLAUTS = (
     *("danish", "dutch_porter", "estonian", "finnish", "german", "hungarian", "norwegian"),
     *("swedish", "turkish"),
 )
+# Letters beside a to z that a stemmer knows, of languages written in Latin ones.
+_OWN = {
+    **{"english": "", "porter": "", "lovins": "", "german": "\xe4\xf6\xfc\xdf"},
+    **{"french": "\xe0\xe2\xe6\xe7\xe8\xe9\xea\xeb\xee\xef\xf4\xf9\xfb\xfc\xff\u0153"},
+    **{
+        "spanish": "\xe1\xe9\xed\xf3\xfa\xfc\xf1",
+        "italian": "\xe0\xe1\xe8\xe9\xec\xed\xf2\xf3\xf9\xfa",
+    },
+    **{
+        "portuguese": "\xe0\xe1\xe2\xe3\xe7\xe9\xea\xed\xf3\xf4\xf5\xfa",
+        "swedish": "\xe5\xe4\xe9\xf6",
+    },
+    **{
+        "danish": "\xe6\xe9\xf8\xe5",
+        "norwegian": "\xe6\xe9\xf2\xf4\xf8\xe5",
+        "finnish": "\xe5\xe4\xf6",
+    },
+}
 _KNOWN = 500_000  # words held at once
 # Thai, Lao, Burmese and Khmer digits make numbers, not words of one character.
 _DIGITS = "\u0e50-\u0e59\u0ed0-\u0ed9\u1040-\u1049\u1090-\u1099\u17e0-\u17e9"
@@ -82,6 +100,7 @@ class _Words(dict[str, tuple[str, ...]]):
 
         super().__init__()
         self._language = language
+        self._own = _OWN.get(language)
         self._stemmer = Stemmer.Stemmer(language) if language in _stemmed() else None
         stopped: Any = bm25s.tokenization._infer_stopwords(language if language in _STOPPED else [])
         self._stopped = frozenset(stopped)
@@ -97,7 +116,9 @@ class _Words(dict[str, tuple[str, ...]]):
         if token.isascii():
             return (self._stem(token),) if len(token) > 1 else ()
         token = re.sub(r"[\u00ad\u061c\u200b-\u200f\u2060\ufeff]", "", token)
-        spellings = [plain(self._stem(token))]
+        # A letter that the language does not have is none to its stemmer: Gunes, as it is typed.
+        foreign = self._own is not None and not all(c < "\x80" or c in self._own for c in token)
+        spellings = [self._stem(plain(token)) if foreign else plain(self._stem(token))]
         if self._language not in _UMLAUTS and (other := spelt_out(token)) != plain(token):
             spellings.append(plain(self._stem(other)))
         return tuple(

@@ -126,6 +126,11 @@ def test_five_thousand_real_answers_are_found_in_other_ways_of_writing() -> None
         ),
         ("the sea giant Aegir", "\u00c6gir"),
         ("Istanbul", "\u0130stanbul"),
+        (
+            "\u0939\u093f\u0902\u0926\u0940 \u092e\u0947\u0902",
+            "\u0939\u093f\u0928\u094d\u0926\u0940",
+        ),  # Hindi, its nasal a dot
+        ("\u0939\u0901\u0938\u0940", "\u0939\u0902\u0938\u0940"),
     ],
 )
 def test_a_reader_calls_these_the_same(text: str, answer: str) -> None:
@@ -138,6 +143,7 @@ def test_a_reader_calls_these_the_same(text: str, answer: str) -> None:
         ("\u0926\u0932 \u0906\u092f\u093e", "\u0926\u093f\u0932"),  # another vowel sign
         ("a lodge", "\u0141\u00f3d\u017a"),
         ("\u0e01\u0e32", "\u0e01\u0e34"),
+        ("\u091c\u0928\u094d\u092e", "\u091c\u0902\u092e"),  # a nasal of another place stays
         ("19450", "\u0661\u0669\u0664\u0665"),
     ],
 )

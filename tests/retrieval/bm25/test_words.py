@@ -73,11 +73,19 @@ def test_letters_are_found_as_people_type_them() -> None:
         ("Łódź", "Lodz"), ("Søren", "Soren"), ("Søren", "Soeren"), ("Zürich", "Zuerich"),
         ("Đà Nẵng", "da nang"), ("Ægir", "aegir"), ("مُحَمَّد", "محمد"), ("ﬁnal", "final"),
         ("İstanbul", "istanbul"), ("\uff2b\uff49\uff4c\uff4e", "kiln"), 
+        ("Güneş", "Gunes"), ("Beyoncé", "Beyonce"), ("हिन्दी", "हिंदी"),
         ("mi\u00adlling", "milling"), ("می\u200cشود", "میشود"),
     ):  # fmt: skip
         assert shared(one, other), (one, other)
         assert shared(other, one), (other, one)
     assert not shared("दिल", "दल"), "a vowel sign is part of a word"
+
+
+@pytest.mark.parametrize("language", ["german", "french", "spanish", "swedish"])
+def test_a_stranger_s_letters_are_no_part_of_a_stem(language: str) -> None:
+    assert words_of(["Güneş"], language)[0] and words_of(["Beneš"], language) == words_of(
+        ["Benes"], language
+    )
 
 
 def test_a_text_of_ascii_letters_has_the_words_it_had() -> None:
