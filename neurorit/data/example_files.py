@@ -11,9 +11,11 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -22,7 +24,7 @@ from neurorit.core.artifact import MANIFEST, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import answer_texts
 from neurorit.data.examples import NOISE, Example, Passage, passage_kinds
-from neurorit.data.formats.record_files import read_rows
+from neurorit.data.formats.record_files import TABLES, read_rows
 from neurorit.data.formats.squad_beir import QUERIES, beir_records, is_squad_document, squad_records
 
 Unanswered = Literal["refused", "unanswerable", "all"]
@@ -31,6 +33,12 @@ _IDS = ("id", "_id", "qid", "question_id", "query_id")
 _QUESTIONS = ("question", "query", "text")
 _ANSWERS = ("answers", "golden_answers", "answer", "generation_gt")
 _GOLD = ("gold", "retrieval_gt")
+_CELLS = ("choices", "passages", "meta", "metadata", "unanswerable", "is_impossible")
+# Where other tools keep passages: what is read without them is no longer the same example.
+_ELSEWHERE = (
+    *("positive_ctxs", "ctxs", "contexts", "context", "documents", "docs", "gold_ids"),
+    *("reference_contexts", "positives", "positive_passages", "relevant_docs"),
+)
 _READ = "read are id, question, answers, gold, passages and meta"
 # Forms that hold more than questions: `data fetch` makes questions and a corpus of them.
 _FETCHED = {
@@ -128,11 +136,31 @@ def _records(path: Path, unanswered: Unanswered) -> Iterator[tuple[str, Any]]:
     if not path.is_file():
         told = f"a folder without {QUERIES} or examples.jsonl" if path.is_dir() else "no such file"
         raise BadInput(f"{path}: {told}")
-    for where, record in read_rows(path, _refuse, "an example"):
+    is_table = path.name.lower().removesuffix(".gz").endswith(TABLES)
+    needed = _QUESTIONS if is_table else ()
+    for where, record in read_rows(path, _refuse, "an example", needed=needed):
         if is_squad_document(record):
             yield from squad_records(record, path, unanswered != "refused")
         else:
-            yield where, record
+            yield where, _read_cells(record) if is_table else record
+
+
+def _read_cells(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of texts with its lists and objects as such, and without what is empty."""
+    record: dict[str, Any] = dict(row)
+    for name in (*_ANSWERS, *_GOLD, *_CELLS):
+        cell = row.get(name, "").strip()
+        if not cell:
+            record.pop(name, None)
+        elif cell.lower() in ("true", "false") and name in ("unanswerable", "is_impossible"):
+            record[name] = cell.lower() == "true"
+        elif cell[0] in "[{":
+            try:
+                record[name] = json.loads(cell)
+            except ValueError:  # as Python prints it, and so do many tables
+                with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                    record[name] = ast.literal_eval(cell)
+    return record
 
 
 def _refuse(error: BadInput) -> NoReturn:
@@ -176,6 +204,12 @@ def parse_example(record: Any, unanswered: Unanswered = "refused") -> Example:
     passages = record.get("passages") or []
     if not isinstance(passages, list):
         raise ValueError("'passages' must be a list")
+    elsewhere = next((name for name in _ELSEWHERE if record.get(name)), None)
+    if elsewhere and not passages and "gold" not in meta:
+        raise ValueError(
+            f"its passages stand in {elsewhere!r}, which is not read: put them into 'passages' "
+            "(id, title, text and kind), or the ids of the right ones into 'gold'"
+        )
     return Example(
         id=identity,
         question=question,

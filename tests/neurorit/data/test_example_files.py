@@ -69,6 +69,7 @@ def test_what_is_no_id_is_refused(identity: Any) -> None:
         ({"golden_answers": 5}, ("5",)),
         ({"answers": "oak"}, ("oak",)),
         ({"golden_answers": [2], "choices": ["cools", "sings", "heats"]}, ("heats",)),
+        ({"golden_answers": [1.0], "choices": ["cools", "sings"]}, ("sings",)),
         ({"golden_answers": ["sings"], "choices": ["cools", "sings"]}, ("sings",)),
         ({"answers": {"text": ["oak"], "answer_start": [3]}}, ("oak",)),
     ],
@@ -90,11 +91,43 @@ def test_answers_that_are_no_texts_become_texts(fields: dict[str, Any], answers:
         ({"meta": {"readings": 12}}, "'meta.readings' is read as"),
         ({"gold": True}, "an id in 'gold' must be"),
         ({"unanswerable": True}, "said to be unanswerable and has answers"),
+        ({"answers": ["1"], "choices": ["x", "y"]}, "'1', the text of none of its choices"),
+        ({"answers": [2.0], "choices": ["x", "y"]}, "names choice 2.0 of 2, counted from 0"),
+        ({"ctxs": [{"text": "x"}]}, "stand in 'ctxs', which is not read: put them into 'passages'"),
+        ({"gold_ids": ["x"]}, "stand in 'gold_ids', which is not read"),
     ],
 )
 def test_what_cannot_be_is_told_in_the_data_s_words(change: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         parse_example(ASKED | change)
+
+
+@pytest.mark.parametrize(
+    ("row", "answers", "gold"),
+    [
+        ("1,q?,oak,101", ("oak",), ["101"]),
+        ('1,q?,"[""oak"", ""ash""]","[101, 102]"', ("oak", "ash"), ["101", "102"]),
+        ("1,q?,\"['oak', 'ash']\",", ("oak", "ash"), None),
+        ("1,q?,[oak],", ("[oak]",), None),
+        ("1,q?,,101", (), ["101"]),
+        ("1,q?,[],", (), None),
+    ],
+)
+def test_lists_in_the_cells_of_a_table_are_lists(
+    tmp_path: Path, row: str, answers: tuple[str, ...], gold: list[str] | None
+) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text(f"id,question,answers,gold\n{row}\n")
+    (example,) = read_examples(path, unanswered="all")
+    assert (example.answers, example.meta.get("gold")) == (answers, gold)
+    assert example.unanswerable == ("[]" in row)
+
+
+def test_a_table_without_a_header_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "nq.tsv"
+    path.write_text("who cast the bell\t['Mira']\n")
+    with pytest.raises(BadInput, match=r"nq\.tsv:1: the header must name the columns id and que"):
+        list(read_examples(path))
 
 
 def test_questions_without_answers_are_for_searching_or_for_abstaining(tmp_path: Path) -> None:
