@@ -153,7 +153,24 @@ def search(
         for example, hits in zip(asked, found, strict=True)
     }
     gold = {example.id: set(example.meta.get("gold") or ()) for example in asked}
-    return {"mode": settings.mode, **ranking_figures(rankings, gold)}
+    unknown = _unknown(gold, retriever.index)
+    return {
+        "mode": settings.mode,
+        **ranking_figures(rankings, gold),
+        **({"gold not in the index": unknown} if unknown else {}),
+    }
+
+
+def _unknown(gold: Mapping[str, Iterable[str]], index: Any) -> int:
+    """How many gold ids name no passage; raises BadInput where none does: they are other ids."""
+    named = {identity for ids in gold.values() for identity in ids}
+    absent = sorted(identity for identity in named if identity not in index)
+    if absent and len(absent) == len(named):
+        raise BadInput(
+            f"‹questions›: none of their {len(named)} gold ids is in the index, such as "
+            f"{absent[0]!r}; its passages have ids such as {index.passages[0].id!r}"
+        )
+    return len(absent)
 
 
 def show_hits(result: Mapping[str, Any]) -> None:

@@ -171,6 +171,13 @@ def test_the_command_shows_passages_and_measures(place: Path, tmp_path: Path) ->
     assert (result["questions"], result["unscored"]) == (3, 1)
     assert result["recall@1"] == pytest.approx(2 / 3)
     assert len(rankings.read_text().splitlines()) == 4
+    assert "gold not in the index" not in result
+    other = {"id": "1", "question": "trout", "answers": ["x"], "gold": ["d", "z"]}
+    asked.write_text(json.dumps(other))
+    assert json.loads(runner.invoke(app, command).stdout)["gold not in the index"] == 1
+    asked.write_text(json.dumps(other | {"gold": ["D", "z"]}))
+    with pytest.raises(BadInput, match=r"none of their 2 gold ids .* as 'D'; .* such as 'a'"):
+        raise runner.invoke(app, command).exception or AssertionError
     wrong = runner.invoke(app, ["search", str(place), "x", "--filter", "lang"])
     assert isinstance(wrong.exception, BadInput)
     neither = runner.invoke(app, ["search", str(place)])

@@ -368,6 +368,9 @@ def test_keys_are_read_from_file_and_environment(
     path = tmp_path / "keys"
     path.write_text("# ours\nthree\n\n")
     assert read_api_keys(path) == {"one", "two", "three"}
+    for marked in ("utf-8-sig", "utf-16"):  # as an editor of Windows saves them
+        path.write_bytes("three\r\n".encode(marked))
+        assert read_api_keys(path) == {"one", "two", "three"}
     path.write_text("# none\n")
     with pytest.raises(Exception, match="holds no key"):
         read_api_keys(path)
