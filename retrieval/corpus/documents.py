@@ -6,6 +6,7 @@ scripts and hidden parts are left out, other text is not.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,8 +98,18 @@ def _name(path: Path) -> str:
     return path.stem.replace("_", " ").replace("-", " ").strip()
 
 
-_FRONT = re.compile(r"---[ \t]*\n(.*?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
-_TOML_FRONT = re.compile(r"\+\+\+[ \t]*\n(.*?)^\+\+\+[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_END = r"[ \t]*(?:\n|\Z)"
+_FRONTS = [
+    re.compile(form, re.DOTALL | re.MULTILINE)
+    for form in (
+        rf"---[ \t]*(?:yaml|yml|toml|json)?[ \t]*\n(.*?)^(?:---|\.\.\.){_END}",
+        rf"\+\+\+[ \t]*\n(.*?)^\+\+\+{_END}",
+        rf";;;[ \t]*\n(.*?)^;;;{_END}",
+        rf"(\{{[ \t]*\n.*?^\}}){_END}",
+    )
+]
+# Up to three lines: a title, authors, a date.
+_PANDOC = re.compile(r"%[ \t]+(\S.*(?:\n[ \t]+\S.*)*)\n(?:%.*(?:\n[ \t]+\S.*)*(?:\n|\Z)){0,2}")
 _INLINE_BREAK = re.compile(r"<(br|hr)\b", re.IGNORECASE)
 
 
@@ -129,25 +140,34 @@ def markdown_text(source: str) -> tuple[str, str]:
 
 
 def front_matter(source: str) -> tuple[str, str]:
-    """(title, what follows) of a text with YAML or TOML before it, else ("", the text)."""
+    """(title, what follows) of a text with YAML, TOML, JSON or Pandoc's lines before it.
+
+    Without these it is ("", the text).
+    """
     import tomllib
 
     import yaml
 
-    front = _FRONT.match(source) or _TOML_FRONT.match(source)
+    if block := _PANDOC.match(source):
+        return " ".join(block[1].split()), source[block.end() :]
+    source = source.lstrip("\n")
+    front = next((found for one in _FRONTS if (found := one.match(source))), None)
     if front is None:
         return "", source
     try:
-        load: Any = tomllib.loads if source.startswith("+") else yaml.safe_load
+        load: Any = tomllib.loads if source.startswith(("+", "---toml")) else yaml.safe_load
+        load = json.loads if source.startswith("{") else load
         fields = load(front[1])
     except (yaml.YAMLError, ValueError):
+        if source.startswith("{"):
+            return "", source
         # Written by hand, with a colon in a title: it still is about the page, not of it.
-        fields = dict(re.findall(r"^(\w+)\s*[:=]\s*(.+?)\s*$", front[1], re.MULTILINE))
+        fields = dict(re.findall(r"^[\"']?(\w+)[\"']?\s*[:=]\s*(.+?)\s*$", front[1], re.MULTILINE))
     if fields is None:
         fields = {}
     if not isinstance(fields, dict) or not (fields or not front[1].strip()):
         return "", source  # text between two rules
-    title = fields.get("title")
+    title = next((one for name, one in fields.items() if str(name).lower() == "title"), None)
     title = (
         "" if title is None or isinstance(title, (dict, list)) else str(title).strip().strip("\"'")
     )

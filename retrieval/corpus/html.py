@@ -31,7 +31,12 @@ _BLOCKS = (
     "tfoot, th, thead, tr, ul"
 )
 _BREAKS = frozenset(_BLOCKS.split(", "))
-_META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_META = re.compile(rb"<meta\b[^>]*>?", re.IGNORECASE)
+_CHARSET = re.compile(rb"[\s\"'/]charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_IN_CONTENT = re.compile(rb"[\s;\"'=]charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_CONTENT_TYPE = re.compile(rb"http-equiv\s*=\s*[\"']?\s*content-type", re.IGNORECASE)
+_VALUE = re.compile(rb"=\s*(?:\"[^\"]*\"|'[^']*')")
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 _XML = re.compile(rb"\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']\s*([\w.:-]+)", re.IGNORECASE)
 _DECLARED = 4096  # bytes in which a page says its charset; browsers look into 1,024
 # WHATWG's encodings whose Python codec of that name knows fewer characters, or none of it.
@@ -62,7 +67,8 @@ def page_source(data: bytes) -> str:
 
 def declared_charset(page: bytes) -> str:
     """The codec that a page names; empty where it names none, or none that is known."""
-    named = _META.search(page[:_DECLARED]) or _XML.match(page[:_DECLARED])
+    head = _COMMENT.sub(b"", page[:_DECLARED])
+    named = next(filter(None, map(_charset, _META.findall(head))), None) or _XML.match(head)
     if named is None:
         return ""
     try:
@@ -75,6 +81,14 @@ def declared_charset(page: bytes) -> str:
     codec = _WIDER.get(known.name, known.name)
     # What says UTF-16 in ASCII letters can only be UTF-8. Latin-1 and ASCII are Windows' superset.
     return "" if codec == "utf-8" else codecs.lookup(codec).name
+
+
+def _charset(meta: bytes) -> re.Match[bytes] | None:
+    """Where a <meta> names a charset: an attribute, or in the content that stands for a header."""
+    if _CONTENT_TYPE.search(meta) and (named := _IN_CONTENT.search(meta)):
+        return named
+    bare = _VALUE.sub(lambda value: b"" if b"charset" in value[0].lower() else value[0], meta)
+    return _CHARSET.search(bare)
 
 
 def page_text(page: str) -> tuple[str, str]:

@@ -158,14 +158,14 @@ def corpus_files(path: Path) -> list[Path]:
     beir = path / "corpus.jsonl"
     if beir.is_file():
         return [beir]
-    return [file for file in _seen_files(path) if _is_read(file)]
+    return [file for file in _seen_files(path) if _is_read(file) and file.exists()]
 
 
 def _seen_files(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.rglob("*")
-        if file.is_file()
+        if (file.is_file() or not file.exists())
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
 
@@ -213,7 +213,9 @@ def _source(path: Path, chunking: Chunking, skipped: Skipped) -> Placed:
     files = corpus_files(path)
     if path.is_dir() and not (path / "corpus.jsonl").is_file():
         for file in _seen_files(path):
-            if not _is_read(file):
+            if not file.exists():
+                skipped.left_out(str(file), "it points to no file")
+            elif not _is_read(file):
                 kind = f"files of the kind {file.suffix} are" if file.suffix else "its kind is"
                 skipped.left_out(str(file), f"{kind} not read")
     if not files:
@@ -227,7 +229,18 @@ def _source(path: Path, chunking: Chunking, skipped: Skipped) -> Placed:
                 _check_is_text(file)
             # A folder may hold JSON that is about something else.
             other = path.is_dir() and file.suffix.lower() == ".json"
-            yield from _cut(_passages(read_records(file, skipped.bad), skipped, other), chunking)
+            records = _told_if_none(read_records(file, skipped.bad), file, skipped)
+            yield from _cut(_passages(records, skipped, other), chunking)
+
+
+def _told_if_none(records: Rows, file: Path, skipped: Skipped) -> Rows:
+    """The records; a file that holds none is named, as one without text is."""
+    before, empty = len(skipped), True
+    for placed in records:
+        empty = False
+        yield placed
+    if empty and len(skipped) == before:
+        skipped.left_out(str(file), "it holds no record")
 
 
 def _check_is_text(file: Path) -> None:

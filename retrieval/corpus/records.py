@@ -8,13 +8,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from neurorit.core.errors import BadInput
 from neurorit.data.example_files import id_text
 from neurorit.data.examples import Passage
 from neurorit.data.formats.record_files import plain_row, read_rows
 from neurorit.data.formats.text_files import Bad
 
 # The first of these that a record has.
-IDS = ("id", "_id", "doc_id", "docid", "id_", "node_id", "passage_id", "pid")
+IDS = (
+    *("id", "_id", "doc_id", "docid", "docno", "document_id", "id_", "node_id", "chunk_id"),
+    *("passage_id", "pid"),
+)
 TITLES = ("title", "wikipedia_title")
 TEXTS = ("text", "contents", "content", "page_content", "document", "passage")
 METAS = ("meta", "metadata", "cmetadata", "metadata_")
@@ -39,19 +43,24 @@ def read_records(path: Path, bad: Bad) -> Rows:
         stored = stored_records(value)
         if stored is None:
             yield where, value
-        else:
+            continue
+        try:
             yield from ((f"{where}, {name}", record) for name, record in stored)
+        except ValueError as error:
+            bad(BadInput(f"{where}: not a passage: {error}"))
 
 
 def known_columns(names: Sequence[str]) -> list[str]:
     """Those of a table's columns that make a passage; others, such as vectors, are not read."""
-    return [name for name in names if name in FIELDS]
+    return [name for name in names if name.lower() in FIELDS]
 
 
 def parse_passage(record: Any) -> Passage:
     """A passage from one decoded record; raises ValueError saying which field is wrong."""
     if not isinstance(record, Mapping):
         raise ValueError("it is no JSON object")
+    if not all(name.islower() for name in record):  # ID, Text; a name as it stands goes first
+        record = {str(name).lower(): value for name, value in record.items()} | dict(record)
     identity = next((id_text(record[name], "'id'") for name in IDS if name in record), "")
     title = next((record[name] for name in TITLES if record.get(name) is not None), "")
     named = next((name for name in TEXTS if record.get(name) is not None), None)
@@ -174,10 +183,13 @@ def _titled(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chroma(got: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    metas = got.get("metadatas") or [None] * len(got["ids"])
-    for number, (key, text, meta) in enumerate(
-        zip(got["ids"], got["documents"], metas, strict=False)
-    ):
+    lists = [got["ids"], got["documents"], got.get("metadatas") or [None] * len(got["ids"])]
+    if got["ids"] and all(isinstance(one, list) for one in got["ids"]):
+        raise ValueError("it is what Chroma's `query` returns; what `get` returns is read")
+    if len({len(listed) for listed in lists}) > 1:
+        told = ", ".join(str(len(listed)) for listed in lists)
+        raise ValueError(f"its ids, documents and metadatas are of other lengths ({told})")
+    for number, (key, text, meta) in enumerate(zip(*lists, strict=True)):
         yield f"ids[{number}]", _titled({"id": key, "text": text, "meta": meta})
 
 

@@ -12,6 +12,7 @@ import datetime
 import decimal
 import json
 import math
+import re
 import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ PARQUET = (".parquet", ".pq")
 RECORDS = tuple(f"{one}{gz}" for one in (*LINES, *WHOLE, *TABLES) for gz in ("", ".gz")) + PARQUET
 _WHOLE_MOST = 2**30  # bytes of a JSON value that is not on a line of its own
 _CHUNK = 1 << 20
+_SEPARATOR = re.compile(rb"sep=([,;|\t])\s*")
 
 Rows = Iterator[tuple[str, Any]]
 
@@ -50,11 +52,11 @@ def read_rows(
     """(file:line, decoded record) of one file, by its suffix; one of no known suffix is JSON.
 
     what: what a record should be, for messages. columns: which of a Parquet file's are read.
-    needed: names of which the header of a table has one.
+    needed: names of which the columns of a table have one.
     """
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(PARQUET):
-        yield from _parquet(path, bad, columns)
+        yield from _parquet(path, bad, columns, needed)
     elif name.endswith(TABLES):
         yield from _table(path, bad, what, "," if name.endswith(".csv") else "\t", needed)
     elif _is_whole(path):
@@ -207,24 +209,21 @@ def _table(path: Path, bad: Bad, what: str, delimiter: str, needed: Sequence[str
             continue
         place = f"{path}:{number}"
         try:
+            if not head and (named := _SEPARATOR.fullmatch(line)):  # as Excel writes it
+                delimiter = named[1].decode()
+                continue
             if not head and delimiter == ",":
                 delimiter = max(",;\t|", key=lambda one: line.count(one.encode()))
             lines.give_back([(number, line)])
             row = _cells(lines, delimiter, len(head))
             if not head:
                 head = [name.strip().lower() for name in row]
-                if len(set(head)) < len(head):
-                    double = next(name for name in head if head.count(name) > 1)
+                double = next((name for name in head if name and head.count(name) > 1), None)
+                if double is not None:
                     bad(BadInput(f"{place}: the header names the column {double!r} twice"))
                     return
                 if needed and not set(head) & set(needed):
-                    seen = ", ".join(head[:12])[:200]
-                    bad(
-                        BadInput(
-                            f"{place}: the header must name the columns id and {needed[0]} (or "
-                            f"{', '.join(needed[1:])}); the first line is {seen}"
-                        )
-                    )
+                    bad(BadInput(f"{place}: the header {_told_columns(head, needed)}"))
                     return
                 continue
             if len(row) != len(head):
@@ -277,14 +276,30 @@ def _cells(lines: _Lines, delimiter: str, columns: int) -> list[str]:
         ) from error
 
 
-def _parquet(path: Path, bad: Bad, columns: Callable[[Sequence[str]], Sequence[str]]) -> Rows:
+def _told_columns(seen: Sequence[str], needed: Sequence[str]) -> str:
+    return (
+        f"must name the columns id and {needed[0]} (or {', '.join(needed[1:])}); it has "
+        f"{', '.join(seen[:12])[:200]}"
+    )
+
+
+def _parquet(
+    path: Path,
+    bad: Bad,
+    columns: Callable[[Sequence[str]], Sequence[str]],
+    needed: Sequence[str],
+) -> Rows:
     import pyarrow
     from pyarrow import parquet
 
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            wanted = columns(file.schema_arrow.names)
+            names = file.schema_arrow.names
+            if needed and not {name.lower() for name in names} & set(needed):
+                bad(BadInput(f"{path}: the table {_told_columns(names, needed)}"))
+                return
+            wanted = columns(names)
             for batch in file.iter_batches(1024, columns=wanted):
                 for row in batch.to_pylist(maps_as_pydicts="lossy"):
                     number += 1

@@ -22,6 +22,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+# What no text has many of: not ends of lines and pages, tabs, escapes, or letters struck twice.
+_CONTROLS = bytes(code for code in range(0x20) if code not in b"\b\t\n\v\f\r\x1b")
 
 Bad = Callable[[BadInput], None]
 
@@ -29,8 +31,9 @@ Bad = Callable[[BadInput], None]
 def encoding_of(head: bytes) -> tuple[str, int]:
     """(codec, length of the byte order mark) of a text by its first bytes; UTF-8 unless they tell.
 
-    Without a mark, UTF-16 and UTF-32 are told by the zero bytes of their ASCII characters. Raises
-    ValueError for what has many of them elsewhere: it is no text.
+    Without a mark, UTF-16 and UTF-32 are told by the zero bytes of their ASCII characters, and
+    UTF-16 of other alphabets by the small numbers of these, which as UTF-8 would be control
+    characters. Raises ValueError for what has many of them elsewhere: it is no text.
     """
     for mark, codec in _MARKS:
         if head.startswith(mark):
@@ -50,6 +53,11 @@ def encoding_of(head: bytes) -> tuple[str, int]:
         return "utf-16-be", 0
     if even + odd > len(head) / 10:
         raise ValueError("it is full of zero bytes, and neither UTF-8 nor UTF-16 text")
+    if len(head.translate(None, _CONTROLS)) < 0.9 * len(head):
+        small = [sum(byte < 0x20 for byte in head[start::2]) for start in range(2)]
+        if max(small) < 0.8 * pairs:
+            raise ValueError("it is full of control characters, and neither UTF-8 nor UTF-16 text")
+        return ("utf-16-le" if small[1] > small[0] else "utf-16-be"), 0
     return "utf-8", 0
 
 
