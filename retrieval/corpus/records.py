@@ -59,7 +59,7 @@ def parse_passage(record: Any) -> Passage:
     """A passage from one decoded record; raises ValueError saying which field is wrong."""
     if not isinstance(record, Mapping):
         raise ValueError("it is no JSON object")
-    if not all(name.islower() for name in record):  # ID, Text; a name as it stands goes first
+    if not all(str(name).islower() for name in record):  # ID, Text; a name as it stands goes first
         record = {str(name).lower(): value for name, value in record.items()} | dict(record)
     identity = next((id_text(record[name], "'id'") for name in IDS if name in record), "")
     title = next((record[name] for name in TITLES if record.get(name) is not None), "")
