@@ -7,14 +7,14 @@ gives none it reads the text. A call that keeps failing leaves its answer unscor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import httpx
 
 from neurorit.core.endpoint.call_settings import CallSettings
-from neurorit.core.endpoint.client import Endpoint, in_parallel
+from neurorit.core.endpoint.client import Endpoint, in_parallel, with_fields
 from neurorit.core.endpoint.identity import identify
 from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.endpoint.reply_cache import Cache, content_key
@@ -28,6 +28,8 @@ Mode = Literal["yes-no", "graded"]
 Preference = Literal["first", "second", "tie", "unscored"]
 # So many failed calls one after another, and the judge is taken for dead.
 _LOST = 10
+# What a verdict may take after its thinking: a word, marks around it, and the end.
+_AFTER_THINKING = 16
 _TRIAL = Item("What is the capital of France?", ("Paris",), "Paris")
 
 
@@ -39,7 +41,9 @@ class EndpointJudge:
     number; more than one sample the text at temperature 1, each with a seed of its own, and the
     majority counts: probabilities are the same each time, so repeats would say nothing. template:
     with {question}, {reference}, {answer} (and {rubric}). A refused request is not repeated, except
-    once without log-probabilities, which some servers do not offer.
+    once without log-probabilities, which some servers do not offer. thinking_tokens: room for its
+    thinking; above 0 the text after it is read, for the first token is a thought. request: further
+    fields of every request (`client.with_fields`); None leaves one out.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class EndpointJudge:
         rubric: str = RUBRIC,
         passing: float = 4.0,
         repeats: int = 1,
+        thinking_tokens: int = 0,
+        request: Mapping[str, Any] | None = None,
         calls: CallSettings | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -68,7 +74,10 @@ class EndpointJudge:
         self._passing = passing
         self.repeats = repeats
         self._calls = calls or CallSettings(timeout=30.0, retries=3)
-        self._by_probability: bool | None = False if repeats > 1 else None
+        self._thinking, self._fields = thinking_tokens, dict(request or {})
+        # Probabilities of a thought, or that the caller does not want, are not asked for.
+        by_text = repeats > 1 or thinking_tokens > 0 or not self._fields.get("logprobs", True)
+        self._by_probability: bool | None = False if by_text else None
         self._identity = ""
         self._open = partial(
             Endpoint, base_url, api_key=api_key, settings=self._calls, transport=transport
@@ -79,7 +88,8 @@ class EndpointJudge:
         """Of the model as far as it is known, how it is asked, and how its reply is read."""
         read = "text" if self._by_probability is False else "probability"
         parts = [self._url, self.name, self._identity, self._mode, read, self._passing]
-        return content_key("judge", *parts, self.repeats, prompt_digest(self._template))
+        more = [self._thinking, self._fields] if self._thinking or self._fields else []
+        return content_key("judge", *parts, self.repeats, prompt_digest(self._template), *more)
 
     def settle(self, cache: Cache) -> None:
         """Find out who the judge is and whether it gives probabilities; `cache` remembers both.
@@ -117,14 +127,17 @@ class EndpointJudge:
         about the rest, which stay unscored.
         """
         in_a_row, left = 0, set(range(len(items)))
+        # One that gave nothing when it was tried is not waited for ten times more.
+        borne = 1 if self.failure else _LOST
         with self._open() as endpoint:
             work = partial(self._verdict, endpoint)
             for i, found in in_parallel(work, items, self._calls.concurrency):
                 left.discard(i)
                 failed = isinstance(found, CallFailed)
                 in_a_row = in_a_row + 1 if failed else 0
+                borne = borne if failed else _LOST
                 yield i, self._failed(found) if isinstance(found, CallFailed) else found
-                if in_a_row >= _LOST:
+                if in_a_row >= borne:
                     break
         for i in sorted(left):
             yield i, "unscored"
@@ -212,7 +225,10 @@ class EndpointJudge:
                         f"the judge {self.name} cannot be asked: {error}; check its address, its "
                         "model's name, and the variable that holds its key"
                     ) from error
-                return False if error.status == 400 else None
+                if error.status == 400:
+                    return False
+                self._failed(error)
+                return None
 
     def _failed(self, why: CallFailed) -> Verdict:
         self.failure = self.failure or str(why)
@@ -222,12 +238,14 @@ class EndpointJudge:
         request: dict[str, Any] = {
             "model": self.name,
             "messages": [{"role": "user", "content": turn}],
-            "max_tokens": 1,
+            "max_tokens": self._thinking + _AFTER_THINKING if self._thinking else 1,
             "temperature": 0,
         }
         if self.repeats > 1:
             request |= {"temperature": 1, "seed": repeat}
-        return request | ({"logprobs": True, "top_logprobs": 20} if by_probability else {})
+        if by_probability:
+            request |= {"logprobs": True, "top_logprobs": 20}
+        return with_fields(request, self._fields)
 
 
 def combine(pair: tuple[Preference, Preference]) -> Preference:

@@ -137,14 +137,29 @@ class CachedJudge:
             key: verdict for key, verdict in self.cache.find(keys).items() if verdict in VERDICTS
         }
         waiting = {key: item for key, item in zip(keys, items, strict=True) if key not in verdicts}
-        done = sum(key in verdicts for key in keys)
+        if waiting:
+            # Another run with this cache may be asking the same judge: see `Cache.asking`.
+            with self.cache.asking(self.fingerprint):
+                found = self.cache.find(waiting)
+                verdicts |= {key: verdict for key, verdict in found.items() if verdict in VERDICTS}
+                waiting = {key: item for key, item in waiting.items() if key not in verdicts}
+                self._ask(waiting, verdicts, sum(key in verdicts for key in keys), progress)
+        return [verdicts[key] for key in keys]
+
+    def _ask(
+        self,
+        waiting: Mapping[str, Item],
+        verdicts: MutableMapping[str, Verdict],
+        done: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        of = done + len(waiting)
         for fresh in self._given(waiting):
             self.cache.keep({key: v for key, v in fresh.items() if v != "unscored"})
-            verdicts |= fresh
+            verdicts.update(fresh)
             done += len(fresh)
             if progress is not None:
-                progress(done, len(items))
-        return [verdicts[key] for key in keys]
+                progress(done, of)
 
     def key(self, item: Item) -> str:
         """Where the cache keeps an item's verdict."""

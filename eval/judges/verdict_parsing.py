@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from neurorit.core.endpoint.replies import read_piece
+from neurorit.core.endpoint.replies import CallFailed, read_piece, read_reply
 
 GRADES = ("1", "2", "3", "4", "5")
 LEAST_MASS = 0.5
@@ -51,9 +51,10 @@ def _said(reply: Any, words: tuple[str, str]) -> str | None:
 
 
 def _first(reply: Any, words: Sequence[str]) -> tuple[Mapping[str, float], str]:
-    """Probability of each word as the first token, and the text's first word.
+    """Probability of each word as the first token, and the first word after any thinking.
 
-    Nothing for a broken reply.
+    Nothing for a broken reply. Raises CallFailed for one that never came to its verdict: it would
+    be the same again.
     """
     masses = dict.fromkeys(words, 0.0)
     try:
@@ -65,9 +66,17 @@ def _first(reply: Any, words: Sequence[str]) -> tuple[Mapping[str, float], str]:
                 logprob = float(alternative["logprob"])
                 # Not a number says nothing; min(0, nan) would be certainty.
                 masses[word] += 0.0 if math.isnan(logprob) else math.exp(min(0.0, logprob))
-        return masses, _word(read_piece(reply).text)
+        whole = read_piece(reply)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return dict.fromkeys(words, 0.0), ""
+    text, unread = read_reply(whole.text, whole.finish_reason, whole.reasoning)
+    thought = bool(whole.reasoning.strip()) or text != whole.text
+    if not text.strip() and thought and unread:
+        raise CallFailed(
+            "the judge thinks and came to no verdict: raise its thinking_tokens (or the "
+            "max_completion_tokens of its request)"
+        )
+    return masses, _word(text)
 
 
 def _word(text: str) -> str:

@@ -7,7 +7,8 @@ a run goes on without.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from neurorit.core.endpoint.call_settings import CallSettings
@@ -22,7 +23,8 @@ from neurorit.eval.run.systems import Completion, Generate, Reply, System, ask_r
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much is done, how much there is)"""
-Source = Callable[[list[int]], Iterator[list[tuple[int, Reply | CallFailed]]]]
+_Batches = Generator[list[tuple[int, Reply | CallFailed]], None, None]
+Source = Callable[[list[int]], _Batches]
 """Indices of prompts -> batches of (index, reply or why there is none), as they come."""
 
 # So many failed calls one after another, and the server is taken for lost.
@@ -47,7 +49,7 @@ def source_of(
 ) -> Source:
     """Where a system's answers come from."""
 
-    def local(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
+    def local(indices: list[int]) -> _Batches:
         if generate is None:
             raise BadInput(f"system {system.name} is a checkpoint, but no engine was given")
         # Neighbours begin alike, so that what they share is computed once.
@@ -64,11 +66,12 @@ def source_of(
                     f"the engine gave {answered} answers to {len(part)} prompts of {system.name}"
                 )
 
-    def remote(indices: list[int]) -> Iterator[list[tuple[int, Reply | CallFailed]]]:
+    def remote(indices: list[int]) -> _Batches:
         prompts = [plan.prompts[i] for i in indices]
         asked = ask_remote(system, prompts, max_tokens=plan.max_tokens, seed=plan.seed, calls=calls)
-        for at, reply in asked:
-            yield [(indices[at], reply)]
+        with closing(asked):
+            for at, reply in asked:
+                yield [(indices[at], reply)]
 
     return local if system.kind == "checkpoint" else remote
 
@@ -88,11 +91,32 @@ def answer(
     and the places without an answer. Raises NeuroritError when more failed, after all others were
     made, or at once when the server is lost.
     """
-    keys, calls = plan.keys[system.name], plan.calls[system.name]
+    calls = plan.calls[system.name]
     places: dict[str, list[int]] = {}
-    for i, key in enumerate(keys):
+    for i, key in enumerate(plan.keys[system.name]):
         if key not in journal.answered:
             places.setdefault(calls[i], []).append(i)
+    args = (system, plan, places, journal, store, source, tell, bearable)
+    if len(store.find(places)) == len(places):
+        return _answer(*args)
+    # Another run that shares the cache may be asking the same: what it pays for is found then.
+    wait = f"{system.name}: another run with this cache asks it, waiting"
+    with store.asking(plan.prints[system.name], lambda: tell(wait, 0, 0)):
+        return _answer(*args)
+
+
+def _answer(
+    system: System,
+    plan: Plan,
+    places: Mapping[str, Sequence[int]],
+    journal: Journal,
+    store: Cache,
+    source: Source,
+    tell: Progress,
+    bearable: float,
+) -> tuple[int, list[Unanswered]]:
+    """places: what to ask, by its hash -> the prompts that it answers."""
+    keys, calls = plan.keys[system.name], plan.calls[system.name]
     known = {call: Reply.of(record) for call, record in store.find(places).items()}
 
     def lines(call: str, reply: Reply) -> Iterator[Prediction]:
@@ -112,24 +136,26 @@ def answer(
     begun = synced = time.perf_counter()
     failed: list[tuple[int, CallFailed]] = []
     in_a_row, answered = 0, bool(known) or done > 0
-    for batch in source(waiting):
-        good = {calls[i]: r for i, r in batch if isinstance(r, Reply)}
-        now = time.perf_counter()
-        # A process that is killed loses nothing that was written; the disk is waited for at times.
-        sync = now - synced > 1.0
-        synced = now if sync else synced
-        store.keep({call: reply.record() for call, reply in good.items()})
-        journal.append((line for c, r in good.items() for line in lines(c, r)), sync=sync)
-        done += sum(len(places[call]) for call in good)
-        tell(what, done, len(calls))
-        for i, reply in batch:
-            if isinstance(reply, CallFailed):
-                failed.append((i, reply))
-                in_a_row += not (answered and reply.of_this_request)
-                if reply.of_every_request or in_a_row >= _LOST:
-                    raise _too_many(system, plan, failed, len(waiting), "stopped after")
-            else:
-                in_a_row, answered = 0, True
+    # A run that stops here leaves no call and no connection behind.
+    with closing(source(waiting)) as batches:
+        for batch in batches:
+            fresh = {calls[i]: r.record() for i, r in batch if isinstance(r, Reply)}
+            good = {call: Reply.of(record) for call, record in store.keep(fresh).items()}
+            now = time.perf_counter()
+            # A killed process loses nothing that was written; the disk is waited for at times.
+            sync = now - synced > 1.0
+            synced = now if sync else synced
+            journal.append((line for c, r in good.items() for line in lines(c, r)), sync=sync)
+            done += sum(len(places[call]) for call in good)
+            tell(what, done, len(calls))
+            for i, reply in batch:
+                if isinstance(reply, CallFailed):
+                    failed.append((i, reply))
+                    in_a_row += not (answered and reply.of_this_request)
+                    if reply.of_every_request or in_a_row >= _LOST:
+                        raise _too_many(system, plan, failed, len(waiting), "stopped after")
+                else:
+                    in_a_row, answered = 0, True
     # In the order of the run: which call ends first is chance.
     failed.sort(key=lambda one: one[0])
     missing = [(i, error) for first, error in failed for i in places[calls[first]]]

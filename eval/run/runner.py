@@ -151,7 +151,7 @@ def run_evaluation(
             failed = [missing for missing in unanswered if missing.reason == "failed"]
             judgeable = [p for p in predictions if not p.unread]
             refuse_unscored(judged.name, judgeable, max_unscored, failed, failure_of(judged))
-        passages, own = _passages(plan, store)
+        passages, own = _passages(plan, store, journal.answered)
     begun = time.perf_counter()
     left_out = {missing.id for missing in unanswered}
     whole = [p for p in predictions if p.id not in left_out]
@@ -207,8 +207,13 @@ def run_evaluation(
     return write_report(report, out, atlas_plot=atlas_plot)
 
 
-def _passages(plan: Plan, store: Cache) -> tuple[Passages, dict[str, Passages]]:
-    """The passages that all systems were shown, and of each gateway those it found itself."""
+def _passages(
+    plan: Plan, store: Cache, answered: Mapping[str, Prediction]
+) -> tuple[Passages, dict[str, Passages]]:
+    """The passages that all systems were shown, and of each gateway those it found itself.
+
+    A cache may hold what the gateway found for another run; an answer is read in its own alone.
+    """
     shown = {(p.example.id, p.condition): p.passages for p in plan.prompts}
     own: dict[str, Passages] = {}
     for system in plan.systems:
@@ -216,11 +221,12 @@ def _passages(plan: Plan, store: Cache) -> tuple[Passages, dict[str, Passages]]:
             continue
         calls = plan.calls[system.name]
         replies = store.find(calls)
-        own[system.name] = {
-            (prompt.example.id, prompt.condition): shown_by(prompt.example, Reply.of(replies[call]))
-            for call, prompt in zip(calls, plan.prompts, strict=True)
-            if call in replies
-        }
+        own[system.name] = {}
+        for key, call, prompt in zip(plan.keys[system.name], calls, plan.prompts, strict=True):
+            if call in replies and key in answered:
+                found = shown_by(prompt.example, Reply.of(replies[call]))
+                if [p.id for p in found] == [p["id"] for p in answered[key].passages]:
+                    own[system.name][prompt.example.id, prompt.condition] = found
     return shown, own
 
 

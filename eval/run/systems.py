@@ -6,14 +6,14 @@ A system says who it is and asks for answers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from neurorit.core.artifact import MANIFEST, hash_model, read_manifest
 from neurorit.core.endpoint.call_settings import CallSettings
-from neurorit.core.endpoint.client import Endpoint, in_parallel
+from neurorit.core.endpoint.client import Endpoint, in_parallel, with_fields
 from neurorit.core.endpoint.replies import CallFailed, Unread, read_piece, read_reply
 from neurorit.core.errors import BadInput
 from neurorit.eval.conditions import parse_condition
@@ -147,7 +147,7 @@ def ask_remote(
     max_tokens: int,
     seed: int,
     calls: CallSettings,
-) -> Iterator[tuple[int, Reply | CallFailed]]:
+) -> Generator[tuple[int, Reply | CallFailed], None, None]:
     """(position, reply or why there is none) as answers arrive, for an endpoint or a gateway."""
     with Endpoint(system.api, api_key=system.key, settings=calls) as endpoint:
 
@@ -175,8 +175,8 @@ def settings_of(system: System, max_tokens: int, seed: int) -> dict[str, Any]:
 
     A field that the system sets to nothing (null) is left out, for servers that refuse it.
     """
-    asked = {"max_tokens": max_tokens, "temperature": 0, "seed": seed} | dict(system.request)
-    return {name: value for name, value in asked.items() if value is not None}
+    asked = {"max_tokens": max_tokens, "temperature": 0, "seed": seed}
+    return with_fields(asked, system.request)
 
 
 def _read(body: Any) -> Reply | None:

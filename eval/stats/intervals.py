@@ -22,6 +22,8 @@ Interval = tuple[float, float]
 RESAMPLES = 2_000
 # One block of resampling weights holds at most this many numbers (64 MB).
 _BLOCK = 8_000_000
+# A quantile of so many deviations holds any mean.
+_NO_BOUND = 1e6
 
 
 class Comparison(NamedTuple):
@@ -67,8 +69,9 @@ def rate_intervals(
     clusters is worth (the effective sample size), so for plain 0 and 1 it is Wilson's own interval.
     A column's interval is its own, whatever stands beside it. It draws nothing, and near 0 and 1 it
     covers where a bootstrap falls short: see benchmarks/intervals.py. A column of 0 or 1 alone gets
-    the exact binomial interval. Clusters of like means are taken for no more than independent rows,
-    and one cluster says nothing: its interval is [0, 1].
+    the exact binomial interval. Clusters of like means are taken for no more than independent rows;
+    those of unequal size for fewer equal ones (Kish's effective number), which Student's quantile
+    asks for; and one cluster says nothing: its interval is [0, 1].
     Raises ValueError if there are no values or one lies outside [0, 1].
     """
     table = np.asarray(values, dtype=np.float64)
@@ -76,15 +79,15 @@ def rate_intervals(
     if table.min() < 0 or table.max() > 1:
         raise ValueError("a rate lies between 0 and 1")
     normal = student = normal_quantile(0.5 + level / 2)
-    if len(sums) > 1:
-        # A variance that is estimated, not implied by the mean: Student's quantile, c - 1 degrees.
-        student = float(stdtrit(len(sums) - 1, 0.5 + level / 2))
-        student *= math.sqrt(len(sums) / (len(sums) - 1))
+    equal = float(counts.sum() ** 2 / (counts**2).sum())  # so many clusters of equal size
+    if equal > 1:
+        # A variance that is estimated, not implied by the mean: Student's quantile.
+        student = float(stdtrit(equal - 1, 0.5 + level / 2)) * math.sqrt(equal / (equal - 1))
+        student = min(student, _NO_BOUND)
     margin = 1 - ((1 - level) / 2) ** (1 / len(sums))
     intervals: list[Interval] = []
     for column in range(table.shape[1]):
         plain = clusters is None and bool(np.isin(table[:, column], (0.0, 1.0)).all())
-        z = normal if plain else student
         if len(sums) == 1 < len(table):
             intervals.append((0.0, 1.0))
             continue
@@ -96,13 +99,14 @@ def rate_intervals(
         elif np.all(table[:, column] == 1):
             intervals.append((1 - margin, 1.0))
         else:
-            if clusters is None:
-                # No variance at all (every value the same share) says nothing of more than n rows.
-                least = mean * (1 - mean) / (len(table) * table.shape[0])
-            else:
-                least = float(((table[:, column] - mean) ** 2).sum()) / len(table) ** 2
-                least = max(least, mean * (1 - mean) / len(table) ** 2)
-            intervals.append(_wilson(mean, mean * (1 - mean) / max(variance, least), z))
+            # No variance at all (every value the same share) says nothing of more than n rows.
+            spread = student**2 * max(variance, mean * (1 - mean) / len(table) ** 2)
+            if plain:
+                spread = normal**2 * variance
+            elif clusters is not None:
+                alone = float(((table[:, column] - mean) ** 2).sum()) / len(table) ** 2
+                spread = max(spread, normal**2 * alone)
+            intervals.append(_wilson(mean, spread / (mean * (1 - mean))))
     return intervals
 
 
@@ -255,10 +259,10 @@ def _of_one_value(value: float, n: int, tail: float, bounds: Interval) -> Interv
     return value - margin * (value - bounds[0]), value + margin * (bounds[1] - value)
 
 
-def _wilson(mean: float, n: float, z: float) -> Interval:
-    """Wilson's interval of a share seen in n (not always whole) answers."""
-    centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+def _wilson(mean: float, ratio: float) -> Interval:
+    """Wilson's interval of a share; ratio: z squared over the (not always whole) answers it has."""
+    centre = (mean + ratio / 2) / (1 + ratio)
+    half = math.sqrt(ratio * (mean * (1 - mean) + ratio / 4)) / (1 + ratio)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 

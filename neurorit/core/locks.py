@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,12 +24,33 @@ def locked(place: Path, busy: str, *, folder: bool = False) -> Iterator[None]:
         os.close(descriptor)
 
 
-def lock(place: Path, busy: str, *, folder: bool = False) -> int:
-    """As `locked`, until the descriptor that it returns is closed."""
+@contextmanager
+def waited_for(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """As `locked`, of a file; where another one holds it, `waiting` is called and it is waited."""
+    descriptor = lock(place, "", waiting=waiting)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(
+    place: Path, busy: str, *, folder: bool = False, waiting: Callable[[], None] | None = None
+) -> int:
+    """As `locked`, until the descriptor that it returns is closed.
+
+    waiting: called before another one's end is waited for; None: it is not.
+    """
     how = os.O_RDONLY | os.O_DIRECTORY if folder else os.O_RDWR | os.O_CREAT
     descriptor = os.open(place, how, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting is None:
+                raise
+            waiting()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         os.close(descriptor)
         if isinstance(error, BlockingIOError):

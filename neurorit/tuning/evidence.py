@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.endpoint.call_settings import CallSettings
-from neurorit.core.endpoint.client import Endpoint, in_parallel
-from neurorit.core.endpoint.replies import CallFailed, read_piece
+from neurorit.core.endpoint.client import Endpoint, in_parallel, with_fields
+from neurorit.core.endpoint.replies import HINTS, CallFailed, read_piece, read_reply
 from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.data.answers import held_answer, normalize_answer
@@ -82,7 +82,7 @@ class Teacher:
     """Asks `{base_url}/chat/completions` for one sentence of evidence per example.
 
     base_url ends in /v1; its key is taken from NEURORIT_TEACHER_KEY. cache: the folder of
-    a reply cache.
+    a reply cache. request: further fields of every request; None leaves one out.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Teacher:
         model: str,
         cache: Path,
         *,
+        request: Mapping[str, Any] | None = None,
         transport: httpx.BaseTransport | None = None,
         settings: CallSettings = _CALLS,
     ) -> None:
@@ -100,7 +101,7 @@ class Teacher:
             )
         if not model:
             raise BadInput("teacher_model is missing: name the model that the teacher serves")
-        self._model, self._cache = model, cache
+        self._model, self._cache, self._fields = model, cache, dict(request or {})
         key = os.environ.get(KEY_VARIABLE)
         self._endpoint = Endpoint(base_url, api_key=key, settings=settings, transport=transport)
 
@@ -110,7 +111,11 @@ class Teacher:
         What was answered before a failure stays in the cache.
         """
         prompts = {example.id: self._prompt(example) for example in examples}
-        keys = {name: content_key("evidence", self._model, text) for name, text in prompts.items()}
+        asked = [self._fields] if self._fields else []
+        keys = {
+            name: content_key("evidence", self._model, text, *asked)
+            for name, text in prompts.items()
+        }
         with Cache(self._cache) as cache:
             replies = cache.find(keys.values())
             waiting = [name for name in prompts if keys[name] not in replies]
@@ -148,12 +153,20 @@ class Teacher:
             "max_tokens": 128,
             "temperature": 0,
         }
-        return self._endpoint.chat(request, _said)
+        return self._endpoint.chat(with_fields(request, self._fields), _said)
 
 
 def _said(reply: Any) -> str | None:
-    """The reply's text on one line; None where there is none."""
+    """The reply's text on one line, after its thinking; None where there is none.
+
+    Raises CallFailed for one without an answer that would be the same again.
+    """
     try:
-        return " ".join(read_piece(reply).text.split()) or None
+        whole = read_piece(reply)
     except ValueError:
         return None
+    text, unread = read_reply(whole.text, whole.finish_reason, whole.reasoning)
+    if unread and not text.strip():
+        hint = "cut at max_tokens; give it more in ‹teacher_request›"
+        raise CallFailed(HINTS[unread] if unread not in ("cut", "thinking") else hint)
+    return " ".join(text.split()) or None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from neurorit.core.errors import BadInput
 from neurorit.core.registry import Registry
@@ -87,6 +87,8 @@ class TuneSettings(Settings):
     """OpenAI-compatible address that states the evidence; without, a sentence is picked."""
     teacher_model: str = ""
     """Its model's name there."""
+    teacher_request: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of every request to the teacher; null leaves one out, such as temperature."""
     batch_size: AtLeastOne = 24
     """Samples in a forward pass on each process."""
     accumulation: AtLeastOne = 1

@@ -191,7 +191,9 @@ def _responses(
     teacher = None
     if settings.teacher:
         cache = out.with_name(f"{out.name}-teacher")
-        teacher = Teacher(settings.teacher, settings.teacher_model, cache)
+        teacher = Teacher(
+            settings.teacher, settings.teacher_model, cache, request=settings.teacher_request
+        )
     if rank() > 0:
         wait()  # a teacher's replies are then in the cache
     said = responses(pool, settings.target, teacher, progress)

@@ -7,13 +7,14 @@ server refuses for its length is cut until it takes it, and counted.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.endpoint.call_settings import CallSettings
-from neurorit.core.endpoint.client import Endpoint, in_parallel
+from neurorit.core.endpoint.client import Endpoint, in_parallel, with_fields
 from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput, NeuroritError
 
@@ -57,7 +58,8 @@ class EndpointEncoder:
 
     Raises BadInput for a name of another form or a server that does not answer. A server may serve
     other weights under the same name one day: that cannot be told from here. truncated: texts that
-    were cut so far, since they were longer than the server takes.
+    were cut so far, since they were longer than the server takes. request: further fields of every
+    request; None leaves one out.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class EndpointEncoder:
         name: str,
         *,
         batch_size: int = 64,
+        request: Mapping[str, Any] | None = None,
         settings: CallSettings = _CALLS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -73,6 +76,7 @@ class EndpointEncoder:
             raise BadInput(f"‹encoder={name}›: name the model after the address: {address}#MODEL")
         self.name = name
         self._batch_size = batch_size
+        self._fields = dict(request or {})
         self.truncated = 0
         self._counting = threading.Lock()
         key = os.environ.get(KEY_VARIABLE)
@@ -90,12 +94,16 @@ class EndpointEncoder:
     @property
     def description(self) -> Mapping[str, Any]:
         """The model's name at its server."""
-        return {"served_model": self._model, "normalized": True}
+        more = {"request": self._fields} if self._fields else {}
+        return {"served_model": self._model, "normalized": True, **more}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the model's name and d; the address may change, the model may not."""
-        return hashlib.sha256(f"endpoint {self._model} {self._dimension}".encode()).hexdigest()
+        """SHA-256 over the model's name, d and further fields; the address may change."""
+        told = f"endpoint {self._model} {self._dimension}"
+        if self._fields:
+            told += f" {json.dumps(self._fields, sort_keys=True)}"
+        return hashlib.sha256(told.encode()).hexdigest()
 
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages. Raises NeuroritError when the server fails."""
@@ -168,7 +176,8 @@ class EndpointEncoder:
 
     def _batch(self, texts: list[str]) -> Any:
         request = {"model": self._model, "input": texts, "encoding_format": "float"}
-        return self._endpoint.post("embeddings", request, _reader(len(texts)))
+        asked = with_fields(request, self._fields)
+        return self._endpoint.post("embeddings", asked, _reader(len(texts)))
 
 
 def _reader(count: int) -> Callable[[Any], Any]:

@@ -1,12 +1,14 @@
 """Encoders: text to unit vectors, with a fingerprint that tells one encoder from another.
 
 sentence-transformers does the work, or a server. An encoder's name holds all that makes it again:
-`NAME`, or `NAME?query=PREFIX&passage=PREFIX` for one that wants words before a text.
+`NAME`, or `NAME?query=PREFIX&passage=PREFIX` for one that wants words before a text, and
+`ADDRESS#MODEL?request=JSON` for further fields of every request to a server.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
@@ -67,9 +69,10 @@ class PrefixedEncoder:
         return count_overlong(self._encoder, [self._passage + text for text in texts])
 
 
-def prefixed_name(name: str, query: str = "", passage: str = "") -> str:
-    """The name of an encoder with words before its texts."""
-    given = {key: words for key, words in (("query", query), ("passage", passage)) if words}
+def prefixed_name(name: str, query: str = "", passage: str = "", request: str = "") -> str:
+    """The name of an encoder with words before its texts; request: JSON, for a server."""
+    held = {"query": query, "passage": passage, "request": request}
+    given = {key: words for key, words in held.items() if words}
     return f"{name}?{urlencode(given)}" if given else name
 
 
@@ -78,7 +81,8 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
 
     `minilm` is packaged; else a folder, a Hugging Face name, or `ADDRESS#MODEL` (see
     `neurorit.retrieval.encoders.endpoint`). With `+int8` after it, in 8-bit integers (see
-    `encoders.openvino_int8`); with `?query=...&passage=...`, those words before each text.
+    `encoders.openvino_int8`); with `?query=...&passage=...`, those words before each text, and with
+    `?request=...` further fields of requests to an address.
 
     Raises BadInput when there is none, MissingExtra when sentence-transformers is not installed.
     """
@@ -86,20 +90,36 @@ def load_encoder(name: str = DEFAULT, *, batch_size: int = 64) -> Encoder:
     address, mark, rest = name.partition("#") if is_address(name) else ("", "", name)
     place, _, words = rest.partition("?")
     place = f"{address}{mark}{place}"
-    made = _load(place, batch_size)
-    if not words:
-        return made
     given = dict(parse_qsl(words, keep_blank_values=True))
-    if unknown := given.keys() - {"query", "passage"}:
-        raise BadInput(f"‹encoder={name}›: {unknown.pop()!r} is neither query nor passage")
+    if unknown := given.keys() - {"query", "passage", "request"}:
+        raise BadInput(
+            f"‹encoder={name}›: {unknown.pop()!r} is neither query nor passage nor request"
+        )
+    request = _fields(name, given.pop("request", ""))
+    if request and not is_address(place):
+        raise BadInput(f"‹encoder={name}›: a request has fields where the encoder is an address")
+    made = _load(place, batch_size, request)
+    if not given:
+        return made
     if isinstance(made, SentenceEncoder) and made.has_prompts:
         raise BadInput(f"‹encoder={name}›: {place} brings prompts of its own; leave the words out")
     return PrefixedEncoder(name, made, given.get("query", ""), given.get("passage", ""))
 
 
-def _load(name: str, batch_size: int) -> Encoder:
+def _fields(name: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        told = '{"dimensions": 256}'
+        raise BadInput(f"‹encoder={name}›: the fields of its request are a JSON object: {told}")
+    return found
+
+
+def _load(name: str, batch_size: int, request: Mapping[str, Any]) -> Encoder:
     if is_address(name):
-        return EndpointEncoder(name, batch_size=batch_size)
+        return EndpointEncoder(name, batch_size=batch_size, request=request)
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging

@@ -18,13 +18,15 @@ Reply = tuple[int, Any]
 class ChatServer:
     """`asked` counts requests by the text of their user turn; `requests` holds all of them.
 
-    `cards` is what `/v1/models` lists; without any the route does not exist.
+    `cards` is what `/v1/models` lists; without any the route does not exist. `routes` are further
+    ones: path -> what is sent there, to any method; they are not counted.
     """
 
     def __init__(self, answer: Callable[[dict[str, Any]], Reply], seconds: float) -> None:
         self.asked: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
         self.cards: list[dict[str, Any]] = []
+        self.routes: dict[str, Any] = {}
         self.lock = threading.Lock()
         outer = self
 
@@ -33,6 +35,8 @@ class ChatServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not self.path.startswith("/v1/"):
+                    return self.do_GET()
                 with outer.lock:
                     outer.asked[body["messages"][-1]["content"]] += 1
                     outer.requests.append(body)
@@ -40,6 +44,9 @@ class ChatServer:
                 self.send(*answer(body))
 
             def do_GET(self) -> None:
+                if not self.path.startswith("/v1/"):
+                    known = self.path in outer.routes
+                    return self.send(200 if known else 404, outer.routes.get(self.path, {}))
                 self.send(200 if outer.cards else 404, {"object": "list", "data": outer.cards})
 
             def send(self, status: int, reply: Any) -> None:

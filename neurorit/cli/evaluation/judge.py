@@ -20,6 +20,11 @@ _Judge = Annotated[str, typer.Option(help="lab, a judge's folder, or URL/v1#MODE
 
 _Key = Annotated[str | None, option(JudgeSettings, "key", metavar="VARIABLE")]
 _Repeats = Annotated[int | None, option(JudgeSettings, "repeats")]
+_Thinking = Annotated[int | None, option(JudgeSettings, "thinking_tokens")]
+_Request = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="Further fields of every request; null leaves one out."),
+]
 _Concurrency = Annotated[int | None, option(CallSettings, "concurrency")]
 
 
@@ -36,6 +41,8 @@ def judge_calibrate(
     ] = None,
     mode: Annotated[str | None, option(JudgeSettings, "mode")] = None,
     repeats: _Repeats = None,
+    thinking_tokens: _Thinking = None,
+    request: _Request = None,
     key: _Key = None,
     concurrency: _Concurrency = None,
     cache: Annotated[Path | None, typer.Option(help="Directory of verdicts to share.")] = None,
@@ -49,7 +56,11 @@ def judge_calibrate(
         from neurorit.pipelines.evaluation import judge_trust as body
 
         return body.calibrate(
-            body.judge_of_options(judge, {"mode": mode, "repeats": repeats, "key": key}),
+            body.judge_of_options(
+                judge,
+                {"mode": mode, "repeats": repeats, "key": key, "request": request}
+                | {"thinking_tokens": thinking_tokens},
+            ),
             labels,
             out=out,
             cache=cache,
@@ -78,6 +89,8 @@ def judge_compare(
     key: _Key = None,
     concurrency: _Concurrency = None,
     repeats: _Repeats = None,
+    thinking_tokens: _Thinking = None,
+    request: _Request = None,
     cache: Annotated[
         Path | None, typer.Option(help="Directory of choices to share (the run's own).")
     ] = None,
@@ -90,7 +103,11 @@ def judge_compare(
 
         return body.compare(
             directory,
-            body.judge_of_options(judge, {"key": key, "repeats": repeats}),
+            body.judge_of_options(
+                judge,
+                {"key": key, "repeats": repeats, "request": request}
+                | {"thinking_tokens": thinking_tokens},
+            ),
             a,
             b,
             condition=condition,

@@ -30,6 +30,12 @@ def index(
         str, typer.Option(help="Words before a query, where the encoder wants some.")
     ] = "",
     passage_prefix: Annotated[str, typer.Option(help="Words before a passage.")] = "",
+    encoder_request: Annotated[
+        str,
+        typer.Option(
+            metavar="JSON", help="Further fields of requests to an address; null leaves one out."
+        ),
+    ] = "",
     bm25: Annotated[
         bool, typer.Option("--bm25", help="Count words for BM25 and hybrid search now.")
     ] = False,
@@ -60,7 +66,7 @@ def index(
         return body.index(
             corpus,
             out,
-            prefixed_name(encoder, query_prefix, passage_prefix),
+            prefixed_name(encoder, query_prefix, passage_prefix, encoder_request),
             overwrite=overwrite,
             restart=restart,
             bm25=bm25,

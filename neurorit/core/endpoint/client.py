@@ -109,6 +109,8 @@ class Endpoint:
             asked_to_wait = 0.0
             try:
                 reply = self._http.request(method, url, json=body)
+                if self._closed.is_set() and (stream := reply.extensions.get("network_stream")):
+                    stream.close()  # connected since, it is in no pool that could close it
                 status = reply.status_code
                 if reply.is_success:
                     found = read(reply.json())
@@ -132,6 +134,17 @@ class Endpoint:
                 pause = self.settings.pause * 2**attempt * random.uniform(0.5, 1.0)
                 self._wait(min(_LONGEST_PAUSE, max(asked_to_wait, pause)))
         raise CallFailed(f"{self.base_url}: {cause}", status)
+
+
+def with_fields(request: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with further fields of the caller's; None (null) leaves a field out.
+
+    `max_completion_tokens` takes the place of `max_tokens`, for servers that refuse both together.
+    """
+    asked = {**request, **fields}
+    if asked.get("max_completion_tokens") is not None:
+        asked.pop("max_tokens", None)
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def retry_after(header: str | None) -> float:
@@ -170,10 +183,13 @@ def in_parallel(
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 i = running.pop(future)
+                outcome: _Made | CallFailed
                 try:
-                    yield i, future.result()
+                    outcome = future.result()
                 except CallFailed as error:
-                    yield i, error
+                    # Its traceback would hold this frame, and with it open connections.
+                    outcome = error.with_traceback(None)
+                yield i, outcome
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

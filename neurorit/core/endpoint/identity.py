@@ -8,10 +8,13 @@ which are hashed; another says at least its model's name.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
+
+import httpx
 
 from neurorit.core.artifact import hash_model
 from neurorit.core.endpoint.call_settings import CallSettings
@@ -24,6 +27,8 @@ Known = Literal["weights", "name", "address"]
 
 _CALLS = CallSettings(timeout=10.0, retries=2, pause=0.5)
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+_STARTED = re.compile(r"^process_start_time_seconds\s+(\S+)", re.MULTILINE)
 # `created` is left out: most servers put the moment of the question or of their start there.
 _LASTING = ("id", "root", "parent", "revision", "digest", "meta", "neurorit")
 
@@ -72,6 +77,14 @@ def _ask(url: str, model: str, key: str | None) -> Identity | None:
         return None
     lasting: dict[str, Any] = {name: card[name] for name in _LASTING if card.get(name)}
     weights = _weights(url, card)
+    if card.get("owned_by") == "vllm":
+        template = _template(url, str(card["id"]), key)
+        lasting |= {"template": template} if template else {}
+        started = _started(url)
+        changed = _changed(_root(url, card))
+        if weights and started and changed and changed > started:
+            # What answers is not what stands in the folder now, and no longer to be found.
+            weights, lasting["started"] = None, started
     if weights:
         lasting["weights"] = weights
     said = json.dumps(lasting, sort_keys=True, ensure_ascii=False)
@@ -95,7 +108,48 @@ def _weights(url: str, card: Mapping[str, Any]) -> str | None:
         return str(ours["digest"])
     if card.get("digest"):
         return str(card["digest"])
+    root = _root(url, card)
+    return hash_model(root, *_TEMPLATES) if root else None
+
+
+def _root(url: str, card: Mapping[str, Any]) -> Path | None:
+    """The folder that vLLM says it was started with, where it is one of this machine."""
     root = Path(str(card.get("root") or ""))
     local = urlsplit(url).hostname in _LOCAL and root.is_absolute()
-    # vLLM names the folder it was started with; on this machine that can be read.
-    return hash_model(root) if local and (root / "config.json").is_file() else None
+    return root if local and (root / "config.json").is_file() else None
+
+
+def _changed(root: Path | None) -> float | None:
+    """When something in a folder last changed, in seconds since 1970."""
+    found = [path.stat() for path in root.iterdir() if path.is_file()] if root else []
+    return max((max(one.st_mtime, one.st_ctime) for one in found), default=None)
+
+
+def _started(url: str) -> float | None:
+    """When a vLLM server was started, by its metrics; None where it does not say."""
+    try:
+        text = httpx.get(f"{_bare(url)}/metrics", timeout=_CALLS.timeout).text
+    except httpx.HTTPError:
+        return None
+    found = _STARTED.search(text)
+    return float(found[1]) if found else None
+
+
+def _template(url: str, model: str, key: str | None) -> str | None:
+    """A digest of the token ids that a vLLM server makes of a chat: its template and tokenizer."""
+    asked = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Who?"}],
+        # Templates that print the day would make another server of this one tomorrow.
+        "chat_template_kwargs": {"date_string": "1 Jan 2026"},
+    }
+    with Endpoint(_bare(url), api_key=key, settings=_CALLS) as endpoint:
+        try:
+            return endpoint.post("tokenize", asked, lambda reply: content_key(reply["tokens"])[:16])
+        except (CallFailed, KeyError, TypeError):
+            return None
+
+
+def _bare(url: str) -> str:
+    """The address without its /v1, where a server keeps what is not OpenAI's."""
+    return url.partition("?")[0].rstrip("/").removesuffix("/v1")

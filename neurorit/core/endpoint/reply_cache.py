@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import BadInput
+from neurorit.core.locks import waited_for
 
 FILE = "cache.sqlite"
 _TABLES = (
@@ -63,11 +65,22 @@ class Cache:
             found |= {key: json.loads(reply) for key, reply in rows}
         return found
 
-    def keep(self, replies: Mapping[str, Any]) -> None:
-        """Add replies; the first one of a key stays."""
+    def keep(self, replies: Mapping[str, Any]) -> dict[str, Any]:
+        """Add replies; the first one of a key stays. Returns what stands there now."""
         rows = [(key, json.dumps(reply, ensure_ascii=False)) for key, reply in replies.items()]
         with self._database:
-            self._database.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", rows)
+            added = self._database.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", rows)
+        return dict(replies) if added.rowcount == len(rows) else self.find(replies)
+
+    @contextmanager
+    def asking(self, source: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold a source for the block: who shares the cache waits, and then finds what was said.
+
+        source: what answers, such as a system's fingerprint; waiting: called before a wait.
+        """
+        place = self.path.with_name(f".asking-{content_key(source)[:16]}.lock")
+        with waited_for(place, waiting):
+            yield
 
     def replace(self, key: str, reply: Any) -> None:
         """Keep one reply in place of an older one."""

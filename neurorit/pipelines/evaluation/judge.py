@@ -68,9 +68,11 @@ def _judge_alone(settings: JudgeSettings, calls: CallSettings | None) -> Judge:
             rubric=settings.rubric or RUBRIC,
             passing=settings.passing,
             repeats=settings.repeats,
+            thinking_tokens=settings.thinking_tokens,
+            request=settings.request,
             calls=calls,
         )
-    for name in ("mode", "rubric", "passing", "repeats"):
+    for name in ("mode", "rubric", "passing", "repeats", "thinking_tokens", "request"):
         if getattr(settings, name) != getattr(JudgeSettings(), name):
             raise BadInput(
                 f"the judge's {name} is for one behind an address (URL/v1#MODEL); "

@@ -5,6 +5,7 @@ The figures are computed in `eval`; here are files, choices and what a person ge
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,7 +35,6 @@ def calibrate(
     labels: JSONL of {question, answers, answer, label, kind}; None: the lab's labelled set, of so
     many `answers`.
     """
-    import json
     import tempfile
 
     from neurorit.core.endpoint.reply_cache import Cache
@@ -127,9 +127,22 @@ def compare(
 
 
 def judge_of_options(text: str, options: Mapping[str, Any]) -> JudgeSettings:
-    """The judge as --judge names it, with the options that are given."""
+    """The judge as --judge names it, with the options that are given; `request` is JSON."""
     made = EvalSettings(judge=text).judge_settings()
-    return replace(made, **{name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    if "request" in given:
+        given["request"] = _fields(given["request"])
+    return replace(made, **given)
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f'‹request={text}›: a JSON object such as {{"temperature": null}}')
+    return found
 
 
 def show(found: Mapping[str, Any]) -> None:

@@ -71,6 +71,10 @@ class JudgeSettings(Settings):
     """Askings of each answer, an odd number; several are sampled."""
     labels: str = ""
     """Labelled answers (JSONL, or lab) by which the report says how far to trust the judge."""
+    thinking_tokens: Count = 0
+    """Tokens of its thinking before a verdict, which is then read from the text after it."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of every request; null leaves one out, such as temperature."""
 
 
 @dataclass(frozen=True, kw_only=True)

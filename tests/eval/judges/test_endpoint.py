@@ -19,7 +19,8 @@ from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge, combine
 from neurorit.eval.judges.judge import CachedJudge
 from neurorit.eval.predictions import Item
-from neurorit.pipelines.evaluation.judge_trust import compare
+from neurorit.pipelines.evaluation.judge import make_judge
+from neurorit.pipelines.evaluation.judge_trust import compare, judge_of_options
 from neurorit.pipelines.evaluation.settings import JudgeSettings
 from tests.eval.chat_server import Reply, said, serving
 
@@ -63,6 +64,71 @@ def test_one_refusal_changes_nothing_for_the_other_items() -> None:
     ]  # fmt: skip
     assert made.fingerprint == before
     assert sum("logprobs" not in body for body in asked) == 1
+
+
+FORMS = {
+    "inline": lambda verdict: said(f"<think>Is it? Yes. No.</think>\n\n**{verdict}**")[1],
+    "apart": lambda verdict: {
+        "choices": [
+            {
+                "message": {"content": verdict, "reasoning_content": "Is it? Yes. No."},
+                "finish_reason": "stop",
+            }
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_judge_that_thinks_and_takes_only_max_completion_tokens(
+    form: str, tmp_path: Path
+) -> None:
+    """As OpenAI's reasoning models refuse: max_tokens, a temperature, log-probabilities."""
+
+    def answer(body: dict[str, Any]) -> Reply:
+        for name in ("max_tokens", "temperature", "logprobs", "top_logprobs"):
+            if name in body:
+                return 400, {"error": {"message": f"Unsupported parameter: '{name}'"}}
+        if body["max_completion_tokens"] < 200:
+            thinking = {"content": "", "reasoning_content": "Is it"}
+            return 200, {"choices": [{"message": thinking, "finish_reason": "length"}]}
+        right = "<answer>Paris" in body["messages"][0]["content"]
+        return 200, FORMS[form]("Yes" if right else "No")
+
+    with serving(answer) as server, Cache(tmp_path) as store:
+
+        def verdicts(tokens: int, **fields: Any) -> tuple[list[str], EndpointJudge]:
+            request = {"max_completion_tokens": tokens, "temperature": None} | fields
+            settings = JudgeSettings(model="j", url=server.url, request=request)
+            made, _ = make_judge(settings, 0, CALLS)
+            assert isinstance(made, EndpointJudge)
+            return CachedJudge(made, store).decide([PARIS, LONDON]), made
+
+        found, made = verdicts(400, logprobs=None)
+        assert found == ["right", "wrong"]
+        # Without being told, it finds out that there are no probabilities.
+        assert verdicts(401)[0] == ["right", "wrong"]
+        # One that is cut in its thoughts gives none, says why, and is not asked the same again.
+        before = len(server.requests)
+        found, cut = verdicts(100, logprobs=None)
+        assert found == ["unscored", "unscored"] and "raise its thinking_tokens" in cut.failure
+        assert len(server.requests) == before + 2
+        assert made.fingerprint != cut.fingerprint
+
+
+def test_thinking_tokens_of_a_judge_make_room_and_ask_for_no_probabilities() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(body: dict[str, Any]) -> Any:
+        asked.append(body)
+        return FORMS["inline"]("No")
+
+    made = judge(answer, thinking_tokens=300, request={"chat_template_kwargs": {"a": 1}})
+    assert made.decide([PARIS]) == ["wrong"]
+    assert asked[0]["max_tokens"] == 316 and "logprobs" not in asked[0]
+    assert asked[0]["chat_template_kwargs"] == {"a": 1} and asked[0]["temperature"] == 0
+    with pytest.raises(BadInput, match="judge's request is for one behind an address"):
+        make_judge(JudgeSettings(model="lab", request={"temperature": None}), 0)
 
 
 def test_how_replies_are_read_is_found_once_and_stands_in_the_fingerprint(tmp_path: Path) -> None:
@@ -256,3 +322,10 @@ def test_a_judge_that_refuses_is_an_error_with_its_reason_and_not_a_bad_judge(
         pytest.raises(NeuroritError, match=r"no verdict on any answer \(first: .*out of memory"),
     ):
         asked(server.url)
+
+
+def test_the_fields_of_a_request_are_json() -> None:
+    made = judge_of_options("http://h/v1#m", {"request": '{"temperature": null}', "mode": None})
+    assert (made.model, made.request) == ("m", {"temperature": None})
+    with pytest.raises(BadInput, match="a JSON object such as"):
+        judge_of_options("http://h/v1#m", {"request": "temperature"})

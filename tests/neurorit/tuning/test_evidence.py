@@ -95,3 +95,30 @@ def test_a_teacher_that_keeps_failing_is_named(tmp_path: Path) -> None:
         Teacher("t/v1", "big", tmp_path / "c")
     with pytest.raises(BadInput, match="teacher_model"):
         Teacher("http://t/v1", "", tmp_path / "c")
+
+
+def test_a_teacher_that_thinks_and_refuses_what_it_is_asked_with(tmp_path: Path) -> None:
+    asked: list[dict[str, object]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        asked.append(body)
+        if "max_tokens" in body or "temperature" in body:
+            return httpx.Response(400, json={"error": "Unsupported parameter"})
+        if body["max_completion_tokens"] < 50:
+            cut = {"message": {"content": "<think>She"}, "finish_reason": "length"}
+            return httpx.Response(200, json={"choices": [cut]})
+        return reply("<think>She did.</think>She published it.")
+
+    def ask(tokens: int) -> dict[str, str]:
+        request = {"max_completion_tokens": tokens, "temperature": None}
+        transport = httpx.MockTransport(answer)
+        place = tmp_path / "cache"
+        return Teacher(
+            "http://t/v1", "big", place, request=request, transport=transport, settings=AT_ONCE
+        ).ask([EXAMPLE])
+
+    assert ask(100) == {"e1": "She published it."}
+    with pytest.raises(NeuroritError, match="more in teacher_request"):
+        ask(10)
+    assert len(asked) == 2

@@ -165,7 +165,7 @@ def test_an_address_keeps_its_own_query(monkeypatch: pytest.MonkeyPatch) -> None
     made: list[str] = []
 
     class Named:
-        def __init__(self, name: str, batch_size: int) -> None:
+        def __init__(self, name: str, batch_size: int, request: Any) -> None:
             made.append(name)
 
     monkeypatch.setattr("neurorit.retrieval.encoders.load.EndpointEncoder", Named)
@@ -210,3 +210,41 @@ def test_a_query_that_is_refused_is_the_askers_fault_and_is_not_repeated() -> No
     assert "secret" not in f"{caught.value}"
     with pytest.raises(BadInput, match="a forbidden text"):
         encoder.encode_passages(["a forbidden text"])
+
+
+def test_further_fields_of_a_request_stand_in_the_encoders_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        size = asked[-1].get("dimensions", 4)
+        data = [{"index": i, "embedding": [1.0] * size} for i in range(len(asked[-1]["input"]))]
+        return httpx.Response(200, json={"data": data})
+
+    made = EndpointEncoder(
+        "http://h/v1#e",
+        request={"dimensions": 2, "encoding_format": None},
+        transport=httpx.MockTransport(answer),
+    )
+    assert made.encode_queries(["a"]).shape == (1, 2)
+    assert all("encoding_format" not in body for body in asked)
+    plain = EndpointEncoder("http://h/v1#e", transport=httpx.MockTransport(answer))
+    assert asked[-1]["encoding_format"] == "float" and plain.dimension == 4
+    assert plain.fingerprint != made.fingerprint
+
+    held: dict[str, Any] = {}
+
+    def remember(name: str, **more: Any) -> Any:
+        held.update(more, name=name)
+        return plain
+
+    monkeypatch.setattr("neurorit.retrieval.encoders.load.EndpointEncoder", remember)
+    fields = {"dimensions": 2, "user": "a & b"}
+    load_encoder(prefixed_name("http://h/v1#e", query="q: ", request=json.dumps(fields)))
+    assert held["name"] == "http://h/v1#e" and held["request"] == fields
+    with pytest.raises(BadInput, match="where the encoder is an address"):
+        load_encoder(prefixed_name("minilm", request='{"a": 1}'))
+    with pytest.raises(BadInput, match="are a JSON object"):
+        load_encoder("http://h/v1#e?request=x")
