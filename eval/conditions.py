@@ -1,7 +1,7 @@
 """Conditions: from an example's pools of typed passages to the passages a model gets to see.
 
 A condition is a name such as `distractor-4`; `distractor-4@last@ranked` also says where the gold
-passage stands and in which order the noise does.
+passage stands and in which order the noise does, and `distractor-4+typos` how the question is put.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import hashlib
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import NOISE, Example, Passage
+from neurorit.eval.query_noise import QUERY_NOISE, reword
 
 CONDITIONS = (
     "closed-book",
@@ -52,7 +53,7 @@ class Condition:
     gold: the gold passage stands among them, at `position` (one of POSITIONS); order: of the noisy
     ones (one of ORDERS; ranked: best first, as the pool has them); retrieved: the passages are what
     a retriever finds, `count` of them, gold or not; filled: random passages stand in once those of
-    `noise` run out.
+    `noise` run out; query: how the question is put (of QUERY_NOISE), "" for as it is.
     """
 
     name: str
@@ -63,12 +64,27 @@ class Condition:
     order: str = "shuffled"
     retrieved: bool = False
     filled: bool = False
+    query: str = ""
+
+    @property
+    def bare(self) -> str:
+        """The name of the same passages with the question as it is."""
+        return self.name.removesuffix(f"+{self.query}") if self.query else self.name
 
 
 def parse_condition(name: str) -> Condition:
     """Read `closed-book`, `clean`, `KIND-K[@POSITION][@ORDER]`, `noise-only-K[@ORDER]`,
-    `KIND-only-K[@ORDER]` or `retrieved-K`; raises BadInput for other names.
+    `KIND-only-K[@ORDER]` or `retrieved-K`, each with or without `+QUERY`; raises BadInput for other
+    names.
     """
+    bare, plus, query = name.partition("+")
+    if plus and query not in QUERY_NOISE:
+        known = ", ".join(f"+{kind}" for kind in QUERY_NOISE)
+        raise BadInput(f"condition {name!r}: a question is put otherwise by {known}")
+    return replace(_parse_bare(bare), name=name, query=query)
+
+
+def _parse_bare(name: str) -> Condition:
     if name == "closed-book":
         return Condition(name, None, 0, gold=False)
     if name == "clean":
@@ -80,7 +96,7 @@ def parse_condition(name: str) -> Condition:
             f"unknown condition {name!r}: use closed-book, clean, noise-only-K, retrieved-K, "
             f"KIND-only-K or KIND-K with KIND one of {', '.join(kinds)} and K from 1, "
             f"e.g. distractor-4; after it @{'|'.join(POSITIONS)} for the gold passage and "
-            f"@{'|'.join(ORDERS)}"
+            f"@{'|'.join(ORDERS)}, +{'|'.join(QUERY_NOISE)} for the question"
         )
     kind, count = found[1], int(found[2])
     if kind == "retrieved":
@@ -97,8 +113,13 @@ def parse_condition(name: str) -> Condition:
     return Condition(name, kind, count, gold=True, position=found[3] or "random", order=order)
 
 
-Retrieved = Mapping[str, Sequence[Passage]]
-"""Question id -> what a retriever found for it, best first."""
+Retrieved = Mapping[tuple[str, str], Sequence[Passage]]
+"""(question id, kind of query noise or "") -> what a retriever found for it, best first."""
+
+
+def asked_question(example: Example, name: str, seed: int = 0) -> str:
+    """The question as it is put under condition `name`."""
+    return reword(example.question, parse_condition(name).query, example.id, seed)
 
 
 def build_condition(
@@ -117,7 +138,7 @@ def build_condition(
     if condition.retrieved:
         if retrieved is None:
             raise BadInput(f"condition {name!r} needs a retriever: name an index to search")
-        return list(retrieved[example.id][: condition.count])
+        return list(retrieved[example.id, condition.query][: condition.count])
     golds = [p for p in example.passages if p.kind == "gold"]
     if condition.gold and not golds:
         raise TooFewPassages(
@@ -127,7 +148,8 @@ def build_condition(
     if condition.noise is not None:
         kinds = (condition.noise, "random") if condition.filled else (condition.noise,)
         chosen += _take(example, kinds, condition.count, condition)
-    digest = hashlib.sha256(f"{seed}\0{example.id}\0{name.partition('@')[0]}".encode()).digest()
+    bare = condition.bare.partition("@")[0]
+    digest = hashlib.sha256(f"{seed}\0{example.id}\0{bare}".encode()).digest()
     shuffled = list(chosen)
     random.Random(int.from_bytes(digest[:8], "big")).shuffle(shuffled)
     return _arrange(chosen, shuffled, condition)
@@ -136,10 +158,11 @@ def build_condition(
 def distractor_conditions(names: list[str]) -> list[str]:
     """Those of `names` that add distractors to the gold passage, fewest first.
 
-    Conditions that fix a position or an order ask another question and are not among them.
+    Conditions that fix a position or an order, or put the question otherwise, ask something else
+    and are not among them.
     """
     parsed = [parse_condition(name) for name in names if "@" not in name]
-    kept = [c for c in parsed if c.gold and c.noise == "distractor"]
+    kept = [c for c in parsed if c.gold and c.noise == "distractor" and not c.query]
     return [c.name for c in sorted(kept, key=lambda c: c.count)]
 
 

@@ -1,14 +1,16 @@
-"""Which passage made an answer wrong: the question is asked again without each passage in turn.
+"""Which passage made an answer wrong: the question is asked again without some of the passages.
 
-Answers come from a callable.
+One by one, or by halves: the passages that hold the answer stay, and of the others a part is left
+out whose half is left out again where the answer is right without it. Answers come from a callable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neurorit.data.answers import held_answer
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.metrics.answers import is_abstention
 from neurorit.eval.metrics.faithfulness import found_in
@@ -17,6 +19,9 @@ from neurorit.eval.predictions import Metric
 
 Answerer = Callable[[Sequence[tuple[str, Sequence[Passage]]]], Sequence[str]]
 """(question, passages in the prompt's order) pairs -> one answer each, in order."""
+Without = tuple[int, ...]
+"""Which passages are left out, from 0."""
+_Search = Generator[list[Without], list[str], None]
 
 
 @dataclass(frozen=True)
@@ -35,39 +40,87 @@ def trace(
     *,
     why: Mapping[tuple[str, str], str] | None = None,
     metric: Metric = "em",
+    halves: bool = False,
 ) -> list[dict[str, Any]]:
     """For each case, what the system says with one passage less.
 
     A passage is a *culprit* when the answer is right without it, by the run's `metric`. why:
-    (question id, passage id) -> the ledger's reason. All questions go to `answer` in one call,
-    first each case as it was: a system that now gives another answer is reported as `repeated`
-    false, and its culprits are judged against the new one. Raises ValueError if the answers do not
-    match the questions.
+    (question id, passage id) -> the ledger's reason. First each case is asked as it was: a system
+    that now gives another answer is reported as `repeated` false, and its culprits are judged
+    against the new one. All cases' questions of a round go to `answer` in one call: one by one
+    there is one round, after Cohen-Wang et al.'s leave-one-out; halves: a few, with fewer and
+    shorter questions in all (AttriBoT's pruning), which name one culprit at most and leave what was
+    not asked None. `read` counts the passages that all prompts hold, and `read_one_by_one` what
+    leaving out each takes. Raises ValueError if the answers do not match the questions.
     """
-    questions: list[tuple[str, Sequence[Passage]]] = []
-    for case in cases:
-        questions.append((case.example.question, case.passages))
-        for left_out in range(len(case.passages)):
-            kept = [p for i, p in enumerate(case.passages) if i != left_out]
-            questions.append((case.example.question, kept))
-    replies = list(answer(questions)) if questions else []
-    if len(replies) != len(questions):
-        raise ValueError(f"{len(replies)} answers to {len(questions)} questions")
-    in_turn = iter(replies)
-    return [
-        _record(case, [next(in_turn) for _ in range(1 + len(case.passages))], why, metric)
-        for case in cases
+    searches = [_by_halves(case, metric) if halves else _one_by_one(case) for case in cases]
+    said: list[dict[Without, str]] = [{} for _ in cases]
+    waiting = {i: next(search) for i, search in enumerate(searches)}
+    while waiting:
+        asked = [(i, left) for i, wanted in waiting.items() for left in wanted]
+        questions = [(cases[i].example.question, _kept(cases[i], left)) for i, left in asked]
+        replies = list(answer(questions))
+        if len(replies) != len(questions):
+            raise ValueError(f"{len(replies)} answers to {len(questions)} questions")
+        for (i, left), reply in zip(asked, replies, strict=True):
+            said[i][left] = reply.strip()
+        following = {}
+        for i, wanted in waiting.items():
+            try:
+                following[i] = searches[i].send([said[i][left] for left in wanted])
+            except StopIteration:
+                continue
+        waiting = following
+    return [_record(case, found, why, metric) for case, found in zip(cases, said, strict=True)]
+
+
+def _kept(case: Case, left: Without) -> list[Passage]:
+    return [passage for i, passage in enumerate(case.passages) if i not in left]
+
+
+def _one_by_one(case: Case) -> _Search:
+    yield [(), *((i,) for i in range(len(case.passages)))]
+
+
+def _by_halves(case: Case, metric: Metric) -> _Search:
+    """The passages that say the answer that was given are left out before the others."""
+    (now,) = yield [()]
+    if is_right(now, case.example, metric):
+        return
+    read = set(found_in(now, case.passages))
+    others = [
+        i
+        for i, passage in enumerate(case.passages)
+        if passage.kind != "gold" and held_answer(passage.text, case.example.answers) is None
     ]
+    group, parts = others, [others]
+    while parts:
+        for part in parts:
+            (reply,) = yield [tuple(part)]
+            if is_right(reply, case.example, metric):
+                group = part
+                break
+        else:
+            return
+        said = [i for i in group if i + 1 in read]
+        parts = [said, [i for i in group if i not in said]]
+        if not all(parts):
+            parts = [group[: len(group) // 2], group[len(group) // 2 :]]
+        parts = parts if len(group) > 1 else []
 
 
 def _record(
-    case: Case, replies: Sequence[str], why: Mapping[tuple[str, str], str] | None, metric: Metric
+    case: Case,
+    said: Mapping[Without, str],
+    why: Mapping[tuple[str, str], str] | None,
+    metric: Metric,
 ) -> dict[str, Any]:
-    now, without = replies[0].strip(), [text.strip() for text in replies[1:]]
+    now, size = said[()], len(case.passages)
     read = found_in(now, case.passages)
     passages = []
     wrong = not is_right(now, case.example, metric)
-    for number, (passage, text) in enumerate(zip(case.passages, without, strict=True), start=1):
+    for number, passage in enumerate(case.passages, start=1):
+        text = said.get((number - 1,))
         passages.append(
             {
                 "number": number,
@@ -76,8 +129,8 @@ def _record(
                 "why": (why or {}).get((case.example.id, passage.id)),
                 "says_the_answer": number in read,
                 "without_it": text,
-                "changes_answer": text != now,
-                "culprit": wrong and is_right(text, case.example, metric),
+                "changes_answer": None if text is None else text != now,
+                "culprit": wrong and text is not None and is_right(text, case.example, metric),
             }
         )
     return {
@@ -89,6 +142,9 @@ def _record(
         "repeated": now == case.output.strip(),
         "wrong": wrong,
         "abstained": is_abstention(now),
+        "asked": len(said),
+        "read": sum(size - len(left) for left in said),
+        "read_one_by_one": size * size,
         "passages": passages,
         "culprits": [p["number"] for p in passages if p["culprit"]],
     }

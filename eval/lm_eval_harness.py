@@ -8,6 +8,7 @@ scores with `metrics.answers`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
 
 
 def _name(condition: str) -> str:
-    return f"neurorit_{condition.replace('-', '_').replace('@', '_')}"
+    return f"neurorit_{re.sub('[-@+]', '_', condition)}"
 
 
 def _task(name: str, condition: str, max_tokens: int) -> str:

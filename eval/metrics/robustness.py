@@ -33,6 +33,7 @@ METRICS = {
     "no-degradation:no-gold": "the same, where it is not",
     "size": "what is right stays right with one more step of noise",
     "order": "what is right stays right with the same passages in another order",
+    "query": "what is right stays right with the question put otherwise",
 }
 # From here on a graded score counts as a right answer.
 _RIGHT = 0.5
@@ -94,7 +95,7 @@ def noise_curves(conditions: Sequence[str]) -> dict[str, list[tuple[int, list[st
         return {}
     counts: dict[str, dict[int, list[str]]] = {}
     for condition in map(parse_condition, conditions):
-        if condition.gold and condition.noise is not None:
+        if condition.gold and condition.noise is not None and not condition.query:
             of_kind = counts.setdefault(condition.noise, {0: ["clean"]})
             of_kind.setdefault(condition.count, []).append(condition.name)
     return {kind: sorted(of_kind.items()) for kind, of_kind in counts.items()}
@@ -115,7 +116,7 @@ def _figures(
         over = list(dict.fromkeys(name for of_kind in names.values() for name in of_kind))
         rows.append(("robustness", over, np.mean(list(areas.values()), axis=0)))
     rows += [(f"noise-area:{kind}", names[kind], area) for kind, area in areas.items()]
-    parsed = list(map(parse_condition, score))
+    parsed = [c for c in map(parse_condition, score) if not c.query]
     if "closed-book" in score:
         others = [c for c in parsed if c.name != "closed-book"]
         for metric, chosen in (
@@ -130,9 +131,15 @@ def _figures(
     if steps:
         over = list(dict.fromkeys(n for step in steps for n in step))
         rows.append(("size", over, _kept(right, steps)))
-    over, same = _order(right, shown)
+    over, same = _order({c.name: right[c.name] for c in parsed}, shown)
     if over:
         rows.append(("order", over, same))
+    put = [c for c in map(parse_condition, score) if c.query and c.bare in score]
+    kinds = dict.fromkeys(c.query for c in put)
+    for kind in (None, *kinds) if put else ():
+        pairs = [(c.bare, c.name) for c in put if kind in (None, c.query)]
+        over = list(dict.fromkeys(name for pair in pairs for name in pair))
+        rows.append((f"query:{kind}" if kind else "query", over, _kept(right, pairs)))
     return rows
 
 
@@ -177,7 +184,7 @@ def _order(
 
     Per question, over neighbours within a group of equal passages of which one is right at least.
     """
-    questions = len(next(iter(right.values())))
+    questions = len(next(iter(shown.values())))
     values = np.full(questions, np.nan)
     used: dict[str, None] = {}
     for i in range(questions):

@@ -38,6 +38,7 @@ _MEASURES = {
     "no-degradation:no-gold": "\u2026 gold passage missing",
     "size": "Size robustness",
     "order": "Order robustness",
+    "query": "Query robustness",
 }
 _REFUSALS = (
     ("abstention", "precision", "share of refusals where no gold passage was there"),
@@ -130,7 +131,8 @@ def _colours(systems: Sequence[str]) -> list[tuple[str, str]]:
 
 def _noise_only(conditions: Sequence[str]) -> str | None:
     """The hardest condition without evidence."""
-    bare = [c for c in map(parse_condition, conditions) if c.noise is not None and not c.gold]
+    parsed = [c for c in map(parse_condition, conditions) if not c.query]
+    bare = [c for c in parsed if c.noise is not None and not c.gold]
     return max(bare, key=lambda c: c.count).name if bare else None
 
 
@@ -276,7 +278,7 @@ def _noise(conditions: Sequence[str]) -> dict[str, dict[int, str]]:
         for kind, curve in noise_curves(conditions).items()
     }
     for condition in map(parse_condition, conditions):
-        if condition.noise is not None and not condition.gold:
+        if condition.noise is not None and not condition.gold and not condition.query:
             kinds.setdefault("noise only", {}).setdefault(condition.count, condition.name)
     return kinds
 

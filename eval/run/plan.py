@@ -25,6 +25,7 @@ from neurorit.eval.conditions import Retrieved, parse_condition
 from neurorit.eval.judges.judge import Asking, Judge, judge_turn
 from neurorit.eval.judges.prompts import YES_NO
 from neurorit.eval.predictions import Item, Prediction, gold_ids
+from neurorit.eval.query_noise import reword
 from neurorit.eval.run.rendering import Prompt, digest_ids, digest_turns, render_prompts
 from neurorit.eval.run.systems import System, request_of, settings_of
 from neurorit.model.prompts import PromptTemplate
@@ -125,7 +126,7 @@ def make_plan(
         system.check(names)
     models = {s.name: s.place for s in systems if s.kind == "checkpoint"}
     chosen = _sample(_read(examples), limit, sample, seed)
-    retrieved = _retrieve(systems, chosen, names, retrieve)
+    retrieved = _retrieve(systems, chosen, names, retrieve, seed)
     prompts, skipped = render_prompts(models, chosen, names, seed, retrieved, PromptTemplate())
     known = dict(identities or {})
     prints = {s.name: _print(s, known.get(s.name)) for s in systems}
@@ -289,20 +290,25 @@ def _retrieve(
     examples: Sequence[Example],
     conditions: Sequence[str],
     retrieve: Retrieve | None,
+    seed: int,
 ) -> Retrieved | None:
-    """What the retriever finds for each question; gold where an example says so."""
-    wanted = [c.count for c in map(parse_condition, conditions) if c.retrieved]
+    """What the retriever finds for each question as it is put; gold where an example says so."""
+    wanted = [c for c in map(parse_condition, conditions) if c.retrieved]
     if not wanted:
         return None
+    most: dict[str, int] = {}
+    for condition in wanted:
+        most[condition.query] = max(condition.count, most.get(condition.query, 0))
     if retrieve is None:
         if all(s.kind == "gateway" for s in systems):
-            return {e.id: [] for e in examples}
+            return {(e.id, kind): [] for e in examples for kind in most}
         return None
-    found = retrieve([e.question for e in examples], max(wanted))
-    return {
-        example.id: [_marked(example, passage) for passage in passages]
-        for example, passages in zip(examples, found, strict=True)
-    }
+    made: dict[tuple[str, str], list[Passage]] = {}
+    for kind, count in most.items():
+        found = retrieve([reword(e.question, kind, e.id, seed) for e in examples], count)
+        for example, passages in zip(examples, found, strict=True):
+            made[example.id, kind] = [_marked(example, passage) for passage in passages]
+    return made
 
 
 def _marked(example: Example, passage: Passage) -> Passage:

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example, Passage
-from neurorit.eval.conditions import Retrieved, TooFewPassages, build_condition
+from neurorit.eval.conditions import (
+    Retrieved,
+    TooFewPassages,
+    asked_question,
+    build_condition,
+)
 from neurorit.model.prompts import TEMPLATE_FILE, PromptTemplate, render_prompt
 
 _PROMPT_FILES = (
@@ -28,7 +33,7 @@ class Prompt:
     """One question under one condition, as every system gets it.
 
     turn: the user's turn as text, for servers; ids: the whole prompt as token ids, for checkpoints
-    (empty where no checkpoint is evaluated).
+    (empty where no checkpoint is evaluated); question: as the condition puts it.
     """
 
     example: Example
@@ -36,6 +41,7 @@ class Prompt:
     passages: list[Passage]
     turn: str
     ids: Sequence[int]
+    question: str
 
 
 def render_prompts(
@@ -64,10 +70,10 @@ def render_prompts(
         except TooFewPassages as error:
             skipped[example.id] = str(error)
             continue
-        shown += [
-            Prompt(example, name, passages, wording.user_turn(example.question, passages), [])
-            for name, passages in built
-        ]
+        for name, passages in built:
+            question = asked_question(example, name, seed)
+            turn = wording.user_turn(question, passages)
+            shown.append(Prompt(example, name, passages, turn, [], question))
     if not shown:
         reason = next(iter(skipped.values()), "there are no examples")
         raise BadInput(f"no question can be evaluated under {', '.join(conditions)}: {reason}")
@@ -109,10 +115,7 @@ def _render(directory: Path, shown: Sequence[Prompt]) -> list[Sequence[int]]:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     template = PromptTemplate.of_checkpoint(directory)
     # Lists of Python numbers would take nine times the memory of the arrays.
-    return [
-        array("i", render_prompt(tokenizer, template, p.example.question, p.passages))
-        for p in shown
-    ]
+    return [array("i", render_prompt(tokenizer, template, p.question, p.passages)) for p in shown]
 
 
 def _prompt_files(directory: Path) -> list[bytes | None]:

@@ -99,7 +99,8 @@ class System:
         if self.key_variable and self.key_variable not in os.environ:
             raise BadInput(f"system {self.name}: the variable {self.key_variable} is not set")
         for name in conditions if self.kind == "gateway" else ():
-            if name != "closed-book" and not parse_condition(name).retrieved:
+            condition = parse_condition(name)
+            if condition.bare != "closed-book" and not condition.retrieved:
                 raise BadInput(
                     f"system {self.name} is a gateway and retrieves by itself: ask it under "
                     f"closed-book and retrieved-K, not {name}"
@@ -166,7 +167,7 @@ def request_of(system: System, prompt: Prompt, max_tokens: int, seed: int) -> di
     if system.kind == "gateway":
         top_k = parse_condition(prompt.condition).count
         request["neurorit"] = {"top_k": top_k, "policy": "abstain"} | request.get("neurorit", {})
-        content = prompt.example.question
+        content = prompt.question
     return request | {"messages": [{"role": "user", "content": content}]}
 
 

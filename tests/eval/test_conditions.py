@@ -9,10 +9,12 @@ from neurorit.data.examples import Example
 from neurorit.eval.conditions import (
     CONDITIONS,
     TooFewPassages,
+    asked_question,
     build_condition,
     distractor_conditions,
     parse_condition,
 )
+from neurorit.eval.query_noise import QUERY_NOISE
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,23 @@ def test_suffixes_that_mean_nothing(name: str) -> None:
 def test_fixed_orders_are_not_averaged_with_the_shuffled() -> None:
     names = ["distractor-4", "distractor-4@last", "distractor-1"]
     assert distractor_conditions(names) == ["distractor-1", "distractor-4"]
+
+
+def test_the_question_put_otherwise_sees_the_same_passages(examples: list[Example]) -> None:
+    for name in (
+        "closed-book",
+        "clean",
+        "distractor-4",
+        "distractor-2@last@ranked",
+        "noise-only-2",
+    ):
+        plain = build_condition(examples[0], name, 3)
+        for kind in QUERY_NOISE:
+            assert build_condition(examples[0], f"{name}+{kind}", 3) == plain
+            assert parse_condition(f"{name}+{kind}").bare == name
+            assert asked_question(examples[0], f"{name}+{kind}", 3) != examples[0].question
+        assert asked_question(examples[0], name, 3) == examples[0].question
+    assert parse_condition("retrieved-3+typos").retrieved
+    assert distractor_conditions(["distractor-2", "distractor-4+typos"]) == ["distractor-2"]
+    with pytest.raises(BadInput, match=r"put otherwise by \+typos, \+paraphrase, \+lower, \+upper"):
+        parse_condition("clean+typo")

@@ -23,6 +23,12 @@ def trace(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of an answer at most (the run's).")
     ] = None,
+    halves: Annotated[
+        bool,
+        typer.Option(
+            "--halves", help="Leave out parts and their halves: fewer and shorter questions."
+        ),
+    ] = False,
     index_dir: Annotated[
         Path | None, typer.Option("--index", help="Where passages were retrieved from.")
     ] = None,
@@ -47,6 +53,7 @@ def trace(
             out,
             index=index_dir,
             key=key or "",
+            halves=halves,
         ),
         as_json,
     )

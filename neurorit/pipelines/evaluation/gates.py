@@ -29,7 +29,7 @@ _RATES = (
     "misled_rate",
     "faithfulness",
 )
-_MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order", "retention")
+_MEASURES = ("robustness", "noise-area", "no-degradation", "size", "order", "query", "retention")
 
 
 class Gate(NamedTuple):

@@ -41,14 +41,16 @@ def trace_run(
     *,
     index: Path | None = None,
     key: str = "",
+    halves: bool = False,
     opened: Opened | None = None,
 ) -> Mapping[str, Any]:
     """Trace a run's wrong answers; returns counts and traces, and writes them as JSONL to `out`.
 
     model: a checkpoint's directory or URL/v1#MODEL, whose key stands in the environment variable
     `key`. question: ids to look at (default: the first `limit` wrong ones). max_tokens: None for
-    the run's own. index: where passages that were retrieved are found. opened: how a checkpoint's
-    answers are made (default: vLLM). Raises BadInput for what the run or the examples do not hold.
+    the run's own. index: where passages that were retrieved are found. halves: leave out parts of
+    the passages in place of each (`eval.leave_one_out.trace`). opened: how a checkpoint's answers
+    are made (default: vLLM). Raises BadInput for what the run or the examples do not hold.
     """
     from neurorit.eval.leave_one_out import trace
     from neurorit.eval.run.systems import parse_system
@@ -64,15 +66,16 @@ def trace_run(
     if asked.kind == "endpoint":
         asked.check([])
     limit_tokens = max_tokens or made.get("engine", {}).get("max_tokens") or _MAX_TOKENS
-    cases = _cases(run, examples, system, condition, question, limit, index, metric)
+    seed = int(made.get("seed") or 0)
+    cases = _cases(run, examples, system, condition, question, limit, index, metric, seed)
     why = _ledger(examples)
     answers = (
-        endpoint_answers(asked, limit_tokens, int(made.get("seed") or 0))
+        endpoint_answers(asked, limit_tokens, seed)
         if asked.kind == "endpoint"
         else (opened or vllm_answers)(asked.place, limit_tokens)
     )
     with answers as answer:
-        traces = trace(cases, answer, why=why, metric=metric)
+        traces = trace(cases, answer, why=why, metric=metric, halves=halves)
     if out is not None:
         from neurorit.core.atomic_files import write_text
 
@@ -88,6 +91,9 @@ def trace_run(
         "with_culprit": sum(bool(t["culprits"]) for t in traces),
         "not_repeated": sum(not t["repeated"] for t in traces),
         "culprit_kinds": kinds,
+        "prompts": sum(t["asked"] for t in traces),
+        "passages_read": sum(t["read"] for t in traces),
+        "passages_read_one_by_one": sum(t["read_one_by_one"] for t in traces),
         "traces": traces,
     }
 
@@ -134,6 +140,7 @@ def endpoint_answers(system: System, max_tokens: int, seed: int) -> Iterator[Ans
                 list(shown),
                 template.user_turn(question, list(shown)),
                 [],
+                question,
             )
             for i, (question, shown) in enumerate(asked)
         ]
@@ -159,7 +166,9 @@ def _cases(
     limit: int,
     index: Path | None,
     metric: Metric,
+    seed: int,
 ) -> list[Case]:
+    from neurorit.eval.conditions import asked_question
     from neurorit.eval.leave_one_out import Case
     from neurorit.eval.report.compare_runs import read_run
 
@@ -190,9 +199,9 @@ def _cases(
         example = held.get(p.id)
         if example is None:
             raise BadInput(f"‹examples={examples}›: no example {p.id!r}, which {run} asked")
-        cases.append(
-            Case(example, p.condition, _passages(example, p.passages, examples, searched), p.output)
-        )
+        passages = _passages(example, p.passages, examples, searched)
+        example = replace(example, question=asked_question(example, p.condition, seed))
+        cases.append(Case(example, p.condition, passages, p.output))
     return cases
 
 

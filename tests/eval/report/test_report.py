@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from neurorit.core.errors import BadInput, GateMissed
@@ -324,6 +328,84 @@ def test_trace_names_the_passage() -> None:
     assert trace([], gullible) == []
     with pytest.raises(ValueError, match="answers to"):
         trace([case], lambda asked: [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 8), st.booleans(), st.integers(0, 10**6))
+def test_halves_name_the_passage_that_one_by_one_does(
+    size: int, culprit: int, told: bool, seed: int
+) -> None:
+    """One passage misleads, said by its text or not; the gold one is needed."""
+    rng = random.Random(seed)
+    example = Example("q", "Who?", ("Ada",))
+    noise = [Passage(f"n{i}", "", f"Word{i} here.", "distractor") for i in range(size)]
+    culprit %= size + 1  # at `size` none of them misleads: the model cannot read
+    said = "Word" + str(culprit) if told else "nothing said"
+    shown = [*noise, Passage("g", "", "It was Ada.", rng.choice(("gold", None)))]
+    rng.shuffle(shown)
+    asked = []
+
+    def answer(questions: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+        asked.append([len(passages) for _, passages in questions])
+        held = [{p.id for p in passages} for _, passages in questions]
+        return [
+            said if f"n{culprit}" in ids or culprit == size else "Ada" if "g" in ids else ""
+            for ids in held
+        ]
+
+    case = Case(example, "c", shown, said)
+    (each,) = trace([case], answer)
+    asked.clear()
+    (found,) = trace([case], answer, halves=True)
+    assert found["culprits"] == each["culprits"]
+    assert (found["wrong"], found["output"]) == (each["wrong"], each["output"])
+    assert found["asked"] == sum(map(len, asked)) and found["read"] == sum(map(sum, asked))
+    assert each["read"] == (size + 1) ** 2 == found["read_one_by_one"]
+    if told and size > 3:
+        assert found["read"] <= 2 * size + 2
+
+
+def test_halves_look_at_all_cases_in_a_few_rounds() -> None:
+    example = make_example(1)
+    shown = build_condition(example, "counterfactual-1")
+    rounds = []
+
+    def answer(asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+        rounds.append(len(asked))
+        return gullible(asked)
+
+    case = Case(example, "counterfactual-1", shown, gullible([("", shown)])[0])
+    right = Case(example, "clean", build_condition(example, "clean"), "x")
+    first, second, third = trace([case, right, case], answer, halves=True)
+    assert first["culprits"] == third["culprits"] and first["passages"][0]["kind"]
+    assert (second["wrong"], second["culprits"], second["asked"]) == (False, [], 1)
+    assert rounds == [3, 2]
+    untested = [p for p in first["passages"] if p["without_it"] is None]
+    assert [p["kind"] for p in untested] == ["gold"]
+
+
+def test_what_stays_right_when_the_question_is_put_otherwise() -> None:
+    def cell(name: str, right: Sequence[bool]) -> list[Prediction]:
+        return [
+            score("a", name, make_example(i), (), f"{name}{i}", make_example(i).answers[0] * yes)
+            for i, yes in enumerate(right)
+        ]
+
+    cells = {
+        ("a", name): cell(name, right)
+        for name, right in {
+            "clean": (1, 1, 1, 0),
+            "clean+typos": (1, 0, 1, 1),
+            "clean+upper": (0, 0, 1, 0),
+            "distractor-2": (1, 1, 0, 0),
+        }.items()
+    }
+    rows = {row["metric"]: row for row in robustness(cells, ["a"], [name for _, name in cells])}
+    assert rows["query:typos"]["value"] == pytest.approx(2 / 3)
+    assert rows["query:upper"]["value"] == pytest.approx(1 / 3)
+    assert rows["query"]["value"] == pytest.approx(0.5) and rows["query"]["n"] == 3
+    assert rows["query"]["over"] == ["clean", "clean+typos", "clean+upper"]
+    assert rows["robustness"]["over"] == ["clean", "distractor-2"]
 
 
 def test_a_right_answer_in_a_sentence_is_not_traced_where_the_run_matches() -> None:
