@@ -75,17 +75,7 @@ def compare_runs(
             x, y = _scores(answers, metric), _scores([right[k] for k in shared], metric)
             clusters = clusters_of(answers)
             own = clusters, clusters
-            comparison = paired_comparison(x, y, clusters, resamples=10_000, seed=seed)
-            row |= {"delta": comparison.delta, "ci95": list(comparison.ci95), "p": comparison.p}
-            counts = metric in ("em", "match")
-            row["p_exact"] = sign_flip_exact(x - y, clusters) if counts else None
-            row["test"] = "mcnemar-score" if counts and not clusters else "sign-flip-score"
-            row["n"] = len(shared)
-            row |= {
-                name: value
-                for name, value in power_of(x - y, delta, len(matching), clusters).items()
-                if name in ("needed", "needed_alone", "alpha")
-            }
+            row |= paired_figures(x, y, clusters, family=len(matching), delta=delta, seed=seed)
         else:
             x, y = _scores(list(left.values()), metric), _scores(list(right.values()), metric)
             own = clusters_of(list(left.values())), clusters_of(list(right.values()))
@@ -100,6 +90,27 @@ def compare_runs(
         raise BadInput(f"{a.name} and {b.name} share no system and condition to compare")
     adjust(rows)
     return rows
+
+
+def paired_figures(
+    x: Floats, y: Floats, clusters: Clusters, *, family: int, delta: float, seed: int = 0
+) -> dict[str, Any]:
+    """The difference x - y of the same questions with its interval and tests.
+
+    family: how many rows Holm's correction is over, for the questions that `delta` needs.
+    """
+    comparison = paired_comparison(x, y, clusters, resamples=10_000, seed=seed)
+    counts = bool(np.isin(np.concatenate([x, y]), (0.0, 1.0)).all())
+    row: dict[str, Any] = {
+        "delta": comparison.delta,
+        "ci95": list(comparison.ci95),
+        "p": comparison.p,
+        "p_exact": sign_flip_exact(x - y, clusters) if counts else None,
+        "test": "mcnemar-score" if counts and not clusters else "sign-flip-score",
+        "n": len(x),
+    }
+    needed = power_of(x - y, delta, family, clusters)
+    return row | {name: needed[name] for name in ("needed", "needed_alone", "alpha")}
 
 
 def _matching(a: Run, b: Run) -> list[tuple[str, str, str]]:

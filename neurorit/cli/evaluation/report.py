@@ -12,9 +12,18 @@ from neurorit.cli.options import GateInterval, Json, run
 
 def report(
     runs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(metavar="RUN [OTHER]", help="Where `eval` or `demo` wrote; two: compare."),
-    ],
+    ] = None,
+    samples: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="A B", help="Compare the sample files of lm-evaluation-harness or BERGEN."
+        ),
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(help="Field of --samples by which they are resampled together.")
+    ] = "",
     table: Annotated[
         str | None, typer.Option("--format", help="md, csv or latex, to --out or stdout.")
     ] = None,
@@ -35,6 +44,15 @@ def report(
 ) -> None:
     from neurorit.pipelines.evaluation import report as body
 
+    if samples:
+        if runs or table or fail_under:
+            raise typer.BadParameter("--samples are compared alone; leave RUN and the rest out")
+        run(
+            lambda: body.compare_sample_files(*samples, cluster=cluster, power=power),
+            as_json,
+        )
+        return
+    runs = runs or []
     if table and not out:
         if as_json:
             raise typer.BadParameter("--json and --format both want stdout; give --out")

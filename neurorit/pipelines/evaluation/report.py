@@ -56,6 +56,22 @@ def show_report(
     return document
 
 
+def compare_sample_files(
+    first: Path, second: Path, *, cluster: str = "", power: float | None = None
+) -> dict[str, Any]:
+    """Two tools' runs by what they wrote of each sample: see `eval.report.sample_files`.
+
+    cluster: a field of the samples; power: the difference that `needed` is about (0.05).
+    """
+    from neurorit.eval.report.sample_files import compare_samples, read_samples
+
+    names = (str(first), str(second)) if first.name == second.name else (first.name, second.name)
+    a, b = (read_samples(p, n, cluster) for p, n in zip((first, second), names, strict=True))
+    rows = compare_samples(a, b, delta=power or 0.05)
+    _print_comparison(rows, power or 0.05, by_metric=True)
+    return {"schema": 1, "a": names[0], "b": names[1], "comparisons": rows}
+
+
 def read_report(directory: Path) -> dict[str, Any]:
     """report.json of a run; raises BadInput when it is none."""
     path = directory / "report.json" if directory.is_dir() else directory
@@ -163,7 +179,9 @@ def _print_power(document: Mapping[str, Any], power: float | None) -> None:
         )
 
 
-def _print_comparison(rows: Sequence[Mapping[str, Any]], power: float) -> None:
+def _print_comparison(
+    rows: Sequence[Mapping[str, Any]], power: float, *, by_metric: bool = False
+) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
@@ -171,7 +189,7 @@ def _print_comparison(rows: Sequence[Mapping[str, Any]], power: float) -> None:
 
     from neurorit.eval.metrics.settings import title_of
 
-    title = title_of(rows[0]["metric"])
+    title = "Differences" if by_metric else title_of(rows[0]["metric"])
     table = Table(title=f"{title} in points, 95 % intervals", box=SIMPLE_HEAD)
     for name in ("a - b", "condition", "difference", "95 %", "p (Holm)", "n", "to see"):
         table.add_column(name, justify="left" if name in ("a - b", "condition") else "right")
@@ -179,7 +197,7 @@ def _print_comparison(rows: Sequence[Mapping[str, Any]], power: float) -> None:
         low, high = row["ci95"]
         table.add_row(
             escape(f"{row['a']} - {row['b']}"),
-            row["condition"],
+            escape(row["condition"] + (f", {row['metric']}" if by_metric else "")),
             f"{100 * row['delta']:+.1f}",
             f"{100 * low:+.1f} to {100 * high:+.1f}",
             f"{row['p_holm']:.3g}",
