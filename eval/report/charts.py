@@ -115,17 +115,22 @@ def refusal_bars(rows: Sequence[tuple[str, Point | None, Point | None]]) -> str:
 
 
 class Place(NamedTuple):
-    """A system on the frontier: x and y are (value, low, high), with 95 % intervals."""
+    """A system on the frontier: x and y are (value, low, high), with 95 % intervals.
+
+    family: systems of one are joined in their order, such as one method's learning rates.
+    """
 
     name: str
     x: tuple[float, float, float]
     y: tuple[float, float, float]
     dominated: bool
+    family: str = ""
 
 
 def frontier(places: Sequence[Place]) -> str:
     """Robustness against retention, a point for each system; dominated ones are hollow."""
-    height, left, right, top, bottom = 320, 46, 26, 14, 42
+    left, right, top, bottom = 46, 26, 14, 42
+    height = max(320, 15 * len(places) + top + bottom + 20)  # every name needs a line
     x_floor = _floor(min(place.x[1] for place in places))
     y_floor = _floor(min(place.y[1] for place in places))
     # Room for a name above the highest point.
@@ -153,6 +158,10 @@ def frontier(places: Sequence[Place]) -> str:
     parts.append(_text((left + WIDTH - right) / 2, height - 6, "retention", "middle"))
     parts.append(_text(left + 4, top + 12, "robustness", "start"))
     spots = [at(place.x[0], place.y[0]) for place in places]
+    for family in dict.fromkeys(place.family for place in places if place.family):
+        joined = [spot for place, spot in zip(places, spots, strict=True) if place.family == family]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in joined)
+        parts.append(f'<polyline class="joined" points="{path}"/>')
     for i, (place, (x, y)) in enumerate(zip(places, spots, strict=True)):
         (x_low, y_low), (x_high, y_high) = (
             at(place.x[1], place.y[1]),

@@ -246,12 +246,14 @@ def _retention(report: Report) -> dict[str, Any]:
         return {"retention": None}
     systems = [row["system"] for row in found["figures"]]
     rows = {(row["part"], row["system"]): row for row in found["rows"]}
+    families = report.get("families") or {}
     places = [
         charts.Place(
             row["system"],
             _place(row["retention"], row["retention_ci95"]),
             _place(row["robustness"], row["robustness_ci95"]),
             bool(row["dominated_by"]),
+            families.get(row["system"], ""),
         )
         for row in report.get("frontier") or ()
     ]

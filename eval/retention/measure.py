@@ -18,6 +18,7 @@ from neurorit.data.examples import Example
 from neurorit.eval.conditions import TooFewPassages, build_condition
 from neurorit.eval.metrics.scoring import is_right
 from neurorit.eval.retention.figures import summarise, task_row, text_row
+from neurorit.eval.retention.harness_tasks import HarnessTasks, task_scores
 from neurorit.eval.retention.instructions import Instruction
 from neurorit.eval.retention.text import Row, Text, TextDrift, check_vocabulary, drift, encode_texts
 from neurorit.model.generation import greedy_answers
@@ -38,12 +39,14 @@ class Suite:
     """What retention is measured on; none of it may have been tuned on.
 
     texts: plain text; examples: of another domain, asked without passages and with their gold ones;
-    instructions: scored by their own programs. An empty one is left out.
+    instructions: scored by their own programs; harness: tasks of lm-evaluation-harness. An empty
+    one is left out.
     """
 
     texts: Sequence[Text] = ()
     examples: Sequence[Example] = ()
     instructions: Sequence[Instruction] = ()
+    harness: HarnessTasks | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def measure_retention(
     A reply that was cut is not right. Raises BadInput for a suite with nothing in it, or a system
     whose tokenizer has other tokens than the base's.
     """
-    if not (suite.texts or suite.examples or suite.instructions):
-        raise BadInput("retention: there is no text, no example and no instruction to measure on")
+    if not (suite.texts or suite.examples or suite.instructions or suite.harness):
+        raise BadInput("retention: there is no text, example, instruction or task to measure on")
     if len(suite.texts) == 1:
         raise BadInput("retention: one text has no interval; give several")
     tell = progress or (lambda stage, done, total: None)
@@ -100,6 +103,12 @@ def measure_retention(
             ]
             right_of_base.setdefault(task.part, scores)
             measured.append(task_row(system, task.part, right_of_base[task.part], scores))
+        if suite.harness is not None:
+            found = task_scores(suite.harness, model, tokenizer, prints[system], store)
+            for part, scored in found.items():
+                right_of_base.setdefault(part, scored.scores)
+                row = task_row(system, part, right_of_base[part], scored.scores)
+                measured.append(row | {"metric": scored.metric, "reported": scored.reported})
         tell(stage, 1, 1)
     return summarise(base, measured)
 

@@ -65,6 +65,15 @@ def evaluate(
     retention_examples: Annotated[
         str | None, typer.Option(help="Examples of another domain, or lab.")
     ] = None,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK,TASK", help="Tasks of lm-evaluation-harness as parts of retention."
+        ),
+    ] = None,
+    lm_eval_folder: Annotated[
+        str | None, typer.Option(help="Folder of such tasks of your own.")
+    ] = None,
     compare: Annotated[list[str] | None, option(EvalSettings, "compare", metavar="NAME")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Directory of answers and verdicts that runs share.")
@@ -100,7 +109,7 @@ def evaluate(
                 "data": settings.data_of_options(data),
                 "retriever": retriever or None,
                 "retention": settings.retention_of_options(
-                    retention, retention_text, retention_examples
+                    retention, retention_text, retention_examples, lm_eval, lm_eval_folder
                 ),
                 "judge": judge,
                 "judge_labels": options.pop("labels"),

@@ -9,10 +9,11 @@ from typing import Any
 
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput
-from neurorit.core.settings import Settings
+from neurorit.core.settings import AtLeastOne, Settings
 from neurorit.data.example_files import load_examples
 from neurorit.eval.metrics.settings import BASE
 from neurorit.eval.report.frontier import frontier
+from neurorit.eval.retention.harness_tasks import HarnessTasks
 from neurorit.eval.retention.instructions import make_instructions
 from neurorit.eval.retention.measure import Suite, measure_retention
 from neurorit.eval.retention.text import Text, read_texts
@@ -38,6 +39,14 @@ class RetentionSettings(Settings):
     """Texts and examples at most."""
     base: str = ""
     """The system to compare with; empty: `base`, or the first one."""
+    lm_eval: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness, each a part."""
+    lm_eval_folder: str = ""
+    """Folder of tasks of your own (the harness's --include_path)."""
+    lm_eval_limit: AtLeastOne | None = None
+    """So many questions of each task, the first ones."""
+    lm_eval_chat: bool = False
+    """Ask them through the chat template."""
 
     def suite(self, root: Path = Path(), seed: int = 0) -> Suite:
         """The texts, examples and instructions; paths start at `root`. Raises BadInput."""
@@ -54,7 +63,12 @@ class RetentionSettings(Settings):
         else:
             examples = load_examples(root / self.examples) if self.examples else []
         chosen = make_instructions(self.instructions, seed) if self.instructions else []
-        return Suite(texts, examples[: self.limit], chosen)
+        folder = root / self.lm_eval_folder if self.lm_eval_folder else None
+        if folder is not None and not folder.is_dir():
+            raise BadInput(f"‹lm_eval_folder={folder}›: no such folder")
+        tasks = HarnessTasks(self.lm_eval, folder, self.lm_eval_limit, self.lm_eval_chat)
+        harness = tasks if self.lm_eval else None
+        return Suite(texts, examples[: self.limit], chosen, harness)
 
 
 def add_retention(

@@ -222,7 +222,8 @@ class EvalSettings(Analysis):
             str(self.path(place)) if place not in ("", "lab") else place
             for place in (made.text, made.examples)
         )
-        return replace(made, text=text, examples=examples)
+        folder = str(self.path(made.lm_eval_folder)) if made.lm_eval_folder else ""
+        return replace(made, text=text, examples=examples, lm_eval_folder=folder)
 
     def judge_settings(self) -> JudgeSettings:
         """The judge. A text is lab, none, a directory, or URL#MODEL."""
@@ -292,10 +293,19 @@ def _other_judge(settings: EvalSettings, text: str) -> dict[str, Any]:
 
 
 def retention_of_options(
-    asked: bool, text: str | None, examples: str | None
+    asked: bool,
+    text: str | None,
+    examples: str | None,
+    lm_eval: str | None = None,
+    lm_eval_folder: str | None = None,
 ) -> dict[str, Any] | None:
-    """--retention and what goes with it as `retention` of a file; None when nothing is given."""
-    given = {"text": text, "examples": examples}
+    """--retention and what goes with it as `retention` of a file; None when nothing is given.
+
+    lm_eval: names of tasks, parted by commas.
+    """
+    names = [name.strip() for name in (lm_eval or "").split(",") if name.strip()]
+    given: dict[str, Any] = {"text": text, "examples": examples, "lm_eval_folder": lm_eval_folder}
+    given["lm_eval"] = names or None
     given = {name: value for name, value in given.items() if value is not None}
     return given if asked or given else None
 

@@ -20,15 +20,24 @@ from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Settings, fit, read_yaml
 from neurorit.eval.conditions import distractor_conditions, parse_condition
 from neurorit.pipelines import method as tuning
-from neurorit.pipelines.experiment.table import BASE, markdown, paired, plot, rows
+from neurorit.pipelines.experiment.table import (
+    BASE,
+    frontier_of,
+    markdown,
+    paired,
+    plot,
+    rows,
+)
 from neurorit.pipelines.progress import Reporter, reporting
 from neurorit.pipelines.recipe import LAB_RECIPE, Recipe, find_recipe
 from neurorit.pipelines.torchrun import assigned, launch
 
 if TYPE_CHECKING:
+    from neurorit.pipelines.evaluation.retention import RetentionSettings
     from neurorit.tuning.settings import TuneSettings
 
 _TABLE = "table.json"
+_OF_VARIANT = ("method", "settings", "mine", "examples", "learning_rates")
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class Experiment(Settings):
     methods: tuple[str, ...] = ()
     """Names of methods."""
     variants: Mapping[str, Any] = field(default_factory=dict)
-    """Name -> {method, settings (of tuning), mine (settings of mining), examples}."""
+    """Name -> {method, settings (of tuning), mine (settings of mining), examples, learning_rates
+    (the variant once for each, named NAME@RATE)}."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of mining and tuning."""
     conditions: tuple[str, ...] = ("clean", "distractor-1", "distractor-2", "distractor-4")
@@ -74,6 +84,9 @@ class Experiment(Settings):
     """Examples for the chosen, asked once."""
     processes: AtLeastOne = 1
     """So many mine and tune together, each with a GPU of its own where there are any."""
+    retention: Mapping[str, Any] | None = None
+    """What is kept of the base is measured too, on these settings (of `retention` in an evaluation
+    file): every variant is a point of robustness against retention."""
     settings_from: str = ""
     """Where the settings were chosen, when not here; it stands in the manifest."""
 
@@ -89,6 +102,7 @@ class Experiment(Settings):
             raise BadInput(f"{path}: select knows clean_within and refused_clean, not {unknown}")
         if made.test is not None and not made.select:
             raise BadInput(f"{path}: `test` is for the chosen; declare the rule under `select`")
+        made.retention_settings()
         for condition in made.conditions:
             parse_condition(condition)
         noisy = distractor_conditions(list(made.conditions))
@@ -105,20 +119,44 @@ class Experiment(Settings):
                 demo = "; `make demo` writes it" if "demo" in place.parts else ""
                 raise BadInput(f"{path}: {name}: {place}: no such file or directory{demo}")
 
+    def retention_settings(self) -> RetentionSettings | None:
+        """What retention is measured on, where it is asked for."""
+        if self.retention is None:
+            return None
+        from neurorit.pipelines.evaluation.retention import RetentionSettings
+
+        return fit(RetentionSettings, self.retention, "retention")
+
+    def families(self) -> dict[str, str]:
+        """Run -> what it shares with those of other learning rates, where there are several."""
+        return {
+            f"{name}@{rate:g}-{seed}": f"{name}-{seed}"
+            for name, given in self.variants.items()
+            for rate in given.get("learning_rates") or ()
+            for seed in self.seeds
+        }
+
     def all_variants(self) -> list[Variant]:
         """Methods under their own names, then the variants."""
         made = [Variant(method, method) for method in self.methods]
         for name, given in self.variants.items():
             if not isinstance(given, Mapping) or "method" not in given:
                 raise BadInput(f"variant {name}: write {{method: ..., settings: ...}}")
-            unknown = set(given) - {"method", "settings", "mine", "examples"}
+            unknown = set(given) - set(_OF_VARIANT)
             if unknown:
-                raise BadInput(
-                    f"variant {name}: it has method, settings, mine, examples, not {unknown}"
-                )
+                raise BadInput(f"variant {name}: it has {', '.join(_OF_VARIANT)}, not {unknown}")
             own = Path(given["examples"]) if given.get("examples") else None
             settings, mining = dict(given.get("settings", {})), dict(given.get("mine", {}))
-            made.append(Variant(str(name), str(given["method"]), settings, mining, own))
+            method, rates = str(given["method"]), given.get("learning_rates")
+            if rates is None:
+                made.append(Variant(str(name), method, settings, mining, own))
+                continue
+            if not isinstance(rates, list) or not all(isinstance(r, (int, float)) for r in rates):
+                raise BadInput(f"variant {name}: learning_rates is a list of numbers")
+            made += [
+                Variant(f"{name}@{rate:g}", method, settings | {"learning_rate": rate}, mining, own)
+                for rate in rates
+            ]
         return made
 
 
@@ -156,10 +194,19 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
     names = [variant.name for variant in experiment.all_variants()]
     release()  # vLLM is another process and takes nearly the whole GPU
     with reporting() as report:
-        document = _evaluate(experiment, systems, experiment.evaluate, out / "evaluation", report)
+        document = _evaluate(
+            experiment,
+            systems,
+            experiment.evaluate,
+            out / "evaluation",
+            report,
+            experiment.retention_settings(),
+        )
+        held = rows(document, names, experiment.seeds, experiment.conditions)
         table: dict[str, Any] = {
             "experiment": path.name,
-            "rows": rows(document["results"], names, experiment.seeds, experiment.conditions),
+            "rows": held,
+            "frontier": frontier_of(held),
             "paired": paired(
                 out / "evaluation" / "predictions.jsonl",
                 names,
@@ -234,10 +281,12 @@ def _evaluate(
     examples: Path,
     out: Path,
     report: Reporter,
+    retention: RetentionSettings | None = None,
 ) -> dict[str, Any]:
+    from neurorit.eval.report.write import write_report
     from neurorit.pipelines.evaluation.evaluate import evaluate
 
-    return evaluate(
+    document = evaluate(
         systems,
         examples,
         experiment.conditions,
@@ -246,9 +295,14 @@ def _evaluate(
         unended_as_wrong=True,
         limit=experiment.limit,
         sample="first",
+        retention=retention,
         out=out,
         progress=report,
     ).report
+    families = experiment.families()
+    if retention is None or not families:
+        return document
+    return write_report(document | {"families": families}, out)
 
 
 def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
@@ -295,7 +349,7 @@ def _test_once(
     document = _evaluate(experiment, chosen, experiment.test, out / "test", report)
     return {
         "touched": touched,
-        "rows": rows(document["results"], names, experiment.seeds, experiment.conditions),
+        "rows": rows(document, names, experiment.seeds, experiment.conditions),
     }
 
 

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 BASE = "base"
 DISTRACTORS = "distractor mean"
 _RESAMPLES = 20_000
+_AXES = ("robustness", "retention")
 
 
 def rows(
-    results: Iterable[Mapping[str, Any]],
+    document: Mapping[str, Any],
     variants: Sequence[str],
     seeds: Sequence[int],
     conditions: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Means over seeds of each variant's figures, with t intervals; the base has one run."""
-    found = {(r["system"], r["condition"]): r for r in results}
+    """Means over seeds of each variant's figures, with t intervals; the base has one run.
+
+    document: an evaluation's report, with its frontier where retention was measured.
+    """
+    found = {(r["system"], r["condition"]): r for r in document["results"]}
+    kept = {row["system"]: row for row in document.get("frontier") or ()}
     noisy = _noisy(conditions)
 
     def figures(system: str) -> dict[str, float | None]:
@@ -36,6 +41,8 @@ def rows(
         for condition in conditions:
             if condition == "clean" or condition.startswith("noise-only"):
                 made[f"{condition}, refused"] = found[system, condition]["abstain_rate"]
+        for axis in _AXES if kept else ():
+            made[axis] = kept[system][axis] if system in kept else None
         return made
 
     table = []
@@ -44,6 +51,32 @@ def rows(
         summary = {key: _over_seeds([one[key] for one in each]) for key in each[0]}
         table.append({"variant": name, "seeds": len(each), "figures": summary})
     return table
+
+
+def frontier_of(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Robustness against retention of the rows' means over seeds, with who dominates whom.
+
+    Empty where retention was not measured. Intervals are those over seeds, of no width for one.
+    """
+    from neurorit.eval.report.frontier import frontier
+
+    sides: list[list[dict[str, Any]]] = []
+    for axis in _AXES:
+        held = [(row["variant"], row["figures"].get(axis) or {}) for row in table]
+        sides.append(
+            [
+                {
+                    "system": name,
+                    "metric": axis,
+                    "value": found["mean"],
+                    "ci95": found["ci95"] or [found["mean"]] * 2,
+                }
+                for name, found in held
+                if found.get("mean") is not None
+            ]
+        )
+    robust, kept = sides
+    return frontier(robust, {"figures": kept}) if kept else []
 
 
 def paired(
@@ -97,6 +130,10 @@ def paired(
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown, in percent, with 95 % intervals."""
     parts = [_markdown_rows(table["rows"])]
+    if table.get("frontier"):
+        parts.append("Robustness against retention, and who is better on one and no worse on both:")
+        parts[-1] += "\n"
+        parts.append(_markdown_frontier(table["frontier"]))
     if table.get("paired"):
         parts.append("Paired by question, points, 95 % bootstrap intervals over questions:\n")
         parts.append(_markdown_paired(table["paired"]))
@@ -178,6 +215,20 @@ def _markdown_rows(table: Sequence[Mapping[str, Any]]) -> str:
         for row in table
     ]
     return markdown_table(["variant", "seeds", *names], rows)
+
+
+def _markdown_frontier(table: Sequence[Mapping[str, Any]]) -> str:
+    from neurorit.eval.report.tables import markdown_table
+
+    cells = [
+        [
+            row["system"],
+            *(_cell({"mean": row[axis], "ci95": row[f"{axis}_ci95"]}) for axis in _AXES),
+            ", ".join(row["dominated_by"]),
+        ]
+        for row in table
+    ]
+    return markdown_table(["variant", *_AXES, "dominated by"], cells)
 
 
 def _markdown_paired(table: Sequence[Mapping[str, Any]]) -> str:

@@ -44,7 +44,11 @@ def test_who_is_dominated() -> None:
 @pytest.fixture
 def report() -> dict[str, Any]:
     predictions, passages = make_run(40)
-    made = summarise(predictions, SYSTEMS, CONDITIONS, passages)
+    return with_frontier(summarise(predictions, SYSTEMS, CONDITIONS, passages))
+
+
+def with_frontier(made: dict[str, Any]) -> dict[str, Any]:
+    """A report of SYSTEMS with what they keep, each a little less than the one before."""
     right = [1.0] * 30 + [0.0] * 10
     kept = [
         row
@@ -70,7 +74,10 @@ def test_the_page_and_the_tables_hold_it(report: dict[str, Any]) -> None:
     assert chart[0].count(" hollow") == len(dominated)
     for x in map(float, re.findall(r'[ "](?:x|cx)[12]?="([-\d.]+)"', chart[0])):
         assert 0 <= x <= 420
-    assert "KL to" in page
+    assert "KL to" in page and "polyline" not in chart[0]
+    joined = render_page(report | {"families": dict.fromkeys(SYSTEMS, "one")})
+    (line,) = re.findall(r'<polyline class="joined" points="([^"]*)"', joined)
+    assert len(line.split()) == len(SYSTEMS)
     for text in (as_csv(report), as_markdown(report), as_latex(report)):
         assert "KL to base" in text and "clean passages" in text
     assert "Robustness against retention" not in render_page(report | {"retention": None})

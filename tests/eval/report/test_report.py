@@ -457,6 +457,10 @@ def test_page_in_a_browser(run: Path, width: int) -> None:
         pytest.skip("no chromium on this machine: apt-get install -y chromium")
     from playwright.sync_api import sync_playwright
 
+    from tests.eval.report.test_frontier import with_frontier
+
+    report = with_frontier(json.loads((run / "report.json").read_text()))
+    write_report(report | {"families": dict.fromkeys(SYSTEMS, "one")}, run)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 800})
@@ -473,5 +477,15 @@ def test_page_in_a_browser(run: Path, width: int) -> None:
         assert page.locator("svg polyline.line").count() >= len(SYSTEMS)
         assert page.locator(".maps table").count() == len(SYSTEMS)
         assert page.get_by_text("Robustness", exact=True).first.is_visible()
+        frontier = page.get_by_label("Robustness against retention")
+        box = frontier.bounding_box()
+        assert frontier.is_visible() and box and box["width"] > 0.6 * min(width, 420)
+        assert frontier.locator("polyline.joined").count() == 1
+        # No name runs out of the picture or lies upon another.
+        names = [n.bounding_box() for n in frontier.locator("text.label").all()]
+        assert all(n and n["x"] >= box["x"] - 1 for n in names)
+        assert all(n and n["x"] + n["width"] <= box["x"] + box["width"] + 1 for n in names)
+        tops = sorted(n["y"] for n in names if n)
+        assert all(b - a > 6 for a, b in pairwise(tops))
         assert len(asked) == 1, asked
         browser.close()

@@ -75,12 +75,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         conditions: Sequence[str],
         *,
         out: Path,
+        retention: Any = None,
         **_: Any,
     ) -> Evaluation:
         made.append(f"evaluated {out.name}: {' '.join(models)}")
         results, lines = [], []
         for system in models:
             name, _, seed = system.rpartition("-")
+            name = name.partition("@")[0]
             clean, noisy, refused = FIGURES[name if name in FIGURES else system]
             step = 0.01 * int(seed) if seed.isdigit() else 0.0
             for condition in conditions:
@@ -94,7 +96,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
                     lines.append(json.dumps({**where, "em": right}))
         out.mkdir(parents=True, exist_ok=True)
         (out / "predictions.jsonl").write_text("\n".join(lines))
-        return Evaluation({"results": results}, [], out)
+        made.append(f"retention {retention}") if retention else None
+        report: dict[str, Any] = {"results": results}
+        if retention:
+            report["frontier"] = [
+                {
+                    "system": system,
+                    "robustness": FIGURES[system.partition("@")[0].partition("-0")[0]][1],
+                    "retention": 1.0 - float(system.partition("@")[2].rpartition("-")[0] or 0),
+                }
+                for system in models
+            ]
+        return Evaluation(report, [], out)
 
     monkeypatch.setattr(mining, "mine", mine)
     monkeypatch.setattr(tuning, "tune", tune)
@@ -184,6 +197,46 @@ def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
     calls.clear()
     experiment.run(write(tmp_path, model=str(other), test=None), tmp_path / "out")
     assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
+
+
+def test_every_learning_rate_is_a_point_of_robustness_against_retention(
+    file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(
+        "neurorit.eval.report.write.write_report",
+        lambda report, out: written.append(report) or report,
+    )
+    path = write(
+        tmp_path,
+        methods=[],
+        variants={
+            "sft": {"method": "sft", "learning_rates": [0.1, 0.2]},
+            "faster": {"method": "neuro-rit"},
+        },
+        seeds=[0],
+        select=None,
+        test=None,
+        retention={"text": "lab", "instructions": 0},
+    )
+    table = experiment.run(path, tmp_path / "out")
+    assert {"sft@0.1-0", "sft@0.2-0", "faster-0"} <= set(calls)
+    assert any("retention RetentionSettings(text='lab'" in call for call in calls)
+    points = {row["system"]: row for row in table["frontier"]}
+    assert set(points) == {"base", "sft@0.1", "sft@0.2", "faster"}
+    assert points["sft@0.1"]["retention"] == 0.9
+    assert points["sft@0.2"]["dominated_by"] == ["sft@0.1", "faster"]
+    assert points["base"]["dominated_by"] == ["faster"]
+    settings = read_manifest(tmp_path / "out" / "sft@0.1-0", "checkpoint").settings
+    assert settings["learning_rate"] == 0.1
+    assert written[0]["families"] == {"sft@0.1-0": "sft-0", "sft@0.2-0": "sft-0"}
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "Robustness against retention" in text and re.search(r"sft@0.2 .*sft@0.1, faster", text)
+    with pytest.raises(BadInput, match="txt"):
+        experiment.Experiment.read(write(tmp_path, retention={"txt": "lab"}, test=None))
+    variants = {"sft": {"method": "sft", "learning_rates": 0.1}}
+    with pytest.raises(BadInput, match="learning_rates is a list"):
+        experiment.Experiment.read(write(tmp_path, variants=variants, test=None))
 
 
 def test_a_variant_may_have_examples_of_its_own(
