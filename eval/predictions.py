@@ -33,7 +33,8 @@ class Prediction:
     was asked alone (model, settings, prompt), shared by all places that ask the same.
     refusal: how it refuses (`data.refusals`); parts: share of the answer's parts that it holds,
     None where there are no parts; gold: how many gold passages the question has, 0 where none is
-    known; cluster: what the question is resampled with; unread: why the reply cannot be scored.
+    known; cluster: what the question is resampled with; unread: why the reply cannot be scored;
+    confidence: how probable the verdict was to the judge, None where it does not say.
     """
 
     system: str
@@ -57,6 +58,7 @@ class Prediction:
     cluster: str = ""
     unread: Unread = ""
     match_substring: bool = False
+    confidence: float | None = None
 
     @property
     def item(self) -> Item:
@@ -71,9 +73,11 @@ class Prediction:
         """The same where its reply did not end: no refusal, and not to be judged."""
         return replace(self, unread=unread, abstained=False, refusal="") if unread else self
 
-    def judged(self, verdict: Verdict, judged_by: str | None) -> Prediction:
+    def judged(
+        self, verdict: Verdict, judged_by: str | None, confidence: float | None = None
+    ) -> Prediction:
         """The same prediction with its verdict."""
-        return replace(self, verdict=verdict, judged_by=judged_by)
+        return replace(self, verdict=verdict, judged_by=judged_by, confidence=confidence)
 
 
 def counts_as_right(
@@ -145,7 +149,7 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
 
 def _parse(line: bytes, where: str) -> Prediction:
     try:
-        record: Any = json.loads(line.decode("utf-8"))
+        record: Any = {"confidence": None} | json.loads(line.decode("utf-8"))
         values = {field.name: record[field.name] for field in fields(Prediction)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(

@@ -13,11 +13,13 @@ import numpy as np
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.eval.judges.bias import measure_bias
-from neurorit.eval.judges.judge import Judge, failure_of, give_verdicts
+from neurorit.eval.judges.judge import Judge, confidence_in, failure_of, give_verdicts
 from neurorit.eval.predictions import VERDICTS, Item
 from neurorit.eval.stats.intervals import RESAMPLES, Floats, bootstrap_interval
 
 LABELS = ("right", "wrong", "abstained")
+# A verdict that is less probable than this is one the judge is unsure of.
+SURE = 0.9
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def calibrate(
     bias: also ask what `measure_bias` asks, about six times as many calls.
 
     An unscored answer counts as disagreement, and `unscored` says how many there are; where none
-    got a verdict, NeuroritError. confusion: label -> verdict -> count.
+    got a verdict, NeuroritError. confusion: label -> verdict -> count. confidence: agreement of the
+    verdicts whose probability was at least `SURE`, and of the others, where the judge says it.
     """
     verdicts = give_verdicts(judge, [record.item for record in labelled])
     unscored = verdicts.count("unscored")
@@ -79,9 +82,13 @@ def calibrate(
     position: dict[str, int] = {verdict: i for i, verdict in enumerate(VERDICTS)}
     table = np.zeros((len(VERDICTS), len(VERDICTS)))
     by_kind: dict[str, list[bool]] = defaultdict(list)
+    by_confidence: dict[bool, list[bool]] = defaultdict(list)
     for record, verdict in zip(labelled, verdicts, strict=True):
         table[position[record.label], position[verdict]] += 1
         by_kind[record.kind].append(record.label == verdict)
+        sure = confidence_in(judge, record.item)
+        if sure is not None and verdict in ("right", "wrong"):
+            by_confidence[sure >= SURE].append(record.label == verdict)
     agreed = [hit for hits in by_kind.values() for hit in hits]
     drawn = np.random.default_rng(seed).multinomial(
         len(labelled), table.ravel() / len(labelled), size=RESAMPLES
@@ -99,6 +106,11 @@ def calibrate(
         "kinds": {
             kind: {"n": len(hits), "agreement": sum(hits) / len(hits)}
             for kind, hits in sorted(by_kind.items())
+        },
+        "confidence": {
+            name: {"n": len(hits), "agreement": sum(hits) / len(hits)}
+            for name, sure in (("sure", True), ("unsure", False))
+            if (hits := by_confidence[sure])
         },
         "confusion": {
             label: {verdict: int(table[i, j]) for j, verdict in enumerate(VERDICTS)}

@@ -21,7 +21,12 @@ from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.eval.judges.judge import judge_turn, prompt_digest
 from neurorit.eval.judges.prompts import GRADED, PAIRWISE, RUBRIC, YES_NO, fill_prompt, safe
-from neurorit.eval.judges.verdict_parsing import read_choice, read_grade, read_verdict
+from neurorit.eval.judges.verdict_parsing import (
+    confidence_of,
+    read_choice,
+    read_grade,
+    read_verdict,
+)
 from neurorit.eval.predictions import Item, Verdict
 
 Mode = Literal["yes-no", "graded"]
@@ -66,6 +71,7 @@ class EndpointJudge:
             raise BadInput(f"a judge is asked an odd number of times, not {repeats}: no draws")
         self.name = model
         self.failure = ""
+        self._sure: dict[Item, float] = {}
         self._url, self._key = base_url.rstrip("/"), api_key
         self._template = template or (YES_NO if mode == "yes-no" else GRADED)
         if mode == "graded":
@@ -174,10 +180,22 @@ class EndpointJudge:
         """What the judge is asked about an item."""
         return judge_turn(self._template, item)
 
+    def confidence(self, item: Item) -> float | None:
+        """How probable the verdict that it gave on an item was; None where it was read as text."""
+        return self._sure.get(item)
+
     def _verdict(self, endpoint: Endpoint, item: Item) -> Verdict:
-        read = read_verdict
-        if self._mode == "graded":
-            read = partial(read_grade, passing=self._passing)
+        passing = self._passing if self._mode == "graded" else None
+
+        def read(reply: Any) -> Verdict | None:
+            if passing is None:
+                said: Verdict | None = read_verdict(reply)
+            else:
+                said = read_grade(reply, passing=passing)
+            if said is not None and (sure := confidence_of(reply, passing=passing)) is not None:
+                self._sure[item] = sure
+            return said
+
         turn = self.turn(item)
         counts = Counter(self._ask(endpoint, turn, read, n) for n in range(self.repeats))
         return "right" if counts["right"] > counts["wrong"] else "wrong"

@@ -7,8 +7,8 @@ not be had is unscored, never wrong. The judge sees texts only: no system, no co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.eval.judges.prompts import fill_prompt, safe
@@ -79,6 +79,22 @@ class Failing(Protocol):
         ...
 
 
+@runtime_checkable
+class Confident(Protocol):
+    """A judge that tells how sure it was of a verdict."""
+
+    def confidence(self, item: Item) -> float | None:
+        """Probability of the verdict that it gave on an item, from 0.5 to 1 where it says Yes or
+        No; None where it was read from a text, or none was given.
+        """
+        ...
+
+
+def confidence_in(judge: Judge, item: Item) -> float | None:
+    """How sure a judge was of its verdict; None where it does not say."""
+    return judge.confidence(item) if isinstance(judge, Confident) else None
+
+
 def failure_of(judge: Judge) -> str:
     """Why a judge gave no verdict, for the end of a sentence; empty where it does not say."""
     why = judge.failure if isinstance(judge, Failing) else ""
@@ -122,6 +138,7 @@ class CachedJudge:
         self.fingerprint = judge.fingerprint
         self.judge = judge
         self.cache, self._part = cache, part
+        self._sure: dict[str, float] = {}
 
     @property
     def failure(self) -> str:
@@ -136,12 +153,14 @@ class CachedJudge:
         verdicts: dict[str, Verdict] = {
             key: verdict for key, verdict in self.cache.find(keys).items() if verdict in VERDICTS
         }
+        self._sure |= self._remembered(verdicts)
         waiting = {key: item for key, item in zip(keys, items, strict=True) if key not in verdicts}
         if waiting:
             # Another run with this cache may be asking the same judge: see `Cache.asking`.
             with self.cache.asking(self.fingerprint):
                 found = self.cache.find(waiting)
                 verdicts |= {key: verdict for key, verdict in found.items() if verdict in VERDICTS}
+                self._sure |= self._remembered(found)
                 waiting = {key: item for key, item in waiting.items() if key not in verdicts}
                 self._ask(waiting, verdicts, sum(key in verdicts for key in keys), progress)
         return [verdicts[key] for key in keys]
@@ -155,11 +174,24 @@ class CachedJudge:
     ) -> None:
         of = done + len(waiting)
         for fresh in self._given(waiting):
-            self.cache.keep({key: v for key, v in fresh.items() if v != "unscored"})
+            kept: dict[str, Any] = {key: v for key, v in fresh.items() if v != "unscored"}
+            sure = {key: confidence_in(self.judge, waiting[key]) for key in kept}
+            told = {key: value for key, value in sure.items() if value is not None}
+            # In one step: a verdict that is kept has its confidence beside it.
+            self.cache.keep(kept | {_sure_key(key): value for key, value in told.items()})
+            self._sure |= told
             verdicts.update(fresh)
             done += len(fresh)
             if progress is not None:
                 progress(done, of)
+
+    def confidence(self, item: Item) -> float | None:
+        """How sure the judge was of a verdict that was decided here or kept by an earlier run."""
+        return self._sure.get(self.key(item))
+
+    def _remembered(self, keys: Iterable[str]) -> dict[str, float]:
+        places = {_sure_key(key): key for key in keys}
+        return {places[place]: float(value) for place, value in self.cache.find(places).items()}
 
     def key(self, item: Item) -> str:
         """Where the cache keeps an item's verdict."""
@@ -174,6 +206,10 @@ class CachedJudge:
         for start in range(0, len(items), self._part):
             part = slice(start, start + self._part)
             yield dict(zip(keys[part], self.judge.decide(items[part]), strict=True))
+
+
+def _sure_key(key: str) -> str:
+    return content_key("confidence", key)
 
 
 def judge_turn(template: str, item: Item) -> str:

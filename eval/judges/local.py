@@ -49,6 +49,7 @@ class LocalJudge:
         weights = hash_model(model_dir, PROMPT_FILE)
         self.fingerprint = f"{weights} {prompt_digest(self._prompt['user'])}"
         self._batch_tokens = batch_tokens
+        self._sure: dict[Item, float] = {}
         self._loaded: tuple[Any, Any] | None = None
 
     def turn(self, item: Item) -> str:
@@ -63,7 +64,12 @@ class LocalJudge:
         for i, reading in enumerate(self.readings(items, progress)):
             if reading is not None and reading.mass >= LEAST_MASS:
                 verdicts[i] = "right" if reading.yes > 0.5 else "wrong"
+                self._sure[items[i]] = max(reading.yes, 1 - reading.yes)
         return verdicts
+
+    def confidence(self, item: Item) -> float | None:
+        """How probable the verdict that it gave on an item was, of Yes and No."""
+        return self._sure.get(item)
 
     def probabilities(self, items: Sequence[Item]) -> list[float | None]:
         """P(Yes) / (P(Yes) + P(No)) of each item; None where it does not fit the context."""

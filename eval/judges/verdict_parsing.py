@@ -42,6 +42,21 @@ def read_grade(reply: Any, *, passing: float) -> Literal["right", "wrong"] | Non
     return "right" if grade >= passing else "wrong"
 
 
+def confidence_of(reply: Any, *, passing: float | None = None) -> float | None:
+    """Of the first token's probability for the words asked for, the share that is the verdict's.
+
+    passing: of a judge that gives grades. None where the verdict is read from the text.
+    """
+    masses, _ = _first(reply, ("yes", "no") if passing is None else GRADES)
+    total = sum(masses.values())
+    if total < LEAST_MASS:
+        return None
+    if passing is None:
+        return max(masses.values()) / total
+    passed = sum(mass for digit, mass in masses.items() if int(digit) >= passing) / total
+    return passed if read_grade(reply, passing=passing) == "right" else 1 - passed
+
+
 def _said(reply: Any, words: tuple[str, str]) -> str | None:
     masses, word = _first(reply, words)
     one, other = (masses[w] for w in words)

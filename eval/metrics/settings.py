@@ -22,6 +22,7 @@ NAMES: Mapping[str, str] = {
     "parts": "recall of parts",
     "abstain_rate": "refusals",
     "judge": "judge",
+    "judge_confidence": "confidence of the judge",
     "misled_rate": "misled answers",
     "faithfulness": "faithfulness",
     "cited_faithfulness": "faithfulness to cited passages",

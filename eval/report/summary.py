@@ -188,7 +188,9 @@ def _result(
     row["verdicts"] = {verdict: verdicts[verdict] for verdict in VERDICTS}
     row["judge_bounds"] = list(judge_bounds(row["verdicts"])) if judged else None
     row["ci95"] = {name: list(pair) for name, pair in zip(_RATES, intervals, strict=True)}
-    columns = {"judge": judged} | _reading(condition, answers, passages, examples, reader)
+    sure = [(p.confidence, p) for p in answers if p.confidence is not None]
+    columns = {"judge": judged, "judge_confidence": sure}
+    columns |= _reading(condition, answers, passages, examples, reader)
     for name, scored in columns.items():
         figures = [float(value) for value, _ in scored]
         labels = [p.cluster or p.id for _, p in scored] if clusters else None

@@ -19,7 +19,13 @@ from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import NeuroritError
 from neurorit.eval.judges.calibration import Labelled, calibrate
-from neurorit.eval.judges.judge import CachedJudge, Judge, failure_of, give_verdicts
+from neurorit.eval.judges.judge import (
+    CachedJudge,
+    Judge,
+    confidence_in,
+    failure_of,
+    give_verdicts,
+)
 from neurorit.eval.metrics.scoring import rescored
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import VERDICTS, Item, Journal, Prediction, Verdict, writing_alone
@@ -259,7 +265,15 @@ def _judge(
     items = [p.item._replace(answer="") if p.abstained else p.item for p in read]
     given = give_verdicts(judge, items, known, lambda done, total: tell("judge", done, total))
     verdicts = iter(given)
-    return [
-        p.judged("unscored", None) if p.unread else p.judged(next(verdicts), mark)
-        for p in predictions
-    ]
+    made = []
+    for p in predictions:
+        if p.unread:
+            made.append(p.judged("unscored", None))
+            continue
+        verdict, sure = next(verdicts), None
+        if judge is not None and verdict in ("right", "wrong"):
+            sure = confidence_in(judge, p.item)
+            if sure is None and p.judged_by == mark:
+                sure = p.confidence
+        made.append(p.judged(verdict, mark, sure))
+    return made

@@ -156,6 +156,8 @@ def show(found: Mapping[str, Any]) -> None:
     print(f"agreement {found['agreement']:.1%} ({low:.1%} to {high:.1%})")
     for kind, row in found["kinds"].items():
         print(f"  {kind}: {row['agreement']:.1%} of {row['n']}")
+    for name, row in found["confidence"].items():
+        print(f"  verdicts that it is {name} of: {row['agreement']:.1%} of {row['n']}")
     bias = found["bias"]
     for name, key in (
         ("judged right, long less short answers", ("length", "long_minus_short")),

@@ -18,6 +18,7 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.eval.judges.calibration import calibrate, parse_labelled
 from neurorit.eval.judges.endpoint import EndpointJudge, combine
 from neurorit.eval.judges.judge import CachedJudge
+from neurorit.eval.judges.verdict_parsing import confidence_of, read_grade
 from neurorit.eval.predictions import Item
 from neurorit.pipelines.evaluation.judge import make_judge
 from neurorit.pipelines.evaluation.judge_trust import compare, judge_of_options
@@ -329,3 +330,50 @@ def test_the_fields_of_a_request_are_json() -> None:
     assert (made.model, made.request) == ("m", {"temperature": None})
     with pytest.raises(BadInput, match="a JSON object such as"):
         judge_of_options("http://h/v1#m", {"request": "temperature"})
+
+
+def test_how_sure_a_judge_was_is_kept_with_its_verdict(tmp_path: Path) -> None:
+    def answer(body: dict[str, Any]) -> Any:
+        text = body["messages"][0]["content"]
+        if "<answer>Oslo" in text:
+            return said("No")[1]  # no probabilities: read as text
+        if "<answer>Paris" in text:
+            return likely(Yes=0.72, No=0.18, Well=0.1)
+        return likely(Yes=0.01, No=0.97)
+
+    items = [PARIS, LONDON, PARIS._replace(answer="Oslo")]
+    labelled = parse_labelled(
+        [
+            {"question": i.question, "answers": [*i.answers], "answer": i.answer, "label": label}
+            for i, label in zip(items, ("right", "wrong", "right"), strict=True)
+        ],
+        "here",
+    )
+    asked: list[Any] = []
+    with Cache(tmp_path) as store:
+        for _ in range(2):
+            made = CachedJudge(judge(lambda body: asked.append(body) or answer(body)), store)
+            assert made.decide(items) == ["right", "wrong", "wrong"]
+            assert made.confidence(PARIS) == pytest.approx(0.8)
+            assert made.confidence(LONDON) == pytest.approx(0.97 / 0.98)
+            assert made.confidence(items[2]) is None
+        before = len(asked)
+        found = calibrate(made, labelled)["confidence"]
+        assert len(asked) == before
+    assert found == {"sure": {"n": 1, "agreement": 1.0}, "unsure": {"n": 1, "agreement": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("masses", "verdict", "sure"),
+    [
+        ({"_5": 0.6, "_4": 0.3, "_1": 0.1}, "right", 0.9),
+        ({"_1": 0.8, "_4": 0.2}, "wrong", 0.8),
+        ({"_5": 0.2, "Well": 0.8}, None, None),
+    ],
+)
+def test_how_sure_a_grade_is(
+    masses: dict[str, float], verdict: str | None, sure: float | None
+) -> None:
+    reply = likely(**masses)
+    assert read_grade(reply, passing=4.0) == verdict
+    assert confidence_of(reply, passing=4.0) == (None if sure is None else pytest.approx(sure))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import CONDITIONS
 from neurorit.eval.judges.endpoint import EndpointJudge
+from neurorit.eval.predictions import read_predictions
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System, parse_system
 from tests.conftest import make_example
@@ -252,3 +254,32 @@ def test_a_failing_judge_leaves_unscored_and_totals_add_up(tmp_path: Path) -> No
         assert row["unscored"] == row["verdicts"]["unscored"]
     lines = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
     assert sum(json.loads(line)["verdict"] == "unscored" for line in lines) == counts["unscored"]
+
+
+def test_how_sure_the_judge_is_stands_in_journal_and_report(tmp_path: Path) -> None:
+    write_examples(tmp_path / "e.jsonl", [make_example(i) for i in range(6)])
+
+    def judged(body: dict[str, Any]) -> Reply:
+        top = [{"token": "Yes", "logprob": math.log(0.6)}, {"token": "No", "logprob": -1.6}]
+        chances = {"content": [{"top_logprobs": top}]}
+        return 200, {"choices": [{"message": {"content": "Yes"}, "logprobs": chances}]}
+
+    with serving(lambda body: said("x")) as server, serving(judged) as judge_server:
+
+        def evaluate() -> dict[str, Any]:
+            judge = EndpointJudge(judge_server.url, "j", calls=QUICK)
+            system = parse_system(f"a={server.url}#m")
+            args = ([system], tmp_path / "e.jsonl", ["clean"], tmp_path / "run", judge, 0)
+            return run_evaluation(*args, calls=QUICK)
+
+        wanted = 0.6 / (0.6 + math.exp(-1.6))
+        path = tmp_path / "run" / "predictions.jsonl"
+        for _ in range(2):
+            row = evaluate()["results"][0]
+            assert (row["judge"], row["judge_confidence"]) == (1.0, pytest.approx(wanted))
+            assert row["ci95"]["judge_confidence"][0] < wanted
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            assert all(line["confidence"] == pytest.approx(wanted) for line in lines)
+        # A journal of before, which said nothing of it, is read.
+        path.write_text("".join(json.dumps(x) + "\n" for x in lines if x.pop("confidence")))
+        assert all(p.confidence is None for p in read_predictions(path).values())
