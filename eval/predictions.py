@@ -34,7 +34,8 @@ class Prediction:
     refusal: how it refuses (`data.refusals`); parts: share of the answer's parts that it holds,
     None where there are no parts; gold: how many gold passages the question has, 0 where none is
     known; cluster: what the question is resampled with; unread: why the reply cannot be scored;
-    confidence: how probable the verdict was to the judge, None where it does not say.
+    confidence: how probable the verdict was to the judge, None where it does not say; nuggets: the
+    share of the facts asked for that it states, None where there are none.
     """
 
     system: str
@@ -59,6 +60,7 @@ class Prediction:
     unread: Unread = ""
     match_substring: bool = False
     confidence: float | None = None
+    nuggets: float | None = None
 
     @property
     def item(self) -> Item:
@@ -149,7 +151,7 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
 
 def _parse(line: bytes, where: str) -> Prediction:
     try:
-        record: Any = {"confidence": None} | json.loads(line.decode("utf-8"))
+        record: Any = {"confidence": None, "nuggets": None} | json.loads(line.decode("utf-8"))
         values = {field.name: record[field.name] for field in fields(Prediction)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(

@@ -6,6 +6,7 @@ gives none it reads the text. A call that keeps failing leaves its answer unscor
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,15 @@ from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.eval.judges.judge import judge_turn, prompt_digest
-from neurorit.eval.judges.prompts import GRADED, PAIRWISE, RUBRIC, YES_NO, fill_prompt, safe
+from neurorit.eval.judges.prompts import (
+    GRADED,
+    NUGGET,
+    PAIRWISE,
+    RUBRIC,
+    YES_NO,
+    fill_prompt,
+    safe,
+)
 from neurorit.eval.judges.verdict_parsing import (
     confidence_of,
     read_choice,
@@ -183,6 +192,12 @@ class EndpointJudge:
     def confidence(self, item: Item) -> float | None:
         """How probable the verdict that it gave on an item was; None where it was read as text."""
         return self._sure.get(item)
+
+    def of_nuggets(self) -> EndpointJudge:
+        """The same judge, which is asked whether an answer says what the reference says."""
+        made = copy.copy(self)
+        made._template, made._mode, made._sure = NUGGET, "yes-no", {}
+        return made
 
     def _verdict(self, endpoint: Endpoint, item: Item) -> Verdict:
         passing = self._passing if self._mode == "graded" else None

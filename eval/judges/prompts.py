@@ -15,6 +15,11 @@ YES_NO = (
     "Does the answer mean the same as the reference? Where several references are parted by a "
     "slash, one of them is enough. Reply with Yes or No alone."
 )
+NUGGET = (
+    _DATA + "<answer>{answer}</answer>\n"
+    "Does the answer say what the reference says, in whatever words and beside whatever else? "
+    "Reply with Yes or No alone."
+)
 GRADED = (
     _DATA + "<answer>{answer}</answer>\nGrade the answer by this rubric:\n{rubric}\n"
     "Reply with the digit alone."

@@ -23,6 +23,7 @@ NAMES: Mapping[str, str] = {
     "abstain_rate": "refusals",
     "judge": "judge",
     "judge_confidence": "confidence of the judge",
+    "nuggets": "recall of nuggets",
     "misled_rate": "misled answers",
     "faithfulness": "faithfulness",
     "cited_faithfulness": "faithfulness to cited passages",

@@ -189,7 +189,8 @@ def _result(
     row["judge_bounds"] = list(judge_bounds(row["verdicts"])) if judged else None
     row["ci95"] = {name: list(pair) for name, pair in zip(_RATES, intervals, strict=True)}
     sure = [(p.confidence, p) for p in answers if p.confidence is not None]
-    columns = {"judge": judged, "judge_confidence": sure}
+    stated = [(p.nuggets, p) for p in answers if p.nuggets is not None]
+    columns = {"judge": judged, "judge_confidence": sure, "nuggets": stated}
     columns |= _reading(condition, answers, passages, examples, reader)
     for name, scored in columns.items():
         figures = [float(value) for value, _ in scored]

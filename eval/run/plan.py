@@ -23,6 +23,7 @@ from neurorit.data.example_files import examples_file, read_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import Retrieved, parse_condition
 from neurorit.eval.judges.judge import Asking, Judge, judge_turn
+from neurorit.eval.judges.nuggets import NuggetJudge, nuggets_of
 from neurorit.eval.judges.prompts import YES_NO
 from neurorit.eval.predictions import Item, Prediction, gold_ids
 from neurorit.eval.query_noise import reword
@@ -232,8 +233,14 @@ def _judging(plan: Plan, answered: Mapping[str, Prediction], judge: Judge | None
             if held is not None and (held.abstained or held.verdict != "unscored"):
                 continue
             said = held.output if held else "x" * round(plan.max_tokens * _CHARACTERS_A_TOKEN)
-            items += 1
-            characters += len(turn(Item(prompt.example.question, prompt.example.answers, said)))
+            references = [prompt.example.answers]
+            if isinstance(judge, NuggetJudge):
+                references += [(fact,) for fact in nuggets_of(prompt.example)]
+            items += len(references)
+            characters += sum(
+                len(turn(Item(prompt.example.question, reference, said)))
+                for reference in references
+            )
     return {
         "judge_calls_at_most": items * repeats,
         "judge_prompt_tokens": round(repeats * characters / _CHARACTERS_A_TOKEN),

@@ -26,6 +26,7 @@ from neurorit.eval.judges.judge import (
     failure_of,
     give_verdicts,
 )
+from neurorit.eval.judges.nuggets import judge_nuggets
 from neurorit.eval.metrics.scoring import rescored
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import VERDICTS, Item, Journal, Prediction, Verdict, writing_alone
@@ -148,6 +149,10 @@ def run_evaluation(
         begun = time.perf_counter()
         judged = CachedJudge(judge, store) if judge is not None else None
         predictions = _judge(judged, predictions, tell)
+        asked_about = {p.example.id: p.example for p in plan.prompts}
+        predictions = judge_nuggets(
+            judged, predictions, asked_about, lambda done, total: tell("nuggets", done, total)
+        )
         if not unended_as_wrong:
             unanswered += unread_answers(predictions)
         journal.replace_all(predictions)
@@ -171,7 +176,7 @@ def run_evaluation(
         seed=seed,
         own=own,
         analysis=analysis,
-        examples={p.example.id: p.example for p in plan.prompts},
+        examples=asked_about,
     )
     timings["summary"] = time.perf_counter() - begun
     counted = Counter(p.verdict for p in predictions)
@@ -252,7 +257,7 @@ def _shown(path: Path) -> str:
 
 
 def _judge(
-    judge: Judge | None, predictions: Sequence[Prediction], tell: Progress
+    judge: CachedJudge | None, predictions: Sequence[Prediction], tell: Progress
 ) -> list[Prediction]:
     mark = judge.fingerprint if judge else None
     known: dict[Item, Verdict] = {

@@ -196,6 +196,9 @@ def parse_example(record: Any, unanswered: Unanswered = "refused") -> Example:
         _check_unanswered(record, bool(meta.get("unanswerable")), unanswered)
     for name in ("parts", "readings"):
         _check_parts(meta, name)
+    facts = meta.get("nuggets", [])
+    if not isinstance(facts, list) or not all(isinstance(f, str) and f.strip() for f in facts):
+        raise ValueError("'meta.nuggets' must be a list of texts, a fact each")
     given = _first(record, _GOLD)
     if given is None:
         given = meta.get("gold")

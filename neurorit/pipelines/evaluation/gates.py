@@ -25,6 +25,7 @@ _RATES = (
     "f1",
     "parts",
     "judge",
+    "nuggets",
     "abstain_rate",
     "misled_rate",
     "faithfulness",
