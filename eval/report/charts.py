@@ -11,6 +11,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH = 420
+_NAMED = 6  # points on the frontier whose names stand beside them
 _STACK = ("rel", "shared", "irrel")
 _STACK_NAMES = {"rel": "relevant only", "shared": "shared", "irrel": "irrelevant only"}
 
@@ -128,9 +129,12 @@ class Place(NamedTuple):
 
 
 def frontier(places: Sequence[Place]) -> str:
-    """Robustness against retention, a point for each system; dominated ones are hollow."""
-    left, right, top, bottom = 46, 26, 14, 42
-    height = max(320, 15 * len(places) + top + bottom + 20)  # every name needs a line
+    """Robustness against retention, a point for each system; dominated ones are hollow.
+
+    Of a few systems the names stand at their points; of more, numbers, with the names below.
+    """
+    height, left, right, top, bottom = 320, 46, 26, 14, 42
+    numbered = len(places) > _NAMED
     x_floor = _floor(min(place.x[1] for place in places))
     y_floor = _floor(min(place.y[1] for place in places))
     # Room for a name above the highest point.
@@ -174,13 +178,24 @@ def frontier(places: Sequence[Place]) -> str:
             f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{y_low:.1f}" y2="{y_high:.1f}"/>'
             f"{_marker(i, x, y)}</g>"
         )
-    ends = [(at(*(place.x[0], place.y[2]))[1] - 5, place.name) for place in places]
-    heights = {name: y for y, name in _spread(ends, 15, top + 12, height - bottom - 4)}
-    for place, (x, _) in zip(places, spots, strict=True):
-        # A name stands above its point, and keeps within the frame.
-        anchor = "start" if x < left + 70 else "end" if x > WIDTH - right - 70 else "middle"
-        name = f"{place.name} (dominated)" if place.dominated else place.name
-        parts.append(_text(x, heights[place.name], name, anchor, f"label {css_class(place.name)}"))
+    names = [f"{place.name} (dominated)" if place.dominated else place.name for place in places]
+    if numbered:
+        columns = 2 if max(map(len, names)) <= 24 else 1
+        for i, (place, name, (x, y)) in enumerate(zip(places, names, spots, strict=True)):
+            css = f"label {css_class(place.name)}"
+            parts.append(_text(x + 6, y - 6, str(i + 1), "start", css))
+            row, column = divmod(i, columns)
+            x, y = 8 + column * WIDTH / 2, height + 14 + 15 * row
+            parts.append(_text(x, y, f"{i + 1}  {name}", "start", css))
+        height += 22 + 15 * math.ceil(len(places) / columns)
+    else:
+        ends = [(at(*(place.x[0], place.y[2]))[1] - 5, place.name) for place in places]
+        heights = {name: y for y, name in _spread(ends, 15, top + 12, height - bottom - 4)}
+        for place, name, (x, _) in zip(places, names, spots, strict=True):
+            # A name stands above its point, and keeps within the frame.
+            anchor = "start" if x < left + 70 else "end" if x > WIDTH - right - 70 else "middle"
+            css = f"label {css_class(place.name)}"
+            parts.append(_text(x, heights[place.name], name, anchor, css))
     words = "; ".join(
         f"{p.name}: retention {100 * p.x[0]:.1f}%, robustness {100 * p.y[0]:.1f}%"
         + (", dominated" if p.dominated else "")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from neurorit.core.errors import BadInput, GateMissed
+from neurorit.eval.report import charts
+from neurorit.eval.report.charts import Place
 from neurorit.eval.report.frontier import frontier
 from neurorit.eval.report.html import render_page
 from neurorit.eval.report.summary import summarise
@@ -94,3 +96,28 @@ def test_gates_ask_for_both(report: dict[str, Any]) -> None:
         check_gates(report, parse_gates([f"{SYSTEMS[1]}:retention=0.9999"]), place)
     with pytest.raises(BadInput, match=r"was not measured; ask for it with --retention"):
         check_gates(report | {"retention": None}, parse_gates(["retention=0.5"]), place)
+
+
+def test_many_points_are_numbered() -> None:
+    def place(i: int, family: str) -> Place:
+        x, y = 0.9 - 0.03 * i, 0.7 + 0.02 * i
+        return Place(
+            f"{family}@{i}", (x, x - 0.02, x + 0.02), (y, y - 0.02, y + 0.02), i == 3, family
+        )
+
+    places = [place(i, "lora" if i < 4 else "sft") for i in range(9)]
+    drawn = charts.frontier(places)
+    assert drawn.count("<polyline") == 2
+    said = re.findall(r"<text[^>]*>([^<]*)</text>", drawn)
+    for i, one in enumerate(places, start=1):
+        name = f"{one.name} (dominated)" if one.dominated else one.name
+        assert said.count(str(i)) == 1 and said.count(f"{i}  {name}") == 1
+    height = float(re.search(r'viewBox="0 0 420 ([\d.]+)"', drawn)[1])  # type: ignore[index]
+    ys = [float(y) for y in re.findall(r'<text[^>]* y="([-\d.]+)"', drawn)]
+    assert max(ys) < height and min(ys) > 0
+    few = charts.frontier(places[:3])
+    assert [said for said in re.findall(r">([^<]*@[^<]*)</text>", few)] == [
+        "lora@0",
+        "lora@1",
+        "lora@2",
+    ]
