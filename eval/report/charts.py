@@ -180,7 +180,7 @@ def frontier(places: Sequence[Place]) -> str:
         )
     names = [f"{place.name} (dominated)" if place.dominated else place.name for place in places]
     if numbered:
-        columns = 2 if max(map(len, names)) <= 24 else 1
+        columns = 2 if max(map(len, names)) <= 20 else 1
         for i, (place, name, (x, y)) in enumerate(zip(places, names, spots, strict=True)):
             css = f"label {css_class(place.name)}"
             parts.append(_text(x + 6, y - 6, str(i + 1), "start", css))
