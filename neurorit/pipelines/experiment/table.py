@@ -223,12 +223,17 @@ def _markdown_frontier(table: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         [
             row["system"],
-            *(_cell({"mean": row[axis], "ci95": row[f"{axis}_ci95"]}) for axis in _AXES),
+            *(_cell({"mean": row[axis], "ci95": _wide(row[f"{axis}_ci95"])}) for axis in _AXES),
             ", ".join(row["dominated_by"]),
         ]
         for row in table
     ]
     return markdown_table(["variant", *_AXES, "dominated by"], cells)
+
+
+def _wide(interval: Sequence[float]) -> Sequence[float] | None:
+    """An interval over seeds; None where there was one seed."""
+    return interval if interval[0] < interval[1] else None
 
 
 def _markdown_paired(table: Sequence[Mapping[str, Any]]) -> str:

@@ -30,7 +30,7 @@ def write_own_tasks(folder: Path) -> Path:
         {
             "question": f"Which word goes with {WORDS[i % 8]} {i}?",
             "choices": [WORDS[(i + k) % 8] for k in range(4)],
-            "label": i % 4,
+            "label": i // 8,
             "answer": WORDS[i % 8][0],
         }
         for i in range(24)
@@ -110,7 +110,8 @@ def test_two_tasks_are_the_harness_own_run_to_the_digit(tiny_model: Path, tmp_pa
             assert row["value"] == own["results"][part][f"{metric},none"]
             same = rows["same", part]
             assert (same["delta"], same["p"]) == (0, 1)
-        assert rows["noisy", "own_choices"]["value"] != rows["base", "own_choices"]["value"]
+        assert 0 < rows["base", "own_choices"]["value"] < 1
+        assert rows["noisy", "own_choices"]["n"] == 24
         # What was scored is not scored again.
         harness_tasks_run, harness_tasks._run = harness_tasks._run, None  # type: ignore[assignment]
         try:

@@ -225,13 +225,13 @@ def test_every_learning_rate_is_a_point_of_robustness_against_retention(
     points = {row["system"]: row for row in table["frontier"]}
     assert set(points) == {"base", "sft@0.1", "sft@0.2", "faster"}
     assert points["sft@0.1"]["retention"] == 0.9
-    assert points["sft@0.2"]["dominated_by"] == ["sft@0.1", "faster"]
+    assert points["sft@0.2"]["dominated_by"] == ["faster", "sft@0.1"]
     assert points["base"]["dominated_by"] == ["faster"]
     settings = read_manifest(tmp_path / "out" / "sft@0.1-0", "checkpoint").settings
     assert settings["learning_rate"] == 0.1
     assert written[0]["families"] == {"sft@0.1-0": "sft-0", "sft@0.2-0": "sft-0"}
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "Robustness against retention" in text and re.search(r"sft@0.2 .*sft@0.1, faster", text)
+    assert "Robustness against retention" in text and re.search(r"sft@0.2 .*faster, sft@0.1", text)
     with pytest.raises(BadInput, match="txt"):
         experiment.Experiment.read(write(tmp_path, retention={"txt": "lab"}, test=None))
     variants = {"sft": {"method": "sft", "learning_rates": 0.1}}
