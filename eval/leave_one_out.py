@@ -93,11 +93,16 @@ def _by_halves(case: Case, metric: Metric) -> _Search:
         for i, passage in enumerate(case.passages)
         if passage.kind != "gold" and held_answer(passage.text, case.example.answers) is None
     ]
-    group, parts = others, [others]
+    known: dict[Without, str] = {}
+    said = [i for i in others if i + 1 in read]
+    # Most often what was said stands in one passage, and this is all that is asked.
+    group, parts = others, [part for part in (said, others) if part]
     while parts:
         for part in parts:
-            (reply,) = yield [tuple(part)]
-            if is_right(reply, case.example, metric):
+            left = tuple(part)
+            if left not in known:
+                (known[left],) = yield [left]
+            if is_right(known[left], case.example, metric):
                 group = part
                 break
         else:
