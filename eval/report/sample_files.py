@@ -118,7 +118,7 @@ def compare_samples(
     for held, metric, x, y, labels in found:
         clusters = labels if len(set(labels)) < len(labels) else None
         family = sum(one[1] == metric for one in found)
-        row = {"a": a.name, "b": b.name, "condition": held, "metric": metric}
+        row: dict[str, Any] = {"a": a.name, "b": b.name, "condition": held, "metric": metric}
         row |= paired_figures(x, y, clusters, family=family, delta=delta, seed=seed)
         row |= {"paired": True, "a_value": float(x.mean()), "b_value": float(y.mean())}
         for side, values in (("a", x), ("b", y)):

@@ -18,6 +18,7 @@ from neurorit.core.artifact import hash_inputs
 from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import NeuroritError
+from neurorit.data.examples import Passage
 from neurorit.eval.judges.calibration import Labelled, calibrate
 from neurorit.eval.judges.judge import (
     CachedJudge,
@@ -232,12 +233,13 @@ def _passages(
             continue
         calls = plan.calls[system.name]
         replies = store.find(calls)
-        own[system.name] = {}
+        read: dict[tuple[str, str], Sequence[Passage]] = {}
         for key, call, prompt in zip(plan.keys[system.name], calls, plan.prompts, strict=True):
             if call in replies and key in answered:
                 found = shown_by(prompt.example, Reply.of(replies[call]))
                 if [p.id for p in found] == [p["id"] for p in answered[key].passages]:
-                    own[system.name][prompt.example.id, prompt.condition] = found
+                    read[prompt.example.id, prompt.condition] = found
+        own[system.name] = read
     return shown, own
 
 

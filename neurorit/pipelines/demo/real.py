@@ -299,10 +299,14 @@ class _Job:
 
     def _retention(self, name: str) -> RetentionSettings:
         """What the reader could before: the embedded world is unseen, where it is not the data."""
-        unseen = {} if name == "lab" else {"text": "lab", "examples": "lab"}
+        unseen = "" if name == "lab" else "lab"
         settings = self.settings
         return RetentionSettings(
-            **unseen, instructions=settings.instructions, limit=settings.retained, base=READER
+            text=unseen,
+            examples=unseen,
+            instructions=settings.instructions,
+            limit=settings.retained,
+            base=READER,
         )
 
     def ended(
