@@ -10,17 +10,9 @@ from collections.abc import Sequence
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.citations import cited, without_citations
 from neurorit.data.examples import Passage
+from neurorit.data.support import FRAME
 from neurorit.eval.metrics.answers import is_abstention
 from neurorit.eval.metrics.matching import match
-
-# What a sentence around an answer is made of, beside the question's own words.
-_FRAME_TEXT = """
-it its is was are were be been has had have he she they his her their this that these those there
-here in on at of to by for from with as and or so also answer correct would according passage
-passages document documents context text provided given based says states said stated i think
-believe known called named who which what when where name
-"""
-_FRAME = frozenset(_FRAME_TEXT.split())
 
 
 class Reader:
@@ -104,7 +96,7 @@ def _first_line(output: str) -> str:
 
 def _answer_runs(line: str, question: str) -> list[str]:
     """Runs of neighbouring words that neither the question nor the frame of a sentence holds."""
-    plain = _FRAME | set(normalize_answer(question).split())
+    plain = FRAME | set(normalize_answer(question).split())
     runs: list[list[str]] = [[]]
     for word in normalize_answer(line).split():
         if word not in plain:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from neurorit.data.examples import Passage
+from neurorit.data.support import unsupported_spans
 from neurorit.eval.conditions import distractor_conditions, parse_condition
 from neurorit.eval.metrics.faithfulness import is_misled, read_in
 from neurorit.eval.predictions import Prediction
@@ -80,6 +81,13 @@ def _misled(answer: Prediction, shown: Sequence[Passage]) -> bool:
     return not answer.abstained and is_misled(answer.output, answer.answers, shown, read)
 
 
+def _unsupported(answer: Prediction, shown: Sequence[Passage]) -> list[list[int]]:
+    """Where the sentences that no passage supports stand; none where none were shown."""
+    if answer.abstained or not shown:
+        return []
+    return [list(span) for span in unsupported_spans(answer.output, shown, answer.question)]
+
+
 def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
     noisy = distractor_conditions(list(conditions))
     if noisy:
@@ -134,6 +142,7 @@ def _record(
                 "abstained": p.abstained,
                 "verdict": p.verdict,
                 "found_in": read_in(p.output, p.question, shown[p.system].get(place, ())),
+                "unsupported": _unsupported(p, shown[p.system].get(place, ())),
             }
             for p in answers
         ],

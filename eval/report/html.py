@@ -112,6 +112,7 @@ def _templates() -> Environment:
         "p_value": _p_value,
         "signed": lambda share: f"{100 * share:+.1f}",
         "span": _span,
+        "supported": _supported,
         "thousands": lambda count: f"{count:,}",
         "title_of": title_of,
     }
@@ -335,6 +336,17 @@ def _parted(text: str, answers: Sequence[str]) -> list[str]:
     longest_first = sorted(answers, key=len, reverse=True)
     pattern = "|".join(re.escape(answer) for answer in longest_first)
     return re.split(f"(?i)(?<!\\w)({pattern})(?!\\w)", text)
+
+
+def _supported(answer: Mapping[str, Any]) -> Markup:
+    """An answer's text with its unsupported sentences marked."""
+    text, made, at = str(answer["output"]), Markup(), 0
+    mark = Markup('<span class="unsupported" title="no passage supports it">{}</span>')
+    for start, end in answer.get("unsupported", ()):
+        made += text[at:start]
+        made += mark.format(text[start:end])
+        at = end
+    return made + text[at:]
 
 
 def _span(interval: Sequence[float], digits: int = 1) -> str:

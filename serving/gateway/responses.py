@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from neurorit.data.support import unsupported_spans
 from neurorit.serving.rag.citations import cited
 from neurorit.serving.rag.compare import Comparison
 from neurorit.serving.rag.pipeline import Event, Outcome, Retrieved, Text
@@ -63,6 +64,7 @@ def verdict_field(outcome: Outcome) -> dict[str, Any]:
         "policy": outcome.policy,
         "attempts": outcome.attempts,
         "cited": _cited_ids(outcome),
+        "unsupported": _unsupported(outcome),
     }
 
 
@@ -180,6 +182,14 @@ def _completed(
     if neurorit is not None:
         chunk["neurorit"] = neurorit
     return chunk
+
+
+def _unsupported(outcome: Outcome) -> list[list[int]]:
+    """Where the sentences that no passage supports begin and end; none where none were shown."""
+    if outcome.abstained or not outcome.hits:
+        return []
+    spans = unsupported_spans(outcome.answer, [hit.passage for hit in outcome.hits])
+    return [list(span) for span in spans]
 
 
 def _cited_ids(outcome: Outcome) -> list[str]:

@@ -80,6 +80,9 @@ class Verdict(_Shape):
     policy: Literal["abstain", "closed-book", "deeper"]
     attempts: int
     cited: list[str] = Field(description="ids of the passages that the answer cites or quotes")
+    unsupported: list[tuple[int, int]] = Field(
+        description="where sentences that no passage supports, by their words, begin and end"
+    )
 
 
 class AssistantMessage(_Shape):

@@ -80,3 +80,16 @@ def test_the_page_names_the_interval_that_was_used(report: dict[str, Any]) -> No
     # Every question has a title of its own: nothing was resampled by it.
     alone = render_page(report | {"cluster": "title", "clusters": None})
     assert "with the question as the cluster" in alone
+
+
+def test_what_no_passage_supports_is_underlined(report: dict[str, Any]) -> None:
+    example = report["examples"][0]
+    said = "It is <b>x</b>. So there."
+    output = example["outputs"][0] | {"output": said, "em": False, "abstained": False}
+    shown = report | {"examples": [example | {"outputs": [output | {"unsupported": [[0, 15]]}]}]}
+    page = render_page(shown)
+    marked = '<span class="unsupported" title="no passage supports it">{}</span> So there.'
+    assert marked.format("It is &lt;b&gt;x&lt;/b&gt;.") in page
+    bare = {name: value for name, value in output.items() if name != "unsupported"}
+    page = render_page(report | {"examples": [example | {"outputs": [bare]}]})
+    assert "It is &lt;b&gt;x&lt;/b&gt;. So there." in page  # a report of before

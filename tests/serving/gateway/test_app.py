@@ -167,6 +167,17 @@ def test_options_reach_the_pipeline_and_the_upstream() -> None:
     assert (request["stop"], request["seed"]) == (["\n"], 3)
 
 
+def test_what_no_passage_supports_is_named() -> None:
+    said = "Nobody knows Zanzibar. It was in 2931."
+    body = ask(Upstream([[said]])).json()
+    spans = body["neurorit"]["unsupported"]
+    assert [said[start:end] for start, end in spans] == [
+        "Nobody knows Zanzibar.", "It was in 2931.",
+    ]  # fmt: skip
+    passage = body["neurorit"]["passages"][0]["text"]
+    assert ask(Upstream([[passage]])).json()["neurorit"]["unsupported"] == []
+
+
 def test_the_last_user_message_is_the_question() -> None:
     upstream = Upstream([["x"]])
     parts = [{"type": "text", "text": "What does Edo Varn do?"}]
