@@ -92,6 +92,19 @@ def _top(
         raise typer.Exit()
 
 
+def _disk_failure(error: Exception) -> str | None:
+    """One line for what SQLite and FAISS say of a disk, in errors of their own; else None."""
+    said = str(error)
+    if type(error).__module__ == "sqlite3" and any(
+        word in said for word in ("full", "disk I/O", "readonly", "unable to open")
+    ):
+        return f"a database of an index cannot be written ({said}): is the disk full?"
+    if isinstance(error, RuntimeError) and "faiss" in said and "rite" in said:
+        reason = said.rpartition("failed: ")[2].splitlines()[0]
+        return f"vectors of an index cannot be written ({reason[:200]}): is the disk full?"
+    return None
+
+
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one line and an exit code."""
     try:
@@ -104,8 +117,11 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         typer.echo(f"error: {error.strerror or error}{where}", err=True)
         sys.exit(1)
-    except RuntimeError as error:
-        # torch is not imported here only to name its error.
+    except Exception as error:
+        # None of these libraries is imported here only to name its error.
+        if (told := _disk_failure(error)) is not None:
+            typer.echo(f"error: {told}", err=True)
+            sys.exit(1)
         if type(error).__name__ != "OutOfMemoryError":
             raise
         typer.echo(

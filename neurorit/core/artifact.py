@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.atomic_files import abandoned, put_back, swap_in, sync, write_text
+from neurorit.core.atomic_files import abandoned, own_mark, put_back, swap_in, sync, write_text
 from neurorit.core.errors import ArtifactError, BadInput
 
 MANIFEST = "manifest.json"
@@ -55,7 +54,7 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    temporary = out.with_name(f".{out.name}.writing-{own_mark()}")
     put_back(out)
     for left in [temporary, *abandoned(out, "writing"), *abandoned(out, "replaced")]:
         shutil.rmtree(left, ignore_errors=True)

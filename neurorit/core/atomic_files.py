@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def own_mark() -> str:
+    """What this process ends its temporary names with: its machine and its number."""
+    return f"{_machine()}-{os.getpid()}"
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: temporary name, sync, rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.writing-{own_mark()}")
     with open(temporary, "w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
@@ -30,11 +37,18 @@ def put_back(out: Path) -> None:
 
 
 def abandoned(out: Path, what: str) -> Iterator[Path]:
-    """Directories beside `out` of that use whose process was killed."""
-    for path in sorted(out.parent.glob(f".{out.name}.{what}-*")):
-        process = path.name.rpartition("-")[2]
-        if process.isdigit() and not _alive(int(process)):
+    """Directories beside `out` of that use whose process, of this machine, was killed."""
+    before = f".{out.name}.{what}-"
+    for path in sorted(out.parent.glob(f"{before}*")):
+        machine, _, process = path.name.removeprefix(before).rpartition("-")
+        # Whether another machine's process lives cannot be asked from here.
+        here = machine in ("", _machine())
+        if here and process.isdigit() and not _alive(int(process)):
             yield path
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 
 
 def _alive(process: int) -> bool:
@@ -56,7 +70,7 @@ def swap_in(temporary: Path, out: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         return
     # This file system cannot exchange two names: `put_back` mends a kill between these two.
-    aside = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    aside = out.with_name(f".{out.name}.replaced-{own_mark()}")
     os.rename(out, aside)
     try:
         os.rename(temporary, out)

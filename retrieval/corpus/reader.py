@@ -158,7 +158,8 @@ def corpus_files(path: Path) -> list[Path]:
     beir = path / "corpus.jsonl"
     if beir.is_file():
         return [beir]
-    return [file for file in _seen_files(path) if _is_read(file) and file.exists()]
+    files = [file for file in _seen_files(path) if _is_read(file) and file.exists()]
+    return [file for file in files if not _leads_out(file, path)]
 
 
 def _seen_files(folder: Path) -> list[Path]:
@@ -168,6 +169,11 @@ def _seen_files(folder: Path) -> list[Path]:
         if (file.is_file() or not file.exists())
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     )
+
+
+def _leads_out(file: Path, folder: Path) -> bool:
+    """Whether a file of a folder lies elsewhere: who fills the folder is to show nothing else."""
+    return not file.resolve().is_relative_to(folder.resolve())
 
 
 def _is_read(file: Path) -> bool:
@@ -218,6 +224,10 @@ def _source(path: Path, chunking: Chunking, skipped: Skipped) -> Placed:
             elif not _is_read(file):
                 kind = f"files of the kind {file.suffix} are" if file.suffix else "its kind is"
                 skipped.left_out(str(file), f"{kind} not read")
+            elif _leads_out(file, path):
+                skipped.left_out(str(file), "a link that leads out of the folder is not followed")
+        for linked in (place for place in path.rglob("*") if place.is_symlink() and place.is_dir()):
+            skipped.left_out(str(linked), "a link to a folder is not followed")
     if not files:
         known = ", ".join((*RECORDS, *SUFFIXES))
         raise BadInput(f"{path}: holds no corpus.jsonl, and no file of {known}")

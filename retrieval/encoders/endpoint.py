@@ -26,6 +26,8 @@ KEY_VARIABLE = "NEURORIT_ENCODER_KEY"
 ADDRESS_VARIABLE = "NEURORIT_ENCODER_ADDRESS"
 _SHORTEST = 256  # characters below which no refusal is about the length
 _CALLS = CallSettings(timeout=120.0, retries=5, pause=0.5, concurrency=4)
+# Where somebody waits for one query, and others behind it.
+_OF_QUERIES = CallSettings(timeout=5.0, retries=1, pause=0.2, concurrency=4)
 
 
 def is_address(name: str) -> bool:
@@ -85,6 +87,10 @@ class EndpointEncoder:
             self._dimension = int(self._batch(["dimension"]).shape[1])
         except CallFailed as error:
             raise BadInput(f"‹encoder={name}›: {error}") from error
+
+    def hurry(self) -> None:
+        """Give each call some seconds alone, for searches that somebody waits for."""
+        self._endpoint.settings = _OF_QUERIES
 
     @property
     def dimension(self) -> int:

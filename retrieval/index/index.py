@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, overload
 
-from neurorit.core.artifact import Manifest, manifest_digest, read_manifest
+from neurorit.core.artifact import MANIFEST, Manifest, manifest_digest, read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.reader import GivenCorpus, rereadable
@@ -30,6 +30,7 @@ from neurorit.retrieval.settings import BuildSettings
 __all__ = ["Hit", "Index", "build_index", "passage_text"]
 
 DELETED = "deleted"
+_LOADS = 5
 _CHECKED = 4 * 2**30  # bytes of files up to which every load hashes them all
 
 
@@ -121,6 +122,26 @@ class Index:
         changed, or if the encoder is another one.
         """
         directory = Path(directory)
+        for left in reversed(range(_LOADS)):
+            before = _manifest_bytes(directory)
+            try:
+                return cls._load(directory, encoder, effort, segments, verify, batch_size)
+            except (ArtifactError, FileNotFoundError):
+                # An update has replaced the manifest, and taken away what the former one names.
+                if not left or _manifest_bytes(directory) == before:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    @classmethod
+    def _load(
+        cls,
+        directory: Path,
+        encoder: Encoder | None,
+        effort: int | None,
+        segments: Sequence[str] | None,
+        verify: bool | None,
+        batch_size: int,
+    ) -> Index:
         manifest = read_index_manifest(directory, verify=verify)
         model = encoder or load_encoder(
             at_named_address(str(manifest.settings["encoder"]), directory), batch_size=batch_size
@@ -245,6 +266,13 @@ class _Segment:
         """(scores, rows) [n, at most k]."""
         most = max(1, min(k, self._left if only is None else len(only)))
         return find(self._vectors, queries, most, effort or self._effort, self._gone, only)
+
+
+def _manifest_bytes(directory: Path) -> bytes:
+    try:
+        return (directory / MANIFEST).read_bytes()
+    except OSError:
+        return b""
 
 
 def read_index_manifest(directory: Path, *, verify: bool | None = None) -> Manifest:

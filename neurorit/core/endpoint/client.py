@@ -108,7 +108,8 @@ class Endpoint:
                 raise CallFailed(f"{self.base_url}: given up")
             asked_to_wait = 0.0
             try:
-                reply = self._http.request(method, url, json=body)
+                timeout = self.settings.timeout
+                reply = self._http.request(method, url, json=body, timeout=timeout)
                 if self._closed.is_set() and (stream := reply.extensions.get("network_stream")):
                     stream.close()  # connected since, it is in no pool that could close it
                 status = reply.status_code

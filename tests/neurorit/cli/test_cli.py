@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -107,6 +109,32 @@ def test_a_full_disk_is_one_line(
         main()
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: No space left on device: out/vectors\n"
+
+
+@pytest.mark.parametrize("library", ["faiss", "sqlite"])
+def test_a_full_disk_of_another_library_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], library: str
+) -> None:
+    def full(workplace: Path) -> dict[str, bool]:
+        if library == "sqlite":
+            raise sqlite3.OperationalError("database or disk is full")
+        import faiss
+
+        index = faiss.IndexFlatL2(2000)
+        index.add(np.zeros((500, 2000), dtype=np.float32))
+        faiss.write_index(index, "/dev/full")
+        return {}
+
+    if library == "faiss" and not Path("/dev/full").exists():
+        pytest.skip("this system has no device that is always full")
+    monkeypatch.setattr("neurorit.pipelines.doctor.examine", full)
+    monkeypatch.setattr(sys, "argv", ["neurorit-rag", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert said.startswith("error: ") and said.endswith("is the disk full?\n")
+    assert said.count("\n") == 1
 
 
 def test_recipe_variant_and_options_win(tmp_path: Path) -> None:

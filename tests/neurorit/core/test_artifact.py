@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, writing
+from neurorit.core.atomic_files import own_mark
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.example_files import examples_file
 
@@ -61,6 +62,17 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "data.txt").read_text() == "one"
     make(tmp_path / "a", "two", overwrite=True)
     assert (tmp_path / "a" / "data.txt").read_text() == "two"
+
+
+def test_what_another_machine_writes_is_left_to_it(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    elsewhere = tmp_path / f".a.writing-0123abcd-{done.stdout.strip()}"
+    here = tmp_path / f".a.writing-{own_mark().partition('-')[0]}-{done.stdout.strip()}"
+    for left in (elsewhere, here):
+        left.mkdir()
+    make(tmp_path / "a")
+    assert (elsewhere.exists(), here.exists()) == (True, False)
 
 
 def test_what_a_killed_process_left_is_cleared_but_not_a_living_ones(tmp_path: Path) -> None:

@@ -358,3 +358,23 @@ def test_a_folder_without_a_corpus_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(BadInput, match="holds no corpus"):
         list(read_corpus(tmp_path / "nothing"))
+
+
+def test_links_that_lead_out_of_a_folder_are_skipped_and_said(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "corpus", tmp_path / "private"
+    for place in (folder / "sub", outside):
+        place.mkdir(parents=True)
+    (outside / "secret.md").write_text("The secret is kept elsewhere.")
+    (folder / "own.md").write_text("This is what the folder holds.")
+    (folder / "out.md").symlink_to(outside / "secret.md")
+    (folder / "all").symlink_to(outside)
+    (folder / "sub" / "again.md").symlink_to(folder / "own.md")
+    skipped = Skipped()
+    texts = [passage.text for passage in read_corpus(folder, skipped=skipped)]
+    assert texts and not any("secret" in text for text in texts)
+    assert sum("folder holds" in text for text in texts) == 2
+    assert sorted(line.partition(": ")[0] for line in skipped) == [
+        str(folder / "all"),
+        str(folder / "out.md"),
+    ]
+    assert all("not followed" in line for line in skipped)

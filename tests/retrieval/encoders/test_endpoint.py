@@ -248,3 +248,22 @@ def test_further_fields_of_a_request_stand_in_the_encoders_name(
         load_encoder(prefixed_name("minilm", request='{"a": 1}'))
     with pytest.raises(BadInput, match="are a JSON object"):
         load_encoder("http://h/v1#e?request=x")
+
+
+def test_a_search_waits_some_seconds_for_a_server_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[Any] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        waited.append(request.extensions["timeout"]["read"])
+        if len(waited) > 1:
+            raise httpx.ReadTimeout("it hangs")
+        return httpx.Response(200, json={"data": [{"index": 0, "embedding": [1.0, 0.0]}]})
+
+    encoder = EndpointEncoder("http://inside/v1#e", transport=httpx.MockTransport(reply))
+    encoder.hurry()
+    with pytest.raises(NeuroritError, match="ReadTimeout"):
+        encoder.encode_queries(["Where?"])
+    assert waited[0] >= 60
+    assert len(waited) == 3 and max(waited[1:]) <= 5

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neurorit.core.artifact import read_manifest
-from neurorit.core.errors import BadInput
+from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.compact import compact_index
 from neurorit.retrieval.index.index import Index, build_index
@@ -230,3 +230,37 @@ def test_bm25_belongs_to_the_passages_that_were_loaded(
     assert old.search(["2000"], 1)[0][0].passage.id == "p2000"
     new = Retriever.load(place, SearchSettings(mode="bm25"))
     assert new.search(["2000"], 1)[0][0].passage.id == "p2000"
+
+
+def test_an_update_while_it_is_loaded_is_read_again(
+    tmp_path: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest that was read names what the update has taken away since."""
+    place = built(tmp_path, encoder, "flat")
+    (tmp_path / "gone").write_text("p1\n")
+    update_index(place, delete=tmp_path / "gone")
+    (tmp_path / "gone").write_text("p2\n")
+    updates = 0
+
+    def loading(*_: object, **__: object) -> CountingEncoder:
+        nonlocal updates
+        updates += 1
+        if updates == 1:
+            monkeypatch.setattr(
+                "neurorit.retrieval.index.index.load_encoder", lambda *_, **__: encoder
+            )
+            update_index(place, delete=tmp_path / "gone")
+        return encoder
+
+    monkeypatch.setattr("neurorit.retrieval.index.index.load_encoder", loading)
+    index = Index.load(place)
+    assert len(index) == COUNT - 2 and "p2" not in index
+
+
+def test_an_index_that_lacks_a_file_is_refused_at_once(
+    tmp_path: Path, encoder: CountingEncoder
+) -> None:
+    place = built(tmp_path, encoder, "flat")
+    next(place.rglob("vectors.faiss")).unlink()
+    with pytest.raises(ArtifactError, match="lacks its file"):
+        Index.load(place)
