@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +21,18 @@ def serve(model: Path, index: Path, settings: ServeSettings) -> Mapping[str, Any
     """Serve until interrupted; returns what was served."""
     from neurorit.serving.gateway.server import run_server
 
+    # Registered before all that is loaded: it runs after what that has registered.
+    atexit.register(end_quietly)
     run_server(model, index, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
     return {"served": str(model), "index": str(index)}
+
+
+def end_quietly() -> None:
+    """Let nothing more stand on stderr: libraries in C count there what they did not clean up."""
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def ask(question: str, url: str, api_key_file: Path | None = None) -> dict[str, Any]:
