@@ -7,6 +7,7 @@ what is answered, takes memory, open files and turns until nobody is served.
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
@@ -22,6 +23,8 @@ _PATIENCE = 5.0  # seconds for a refused client to ask, read and leave
 _PROBES = (b"GET /health ", b"GET /ready ", b"GET /metrics ")
 _SPARE = 16  # connections for them
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
+# The parser takes what follows an offer of another protocol for that protocol, and no body.
+_OFFER = re.compile(rb"(?im)^upgrade(?=[ \t]*:)")
 
 
 def bounded_connections(
@@ -51,6 +54,7 @@ class _Bounded(HttpToolsProtocol):
     _pending = 0  # bytes that came since the parser last made something of any
     _head = 0  # bytes of the headers that it made
     _in_head = False
+    _in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -74,7 +78,7 @@ class _Bounded(HttpToolsProtocol):
             )
             return
         self._pending += len(data)
-        super().data_received(data)
+        super().data_received(data if self._in_body else _without_offers(data))
         if self._pending > MAX_HEAD:
             self._too_large()
 
@@ -133,7 +137,7 @@ class _Bounded(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._pending = False, 0
+        self._in_head, self._in_body, self._pending = False, True, 0
         if self._head > MAX_HEAD:
             self._too_large()
         if not self._told:
@@ -147,7 +151,7 @@ class _Bounded(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._pending = 0
+        self._pending, self._in_body = 0, False
         if not self._told:
             self._arrived()
             super().on_message_complete()
@@ -191,7 +195,9 @@ class _Bounded(HttpToolsProtocol):
             # It waits behind one that is being answered.
             self._timer = self.loop.call_later(self.seconds, self._too_slow)
             return
-        if not answering or not self.cycle.response_started:
+        # One that was refused before its body had come has its answer.
+        refused = self.cycle is not None and self._in_body and self.cycle.response_complete
+        if not refused and (not answering or not self.cycle.response_started):
             self._say(408, f"the request did not arrive whole within {self.seconds:.0f} s")
         self.transport.close()
 
@@ -201,6 +207,15 @@ class _Bounded(HttpToolsProtocol):
     def _tell_open(self) -> None:
         if self.metrics is not None:
             self.metrics.connections.set(len(self.connections))
+
+
+def _without_offers(data: bytes) -> bytes:
+    """The beginning of a request with offers of other protocols, such as h2c, made plain headers.
+
+    Declining them is answering as if they were not there.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _OFFER.sub(b"x-offer", head) + end + rest if b"pgrade" in head else data
 
 
 def _response(status: int, text: str) -> bytes:
