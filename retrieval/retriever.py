@@ -99,6 +99,13 @@ class Retriever:
             made._only = _matching(self.index.passages, made.settings.filters)
         return made
 
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """All that a search may find: the index's, or those of them that the filters allow."""
+        if self._only is None:
+            return self.index.passages
+        return Chosen(self.index.passages, self.index.passages.rows_of(self._only))
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -192,6 +199,25 @@ class Retriever:
         scores = self._cross.predict(pairs, show_progress_bar=False)
         order = sorted(range(len(hits)), key=lambda i: (-float(scores[i]), i))
         return [_ranked(hits[i], float(scores[i]), hits[i].ranks) for i in order]
+
+
+class Chosen(Sequence[Passage]):
+    """Some rows of an index's passages, read when they are asked for."""
+
+    def __init__(self, passages: PassageParts, rows: Any) -> None:
+        self._passages, self._rows = passages, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Passage: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Passage]: ...
+    def __getitem__(self, at: int | slice) -> Passage | Sequence[Passage]:
+        if isinstance(at, slice):
+            return Chosen(self._passages, self._rows[at])
+        return self._passages[int(self._rows[at])]
 
 
 def _ranked(hit: Hit, score: float, ranks: Mapping[str, int], rank: int | None = None) -> Hit:

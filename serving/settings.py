@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Count, Positive, Settings, Within
 from neurorit.retrieval.settings import SearchSettings
 
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?")
 Policy = Literal["abstain", "closed-book", "deeper"]
 UpstreamApi = Literal["completions", "chat"]
 
@@ -27,6 +29,9 @@ class ServeSettings(Settings):
     policy: Policy = "abstain"
     """What follows when the model abstains: that is the answer (abstain), its own knowledge
     (closed-book), or more passages (deeper)."""
+    min_score: float | None = None
+    """Where the best passage scores less, none is shown and the policy follows; `neurorit-rag
+    calibrate` chooses it."""
     max_tokens: AtLeastOne = 64
     """Tokens of an answer, where a request names none."""
     max_model_len: AtLeastOne | None = None
@@ -45,10 +50,22 @@ class ServeSettings(Settings):
     """Their key; else NEURORIT_UPSTREAM_KEY."""
     base: str | None = None
     """A second model to compare with: a folder or an address."""
+    adapters: tuple[str, ...] = ()
+    """A LoRA that the own vLLM serves beside the model, as NAME=DIR."""
+    max_adapters: Count = 0
+    """Adapters at once; more than are named leaves room to add some while it serves."""
+    max_adapter_rank: Annotated[int, Within(0, 512)] = 0
+    """The largest rank of an adapter that may be added; 0: that of those named."""
+    admin_key_file: Path | None = None
+    """The key of who may add and remove adapters; else NEURORIT_ADMIN_KEY. Without, nobody may."""
     history: Annotated[int, Within(0, 10)] = 0
     """Earlier questions that a search sees too."""
     requests_per_minute: Count = 0
     """Requests of one client in a minute; 0: any number."""
+    lame_duck_seconds: Annotated[float, Within(0)] = 0.0
+    """Seconds to go on serving after SIGTERM, while /ready says 503 so that balancers turn away."""
+    index_seconds: Annotated[float, Within(0)] = 10.0
+    """Seconds between two looks whether the index was updated; 0: only on SIGHUP."""
     drain_seconds: AtLeastOne = 60
     """Seconds to finish what has begun when told to end."""
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -75,6 +92,8 @@ class ServeSettings(Settings):
     """completions (token ids, as vLLM takes) or chat (messages only)."""
     allowed_hosts: tuple[str, ...] = ()
     """Names that it answers to on loopback without keys, beside this machine's own."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of web pages elsewhere whose scripts may ask it, such as https://app.example."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses of reverse proxies whose X-Forwarded-For says which client asks."""
 
@@ -82,8 +101,18 @@ class ServeSettings(Settings):
         super().__post_init__()
         if self.upstream and self.vllm_args:
             raise BadInput("flags for vLLM go to an own vLLM; leave them out beside ‹upstream›")
+        if self.upstream and (self.adapters or self.max_adapters):
+            raise BadInput(
+                "adapters are loaded into an own vLLM; beside ‹upstream› leave ‹adapters› out"
+            )
         if self.vllm_args and not self.vllm_args[0].startswith("-"):
             raise BadInput(f"{self.vllm_args[0]!r} is no flag for vLLM; those stand after ` -- `")
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise BadInput(
+                    f"‹allowed_origin={origin}›: an origin is a scheme and a name, such as "
+                    "https://app.example, without a path; `*` would let every page ask"
+                )
         if self.max_tokens > self.max_tokens_limit:
             raise BadInput(
                 f"‹max_tokens={self.max_tokens}›: more than "

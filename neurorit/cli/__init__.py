@@ -34,6 +34,7 @@ COMMANDS = {
     "merge": "method.merge:merge",
     "serve": "serving.serve:serve",
     "ask": "serving.ask:ask",
+    "adapters": "serving.adapters:adapters_app",
     "calibrate": "serving.calibrate:calibrate",
     "eval": "evaluation.evaluate:evaluate",
     "experiment": "method.experiment:experiment",

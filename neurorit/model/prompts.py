@@ -132,11 +132,16 @@ def render_turn(tokenizer: Any, template: PromptTemplate, turn: str) -> list[int
 
 
 def render_chat(
-    tokenizer: Any, messages: Sequence[dict[str, str]], *, date: str = DATE
+    tokenizer: Any,
+    messages: Sequence[dict[str, str]],
+    *,
+    date: str = DATE,
+    told: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of a chat whose last turn the model is to answer; contents stay plain text.
 
-    date: the day that a chat template which prints one is told. The ids are the tokenizer's own for
+    date: the day that a chat template which prints one is told; told: what else it is told, whose
+    texts it may write as markers. The ids are the tokenizer's own for
     the template's text, where nothing in the contents would become a marker. Models that may think
     are asked not to: thinking is no part of the answer.
     """
@@ -148,7 +153,7 @@ def render_chat(
         {"role": message["role"], "content": f"{_MARK}{i}{_MARK}"}
         for i, message in enumerate(messages)
     ]
-    pieces = _chat(tokenizer, marked, date=date).split(_MARK)
+    pieces = _chat(tokenizer, marked, date=date, told=told).split(_MARK)
     _, written = _frame(tokenizer, pieces[::2])
     contents = [_parted(messages[int(piece)]["content"], written) for piece in pieces[1::2]]
     whole = _encode_whole(tokenizer, pieces[::2], contents)
@@ -200,17 +205,22 @@ def end_token_id(tokenizer: Any) -> int:
 
 
 def _chat(
-    tokenizer: Any, messages: Sequence[dict[str, str]], *, date: str, ask: bool = True
+    tokenizer: Any,
+    messages: Sequence[dict[str, str]],
+    *,
+    date: str,
+    ask: bool = True,
+    told: Mapping[str, Any] | None = None,
 ) -> str:
     day = Date.fromisoformat(date)
     text: str = tokenizer.apply_chat_template(
         list(messages),
         tokenize=False,
         add_generation_prompt=ask,
-        enable_thinking=False,
         # Templates take the day from either.
         date_string=day.strftime("%d %b %Y"),
         strftime_now=day.strftime,
+        **{"enable_thinking": False, **(told or {})},
     )
     return text
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_name
+from neurorit.serving.backends.adapters import Adapters
+from neurorit.serving.backends.lora import Lora, parse_named, read_lora
 from neurorit.serving.backends.openai_client import ChatClient, CompletionClient, Generator
 from neurorit.serving.backends.pool import Upstreams, check_url
 from neurorit.serving.backends.supervisor import keep_running
@@ -33,7 +35,8 @@ class System:
     model_dir: the checkpoint, whose tokenizer and template are used also for servers elsewhere;
     name: for clients (None: the directory's); urls: running servers (empty: an own vLLM);
     key: theirs; parameter: what names them in errors; upstream_model: their name for it
-    (empty: the first that they list); upstream_api: `completions` or `chat`.
+    (empty: the first that they list); upstream_api: `completions` or `chat`; adapters: NAME=DIR of
+    LoRAs that the own vLLM serves beside it; max_adapters, max_adapter_rank: the room for more.
     """
 
     def __init__(
@@ -49,6 +52,9 @@ class System:
         max_model_len: int | None = None,
         vllm_args: Sequence[str] = (),
         log: Path | None = None,
+        adapters: Sequence[str] = (),
+        max_adapters: int = 0,
+        max_adapter_rank: int = 0,
     ) -> None:
         self.model_dir = check_model(model_dir).resolve()
         self.name = name or checkpoint_name(model_dir)
@@ -58,6 +64,12 @@ class System:
         self._own: CompletionClient | None = None
         self._engine: VllmServer | None = None
         self._upstreams: Upstreams | None = None
+        self.adapters: Adapters | None = None
+        if adapters or max_adapters:
+            named = _read_all(adapters, self.model_dir, self.name)
+            self.adapters = Adapters(
+                self.model_dir, self, named, most=max_adapters, rank=max_adapter_rank
+            )
         if urls:
             addresses = [check_url(url, parameter) for url in urls]
             kind = UPSTREAM_APIS[upstream_api]
@@ -69,6 +81,7 @@ class System:
                 served_name=name,
                 extra_args=vllm_args,
                 log=log,
+                adapters=self.adapters,
             )
 
     @property
@@ -84,11 +97,32 @@ class System:
         return self._engine is not None
 
     @property
+    def pid(self) -> int | None:
+        """Process id of the own vLLM, while there is one."""
+        return self._engine.pid if self._engine is not None else None
+
+    @property
+    def of_vllm(self) -> bool:
+        """Whether who answers is vLLM, which takes fields of its own."""
+        return self._upstreams is None or self._upstreams.of_vllm
+
+    @property
     def context(self) -> int:
         """Tokens of prompt and answer: the least of what checkpoint, option and server say."""
         told = self._upstreams.context if self._upstreams is not None else self._told
         limits = (context_length(self.model_dir), self._most, told)
         return min(limit for limit in limits if limit is not None)
+
+    async def load(self, lora: Lora) -> None:
+        """Load an adapter into the own vLLM; raises CallFailed."""
+        assert self._own is not None
+        body = {"lora_name": lora.served, "lora_path": str(lora.directory)}
+        await self._own.command("/v1/load_lora_adapter", body)
+
+    async def unload(self, lora: Lora) -> None:
+        """Take an adapter out of the own vLLM; raises CallFailed."""
+        assert self._own is not None
+        await self._own.command("/v1/unload_lora_adapter", {"lora_name": lora.served})
 
     def rename(self, name: str) -> None:
         """Give it another name for clients; its engine keeps its own."""
@@ -163,3 +197,14 @@ class System:
                 tell("ready")
             elif missed == _LOOKS:
                 tell(UNREACHABLE)
+
+
+def _read_all(adapters: Sequence[str], model_dir: Path, model: str) -> list[Lora]:
+    """The LoRAs of NAME=DIR; raises BadInput for one that cannot be served, or for a name twice."""
+    found: dict[str, Lora] = {}
+    for given in adapters:
+        name, directory = parse_named(given)
+        if name == model or name in found:
+            raise BadInput(f"‹adapter={given}›: {name!r} is another model's name here")
+        found[name] = read_lora(name, directory, model_dir)
+    return list(found.values())

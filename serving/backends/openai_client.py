@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from neurorit.core.endpoint.replies import CallFailed, Piece, read_cards, read_p
 from neurorit.core.errors import BadInput
 
 _TRIES = 3
+_AT_ONCE = 0.5  # seconds in which a connection that was closed before tells so
 _OF_LOOKS = aiohttp.ClientTimeout(total=5.0)
 
 
@@ -28,6 +30,8 @@ class Sampling:
     """How to write: at most max_tokens tokens; temperature 0 is greedy; stop: strings that end.
 
     The rest is OpenAI's: logit_bias as (token id, bias); response_format as its JSON object.
+    adapter: the server's name of an adapter of its model that is to write; of_vllm: fields of
+    vLLM's own; template: what the chat template is told beside the chat.
     """
 
     max_tokens: int = 64
@@ -39,6 +43,9 @@ class Sampling:
     presence_penalty: float = 0.0
     logit_bias: tuple[tuple[str, float], ...] = ()
     response_format: Mapping[str, Any] | None = None
+    adapter: str = ""
+    of_vllm: Mapping[str, Any] = field(default_factory=dict)
+    template: tuple[tuple[str, Any], ...] = ()
 
     def as_request(self) -> dict[str, Any]:
         """The fields of an OpenAI request."""
@@ -59,15 +66,19 @@ class Sampling:
             fields["logit_bias"] = dict(self.logit_bias)
         if self.response_format is not None:
             fields["response_format"] = dict(self.response_format)
+        fields |= self.of_vllm
+        if self.adapter:
+            fields["model"] = self.adapter
         return fields
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a server says of its model: its name and, where it tells, its context in tokens."""
+    """What a server says of its model: its name, its context in tokens, and who owns it."""
 
     model: str
     context: int | None = None
+    owner: str = ""
 
 
 class CompletionClient:
@@ -195,6 +206,21 @@ class CompletionClient:
             raise _refused(response, content)
         return _card(content, self.model)
 
+    async def command(self, path: str, body: Mapping[str, Any]) -> None:
+        """Send what changes the server itself, such as an adapter to load. Raises CallFailed."""
+        try:
+            async with self._session().post(
+                self.base_url + path,
+                data=orjson.dumps(body),
+                timeout=self._of_answers,
+                allow_redirects=False,
+            ) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(error) from error
+        if response.status != 200:
+            raise _refused(response, content)
+
     @contextlib.asynccontextmanager
     async def _post(
         self, body: dict[str, Any], timeout: aiohttp.ClientTimeout
@@ -202,11 +228,12 @@ class CompletionClient:
         """The response to a request, from its first byte on.
 
         A kept connection may be closed by the server at the moment it is used again: nothing was
-        answered then, and the request is sent anew.
+        computed then, and the request is sent anew. One that breaks off later may have cost the
+        server its work, and is not asked for that again.
         """
         url, data = self.base_url + self._path, orjson.dumps(body)
         for tries_left in reversed(range(_TRIES)):
-            connection = SimpleNamespace(kept=False)
+            connection, sent = SimpleNamespace(kept=False), time.monotonic()
             try:
                 response = await self._session().post(
                     url,
@@ -217,7 +244,8 @@ class CompletionClient:
                 )
                 break
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not connection.kept or not tries_left:
+                late = time.monotonic() - sent > _AT_ONCE
+                if not connection.kept or not tries_left or late:
                     raise
                 # The loop hears now which other kept connections have closed.
                 await asyncio.sleep(0)
@@ -269,8 +297,11 @@ class ChatClient(CompletionClient):
         stop_token_ids: Sequence[int],
         messages: Sequence[Mapping[str, str]],
     ) -> dict[str, Any]:
-        fields = (sampling or Sampling()).as_request()
-        return {"model": self.model, "messages": list(messages), **fields}
+        sampling = sampling or Sampling()
+        body = {"model": self.model, "messages": list(messages), **sampling.as_request()}
+        if sampling.template:  # the template is that server's
+            body["chat_template_kwargs"] = dict(sampling.template)
+        return body
 
 
 def _told_of_kept_connections() -> aiohttp.TraceConfig:
@@ -317,7 +348,8 @@ def _card(content: bytes, model: str) -> Card:
         cards = read_cards(orjson.loads(content))
         found = next((card for card in cards if card["id"] == model), cards[0])
         context = found.get("max_model_len")
-        return Card(str(found["id"]), int(context) if context else None)
+        owner = str(found.get("owned_by") or "")
+        return Card(str(found["id"]), int(context) if context else None, owner)
     except (ValueError, IndexError, TypeError) as error:
         raise CallFailed("it does not list its model", 200) from error
 

@@ -25,6 +25,7 @@ from neurorit.serving.backends.openai_client import CompletionClient, Sampling
 KEY_VARIABLE = "NEURORIT_UPSTREAM_KEY"
 _REST_SECONDS = 5.0
 _SILENT_SECONDS = 30.0
+_GONE_SECONDS = 1.0
 
 
 @dataclass
@@ -34,6 +35,7 @@ class _Server:
     resting_until: float = 0.0
     context: int | None = None
     fault: NeuroritError | None = None
+    owner: str | None = None
     heard: float = -math.inf
 
 
@@ -77,20 +79,47 @@ class Upstreams:
                     messages=messages,
                 )
                 async with aclosing(pieces):
-                    async for piece in pieces:
+                    if (first := await self._first_piece(server, pieces, tried)) is not None:
                         begun = True
+                        yield first
+                    async for piece in pieces:
                         server.heard = time.monotonic()
                         yield piece
                 return
             except CallFailed as error:
-                if begun or error.of_this_request:
+                if error.of_this_request:
+                    raise
+                # Also one that broke off: as the least busy it would draw all requests.
+                server.resting_until = time.monotonic() + self._rest
+                if begun:
                     raise
                 failure = error
-                server.resting_until = time.monotonic() + self._rest
             finally:
                 server.running -= 1
         assert failure is not None
         raise failure
+
+    async def _first_piece(
+        self, server: _Server, pieces: AsyncGenerator[Piece, None], tried: Sequence[_Server]
+    ) -> Piece | None:
+        """What a server says first; raises CallFailed once it is known to be gone.
+
+        A server that takes requests and answers nothing would keep them as long as it may be
+        silent. The looks from the background tell: then they go to another, where there is one.
+        """
+        first = asyncio.ensure_future(anext(pieces, None))
+        try:
+            while not first.done():
+                await asyncio.wait((first,), timeout=_GONE_SECONDS)
+                other = self._best(tried)
+                if server.fault is not None and not first.done() and _sound(other):
+                    raise CallFailed("the language model does not answer")
+            server.heard = time.monotonic()
+            return first.result()
+        finally:
+            if not first.done():
+                first.cancel()
+                await asyncio.wait((first,))
 
     async def look(self) -> list[NeuroritError]:
         """Ask every server for its model; what is wrong with those that do not say.
@@ -115,6 +144,12 @@ class Upstreams:
         told = [server.context for server in self._servers if server.context is not None]
         return min(told, default=None)
 
+    @property
+    def of_vllm(self) -> bool:
+        """Whether every server that has said who made it is vLLM, and one has."""
+        told = {server.owner for server in self._servers if server.owner is not None}
+        return told == {"vllm"}
+
     async def aclose(self) -> None:
         """Close all connections."""
         for server in self._servers:
@@ -131,6 +166,10 @@ class Upstreams:
         )
 
 
+def _sound(server: _Server | None) -> bool:
+    return server is not None and server.fault is None
+
+
 async def _look(server: _Server) -> None:
     try:
         card = await server.client.look()
@@ -141,6 +180,7 @@ async def _look(server: _Server) -> None:
             server.fault = error
         return
     server.fault, server.context, server.heard = None, card.context, time.monotonic()
+    server.owner = card.owner
     server.client.model = server.client.model or card.model
 
 

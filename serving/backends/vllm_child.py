@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+from neurorit.serving.backends.vllm_env import has_gpu
+
 _PATIENCE_SECONDS = 10.0
 
 
@@ -32,4 +34,8 @@ def _wait() -> None:
 if __name__ == "__main__":
     end_with_parent()
     sys.argv[0] = "vllm"
+    if "--enable-lora" in sys.argv and not has_gpu():
+        from neurorit.serving.backends import cpu_lora
+
+        cpu_lora.install()
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)

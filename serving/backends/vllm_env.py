@@ -27,6 +27,8 @@ _TORCHRUN = re.compile(
     r"RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_ADDR|MASTER_PORT"
     r"|(GROUP|ROLE|TORCHELASTIC)_\w+"
 )
+# Keys of clients and of other servers are nothing for an engine, whose environment is readable.
+_KEYS = re.compile(r"NEURORIT_\w*KEYS?")
 _OWNED = {
     "--host": "it listens on the loopback interface; `--host` of serve is the gateway's",
     "--port": "it takes a free one; `--port` of serve is the gateway's",
@@ -34,6 +36,8 @@ _OWNED = {
     "--api-key": "it has a key of its own; clients' keys go into `--api-key-file` of serve",
     "--model": "the checkpoint is named by `--model` of serve",
     "--served-model-name": "use `--name` of serve",
+    "--enable-lora": "adapters are named by `--adapter` of serve, or get room by `--max-adapters`",
+    "--lora-modules": "adapters are named by `--adapter NAME=DIR` of serve",
     "--root-path": "the gateway asks it on the loopback interface",
     "--ssl-keyfile": "the gateway asks it on the loopback interface",
     "--ssl-certfile": "the gateway asks it on the loopback interface",
@@ -53,7 +57,11 @@ def vllm_environment() -> dict[str, str]:
 
     What the user has set stays as it is: only absent names are filled in.
     """
-    environment = {k: v for k, v in os.environ.items() if not _TORCHRUN.fullmatch(k)}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not _TORCHRUN.fullmatch(name) and not _KEYS.fullmatch(name)
+    }
     defaults = {
         # GiB for keys and values on CPU; without it vLLM takes a large share of all memory.
         "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -6,6 +6,7 @@ It listens on loopback with a key of its own.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -22,6 +23,7 @@ from typing import Self
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model.checkpoint import checkpoint_name
 from neurorit.model.precision import compute_dtype
+from neurorit.serving.backends.adapters import Adapters
 from neurorit.serving.backends.vllm_env import (
     check_flags,
     check_model,
@@ -43,7 +45,8 @@ class VllmServer:
     port: 0 takes a free one; max_model_len: tokens of prompt and answer (None: the checkpoint's);
     served_name: the model's name for clients (None: the directory's); extra_args: vLLM's own flags,
     which win over what is set here; log: file for vLLM's output (None: a temporary one);
-    start_timeout: seconds until a server that is not healthy counts as failed.
+    start_timeout: seconds until a server that is not healthy counts as failed; adapters: what it
+    loads at each start, and makes room for.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class VllmServer:
         extra_args: Sequence[str] = (),
         log: Path | None = None,
         start_timeout: float = 600.0,
+        adapters: Adapters | None = None,
     ) -> None:
         self.model_dir = check_model(model_dir).resolve()
         self.model = served_name or checkpoint_name(model_dir)
@@ -66,6 +70,7 @@ class VllmServer:
         self._max_model_len = max_model_len
         self._extra_args = check_flags(extra_args)
         self._start_timeout = start_timeout
+        self._adapters = adapters
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = threading.Event()
 
@@ -147,6 +152,13 @@ class VllmServer:
         }
         if self._max_model_len is not None:
             flags["--max-model-len"] = str(self._max_model_len)
+        if self._adapters is not None:
+            flags |= {
+                "--max-loras": str(self._adapters.most),
+                # One that is replaced stays until the last request that uses it has ended.
+                "--max-cpu-loras": str(2 * self._adapters.most),
+                "--max-lora-rank": str(self._adapters.rank),
+            }
         given = {argument.split("=", 1)[0] for argument in self._extra_args}
         command = [sys.executable, "-m", "neurorit.serving.backends.vllm_child"]
         for name, value in flags.items():
@@ -155,6 +167,11 @@ class VllmServer:
         if not has_gpu():
             # Compiling a graph takes minutes on CPU and wins little for short answers.
             command.append("--enforce-eager")
+        if self._adapters is not None:
+            command.append("--enable-lora")
+            if loras := self._adapters.at_start():
+                found = [{"name": lora.served, "path": str(lora.directory)} for lora in loras]
+                command += ["--lora-modules", *map(json.dumps, found)]
         return [*command, *self._extra_args]
 
     def _spawn(self) -> subprocess.Popen[bytes]:
@@ -162,6 +179,10 @@ class VllmServer:
         if self.log.is_file():
             # After a crash its log is what one wants to read.
             os.replace(self.log, self.log.with_name(f"{self.log.name}.previous"))
+        environment = engine_environment(self._extra_args) | {"VLLM_API_KEY": self.api_key}
+        if self._adapters is not None:
+            # Only who has its key, which is this process, reaches what loads adapters.
+            environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
         with open(self.log, "wb") as log:
             return subprocess.Popen(
                 self.command(),
@@ -169,7 +190,7 @@ class VllmServer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=engine_environment(self._extra_args) | {"VLLM_API_KEY": self.api_key},
+                env=environment,
                 # A group of its own, so that its worker processes can be ended with it. Not a
                 # session: Linux shares a core between sessions before threads, and vLLM's waiting
                 # thread, which never sleeps, was seen to hold a search up for 0.4 s.

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -24,12 +24,20 @@ from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.gateway import schemas
+from neurorit.serving.gateway.adapters import adapter_routes
+from neurorit.serving.gateway.asking import (
+    Asked,
+    Gateway,
+    asked,
+    check_model,
+    check_tokens,
+    pipeline_of,
+)
 from neurorit.serving.gateway.requests import (
     FIELDS,
     ChatRequest,
     CompareRequest,
     CompletionRequest,
-    RagOptions,
     RetrieveRequest,
 )
 from neurorit.serving.gateway.responses import (
@@ -40,9 +48,10 @@ from neurorit.serving.gateway.responses import (
     passages_field,
     text_completion,
 )
+from neurorit.serving.gateway.responses_api import ResponsesRequest, responses_route
 from neurorit.serving.gateway.schemas import errors, stream_or
-from neurorit.serving.metrics import CONTENT_TYPE, Metrics
-from neurorit.serving.middleware.auth import Guard, StrictHeaders
+from neurorit.serving.metrics import CONTENT_TYPE
+from neurorit.serving.middleware.auth import Guard, Keys, StrictHeaders
 from neurorit.serving.middleware.concurrency_limit import Admission
 from neurorit.serving.middleware.errors import (
     ApiError,
@@ -54,68 +63,34 @@ from neurorit.serving.middleware.rate_limit import RateLimit
 from neurorit.serving.middleware.request_metrics import Counting
 from neurorit.serving.middleware.trusted_hosts import KnownHosts
 from neurorit.serving.rag.compare import compare, mixed
-from neurorit.serving.rag.pipeline import Event, Outcome, RagPipeline, Request
+from neurorit.serving.rag.pipeline import Event, Outcome, RagPipeline
 from neurorit.serving.settings import ServeSettings
+
+__all__ = ["Gateway", "create_app"]
 
 PAGE = Path(__file__).parents[1] / "page"
 _log = logging.getLogger("neurorit.serving")
 _REFUSALS = errors(400, 401, 404, 413, 429, 500, 502, 503)
 
 
-@dataclass
-class Gateway:
-    """What the routes serve: a model's name, the pipeline once there is one, and the phase.
-
-    phase: `ready`, or a few words on what is still being done; shown by `/ready`. base_model, base,
-    base_phase: a second system for comparisons, and its phase; history: earlier questions that a
-    search sees too; digests: name of a model -> digest of all that its answers depend on, where
-    that is known; max_tokens_limit: tokens of an answer that a request may ask for.
-    """
-
-    model: str
-    phase: str = "starting"
-    pipeline: RagPipeline | None = None
-    base_model: str = ""
-    base: RagPipeline | None = None
-    base_phase: str = "ready"
-    history: int = 0
-    digests: dict[str, str] = field(default_factory=dict)
-    max_tokens_limit: int = ServeSettings.max_tokens_limit
-    metrics: Metrics = field(default_factory=Metrics)
-
-    @property
-    def ready(self) -> bool:
-        """True when questions can be answered."""
-        return self.pipeline is not None and self.phase == "ready"
-
-    @property
-    def base_ready(self) -> bool:
-        """True when the second system can be asked."""
-        return self.base is not None and self.base_phase == "ready"
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the models that can be asked."""
-        return [self.model, *([self.base_model] if self.base_model else [])]
-
-
 def create_app(
     gateway: Gateway,
     *,
-    api_keys: Iterable[str] = (),
+    api_keys: Iterable[str] | Keys = (),
     requests_per_minute: int = 0,
     running: int = 64,
     queue: int = 16,
     patience: float = ServeSettings.queue_seconds,
     max_body: int = ServeSettings.max_body,
     hosts: Collection[str] | None = None,
+    origins: Sequence[str] = (),
 ) -> FastAPI:
     """The FastAPI application. With `api_keys`, all but health and the page asks for one of them.
 
     requests_per_minute: of one client, 0 for any number; running: requests answered at once;
     queue: requests that may wait; more are refused with 429; patience: seconds that one may wait;
     max_body: bytes of a request; hosts: where not None, the only names it answers to beside those
-    of this machine.
+    of this machine; origins: of web pages elsewhere whose scripts may ask.
     """
 
     @asynccontextmanager
@@ -125,7 +100,7 @@ def create_app(
             if pipeline is not None:
                 pipeline.close()
 
-    keys = frozenset(api_keys)
+    keys = api_keys if isinstance(api_keys, Keys) else Keys(api_keys)
     app = FastAPI(
         title="neurorit-rag",
         version=__version__,
@@ -135,18 +110,28 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    schemas.describe(app, with_keys=bool(keys))
+    schemas.describe(app, with_keys=keys.asked_for)
     # The last one added is the first to see a request: no key, no turn.
     app.add_middleware(
         Admission, running=running, queue=queue, patience=patience, metrics=gateway.metrics
     )
     app.add_middleware(RateLimit, per_minute=requests_per_minute)
-    app.add_middleware(Guard, api_keys=keys, max_body=max_body)
+    app.add_middleware(Guard, keys=keys, max_body=max_body)
     if hosts is not None:
         app.add_middleware(KnownHosts, allowed=hosts)
     app.add_middleware(Counting, metrics=gateway.metrics)
+    if origins:
+        # Outside of what asks for keys: a browser asks without one whether it may ask.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Server-Timing", "Retry-After"],
+            max_age=600,
+        )
     app.add_middleware(StrictHeaders)
-    install_error_bodies(app, FIELDS)
+    install_error_bodies(app, FIELDS | set(ResponsesRequest.model_fields))
 
     @app.get("/health", responses={200: {"model": schemas.Health}})
     async def health() -> Response:
@@ -157,13 +142,14 @@ def create_app(
     async def ready() -> JSONResponse:
         """200 when questions can be answered, else 503 with the phase."""
         body = {
-            "ready": gateway.ready,
-            "phase": gateway.phase,
+            "ready": gateway.state == "ready",
+            "phase": gateway.state,
             "model": gateway.model,
             "base": gateway.base_model if gateway.base_ready else None,
             "base_phase": gateway.base_phase if gateway.base_model else None,
+            "adapters": gateway.adapter_names,
         }
-        return JSONResponse(body, 200 if gateway.ready else 503)
+        return JSONResponse(body, 200 if body["ready"] else 503)
 
     @app.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -182,13 +168,13 @@ def create_app(
     )
     async def model(name: str) -> Response:
         """One model, as OpenAI's `models.retrieve` asks for it."""
-        _check_model(gateway, name)
+        check_model(gateway, name)
         return _json(_card(gateway, name))
 
     @app.post("/v1/retrieve", responses={200: {"model": schemas.RetrieveBody}, **_REFUSALS})
     async def retrieve(request: RetrieveRequest) -> Response:
         """The best passages for a query, with scores, without an answer."""
-        hits = await _pipeline(gateway).retrieve(request.query, request.top_k, request.search())
+        hits = await pipeline_of(gateway).retrieve(request.query, request.top_k, request.search())
         return _json({"query": request.query, "passages": passages_field(hits)})
 
     @app.post(
@@ -198,12 +184,12 @@ def create_app(
     )
     async def chat(request: ChatRequest) -> Response:
         """An answer from retrieved passages, whole or streamed as server-sent events."""
-        model, pipeline, asked = _asked(gateway, request, "messages")
+        asking = _asked(gateway, request, "messages")
         if not request.stream:
-            outcome = await pipeline.answer(asked)
-            return _json(completion(model, outcome), outcome)
-        chunks = ChatChunks(model, with_usage=_with_usage(request))
-        return await _streamed(pipeline, asked, chunks, with_usage=_with_usage(request))
+            outcome = await asking.answer()
+            return _json(completion(asking.model, outcome), outcome)
+        chunks = ChatChunks(asking.model, with_usage=_with_usage(request))
+        return await _streamed(asking, chunks, with_usage=_with_usage(request))
 
     @app.post(
         "/v1/completions",
@@ -212,32 +198,33 @@ def create_app(
     )
     async def text(request: CompletionRequest) -> Response:
         """As the chat, for OpenAI's older interface: the prompt is the question."""
-        model, pipeline, asked = _asked(gateway, request, "prompt")
+        asking = _asked(gateway, request, "prompt")
         if not request.stream:
-            outcome = await pipeline.answer(asked)
-            return _json(text_completion(model, outcome), outcome)
-        chunks = TextChunks(model, with_usage=_with_usage(request))
-        return await _streamed(pipeline, asked, chunks, with_usage=_with_usage(request))
+            outcome = await asking.answer()
+            return _json(text_completion(asking.model, outcome), outcome)
+        chunks = TextChunks(asking.model, with_usage=_with_usage(request))
+        return await _streamed(asking, chunks, with_usage=_with_usage(request))
 
     @app.post("/v1/rag/compare", responses={200: {"model": schemas.CompareBody}, **_REFUSALS})
     async def compared(request: CompareRequest) -> Response:
         """Base and tuned model on the same passages, with noise mixed in on request."""
-        pipeline = _pipeline(gateway)
-        if not gateway.base_model:
-            text = "there is no second system to compare with; start the server with --base"
-            raise ApiError(404, text, code="no_base_model")
-        base = _pipeline(gateway, gateway.base_model)
-        _check_tokens(gateway, request.max_tokens, "max_tokens")
+        systems = _compared(gateway, request.model)
+        check_tokens(gateway, request.max_tokens, "max_tokens")
+        _, pipeline = systems["tuned"]
         k = pipeline.top_k if request.top_k is None else request.top_k
         noise, search = dict(request.noise), request.search()
         hits = await mixed(pipeline, request.question, k, noise, request.seed, search)
-        found = await compare(
-            {"base": (gateway.base_model, base), "tuned": (gateway.model, pipeline)},
-            request.question,
-            hits,
-            Sampling(max_tokens=request.max_tokens or pipeline.max_tokens),
-        )
+        sampling = Sampling(max_tokens=request.max_tokens or pipeline.max_tokens)
+        with ExitStack() as held:
+            asking = {
+                side: (name, answering, held.enter_context(gateway.written_by(name, sampling)))
+                for side, (name, answering) in systems.items()
+            }
+            found = await compare(asking, request.question, hits)
         return _json(comparison(request.question, found))
+
+    adapter_routes(app, gateway)
+    responses_route(app, gateway)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -260,68 +247,45 @@ def _timing(retrieval_seconds: float) -> dict[str, str]:
 
 def _card(gateway: Gateway, name: str) -> dict[str, Any]:
     card = {"id": name, "object": "model", "created": 0, "owned_by": "neurorit-rag"}
-    digest = gateway.digests.get(name)
+    if name in gateway.adapter_names:
+        card["parent"] = gateway.model
+    digest = gateway.digest(name)
     return card | ({"neurorit": {"digest": digest}} if digest else {})
 
 
-def _pipeline(gateway: Gateway, model: str | None = None) -> RagPipeline:
-    """The pipeline of a model; one that is not ready does not stop the other."""
-    if model and model == gateway.base_model and model != gateway.model:
-        pipeline, phase, what = gateway.base, gateway.base_phase, f"the model {model!r}"
-    else:
-        pipeline, phase, what = gateway.pipeline, gateway.phase, "the server"
-    if pipeline is None or phase != "ready":
-        raise ApiError(
-            503,
-            f"{what} is not ready: {phase}",
-            kind="server_error",
-            code="not_ready",
-            headers={"Retry-After": "5"},
-        )
-    return pipeline
-
-
-def _check_tokens(gateway: Gateway, tokens: int | None, param: str) -> None:
-    if tokens is not None and tokens > gateway.max_tokens_limit:
-        most = gateway.max_tokens_limit
-        raise ApiError(400, f"{param}: this server writes at most {most} tokens", param=param)
-
-
-def _check_model(gateway: Gateway, name: str | None) -> None:
-    if name is not None and name not in gateway.models:
-        raise ApiError(
-            404,
-            f"the model {name!r} is not served here; this server has "
-            + " and ".join(repr(known) for known in gateway.models),
-            param="model",
-            code="model_not_found",
-        )
-
-
-def _asked(
-    gateway: Gateway, request: ChatRequest | CompletionRequest, param: str
-) -> tuple[str, RagPipeline, Request]:
-    """Who is asked what: the model's name, its pipeline, and the question with its settings."""
-    model = request.model or gateway.model
-    pipeline = _pipeline(gateway, model)
-    _check_model(gateway, model)
-    if not request.questions:
-        raise ApiError(400, f"{param}: there is no question in a user message", param=param)
+def _asked(gateway: Gateway, request: ChatRequest | CompletionRequest, param: str) -> Asked:
     named = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
-    _check_tokens(gateway, request.asked_tokens, named)
-    options = request.neurorit or RagOptions()
-    earlier = gateway.history if options.history is None else options.history
-    asked = Request(
-        question=request.questions[-1],
-        top_k=options.top_k,
-        policy=options.policy,
-        search=options.search(),
-        sampling=request.sampling(pipeline.max_tokens),
-        # The question first: where a search sees only so many words, those are of earlier ones.
-        query="\n".join(request.questions[-1 - earlier :][::-1]),
-        turns=tuple(request.turns),
+    check_tokens(gateway, request.asked_tokens, named)
+    return asked(
+        gateway,
+        model=request.model,
+        questions=request.questions,
+        turns=request.turns,
+        write=request.sampling,
+        options=request.neurorit,
+        param=param,
     )
-    return model, pipeline, asked
+
+
+def _compared(gateway: Gateway, model: str | None) -> dict[str, tuple[str, RagPipeline]]:
+    """Who is compared: an adapter with its base, or the gateway's model with that of --base."""
+    first = next(iter(gateway.adapter_names), None)
+    adapter = model or (None if gateway.base_model else first)
+    if adapter is not None and adapter != gateway.model:
+        check_model(gateway, adapter)
+        if adapter == gateway.base_model:
+            raise ApiError(400, f"model: {adapter!r} is what is compared with", param="model")
+        pipeline = pipeline_of(gateway)
+        return {"base": (gateway.model, pipeline), "tuned": (adapter, pipeline)}
+    if not gateway.base_model:
+        text = (
+            "there is no second system to compare with; start the server with --adapter or --base"
+        )
+        raise ApiError(404, text, code="no_base_model")
+    return {
+        "base": (gateway.base_model, pipeline_of(gateway, gateway.base_model)),
+        "tuned": (gateway.model, pipeline_of(gateway)),
+    }
 
 
 def _with_usage(request: ChatRequest | CompletionRequest) -> bool:
@@ -329,11 +293,11 @@ def _with_usage(request: ChatRequest | CompletionRequest) -> bool:
 
 
 async def _streamed(
-    pipeline: RagPipeline, asked: Request, chunks: ChatChunks | TextChunks, *, with_usage: bool
+    asking: Asked, chunks: ChatChunks | TextChunks, *, with_usage: bool
 ) -> StreamingResponse:
     # The first two events are awaited here, so that a model that cannot be reached or refuses
     # the prompt is still answered with a proper status instead of a broken stream.
-    events, started = pipeline.stream(asked), time.perf_counter()
+    events, started = asking.stream(), time.perf_counter()
     first = [await anext(events)]
     timing = _timing(time.perf_counter() - started)
     first.append(await anext(events))

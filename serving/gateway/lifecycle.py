@@ -8,17 +8,20 @@ import gc
 import hashlib
 import logging
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.artifact import hash_model
-from neurorit.core.errors import NeuroritError
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model.prompts import PromptTemplate
 from neurorit.serving.backends.backend import System
 from neurorit.serving.backends.pool import read_upstream_key
-from neurorit.serving.gateway.app import Gateway, create_app
+from neurorit.serving.gateway.app import create_app
+from neurorit.serving.gateway.asking import Gateway
+from neurorit.serving.middleware.auth import Keys, read_admin_key, read_api_keys
 from neurorit.serving.middleware.trusted_hosts import is_loopback
 from neurorit.serving.rag.pipeline import RagPipeline, Retriever
 from neurorit.serving.settings import ServeSettings
@@ -27,7 +30,11 @@ if TYPE_CHECKING:
     import uvicorn
 
 Tell = Callable[[str], None]
+LoadRetriever = Callable[[Retriever | None], Retriever]
+"""Loads what is to be searched; given the one before, it shares what has not changed."""
 BASE_KEY_VARIABLE = "NEURORIT_BASE_KEY"  # of `--base URL`: the upstreams' key is for them alone
+_SEARCH_SECONDS = 2.0
+_ABSENT = "absent"
 _log = logging.getLogger("neurorit.serving")
 
 
@@ -45,6 +52,9 @@ def systems_of(model: Path, settings: ServeSettings) -> list[System]:
         max_model_len=settings.max_model_len,
         vllm_args=settings.vllm_args,
         log=settings.vllm_log,
+        adapters=settings.adapters,
+        max_adapters=settings.max_adapters,
+        max_adapter_rank=settings.max_adapter_rank,
     )
     if settings.base is None:
         return [first]
@@ -61,7 +71,7 @@ def systems_of(model: Path, settings: ServeSettings) -> list[System]:
         vllm_args=settings.vllm_args,
         log=log,
     )
-    if second.name == first.name:
+    if second.name == first.name or (first.adapters and second.name in first.adapters):
         second.rename(f"{second.name}-base")
     return [first, second]
 
@@ -84,20 +94,26 @@ class Running:
         gateway: Gateway,
         systems: list[System],
         settings: ServeSettings,
-        load_retriever: Callable[[], Retriever],
+        load_retriever: LoadRetriever,
         say: Tell,
-        searched: str = "",
+        generation: Callable[[], str] | None = None,
     ) -> None:
-        self._searched = searched
+        self._generation = generation
+        self._searched = ""
         self.failure: Exception | None = None
         self._gateway = gateway
         self._systems = systems
         self._settings = settings
         self._load_retriever = load_retriever
         self._say = say
+        self._retriever: Retriever | None = None
+        self._look_now = asyncio.Event()
 
-    async def run(self, keys: frozenset[str]) -> None:
-        """Listen, make everything ready beside it, and return when the server was told to end."""
+    async def run(self, keys: Keys) -> None:
+        """Listen, make everything ready beside it, and return when the server was told to end.
+
+        On SIGHUP keys are read again, and the index where it was updated.
+        """
         import uvicorn
 
         from neurorit.serving.gateway.connection_limits import bounded_connections
@@ -111,6 +127,7 @@ class Running:
             patience=self._settings.queue_seconds,
             max_body=self._settings.max_body,
             hosts=self._hosts(keys),
+            origins=self._settings.allowed_origins,
         )
         config = uvicorn.Config(
             app,
@@ -131,7 +148,10 @@ class Running:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=self._settings.drain_seconds,
         )
-        server = uvicorn.Server(config)
+        server = _serving(config, self._gateway, self._settings.lame_duck_seconds, self._say)
+        with contextlib.suppress(AttributeError, NotImplementedError):  # not on Windows
+            hung_up = partial(self._hung_up, keys)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
         work = asyncio.create_task(self._make_ready(server))
         try:
             await server.serve()
@@ -147,7 +167,9 @@ class Running:
 
     async def _make_ready(self, server: uvicorn.Server) -> None:
         try:
-            loading = asyncio.create_task(asyncio.to_thread(self._load_retriever))
+            if self._generation is not None:
+                self._searched = await asyncio.to_thread(self._generation)
+            loading = asyncio.create_task(self._load())
             first, *others = self._systems
             # One after the other: two that start at once take twice the memory and no less time.
             await self._started(first, loading, self._first_phase)
@@ -156,6 +178,8 @@ class Running:
             _keep_what_is_loaded()
             self._say(f"ready: {_address(server, self._settings.host)}")
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._try_search())
+                group.create_task(self._follow_index())
                 group.create_task(first.watch(partial(self._watched, first, self._first_phase)))
                 for system in others:
                     group.create_task(self._second(system, loading))
@@ -167,13 +191,72 @@ class Running:
             self._gateway.phase = "failed"
             server.should_exit = True
 
-    def _hosts(self, keys: frozenset[str]) -> tuple[str, ...] | None:
+    def _hung_up(self, keys: Keys) -> None:
+        """Read the keys again, and look at the index; what cannot be read leaves what was."""
+        self._look_now.set()
+        try:
+            api = read_api_keys(self._settings.api_key_file)
+            keys.replace(api, read_admin_key(self._settings.admin_key_file))
+            self._say(f"keys read again: {len(api)} of clients")
+        except (BadInput, OSError) as error:
+            self._say(f"the keys stay as they were: {error}")
+
+    async def _try_search(self) -> None:
+        """While searches fail, try one now and then: a balancer sends no request meanwhile."""
+        while True:
+            await asyncio.sleep(_SEARCH_SECONDS)
+            pipeline = self._gateway.pipeline
+            if pipeline is not None and pipeline.search_fails:
+                with contextlib.suppress(NeuroritError):
+                    await pipeline.retrieve("?", 1)
+
+    async def _follow_index(self) -> None:
+        """Load an index that was updated beside the former one, and search in it from then on."""
+        wait, seen = self._settings.index_seconds or None, self._searched
+        while self._generation is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._look_now.wait()
+            self._look_now.clear()
+            now = await asyncio.to_thread(self._generation)
+            if now in (seen, _ABSENT):
+                continue
+            # One that cannot be used is tried again when it has changed again.
+            seen = now
+            try:
+                await self._switch(now)
+                self._say("the index was updated: searches are in the new one")
+            except (NeuroritError, OSError) as error:
+                self._say(f"the updated index cannot be used, the former one stays: {error}")
+
+    async def _switch(self, generation: str) -> None:
+        await self._load()
+        self._searched = generation
+        assert self._retriever is not None
+        for pipeline in (self._gateway.pipeline, self._gateway.base):
+            if pipeline is not None:
+                await pipeline.search_in(self._retriever)
+        for system in self._systems:
+            if system.name in self._gateway.digests:
+                await self._tell_digest(system)
+
+    async def _load(self) -> None:
+        # Held here alone, and by pipelines: a former one goes when its last search has ended.
+        self._retriever = await asyncio.to_thread(self._load_retriever, self._retriever)
+
+    async def _tell_digest(self, system: System) -> None:
+        digest = await asyncio.to_thread(
+            answers_digest, system.model_dir, self._searched, self._settings
+        )
+        self._gateway.digests[system.name] = digest
+
+    def _hosts(self, keys: Keys) -> tuple[str, ...] | None:
         """The names it answers to, where nothing but its place keeps others out; None: any."""
-        if keys or not is_loopback(self._settings.host):
+        if keys.asked_for or not is_loopback(self._settings.host):
             return None
         return (self._settings.host, *self._settings.allowed_hosts)
 
-    async def _second(self, system: System, loading: asyncio.Task[Retriever]) -> None:
+    async def _second(self, system: System, loading: asyncio.Task[None]) -> None:
         """Start and watch the system of comparisons; its failure stops no other."""
         try:
             await self._started(system, loading, self._base_phase)
@@ -184,31 +267,27 @@ class Running:
             self._gateway.base_phase = "failed"
             self._say(f"{system.name} cannot be compared with: {error}")
 
-    async def _started(self, system: System, loading: asyncio.Task[Retriever], tell: Tell) -> None:
+    async def _started(self, system: System, loading: asyncio.Task[None], tell: Tell) -> None:
         # Whichever fails ends the waiting for the other.
         starting = asyncio.create_task(system.start(tell))
         try:
-            (retriever, tokenizer), _ = await asyncio.gather(
-                _read(loading, system.model_dir), starting
-            )
+            tokenizer, _ = await asyncio.gather(_read(loading, system.model_dir), starting)
         except BaseException:
             system.stop()
             starting.cancel()
             raise
-        pipeline = await asyncio.to_thread(self._pipeline, retriever, tokenizer, system)
+        pipeline = await asyncio.to_thread(self._pipeline, tokenizer, system)
         if self._searched and system.own:  # the weights are at hand
-            digest = await asyncio.to_thread(
-                answers_digest, system.model_dir, self._searched, self._settings
-            )
-            self._gateway.digests[system.name] = digest
+            await self._tell_digest(system)
         if system is self._systems[0]:
             self._gateway.pipeline, self._gateway.phase = pipeline, "ready"
         else:
             self._gateway.base = pipeline
 
-    def _pipeline(self, retriever: Retriever, tokenizer: Any, system: System) -> RagPipeline:
+    def _pipeline(self, tokenizer: Any, system: System) -> RagPipeline:
+        assert self._retriever is not None
         return RagPipeline(
-            retriever,
+            self._retriever,
             tokenizer,
             PromptTemplate.of_checkpoint(system.model_dir),
             system.generator,
@@ -217,6 +296,8 @@ class Running:
             max_tokens=self._settings.max_tokens,
             context=system.context,
             metrics=self._gateway.metrics,
+            of_vllm=system.of_vllm,
+            min_score=self._settings.min_score,
         )
 
     def _watched(self, system: System, tell: Tell, phase: str) -> None:
@@ -224,7 +305,7 @@ class Running:
         pipeline = self._gateway.pipeline if first else self._gateway.base
         if pipeline is not None:
             # A server that came later, or was started anew, may take less.
-            pipeline.context = system.context
+            pipeline.context, pipeline.of_vllm = system.context, system.of_vllm
         tell(phase)
 
     def _first_phase(self, phase: str) -> None:
@@ -238,13 +319,33 @@ class Running:
             self._say(f"{self._gateway.base_model}: {phase}")
 
 
-async def _read(loading: asyncio.Task[Retriever], model_dir: Path) -> tuple[Retriever, Any]:
-    """The retriever and the tokenizer, while vLLM starts.
+def _serving(
+    config: uvicorn.Config, gateway: Gateway, lame_duck: float, say: Tell
+) -> uvicorn.Server:
+    """uvicorn's server; told to end, it goes on for a while in which /ready says that it ends."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            end = partial(super().handle_exit, sig, frame)
+            if sig != signal.SIGTERM or lame_duck == 0 or gateway.leaving:
+                end()
+                return
+            gateway.leaving = True
+            loop.call_soon_threadsafe(loop.call_later, lame_duck, end)
+            say(f"ending in {lame_duck:g} s")
+
+    loop = asyncio.get_running_loop()
+    return Server(config)
+
+
+async def _read(loading: asyncio.Task[None], model_dir: Path) -> Any:
+    """The tokenizer, once the retriever is loaded, while vLLM starts.
 
     One after the other: transformers fails to import in two threads at once.
     """
-    retriever = await loading
-    return retriever, await asyncio.to_thread(_load_tokenizer, model_dir)
+    await loading
+    return await asyncio.to_thread(_load_tokenizer, model_dir)
 
 
 def _load_tokenizer(model_dir: Path) -> Any:

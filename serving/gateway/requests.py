@@ -5,6 +5,7 @@ Responses are made in `gateway.responses`.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -20,6 +21,15 @@ from pydantic import (
 )
 
 from neurorit.serving.backends.openai_client import Sampling
+from neurorit.serving.gateway.structured import (
+    Choices,
+    Grammar,
+    Regex,
+    Schema,
+    StructuredOutputs,
+    check_schema,
+    is_text,
+)
 from neurorit.serving.rag.pipeline import Search
 from neurorit.serving.rag.prompt_budget import Turn
 from neurorit.serving.settings import Policy
@@ -29,16 +39,45 @@ MAX_CHARACTERS = 20_000
 MAX_NOISE = 20
 MAX_HISTORY = 10
 MAX_STOPS = 4
-MAX_SCHEMA = 20_000
+_PLAIN = re.compile(r"^[A-Za-z0-9 _.,-]{0,60}$")
+_PLAIN_SCHEMA = {"type": "string", "pattern": _PLAIN.pattern}
+_OURS = frozenset(
+    [
+        "messages",
+        "conversation",
+        "tools",
+        "documents",
+        "chat_template",
+        "add_generation_prompt",
+        "tokenize",
+        "padding",
+        "continue_final_message",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "tokenizer_kwargs",
+        "return_assistant_tokens_mask",
+        "date_string",
+        "strftime_now",
+        "bos_token",
+        "eos_token",
+    ]
+)
 
 
-def _is_text(value: str) -> str:
-    """JSON can hold halves of characters, which no other program takes as text."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("not valid Unicode text") from None
-    return value
+def _is_plain(value: Any) -> Any:
+    """A template writes its texts as its own: nothing that could be a marker may stand in them."""
+    if isinstance(value, (bool, int, float)) or (isinstance(value, str) and _PLAIN.match(value)):
+        return value
+    raise ValueError("true, false, a number, or a short text of letters, digits and ` _.,-`")
+
+
+def _is_told(name: str) -> str:
+    """What the gateway itself tells a template is not the client's."""
+    if name in _OURS:
+        raise ValueError(f"{name} is the server's to say")
+    return name
 
 
 def _spelt(value: Any) -> Any:
@@ -50,24 +89,30 @@ def _spelt(value: Any) -> Any:
     return value
 
 
-_Text = Annotated[str, AfterValidator(_is_text)]
-_Content = Annotated[_Text, Field(max_length=MAX_CHARACTERS)]
+Text = Annotated[str, AfterValidator(is_text)]
+Content = Annotated[Text, Field(max_length=MAX_CHARACTERS)]
 Question = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_CHARACTERS),
-    AfterValidator(_is_text),
+    AfterValidator(is_text),
 ]
-_Name = Annotated[_Text, Field(min_length=1, max_length=100)]
+_Name = Annotated[Text, Field(min_length=1, max_length=100)]
 _Value = Annotated[
-    _Text,
+    Text,
     Field(max_length=200),
     BeforeValidator(_spelt),
     WithJsonSchema({"type": ["string", "number", "boolean", "null"], "maxLength": 200}),
 ]
-_Stop = Annotated[_Text, Field(max_length=200)]
+_Scalar = Annotated[
+    Any,
+    BeforeValidator(_is_plain),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "number"}, _PLAIN_SCHEMA]}),
+]
+_Told = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$"), AfterValidator(_is_told)]
+_Stop = Annotated[Text, Field(max_length=200)]
 _Bias = Annotated[float, Field(ge=-100, le=100)]
-_IGNORED: Any = Field(default=None, description="accepted; changes nothing here")
-_None: Any = Field(default=None, description="what would change the answer's form is refused")
+IGNORED: Any = Field(default=None, description="accepted; changes nothing here")
+REFUSED_FORM: Any = Field(default=None, description="another form of answer is refused")
 
 
 class _SearchOptions(BaseModel):
@@ -95,6 +140,13 @@ class RagOptions(_SearchOptions):
         default=None, ge=0, le=MAX_TOP_K, description="passages; 0: closed book"
     )
     policy: Policy | None = Field(default=None, description="what follows an empty answer")
+    min_score: float | None = Field(
+        default=None,
+        ge=-1e9,
+        le=1e9,
+        allow_inf_nan=False,
+        description="where the best passage scores less, the policy follows at once",
+    )
     history: int | None = Field(
         default=None, ge=0, le=MAX_HISTORY, description="earlier questions that the search sees too"
     )
@@ -104,14 +156,21 @@ class TextPart(BaseModel):
     """A part of a message; only text can be answered."""
 
     type: Literal["text"]
-    text: _Content
+    text: Content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, part: Any) -> Any:
+        if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind != "text":
+            raise ValueError(f"a part of type {kind[:40]!r} cannot be read: this server reads text")
+        return part
 
 
 class Message(BaseModel):
     """One turn of a chat. Only the assistant's may be empty, as one that called a tool."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: _Content | list[TextPart] | None = None
+    content: Content | list[TextPart] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
@@ -151,16 +210,64 @@ class ResponseFormat(BaseModel):
     def _has_its_schema(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("json_schema belongs to the type `json_schema`, and only to it")
-        try:
-            size = len(orjson.dumps(self.json_schema))
-        except (TypeError, ValueError):
-            raise ValueError("json_schema: cannot be read") from None
-        if size > MAX_SCHEMA:
-            raise ValueError(f"json_schema: longer than {MAX_SCHEMA} characters")
+        if self.json_schema is not None:
+            check_schema(self.json_schema)
         return self
 
 
-class _Writing(BaseModel):
+class OfVllm(BaseModel):
+    """Fields of vLLM's own interface, which go through where the model's server is vLLM.
+
+    The older `guided_*` are sent as the `structured_outputs` that took their place.
+    """
+
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: all tokens")
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=10)
+    min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    ignore_eos: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: Regex | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Grammar | None = None
+    chat_template_kwargs: Annotated[dict[_Told, _Scalar], Field(max_length=10)] | None = Field(
+        default=None, description="what the chat template is told beside the chat"
+    )
+
+    @property
+    def template(self) -> tuple[tuple[str, Any], ...]:
+        """What the chat template is told."""
+        return tuple((self.chat_template_kwargs or {}).items())
+
+    @property
+    def of_vllm(self) -> dict[str, Any]:
+        """What is passed on, by vLLM's names."""
+        fields = {
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "min_tokens": self.min_tokens,
+            "ignore_eos": self.ignore_eos,
+            "structured_outputs": self.structured_outputs and self.structured_outputs.sent(),
+        }
+        for name in ("json", "regex", "choice", "grammar"):
+            guided = getattr(self, f"guided_{name}")
+            if guided is not None:
+                fields["structured_outputs"] = {name: guided}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _holds_to_one_form(self) -> OfVllm:
+        forms = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
+        forms += ("guided_grammar", "response_format")
+        named = [name for name in forms if getattr(self, name, None) is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)}: an answer is held to one form")
+        return self
+
+
+class _Writing(OfVllm):
     """How an answer is to be written, as both of OpenAI's interfaces say it.
 
     Fields of OpenAI's that change nothing of an answer (user, metadata, store, ...) are accepted
@@ -170,7 +277,7 @@ class _Writing(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[_Text, Field(max_length=500)] | None = None
+    model: Annotated[Text, Field(max_length=500)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
@@ -187,16 +294,16 @@ class _Writing(BaseModel):
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = None
     n: Literal[1] | None = None
     neurorit: RagOptions | None = None
-    user: Any = _IGNORED
-    metadata: Any = _IGNORED
-    store: Any = _IGNORED
-    service_tier: Any = _IGNORED
-    parallel_tool_calls: Any = _IGNORED
-    safety_identifier: Any = _IGNORED
-    prompt_cache_key: Any = _IGNORED
-    prompt_cache_retention: Any = _IGNORED
-    reasoning_effort: Any = _IGNORED
-    verbosity: Any = _IGNORED
+    user: Any = IGNORED
+    metadata: Any = IGNORED
+    store: Any = IGNORED
+    service_tier: Any = IGNORED
+    parallel_tool_calls: Any = IGNORED
+    safety_identifier: Any = IGNORED
+    prompt_cache_key: Any = IGNORED
+    prompt_cache_retention: Any = IGNORED
+    reasoning_effort: Any = IGNORED
+    verbosity: Any = IGNORED
 
     @property
     def asked_tokens(self) -> int | None:
@@ -219,6 +326,8 @@ class _Writing(BaseModel):
             response_format=wanted.model_dump(exclude_none=True)
             if wanted and wanted.type != "text"
             else None,
+            of_vllm=self.of_vllm,
+            template=self.template,
         )
 
 
@@ -226,16 +335,16 @@ class ChatRequest(_Writing):
     """What `/v1/chat/completions` reads; the last user message is the question."""
 
     messages: list[Message] = Field(min_length=1, max_length=200)
-    logprobs: Literal[False] | None = _None
-    top_logprobs: Literal[0] | None = _None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = _None
-    tool_choice: Literal["none", "auto"] | None = _None
-    functions: Annotated[list[Any], Field(max_length=0)] | None = _None
-    function_call: Literal["none", "auto"] | None = _None
-    modalities: list[Literal["text"]] | None = _None
-    audio: None = _None
-    prediction: None = _None
-    web_search_options: None = _None
+    logprobs: Literal[False] | None = REFUSED_FORM
+    top_logprobs: Literal[0] | None = REFUSED_FORM
+    tools: Annotated[list[Any], Field(max_length=0)] | None = REFUSED_FORM
+    tool_choice: Literal["none", "auto"] | None = REFUSED_FORM
+    functions: Annotated[list[Any], Field(max_length=0)] | None = REFUSED_FORM
+    function_call: Literal["none", "auto"] | None = REFUSED_FORM
+    modalities: list[Literal["text"]] | None = REFUSED_FORM
+    audio: None = REFUSED_FORM
+    prediction: None = REFUSED_FORM
+    web_search_options: None = REFUSED_FORM
 
     @property
     def questions(self) -> list[str]:
@@ -258,10 +367,10 @@ class CompletionRequest(_Writing):
     """What `/v1/completions` reads; the prompt is the question."""
 
     prompt: Question | Annotated[list[Question], Field(min_length=1, max_length=1)]
-    best_of: Literal[1] | None = _None
-    echo: Literal[False] | None = _None
-    suffix: Literal[""] | None = _None
-    logprobs: None = _None
+    best_of: Literal[1] | None = REFUSED_FORM
+    echo: Literal[False] | None = REFUSED_FORM
+    suffix: Literal[""] | None = REFUSED_FORM
+    logprobs: None = REFUSED_FORM
 
     @property
     def questions(self) -> list[str]:
@@ -287,6 +396,9 @@ class CompareRequest(_SearchOptions):
     """What `/v1/rag/compare` reads."""
 
     question: Question
+    model: Annotated[Text, Field(max_length=500)] | None = Field(
+        default=None, description="an adapter to compare with its base"
+    )
     top_k: int | None = Field(default=None, ge=0, le=MAX_TOP_K)
     noise: Noise = Noise()
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the drawing and the order")

@@ -65,6 +65,13 @@ def verdict_field(outcome: Outcome) -> dict[str, Any]:
         "attempts": outcome.attempts,
         "cited": _cited_ids(outcome),
         "unsupported": _unsupported(outcome),
+        "reason": outcome.reason or None,
+        "nearest": passages_field(outcome.nearest),
+        "left_out": {
+            "turns": outcome.left_out.turns,
+            "passages": outcome.left_out.passages,
+            "system": outcome.left_out.system,
+        },
     }
 
 

@@ -36,6 +36,7 @@ class Ready(_Shape):
     model: str
     base: str | None = Field(description="the second model, where one can be compared with")
     base_phase: str | None = Field(description="`ready`, or what it does, where there is one")
+    adapters: list[str] = Field(description="names that can be asked beside the model")
 
 
 class ModelFacts(_Shape):
@@ -47,12 +48,24 @@ class ModelCard(_Shape):
     object: Literal["model"]
     created: int
     owned_by: str
+    parent: str | None = Field(default=None, description="of an adapter: the model beneath it")
     neurorit: ModelFacts | None = None
 
 
 class ModelList(_Shape):
     object: Literal["list"]
     data: list[ModelCard]
+
+
+class AdapterRecord(_Shape):
+    name: str
+    rank: int = Field(ge=1)
+    digest: str = Field(description="of its files")
+
+
+class AdapterList(_Shape):
+    object: Literal["list"]
+    data: list[AdapterRecord]
 
 
 class PassageRecord(_Shape):
@@ -73,6 +86,12 @@ class Usage(_Shape):
     total_tokens: int = Field(ge=0)
 
 
+class LeftOutRecord(_Shape):
+    turns: int = Field(ge=0, description="of the chat")
+    passages: int = Field(ge=0)
+    system: bool = Field(description="whether the system's message")
+
+
 class Verdict(_Shape):
     passages: list[PassageRecord]
     abstained: bool
@@ -83,6 +102,9 @@ class Verdict(_Shape):
     unsupported: list[tuple[int, int]] = Field(
         description="where sentences that no passage supports, by their words, begin and end"
     )
+    reason: str | None = Field(description="`model ended` or `no passage above X`")
+    nearest: list[PassageRecord] = Field(description="found, but not near enough to be shown")
+    left_out: LeftOutRecord = Field(description="what the model's context had no room for")
 
 
 class AssistantMessage(_Shape):
@@ -106,6 +128,55 @@ class ChatCompletion(_Shape):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    neurorit: Verdict
+
+
+class ResponsePart(_Shape):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[Any]
+
+
+class ResponseMessage(_Shape):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: Literal["completed", "incomplete"]
+    content: list[ResponsePart]
+
+
+class CutShort(_Shape):
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseUsage(_Shape):
+    input_tokens: int = Field(ge=0)
+    input_tokens_details: dict[str, int]
+    output_tokens: int = Field(ge=0)
+    output_tokens_details: dict[str, int]
+    total_tokens: int = Field(ge=0)
+
+
+class ResponsesBody(_Shape):
+    id: str
+    object: Literal["response"]
+    created_at: int
+    model: str
+    status: Literal["completed", "incomplete"]
+    incomplete_details: CutShort | None
+    instructions: str | None
+    max_output_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    parallel_tool_calls: Literal[False]
+    tool_choice: Literal["none"]
+    tools: list[Any]
+    previous_response_id: None
+    metadata: dict[str, str]
+    error: None
+    output: list[ResponseMessage]
+    usage: ResponseUsage
     neurorit: Verdict
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.serving.backends.vllm_server import require_free_port
-from neurorit.serving.gateway.app import Gateway
+from neurorit.serving.gateway.asking import Gateway
 from neurorit.serving.gateway.connection_limits import allow_many
-from neurorit.serving.gateway.lifecycle import Running, systems_of
-from neurorit.serving.middleware.auth import read_api_keys
+from neurorit.serving.gateway.lifecycle import LoadRetriever, Running, systems_of
+from neurorit.serving.middleware.auth import Keys, read_admin_key, read_api_keys
 from neurorit.serving.middleware.trusted_hosts import is_loopback
 from neurorit.serving.rag.pipeline import Retriever
 from neurorit.serving.rag.threads import few_threads
@@ -42,35 +42,46 @@ def run_server(
 
     with contextlib.ExitStack() as stack:
 
-        def load() -> Retriever:
+        def load(before: Retriever | None) -> Retriever:
+            from neurorit.retrieval.encoders.endpoint import EndpointEncoder
+            from neurorit.retrieval.index.index import Index
             from neurorit.retrieval.retriever import Retriever as IndexRetriever
 
             few_threads()
             if settings.ray is None:
-                return IndexRetriever.load(index, settings.search)
+                encoder = before.index.encoder if isinstance(before, IndexRetriever) else None
+                found = Index.load(index, encoder=encoder, effort=settings.search.effort or None)
+                if isinstance(found.encoder, EndpointEncoder):
+                    found.encoder.hurry()
+                return IndexRetriever.load(found, settings.search)
             from neurorit.retrieval.ray_cluster import connected
 
             ray = stack.enter_context(connected(settings.ray))
             return IndexRetriever.on_cluster(ray, index, settings.search)
 
-        serve(model, load, settings, tell=tell, searched=hash_inputs(index=index)["index"])
+        def generation() -> str:
+            return hash_inputs(index=index)["index"]
+
+        # Segments in the actors of a cluster are loaded once.
+        serve(model, load, settings, tell=tell, generation=generation if not settings.ray else None)
 
 
 def serve(
     model: Path,
-    load_retriever: Callable[[], Retriever],
+    load_retriever: LoadRetriever,
     settings: ServeSettings,
     *,
     tell: Tell | None = None,
-    searched: str = "",
+    generation: Callable[[], str] | None = None,
 ) -> None:
     """As `run_server`, with any retriever; it is loaded while vLLM starts.
 
-    searched: digest of what the retriever searches; without one `/v1/models` shows no digests.
+    generation: digest of what there is to be searched now; when it changes, the retriever is loaded
+    again. Without, `/v1/models` shows no digests.
     """
     say = tell or (lambda message: None)
-    keys = read_api_keys(settings.api_key_file)
-    if not keys and not is_loopback(settings.host):
+    keys = Keys(read_api_keys(settings.api_key_file), read_admin_key(settings.admin_key_file))
+    if not keys.asked_for and not is_loopback(settings.host):
         say(
             f"warning: {settings.host} can be reached from elsewhere and no key is asked for: "
             "give --api-key-file or NEURORIT_API_KEYS"
@@ -89,10 +100,11 @@ def serve(
         model=systems[0].name,
         base_model=systems[1].name if len(systems) > 1 else "",
         base_phase="waiting for its turn to start",
+        adapters=systems[0].adapters,
         history=settings.history,
         max_tokens_limit=settings.max_tokens_limit,
     )
-    running = Running(gateway, systems, settings, load_retriever, say, searched)
+    running = Running(gateway, systems, settings, load_retriever, say, generation)
     try:
         with _quiet_termination(), contextlib.suppress(KeyboardInterrupt):
             _run(running.run(keys))

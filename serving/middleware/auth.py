@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import math
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,14 @@ from neurorit.core.errors import BadInput
 from neurorit.data.formats.text_files import read_text
 from neurorit.serving.middleware.disconnect import run_until_left
 from neurorit.serving.middleware.errors import ApiError, error_response
+from neurorit.serving.middleware.token_buckets import TokenBuckets
 from neurorit.serving.settings import ServeSettings
 
 KEYS_VARIABLE = "NEURORIT_API_KEYS"
+ADMIN_VARIABLE = "NEURORIT_ADMIN_KEY"
+# What changes the server itself is the admin's, but for looking.
+ADMIN = "/v1/adapters"
+WRONG_KEYS = 60  # of one address in a minute
 # Where a request's scope says which key it came with.
 CLIENT = "neurorit.client"
 # Everything that tells something of passages or of what is asked.
@@ -55,31 +62,89 @@ def read_api_keys(path: Path | None) -> frozenset[str]:
     return frozenset(keys)
 
 
+def read_admin_key(path: Path | None) -> str:
+    """The admin's key: a file's first line, else NEURORIT_ADMIN_KEY, else none ("").
+
+    Raises BadInput for a file or a variable that is there and holds no key.
+    """
+    if path is None:
+        named = os.environ.get(ADMIN_VARIABLE)
+        if named is not None and not named.strip():
+            raise BadInput(f"{ADMIN_VARIABLE} is set and holds no key: name one, or unset it")
+        return (named or "").strip()
+    if not Path(path).is_file():
+        raise BadInput(f"‹admin_key_file={path}›: no such file")
+    words = read_text(Path(path)).split()
+    if not words:
+        raise BadInput(f"‹admin_key_file={path}›: holds no key")
+    return words[0]
+
+
+class Keys:
+    """The keys of clients and of the admin, which may be replaced while the server runs.
+
+    api: none at all means that clients need none; admin: "" means that nobody may do what is the
+    admin's. The admin may do everything that clients may.
+    """
+
+    def __init__(self, api: Iterable[str] = (), admin: str = "") -> None:
+        self.replace(api, admin)
+
+    def replace(self, api: Iterable[str], admin: str = "") -> None:
+        """Take these from the next request on."""
+        # Digests have one length, so comparing them tells nothing about a key's length either.
+        self._admin = [sha256(admin.encode()).digest()] if admin else []
+        self._api = [sha256(key.encode()).digest() for key in api]
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self._api)
+
+    @property
+    def has_admin(self) -> bool:
+        """Whether anybody may do what is the admin's."""
+        return bool(self._admin)
+
+    def holder(self, headers: Mapping[bytes, bytes], *, admin: bool = False) -> str | None:
+        """The digest of a request's key, None where that is not one of ours; admin: the admin's."""
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        digest = sha256(key.strip()).digest()
+        # Every key is compared, so that the time does not tell which one came close.
+        known = self._admin if admin else [*self._api, *self._admin]
+        matches = [hmac.compare_digest(digest, one) for one in known]
+        return digest.hex() if scheme.lower() == b"bearer" and any(matches) else None
+
+
 class Guard:
     """ASGI middleware: checks keys (not for health and the page) and bounds bodies.
 
-    What comes behind it finds a digest of the key in the scope's CLIENT.
+    What comes behind it finds a digest of the key in the scope's CLIENT. An address that sends
+    wrong keys again and again is told to wait; who sends a right one from there is not.
     """
 
     def __init__(
-        self, app: ASGIApp, *, api_keys: Iterable[str] = (), max_body: int = ServeSettings.max_body
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys,
+        max_body: int = ServeSettings.max_body,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._max_body = max_body
-        # Digests have one length, so comparing them tells nothing about a key's length either.
-        self._digests = [sha256(key.encode()).digest() for key in api_keys]
+        self._keys = keys
+        self._wrong = TokenBuckets(WRONG_KEYS, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = {name: value for name, value in scope["headers"]}
-        if self._digests and scope["path"].startswith(GUARDED):
-            client = self._client(headers)
-            if client is None:
-                await refuse(_no_key(), scope, receive, send)
-                return
-            scope[CLIENT] = client
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await refuse(refusal, scope, receive, send)
+            return
         body = await _body(headers, receive, self._max_body)
         if body is None:
             large = ApiError(413, f"the request body is larger than {self._max_body} bytes")
@@ -87,13 +152,41 @@ class Guard:
             return
         await run_until_left(self._app, scope, body, receive, send)
 
-    def _client(self, headers: Mapping[bytes, bytes]) -> str | None:
-        """The digest of the request's key, None where that is not one of ours."""
-        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-        digest = sha256(key.strip()).digest()
-        # Every key is compared, so that the time does not tell which one came close.
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return digest.hex() if scheme.lower() == b"bearer" and any(matches) else None
+    def _refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> ApiError | None:
+        """Why a request may not go on; a client that may is noted in its scope."""
+        changes = scope["path"].startswith(ADMIN) and scope["method"] not in ("GET", "HEAD")
+        if not changes and not (self._keys.asked_for and scope["path"].startswith(GUARDED)):
+            return None
+        client = self._keys.holder(headers)
+        if client is None and (self._keys.asked_for or self._keys.has_admin):
+            tried = b"authorization" in headers
+            wait = self._wrong.spend((scope.get("client") or ("",))[0]) if tried else 0.0
+            return _too_many_wrong(wait) if wait > 0 else _no_key()
+        if changes and self._keys.holder(headers, admin=True) is None:
+            return _no_admin()
+        scope[CLIENT] = client
+        return None
+
+
+def _no_admin() -> ApiError:
+    return ApiError(
+        403,
+        "only the admin may change the server: send the key that it was started with "
+        "(--admin-key-file or NEURORIT_ADMIN_KEY)",
+        kind="permission_error",
+        code="admin_only",
+    )
+
+
+def _too_many_wrong(wait: float) -> ApiError:
+    seconds = str(math.ceil(wait))
+    return ApiError(
+        429,
+        f"too many wrong keys came from this address; try again in {seconds} s",
+        kind="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": seconds},
+    )
 
 
 def _no_key() -> ApiError:

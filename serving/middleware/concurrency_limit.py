@@ -16,7 +16,8 @@ from neurorit.serving.metrics import Metrics
 from neurorit.serving.middleware.auth import refuse
 from neurorit.serving.middleware.errors import ApiError
 
-ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/rag/compare", "/v1/retrieve"})
+_ANSWERS = ("chat/completions", "completions", "responses", "rag/compare", "retrieve")
+ROUTES = frozenset(f"/v1/{route}" for route in _ANSWERS)
 
 
 class Admission:

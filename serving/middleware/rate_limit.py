@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from neurorit.serving.middleware.auth import CLIENT, refuse
 from neurorit.serving.middleware.errors import ApiError
+from neurorit.serving.middleware.token_buckets import TokenBuckets
 
 _GUARDED = "/v1/"
-_MOST_CLIENTS = 10_000
 
 
 class RateLimit:
@@ -29,17 +28,16 @@ class RateLimit:
         self, app: ASGIApp, *, per_minute: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._app = app
-        self._most = float(per_minute)
-        self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._most = per_minute
+        self._buckets = TokenBuckets(per_minute, clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         limited = scope["type"] == "http" and scope["path"].startswith(_GUARDED) and self._most
-        wait = self._spend(_client(scope)) if limited else 0.0
+        wait = self._buckets.spend(_client(scope)) if limited else 0.0
         if wait <= 0:
             await self._app(scope, receive, send)
             return
-        text = f"more than {self._most:.0f} requests a minute; try again in {math.ceil(wait)} s"
+        text = f"more than {self._most} requests a minute; try again in {math.ceil(wait)} s"
         error = ApiError(
             429,
             text,
@@ -48,17 +46,6 @@ class RateLimit:
             headers={"Retry-After": str(math.ceil(wait))},
         )
         await refuse(error, scope, receive, send)
-
-    def _spend(self, client: str) -> float:
-        """Take a token; the seconds until there is one, when there is none."""
-        now = self._clock()
-        tokens, since = self._buckets.pop(client, (self._most, now))
-        tokens = min(self._most, tokens + (now - since) * self._most / 60)
-        spent = tokens >= 1
-        self._buckets[client] = (tokens - 1 if spent else tokens, now)
-        if len(self._buckets) > _MOST_CLIENTS:
-            self._buckets.popitem(last=False)
-        return 0.0 if spent else (1 - tokens) * 60 / self._most
 
 
 def _client(scope: Scope) -> str:

@@ -9,6 +9,7 @@ const page = {
   problem: by("problem"), result: by("result"), asked: by("asked"), answer: by("answer"),
   facts: by("facts"), passages: by("passages"), noPassages: by("no-passages"),
   noise: by("noise"), compare: by("compare"), sides: by("sides"),
+  models: by("models"), model: by("model"),
 };
 const SLIDERS = ["distractor", "random"];
 const KINDS = { distractor: "near miss", random: "random" };
@@ -53,6 +54,7 @@ async function compare(question) {
   const noise = Object.fromEntries(SLIDERS.map((name) => [name, Number(by(name).value)]));
   const request = { question, noise };
   if (page.topK.value !== "") request.top_k = Number(page.topK.value);
+  if (page.model.selectedIndex > 0) request.model = page.model.value;
   const found = await (await post("/v1/rag/compare", request)).json();
   page.sides.replaceChildren(...found.systems.map(sideItem));
   page.sides.hidden = false;
@@ -80,7 +82,9 @@ function requestFor(question) {
   const options = {};
   if (page.topK.value !== "") options.top_k = Number(page.topK.value);
   if (page.policy.value) options.policy = page.policy.value;
-  return { messages: [{ role: "user", content: question }], stream: true, neurorit: options };
+  const request = { messages: [{ role: "user", content: question }], stream: true, neurorit: options };
+  if (page.model.selectedIndex > 0) request.model = page.model.value;
+  return request;
 }
 
 function headers() {
@@ -129,7 +133,15 @@ function show(chunk, started) {
 
 function showVerdict(verdict, choice, milliseconds) {
   page.answer.classList.toggle("abstained", verdict.abstained);
-  if (verdict.abstained) addFact("no answer in the passages", "warn");
+  if (verdict.abstained) {
+    addFact("no answer in the passages", "warn");
+    addFact(verdict.reason === "model ended" ? "the model ended its answer at once" : verdict.reason);
+    // What was found and not shown to the model, so that one sees why.
+    if (!page.passages.children.length && verdict.nearest.length) {
+      showPassages(verdict.nearest);
+      for (const item of page.passages.children) addBadge(item, "not near enough", "warn");
+    }
+  }
   else addFact(verdict.grounded ? "from the passages" : "from the model's memory", verdict.grounded ? "good" : "warn");
   if (verdict.attempts > 1) addFact(`${verdict.attempts} attempts`);
   if (choice.finish_reason === "length") addFact("cut at the length limit", "warn");
@@ -245,13 +257,24 @@ function showProblem(message) {
   if (!page.passages.children.length) page.result.hidden = true;
 }
 
+// The model and its adapters; a choice stays while what was chosen is there.
+function showModels(model, adapters) {
+  page.models.hidden = !adapters.length;
+  const names = [model, ...adapters];
+  if (names.join("\n") === [...page.model.options].map((option) => option.value).join("\n")) return;
+  const chosen = page.model.value;
+  page.model.replaceChildren(...names.map((name) => new Option(name, name)));
+  page.model.value = names.includes(chosen) ? chosen : model;
+}
+
 // Ask often while the server starts, seldom afterwards.
 async function watchReadiness() {
   let state = { ready: false, phase: "not reachable" };
   try {
     state = await (await fetch("/ready", { cache: "no-store" })).json();
   } catch { /* the server is down or restarting: the status says so */ }
-  page.noise.hidden = !state.base;
+  if (state.model) showModels(state.model, state.adapters ?? []);
+  page.noise.hidden = !state.base && !state.adapters?.length;
   page.status.dataset.state = state.ready ? "ready" : "waiting";
   const text = state.ready ? `${state.model} · ready` : state.phase;
   if (page.status.textContent !== text) page.status.textContent = text;

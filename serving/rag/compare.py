@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
@@ -49,16 +49,6 @@ class Comparison:
     sides: tuple[Side, ...]
 
 
-def passages_of(retriever: Any) -> Sequence[Passage]:
-    """All passages that a retriever searches; none where it does not tell."""
-    for holder in (retriever, getattr(retriever, "index", None)):
-        passages = getattr(holder, "passages", None)
-        if passages is not None:
-            found: Sequence[Passage] = passages
-            return found
-    return ()
-
-
 async def mixed(
     pipeline: RagPipeline,
     query: str,
@@ -69,8 +59,9 @@ async def mixed(
 ) -> tuple[Found, ...]:
     """The best passages and the noise that was asked for, shuffled by the seed.
 
-    search: how the best and their distractors are found; what is drawn at random is drawn from
-    the whole corpus. Noise has its `kind` set. Raises BadInput when the corpus holds too little.
+    search: how the best and their distractors are found; what is drawn at random is drawn from all
+    that the server's and its own filters allow. Noise has its `kind` set. Raises BadInput when that
+    is too little.
     """
     near, drawn = noise.get("distractor", 0), noise.get("random", 0)
     rng = random.Random(f"{seed}/{query}")
@@ -82,7 +73,7 @@ async def mixed(
     if near and len(ranked) < wanted:
         raise BadInput(f"noise.distractor: the index holds {len(ranked)} passages, not {wanted}")
     taken = {hit.passage.id for hit in hits}
-    corpus = passages_of(pipeline.retriever)
+    corpus = await pipeline.corpus(search)
     for _ in range(_DRAWS * drawn):
         if drawn == 0 or not corpus:
             break
@@ -99,25 +90,25 @@ async def mixed(
 
 
 async def compare(
-    systems: Mapping[str, tuple[str, RagPipeline]],
+    systems: Mapping[str, tuple[str, RagPipeline, Sampling]],
     question: str,
     hits: tuple[Found, ...],
-    sampling: Sampling,
 ) -> Comparison:
     """Every system's answer on the same passages, asked at the same time.
 
-    systems: name -> (model, pipeline). Raises CallFailed when one of them fails.
+    systems: name -> (model, pipeline, how it is asked to write). Raises CallFailed when one of them
+    fails.
     """
-    request = Request(question, policy="abstain", sampling=sampling, hits=hits)
 
-    async def side(system: str, model: str, pipeline: RagPipeline) -> Side:
+    async def side(system: str, model: str, pipeline: RagPipeline, sampling: Sampling) -> Side:
         started = time.perf_counter()
+        request = Request(question, policy="abstain", sampling=sampling, hits=hits)
         outcome = await pipeline.answer(request)
         return Side(system, model, outcome, time.perf_counter() - started)
 
     tasks = [
-        asyncio.create_task(side(name, model, pipeline))
-        for name, (model, pipeline) in systems.items()
+        asyncio.create_task(side(name, model, pipeline, sampling))
+        for name, (model, pipeline, sampling) in systems.items()
     ]
     try:
         return Comparison(hits, tuple(await asyncio.gather(*tasks)))

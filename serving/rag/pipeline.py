@@ -15,16 +15,18 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from neurorit.core.endpoint.replies import CallFailed
-from neurorit.core.errors import BadInput
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.core.settings import convert
+from neurorit.data.examples import Passage
 from neurorit.model.prompts import PromptTemplate, encode_plain, end_token_id
 from neurorit.serving.backends.openai_client import Generator, Sampling
 from neurorit.serving.metrics import Metrics
-from neurorit.serving.rag.prompt_budget import Found, Renderer, Turn
+from neurorit.serving.rag.prompt_budget import NOTHING, Found, LeftOut, Renderer, Turn
 from neurorit.serving.rag.query_batching import SearchBatches
 from neurorit.serving.rag.threads import one_thread
 from neurorit.serving.settings import Policy
 
+MODEL_ENDED = "model ended"
 ABSTAINED = "I could not find the answer in the passages."
 _DEEPER_ROUNDS = 3
 _WAYS = 32
@@ -51,7 +53,8 @@ class Request:
 
     query: what is looked for (None: the question); search: how; hits: passages to show, in this
     order, in place of a search; turns: the chat before the question, which the model reads where
-    it fits; whole: the answer is wanted at once, so its text comes in one piece.
+    it fits; whole: the answer is wanted at once, so its text comes in one piece; min_score: in
+    place of the pipeline's, also where another way to search is asked for.
     """
 
     question: str
@@ -63,6 +66,7 @@ class Request:
     hits: tuple[Found, ...] | None = None
     turns: tuple[Turn, ...] = ()
     whole: bool = False
+    min_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,13 @@ class Text:
 class Outcome:
     """The last event: the whole answer and how it came about.
 
-    abstained: the model ended of itself without a word on all it was shown, and `answer` says so;
+    abstained: the model ended of itself without a word on all it was shown, or no passage was near
+    enough to be shown, and `answer` says so; reason: which of the two; nearest: passages that were
+    found and not near enough;
     grounded: the answer was written with passages in view; attempts: prompts that were tried;
     tokens are counted by the model's server or its own tokenizer; retrieval_seconds: spent on
-    finding passages, waiting included; reasoning: what a thinking model thought before it.
+    finding passages, waiting included; reasoning: what a thinking model thought before it;
+    left_out: what of the chat and the passages the model's context had no room for.
     """
 
     answer: str
@@ -100,9 +107,22 @@ class Outcome:
     completion_tokens: int
     retrieval_seconds: float = 0.0
     reasoning: str = ""
+    left_out: LeftOut = NOTHING
+    reason: str = ""
+    nearest: tuple[Found, ...] = ()
 
 
 Event = Retrieved | Text | Outcome
+
+
+def passages_of(retriever: Any) -> Sequence[Passage]:
+    """All passages that a retriever may find; none where it does not tell."""
+    for holder in (retriever, getattr(retriever, "index", None)):
+        passages = getattr(holder, "passages", None)
+        if passages is not None:
+            found: Sequence[Passage] = passages
+            return found
+    return ()
 
 
 class RagPipeline:
@@ -112,7 +132,8 @@ class RagPipeline:
     asks again without passages, `deeper` asks again with the next passages, up to three rounds;
     top_k: passages in a prompt; context: tokens that prompt and answer may have together (None:
     unlimited); what is left out to keep within it says `rag.prompt_budget`; metrics: where times
-    and counts go.
+    and counts go; of_vllm: the model's server is vLLM, and takes fields of its own; min_score:
+    where the best passage scores less, none is shown (None: all are).
     """
 
     def __init__(
@@ -127,8 +148,13 @@ class RagPipeline:
         max_tokens: int = 64,
         context: int | None = None,
         metrics: Metrics | None = None,
+        of_vllm: bool = True,
+        min_score: float | None = None,
     ) -> None:
+        self.min_score = min_score
         self.top_k = top_k
+        self.of_vllm = of_vllm
+        self.search_fails = False  # when it was last tried
         self.policy: Policy = convert(policy, Policy, "‹policy›")
         self.max_tokens = max_tokens
         self._retriever = retriever
@@ -155,10 +181,27 @@ class RagPipeline:
     def context(self, tokens: int | None) -> None:
         self._renderer.context = tokens
 
+    def check(self, sampling: Sampling) -> None:
+        """Raise BadInput for fields that the model's server does not know."""
+        if sampling.of_vllm and not self.of_vllm:
+            raise BadInput(
+                f"{next(iter(sampling.of_vllm))}: a field of vLLM's, which the server of this "
+                "model is not known to be"
+            )
+
     @property
     def retriever(self) -> Retriever:
         """What it searches with."""
         return self._retriever
+
+    async def search_in(self, retriever: Retriever) -> None:
+        """Search with another retriever from the next search on; the former one is let go."""
+
+        def switch() -> None:
+            self._retriever = retriever
+            self._ways.clear()
+
+        await self._aside(switch)
 
     def close(self) -> None:
         """Let the threads end."""
@@ -171,9 +214,18 @@ class RagPipeline:
         """The best passages for a query. Raises BadInput for a way that is not to be had."""
         k = self.top_k if top_k is None else top_k
         started = time.perf_counter()
-        found = await self._batches.find(query, (k, search or Search()))
+        try:
+            found = await self._batches.find(query, (k, search or Search()))
+        except NeuroritError as error:
+            self.search_fails = self.search_fails or not isinstance(error, BadInput)
+            raise
+        self.search_fails = False
         self.metrics.retrieval.observe(time.perf_counter() - started)
         return found
+
+    async def corpus(self, search: Search | None = None) -> Sequence[Passage]:
+        """All passages that a search may find; none where the retriever does not tell."""
+        return await self._aside(lambda: passages_of(self._way(search or Search())))
 
     async def answer(self, request: Request) -> Outcome:
         """The outcome alone. Raises BadInput and CallFailed as `stream` does."""
@@ -210,15 +262,28 @@ class RagPipeline:
         k = self.top_k if request.top_k is None else request.top_k
         hits: tuple[Found, ...] = ()
         prompt_tokens = attempts = 0
+        left_out = NOTHING
         searched, asked = 0.0, time.perf_counter()
+        nearest: tuple[Found, ...] = ()
+        least = self._least(request)
         async for hits in self._attempts(request, k, policy):
             searched += time.perf_counter() - asked
+            if least is not None and hits and max(float(hit.score) for hit in hits) < least:
+                # What is not near enough is not shown; closed-book may still follow.
+                nearest, hits = nearest or hits, ()
+                asked = time.perf_counter()
+                continue
             yield Retrieved(hits)
             fit = partial(
-                self._renderer.fit, request.question, hits, sampling.max_tokens, request.turns
+                self._renderer.fit,
+                request.question,
+                hits,
+                sampling.max_tokens,
+                request.turns,
+                dict(sampling.template),
             )
             prompt = await self._beside(fit)
-            hits = prompt.hits
+            hits, left_out = prompt.hits, prompt.left_out
             attempts += 1
             prompt_tokens += len(prompt.ids)
             parts: list[str] = []
@@ -229,7 +294,7 @@ class RagPipeline:
             pieces = self._client.stream(
                 prompt.ids,
                 sampling,
-                stop_token_ids=self._stop,
+                stop_token_ids=() if sampling.of_vllm.get("ignore_eos") else self._stop,
                 whole=request.whole,
                 messages=prompt.messages,
             )
@@ -264,9 +329,13 @@ class RagPipeline:
                     completion_tokens=counted,
                     retrieval_seconds=searched,
                     reasoning="".join(thoughts),
+                    left_out=prompt.left_out,
+                    nearest=nearest,
                 )
                 return
             asked = time.perf_counter()
+        if attempts == 0:
+            yield Retrieved(())
         yield Text(ABSTAINED)
         yield Outcome(
             answer=ABSTAINED,
@@ -279,7 +348,19 @@ class RagPipeline:
             prompt_tokens=prompt_tokens,
             completion_tokens=0,
             retrieval_seconds=searched,
+            left_out=left_out,
+            reason=MODEL_ENDED if attempts else f"no passage above {least:g}",
+            nearest=nearest,
         )
+
+    def _least(self, request: Request) -> float | None:
+        """The least score of a best passage; scores of other ways to search mean other things."""
+        if request.hits is not None:
+            return None
+        if request.min_score is not None:
+            return request.min_score
+        own = getattr(getattr(self._retriever, "settings", None), "mode", "")
+        return self.min_score if request.search.mode in ("", own) else None
 
     async def _attempts(
         self, request: Request, k: int, policy: Policy

@@ -5,13 +5,13 @@ It knows a tokenizer, the template and how many tokens there are; nothing of ret
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
-from neurorit.model.prompts import PromptTemplate, render_chat
+from neurorit.model.prompts import PromptTemplate, encode_plain, render_chat
 
 # Text beyond this many characters a token cannot fit, and is not encoded to find that out.
 _CHARACTERS = 16
@@ -44,12 +44,25 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What there was no room for: turns of the chat, passages, and whether the system's turn."""
+
+    turns: int = 0
+    passages: int = 0
+    system: bool = False
+
+
+NOTHING = LeftOut()
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What the model reads: its token ids, the same as messages, and the passages in it."""
 
     ids: list[int]
     messages: list[dict[str, str]]
     hits: tuple[Found, ...]
+    left_out: LeftOut = NOTHING
 
 
 class Renderer:
@@ -67,8 +80,9 @@ class Renderer:
         hits: Sequence[Found],
         answer_tokens: int,
         turns: Sequence[Turn] = (),
+        told: Mapping[str, Any] | None = None,
     ) -> Prompt:
-        """The prompt with `answer_tokens` left of the context.
+        """The prompt with `answer_tokens` left of the context; told: what its template is told.
 
         Where not everything fits, the question stays, then the best passages in their order (the
         first one's text is cut before there is none), then the system's turn, then the latest
@@ -76,21 +90,26 @@ class Renderer:
         """
         turns = _alternating(turns)
         if self.context is None:
-            return self._render(turns, question, tuple(hits))
+            return self._render(turns, question, tuple(hits), told)
         room = self.context - answer_tokens
         short = _at_most(turns, room * _CHARACTERS)
         shown = tuple(_cut(hit, room * _CHARACTERS) for hit in hits)
-        prompt = self._render(short, question, shown)
-        if len(prompt.ids) <= room:
-            return prompt
-        kept = self._passages(question, shown, room, answer_tokens)
-        return self._with_turns(short, question, kept, room)
+        prompt = self._render(short, question, shown, told)
+        if len(prompt.ids) > room:
+            kept = self._passages(question, shown, room, answer_tokens, told)
+            prompt = self._with_turns(short, question, kept, room, told)
+        return replace(prompt, left_out=_left_out(turns, hits, prompt))
 
     def _passages(
-        self, question: str, hits: tuple[Found, ...], room: int, answer_tokens: int
+        self,
+        question: str,
+        hits: tuple[Found, ...],
+        room: int,
+        answer_tokens: int,
+        told: Mapping[str, Any] | None,
     ) -> tuple[Found, ...]:
         def fits(shown: tuple[Found, ...]) -> bool:
-            return len(self._render((), question, shown).ids) <= room
+            return len(self._render((), question, shown, told).ids) <= room
 
         count = _most(len(hits), lambda n: fits(hits[:n]))
         if count or (not hits and fits(())):
@@ -108,27 +127,53 @@ class Renderer:
         )
 
     def _with_turns(
-        self, turns: Sequence[Turn], question: str, hits: tuple[Found, ...], room: int
+        self,
+        turns: Sequence[Turn],
+        question: str,
+        hits: tuple[Found, ...],
+        room: int,
+        told: Mapping[str, Any] | None,
     ) -> Prompt:
         system = [turn for turn in turns if turn.role == "system"]
         others = [turn for turn in turns if turn.role != "system"]
 
         def render(latest: int) -> Prompt:
             kept = others[len(others) - latest :]
-            return self._render(_alternating([*system, *kept]), question, hits)
+            return self._render(_alternating([*system, *kept]), question, hits, told)
 
-        if len(render(0).ids) > room:
+        best = render(0)
+        if len(best.ids) > room:
             system = []
-        return render(_most(len(others), lambda n: len(render(n).ids) <= room))
+            best = render(0)
+        # Each turn is encoded once, to know about how many fit; what is rendered tells exactly.
+        left, latest = room - len(best.ids), 0
+        for turn in reversed(others):
+            left -= len(encode_plain(self._tokenizer, turn.text))
+            if left < 0:
+                break
+            latest += 1
+        while latest > 0 and len((prompt := render(latest)).ids) > room:
+            latest -= 1
+        if latest > 0:
+            best = prompt
+        while latest < len(others) and len((prompt := render(latest + 1)).ids) <= room:
+            best, latest = prompt, latest + 1
+        return best
 
-    def _render(self, turns: Sequence[Turn], question: str, hits: tuple[Found, ...]) -> Prompt:
+    def _render(
+        self,
+        turns: Sequence[Turn],
+        question: str,
+        hits: tuple[Found, ...],
+        told: Mapping[str, Any] | None = None,
+    ) -> Prompt:
         asked = self._template.user_turn(question, [hit.passage for hit in hits])
         chat = [*turns, Turn("user", asked)]
         if chat[0].role == "system" and not self._has_system:
             first = replace(chat[1], text=f"{chat[0].text}\n\n{chat[1].text}")
             chat = [first, *chat[2:]]
         messages = [{"role": turn.role, "content": turn.text} for turn in chat]
-        ids = render_chat(self._tokenizer, messages, date=self._template.date)
+        ids = render_chat(self._tokenizer, messages, date=self._template.date, told=told)
         return Prompt(ids, messages, hits)
 
 
@@ -149,6 +194,21 @@ def _alternating(turns: Sequence[Turn]) -> list[Turn]:
     if chat and chat[-1].role == "user":
         chat.pop()  # nobody answered it: two questions in a row are no chat
     return [*([Turn("system", system)] if system else []), *chat]
+
+
+def _left_out(turns: Sequence[Turn], hits: Sequence[Found], prompt: Prompt) -> LeftOut:
+    """What of the chat and the passages is not in a prompt."""
+    texts = [message["content"] for message in prompt.messages[:-1]]
+    said = {turn.role: turn.text for turn in turns}
+    system = said.get("system")
+    there = system is None or any(system in message["content"] for message in prompt.messages)
+    of_system = 1 if texts and prompt.messages[0]["role"] == "system" else 0
+    others = sum(turn.role != "system" for turn in turns)
+    return LeftOut(
+        turns=max(0, others - (len(texts) - of_system)),
+        passages=len(hits) - len(prompt.hits),
+        system=not there,
+    )
 
 
 def _at_most(turns: Sequence[Turn], characters: int) -> list[Turn]:

@@ -210,3 +210,12 @@ def test_a_variant_shares_what_is_loaded_and_keeps_the_filters(loaded: Index, pl
     assert both.variant("dense").search(["pump"], 1)[0][0].ranks.keys() == {"dense"}
     with pytest.raises(BadInput, match="--retriever hybrid"):
         retriever(loaded, place).variant("bm25")
+
+
+def test_its_passages_are_those_that_its_filters_allow(loaded: Index, place: Path) -> None:
+    assert [p.id for p in retriever(loaded, place).passages] == ["a", "b", "c", "d", "e"]
+    german = retriever(loaded, place).variant(filters={"lang": "de"})
+    assert [p.id for p in german.passages] == ["c", "d"]
+    assert [p.id for p in german.passages[1:]] == ["d"]
+    with pytest.raises(IndexError):
+        german.passages[2]

@@ -11,7 +11,8 @@ from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.rag.pipeline import RagPipeline
 from tests.serving.fakes import KEY, Upstream, WordRetriever
 from tests.serving.listening import listening
-from tests.serving.live import Live, gateway, vllm_address
+from tests.serving.live import ADMIN, Live, gateway, vllm_address
+from tests.serving.loras import save_lora
 from tests.serving.tiny_llama import save_tiny_llama, tiny_tokenizer
 
 
@@ -24,7 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A gateway with a vLLM of its own."""
     folder = tmp_path_factory.mktemp("live")
-    with gateway(save_tiny_llama(folder / "tiny"), folder) as server:
+    model = save_tiny_llama(folder / "tiny")
+    named = [f"{name}={save_lora(folder / name, model, seed=i)}" for i, name in enumerate("ab")]
+    with gateway(model, folder, *named, admin=ADMIN) as server:
         yield server
 
 

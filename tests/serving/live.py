@@ -18,6 +18,7 @@ import httpx
 
 from neurorit.serving.backends.vllm_server import free_port
 
+ADMIN = "sk-admin-of-the-live-one"
 QUESTION = "Where was Mira Solden born and what is Glass"
 # One client for all: to make one anew takes longer than some of what is to be seen.
 _client = httpx.Client(timeout=30, trust_env=False)
@@ -37,20 +38,22 @@ class Live:
 
 @contextmanager
 def gateway(
-    model: Path, folder: Path, *upstream: str, key: str = "", api_keys: str = ""
+    model: Path, folder: Path, *more: str, key: str = "", api_keys: str = "", admin: str = ""
 ) -> Iterator[Live]:
-    """A gateway with an own vLLM, or one before the upstream that is named."""
+    """A gateway with an own vLLM; more: the adapters of that, or an upstream in place of it."""
     port = free_port()
     script = ROOT / "tests" / "serving" / "run_gateway.py"
     command = [sys.executable, str(script), str(model), str(port), str(folder / "vllm.log")]
     keys = {"NEURORIT_UPSTREAM_KEY": key, "NEURORIT_BASE_KEY": key}
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | keys
     environment.pop("NEURORIT_API_KEYS", None)
+    if admin:
+        environment["NEURORIT_ADMIN_KEY"] = admin
     if api_keys:
         environment["NEURORIT_API_KEYS"] = api_keys
     with open(folder / "gateway.log", "wb") as log:
         process = subprocess.Popen(
-            [*command, *upstream], stdout=log, stderr=subprocess.STDOUT, env=environment
+            [*command, *more], stdout=log, stderr=subprocess.STDOUT, env=environment
         )
     server = Live(f"http://127.0.0.1:{port}", process, model, folder)
     try:

@@ -1,7 +1,7 @@
 """Runs the real server on a checkpoint, with the word-overlap retriever; for the slow tests.
 
 Arguments: model, port, vLLM's log, and an upstream's address, which answers in place of an own
-vLLM and also plays the second system of comparisons.
+vLLM and also plays the second system of comparisons, or NAME=DIR of adapters of the own vLLM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Breaking(WordRetriever):
 
 if __name__ == "__main__":
     model, port, log = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    upstream = sys.argv[4] if len(sys.argv) > 4 else None
+    upstream = next((given for given in sys.argv[4:] if "://" in given), None)
+    adapters = tuple(given for given in sys.argv[4:] if given != upstream)
     settings = ServeSettings(
         port=port,
         top_k=3,
@@ -40,9 +41,11 @@ if __name__ == "__main__":
         drain_seconds=300,
         upstream=(upstream,) if upstream else (),
         base=upstream,
+        adapters=adapters,
+        max_adapters=3 if adapters else 0,
     )
     try:
-        serve(model, Breaking, settings, tell=lambda text: print(text, flush=True))
+        serve(model, lambda before: Breaking(), settings, tell=lambda text: print(text, flush=True))
     except NeuroritError as error:
         print(f"error: {error}", flush=True)
         sys.exit(error.exit_code)

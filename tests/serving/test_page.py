@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +32,23 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, front: Live) -> Iterator[Any]:
+    yield from opened_at(browser, front.url)
+
+
+@pytest.fixture
+def own(browser: Any, live: Live) -> Iterator[Any]:
+    """The page of the gateway whose engine holds adapters."""
+    yield from opened_at(browser, live.url)
+
+
+def opened_at(browser: Any, url: str) -> Iterator[Any]:
     from playwright.sync_api import expect
 
     opened = browser.new_page(viewport={"width": 1200, "height": 820})
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-    opened.goto(front.url)
+    opened.goto(url)
     expect(opened.locator("#status")).to_have_attribute("data-state", "ready")
     yield opened
     opened.close()
@@ -109,6 +120,53 @@ def test_it_compares_under_noise_by_keyboard(page: Any, tmp_path: Path) -> None:
     _is_harmless(page)
     _picture(page, tmp_path, "page-compare", "light")
     _picture(page, tmp_path, "page-compare-dark", "dark")
+
+
+def test_an_adapter_answers_and_is_compared_with_its_base(own: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    expect(own.locator("#model option")).to_have_text(["tiny", "a", "b"])
+    own.keyboard.type(QUESTION)
+    answers = []
+    for name in ("tiny", "b"):
+        own.select_option("#model", name)
+        own.focus("#question")
+        own.keyboard.press("Enter")
+        expect(own.locator("#facts li").first).to_be_visible(timeout=60_000)
+        expect(own.locator("#result")).to_have_attribute("aria-busy", "false", timeout=60_000)
+        answers.append(own.locator("#answer").inner_text())
+    assert answers[0] != answers[1]
+    own.focus("#compare")
+    own.keyboard.press("Space")
+    own.focus("#question")
+    own.keyboard.press("Enter")
+    expect(own.locator(".side")).to_have_count(2, timeout=60_000)
+    expect(own.locator(".side .note")).to_have_text([re.compile("^tiny ·"), re.compile("^b ·")])
+    _is_harmless(own)
+    _picture(own, tmp_path, "page-adapters", "light")
+    _picture(own, tmp_path, "page-adapters-dark", "dark")
+    own.set_viewport_size({"width": 390, "height": 800})
+    assert own.evaluate("document.documentElement.scrollWidth") <= 390
+    _picture(own, tmp_path, "page-adapters-phone", "light")
+
+
+def test_the_reason_of_an_abstention_is_shown(page: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    page.route("**/v1/chat/completions", _nothing_near)
+    page.keyboard.type(QUESTION)
+    page.keyboard.press("Enter")
+    expect(page.locator("#facts li", has_text="no passage above 5")).to_be_visible(timeout=60_000)
+    expect(page.locator("#passages li")).to_have_count(3)
+    expect(page.locator("#passages .badge", has_text="not near enough")).to_have_count(3)
+    expect(page.locator("#no-passages")).to_be_hidden()
+    _is_harmless(page)
+    _picture(page, tmp_path, "page-abstained", "light")
+
+
+def _nothing_near(route: Any) -> None:
+    asked = route.request.post_data_json
+    route.continue_(post_data={**asked, "neurorit": {**asked["neurorit"], "min_score": 5}})
 
 
 def test_every_control_has_a_name_and_can_be_reached_by_keyboard(page: Any) -> None:

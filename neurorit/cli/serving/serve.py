@@ -21,8 +21,11 @@ from neurorit.serving.settings import ServeSettings
     vllm_args="--vllm-arg",
     requests_per_minute="--rate",
     drain_seconds="--drain",
+    lame_duck_seconds="--lame-duck",
     allowed_hosts="--allowed-host",
     trusted_proxies="--trusted-proxy",
+    allowed_origins="--allowed-origin",
+    adapters="--adapter",
 )
 def serve(
     model: Model,

@@ -98,6 +98,15 @@ def test_a_new_connection_that_closes_is_not_asked_again() -> None:
     assert came == [1, 1]
 
 
+def test_one_that_computes_and_then_closes_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("neurorit.serving.backends.openai_client._AT_ONCE", 0.0)
+    texts, came = _ask_twice(answered=1)
+    assert texts[0] == "blue" and "broke off" in texts[1]
+    assert came == [2]
+
+
 class Moved(Upstream):
     """An upstream that sends every request, and every look, to another one."""
 

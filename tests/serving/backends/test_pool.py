@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from neurorit.core.endpoint.replies import CallFailed, Piece
-from neurorit.core.errors import BadInput
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.serving.backends.backend import System
 from neurorit.serving.backends.openai_client import ChatClient
 from neurorit.serving.backends.pool import Upstreams, check_url, read_upstream_key
@@ -67,6 +67,40 @@ def test_after_the_first_word_there_is_no_second_try() -> None:
     with pytest.raises(CallFailed, match="broke off"):
         ask(Upstreams([server.client() for server in servers]))
     assert servers[1].requests == []
+
+
+def test_a_server_that_breaks_off_is_not_the_next_one_asked() -> None:
+    """With nothing to do it would be the least busy one, and draw every request."""
+    broken = Upstream([["Kar", "vel"]], cut=True, forever=True)
+    sound = Upstream([["Karvel"]], forever=True)
+    upstreams = Upstreams([broken.client(), sound.client()])
+    with pytest.raises(CallFailed, match="broke off"):
+        ask(upstreams)
+    assert ask(upstreams, 3) == ["Karvel"] * 3
+    assert len(broken.requests) == 1
+
+
+def test_a_server_that_hangs_gives_its_requests_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neurorit.serving.backends.pool._GONE_SECONDS", 0.01)
+    hung, sound = Held(), Upstream([["Karvel"]])
+
+    async def work() -> list[str]:
+        upstreams = Upstreams([hung, sound.client()])  # type: ignore[list-item]
+
+        async def one() -> str:
+            return "".join([piece.text async for piece in upstreams.stream([1])])
+
+        asked = asyncio.create_task(one())
+        await asyncio.sleep(0.05)
+        assert not asked.done()
+        # What the looks from the background find out.
+        upstreams._servers[0].fault = NeuroritError("it does not answer")
+        answer = await asyncio.wait_for(asked, 10)
+        assert [server.running for server in upstreams._servers] == [0, 0]
+        return [answer]
+
+    assert asyncio.run(work()) == ["Karvel"]
+    assert hung.asked == 1
 
 
 class Held:

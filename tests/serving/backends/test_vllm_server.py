@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model.precision import stored_dtype
 from neurorit.serving.backends import vllm_env as vllm_process
 from neurorit.serving.backends import vllm_server as engine_module
+from neurorit.serving.backends.adapters import Adapters
+from neurorit.serving.backends.lora import Lora
 from neurorit.serving.backends.offline import Completion, OfflineEngine
 from neurorit.serving.backends.vllm_env import engine_environment, start_failure, vllm_environment
 from neurorit.serving.backends.vllm_server import VllmServer, free_port, require_free_port
@@ -51,6 +54,37 @@ def test_the_key_is_not_on_the_command_line_and_own_flags_win(model: Path) -> No
     assert command[-3:] == ["--dtype=bfloat16", "--max-num-seqs", "8"]
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert server.model == "tuned"
+
+
+def test_adapters_get_room_and_are_loaded_at_each_start(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lora, "unchanged", lambda self: True)
+    monkeypatch.setenv("NEURORIT_ADMIN_KEY", "sk-admin")
+    lora = Lora("city", model / "lora", 40, "0123456789abcdef")
+    adapters = Adapters(model, None, [lora], most=3)  # type: ignore[arg-type]
+    server = VllmServer(model, adapters=adapters)
+    command = server.command()
+    for flag, value in (("--max-loras", "3"), ("--max-cpu-loras", "6"), ("--max-lora-rank", "64")):
+        assert command[command.index(flag) + 1] == value
+    assert "--enable-lora" in command
+    named = json.loads(command[command.index("--lora-modules") + 1])
+    assert named == {"name": "city@0123456789ab", "path": str(model / "lora")}
+    monkeypatch.setattr(Lora, "unchanged", lambda self: False)
+    assert "--lora-modules" not in server.command()
+    assert "--enable-lora" not in VllmServer(model).command()
+    with pytest.raises(BadInput, match="--adapter NAME=DIR"):
+        VllmServer(model, extra_args=("--lora-modules", "x=y"))
+
+
+def test_no_key_of_others_stands_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("API_KEYS", "ADMIN_KEY", "UPSTREAM_KEY", "BASE_KEY", "ENCODER_KEY")
+    for name in names:
+        monkeypatch.setenv(f"NEURORIT_{name}", "sk-secret")
+    monkeypatch.setenv("NEURORIT_CACHE", "kept")
+    environment = vllm_environment()
+    assert "sk-secret" not in environment.values()
+    assert environment["NEURORIT_CACHE"] == "kept"
 
 
 def test_a_server_that_ends_says_why_in_one_line(

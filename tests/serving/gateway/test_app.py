@@ -285,7 +285,7 @@ def test_before_it_is_ready_the_phase_is_told() -> None:
     ready = client.get("/ready")
     assert ready.status_code == 503
     told: dict[str, Any] = {"ready": False, "phase": "warming up vLLM", "model": "tiny"}
-    told |= {"base": None, "base_phase": None}
+    told |= {"base": None, "base_phase": None, "adapters": []}
     assert ready.json() == told
     refused = client.post("/v1/chat/completions", json=QUESTION)
     assert refused.status_code == 503
@@ -411,3 +411,13 @@ def test_the_page_is_self_contained_and_never_sets_html() -> None:
     assert " style=" not in html and "onclick" not in html
     for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
         assert way not in script
+
+
+def test_an_abstention_says_why_and_what_was_near() -> None:
+    body = ask(Upstream([]), neurorit={"min_score": 5}).json()
+    assert body["neurorit"]["reason"] == "no passage above 5"
+    assert [p["id"] for p in body["neurorit"]["nearest"]] == ["p1", "p2"]
+    assert body["neurorit"]["passages"] == []
+    *_, last, _ = sent(ask(Upstream([[""]]), stream=True))
+    assert (last["neurorit"]["reason"], last["neurorit"]["nearest"]) == ("model ended", [])
+    assert ask(Upstream([["x"]])).json()["neurorit"]["reason"] is None

@@ -9,13 +9,14 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from neurorit.serving.gateway.connection_limits import bounded_connections
 from neurorit.serving.metrics import Metrics
-from neurorit.serving.middleware.auth import Guard
+from neurorit.serving.middleware.auth import Guard, Keys
 from neurorit.serving.middleware.concurrency_limit import Admission
 
 HEAD = b"POST /echo HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n"
@@ -51,7 +52,7 @@ async def _server(
 
     protocol = bounded_connections(most, seconds, metrics)
     limited = Guard(
-        Admission(app, running=2, queue=0, patience=0.1, metrics=Metrics()), api_keys=keys
+        Admission(app, running=2, queue=0, patience=0.1, metrics=Metrics()), keys=Keys(keys)
     )
     server = uvicorn.Server(
         uvicorn.Config(limited, port=0, http=protocol, ws="none", log_level="error", lifespan="off")
@@ -292,6 +293,29 @@ def test_48_mib_of_header_are_dropped_without_stopping_others() -> None:
                 slowest = max(slowest, time.monotonic() - asked)
             await flooding
             assert slowest < 1.0
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("offer", [b"Upgrade: h2c", b"upgrade:h2c", b"UPGRADE:websocket"])
+def test_an_offer_of_another_protocol_keeps_its_body(offer: bytes) -> None:
+    async def body() -> None:
+        async with _server(9, 5) as port, _Client(port) as client:
+            head = HEAD + offer + b"\r\nConnection: Upgrade, HTTP2-Settings\r\n\r\n"
+            await client.say(head + b"blue")
+            status, answer = await client.answer()
+            assert (status, b"blue" in answer) == (200, True)
+
+    asyncio.run(body())
+
+
+def test_one_that_was_refused_for_its_size_is_told_once() -> None:
+    async def body() -> None:
+        async with _server(9, 0.3) as port, _Client(port) as client:
+            head = b"POST /echo HTTP/1.1\r\nHost: here\r\nContent-Length: 99999999\r\n\r\n"
+            await client.say(head + b"x")
+            said = await asyncio.wait_for(client.reader.read(), 5)
+            assert said.startswith(b"HTTP/1.1 413") and said.count(b"HTTP/1.1") == 1
 
     asyncio.run(body())
 

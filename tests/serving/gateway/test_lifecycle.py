@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import httpx
 import pytest
 
 from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.data.examples import Passage
 from neurorit.serving.backends.vllm_server import free_port
 from neurorit.serving.gateway import lifecycle as running
 from neurorit.serving.gateway.app import Gateway
 from neurorit.serving.gateway.lifecycle import Running, systems_of
 from neurorit.serving.gateway.server import ServeSettings, serve
-from tests.serving.fakes import Upstream, WordRetriever
+from neurorit.serving.middleware.auth import Keys
+from tests.serving.fakes import Hit, Upstream, WordRetriever
 from tests.serving.tiny_llama import save_tiny_llama, tiny_tokenizer
 
 
@@ -29,7 +32,7 @@ class Playing:
     def __init__(self, name: str, folder: Path, failure: str = "") -> None:
         self.name, self.model_dir, self.failure = name, folder, failure
         self.generator = Upstream([["Karvel"]], forever=True).client()
-        self.context = 4096
+        self.context, self.of_vllm, self.own = 4096, True, False
         self.tell: Callable[[str], None] = lambda phase: None
 
     async def start(self, tell: Callable[[str], None]) -> None:
@@ -49,6 +52,10 @@ class Playing:
         pass
 
 
+def searched(before: Any) -> WordRetriever:
+    return WordRetriever()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     # Imported here, where no clock runs.
@@ -59,13 +66,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(systems: list[Any], work: Callable[[httpx.AsyncClient], Any]) -> tuple[Gateway, list[str]]:
-    told: list[str] = []
+def run(
+    systems: list[Any],
+    work: Callable[[httpx.AsyncClient], Any],
+    settings: ServeSettings | None = None,
+    *,
+    load: Callable[[Any], Any] | None = None,
+    generation: Callable[[], str] | None = None,
+    keys: Keys | None = None,
+    told: list[str] | None = None,
+) -> tuple[Gateway, list[str]]:
+    told = [] if told is None else told
     gateway = Gateway("tuned", base_model="plain", base_phase="waiting for its turn to start")
-    running = Running(gateway, systems, ServeSettings(port=0), WordRetriever, told.append)
+    settings = settings or ServeSettings(port=0)
+    running = Running(gateway, systems, settings, load or searched, told.append, generation)
 
     async def both() -> None:
-        task = asyncio.create_task(running.run(frozenset()))
+        task = asyncio.create_task(running.run(keys or Keys()))
         async with asyncio.timeout(120):
             while not task.done() and not _address(told):
                 await asyncio.sleep(0.01)
@@ -189,7 +206,7 @@ def test_an_open_gateway_without_a_key_is_warned_of(
     with pytest.raises(BadInput, match="no model at"):
         serve(
             tmp_path / "absent",
-            WordRetriever,
+            searched,
             ServeSettings(host=host, port=0),
             tell=told.append,
         )
@@ -207,7 +224,7 @@ def test_settings_that_do_not_go_together_are_refused(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadInput, match=message):
-        serve(tmp_path, WordRetriever, ServeSettings(port=0, **settings))
+        serve(tmp_path, searched, ServeSettings(port=0, **settings))
 
 
 def test_the_upstreams_key_is_not_sent_to_a_base_elsewhere(
@@ -250,7 +267,7 @@ def test_only_a_named_proxy_says_who_asks(
     port = free_port()
     gateway = Gateway(model="m")
     settings = ServeSettings(port=port, trusted_proxies=proxies)
-    run = Running(gateway, [], settings, WordRetriever, lambda line: None)
+    run = Running(gateway, [], settings, searched, lambda line: None)
 
     async def ready(server: Any) -> None:
         while not server.started:
@@ -261,5 +278,156 @@ def test_only_a_named_proxy_says_who_asks(
         server.should_exit = True
 
     monkeypatch.setattr(run, "_make_ready", ready)
-    asyncio.run(asyncio.wait_for(run.run(frozenset()), 30))
+    asyncio.run(asyncio.wait_for(run.run(Keys()), 30))
     assert seen == [client]
+
+
+async def retrieved(client: httpx.AsyncClient) -> tuple[int, str]:
+    reply = await client.post("/v1/retrieve", json={"query": "Where was Mira born?", "top_k": 1})
+    found = reply.json().get("passages") or [{"id": ""}]
+    return reply.status_code, str(found[0]["id"])
+
+
+class OfGeneration(WordRetriever):
+    """One that finds one passage, named after the generation of its index."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def search(self, queries: Any, k: int) -> list[list[Hit]]:
+        return [[Hit(Passage(self.name, "T", "text"), 1.0, 1)] for _ in queries]
+
+
+@pytest.mark.parametrize("by_signal", [False, True])
+def test_an_index_that_is_updated_is_searched_without_a_refused_request(
+    folder: Path, by_signal: bool
+) -> None:
+    now = ["one"]
+    made: list[weakref.ref[OfGeneration]] = []
+
+    def load(before: Any) -> OfGeneration:
+        found = OfGeneration(now[0])
+        assert before is None or before.name != now[0]
+        made.append(weakref.ref(found))
+        return found
+
+    async def work(client: httpx.AsyncClient) -> None:
+        seen: list[tuple[int, str]] = []
+
+        async def until(name: str) -> None:
+            while (found := await retrieved(client))[1] != name:
+                seen.append(found)
+                await asyncio.sleep(0.005)
+
+        await until("one")
+        for name in ("two", "three"):
+            now[0] = name
+            if by_signal:
+                signal.raise_signal(signal.SIGHUP)
+            await until(name)
+        assert {status for status, _ in seen} <= {200}
+        # Nothing holds the former ones.
+        gc.unfreeze()
+        gc.collect()
+        assert [ref() is None for ref in made] == [True, True, False]
+
+    settings = ServeSettings(port=0, index_seconds=0 if by_signal else 0.05)
+    _, told = run([Playing("tuned", folder)], work, settings, load=load, generation=lambda: now[0])
+    assert told.count("the index was updated: searches are in the new one") == 2
+
+
+def test_an_updated_index_that_cannot_be_used_leaves_the_former_one(folder: Path) -> None:
+    now, told = ["one"], list[str]()
+
+    def load(before: Any) -> OfGeneration:
+        if now[0] == "broken":
+            raise BadInput("index: made by another encoder")
+        return OfGeneration(now[0])
+
+    async def work(client: httpx.AsyncClient) -> None:
+        now[0] = "broken"
+        while not any("made by another encoder" in line for line in told):
+            await asyncio.sleep(0.01)
+        assert await retrieved(client) == (200, "one")
+        now[0] = "two"
+        while (await retrieved(client))[1] != "two":
+            await asyncio.sleep(0.01)
+
+    settings = ServeSettings(port=0, index_seconds=0.05)
+    run(
+        [Playing("tuned", folder)],
+        work,
+        settings,
+        load=load,
+        generation=lambda: now[0],
+        told=told,
+    )
+    assert sum("made by another encoder" in line for line in told) == 1
+
+
+def test_on_sighup_keys_are_read_again_and_bad_ones_leave_the_former(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NEURORIT_API_KEYS", raising=False)
+    path, told = tmp_path / "keys.txt", list[str]()
+    path.write_text("old")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        async def status(key: str) -> int:
+            headers = {"Authorization": f"Bearer {key}"}
+            return (await client.get("/v1/models", headers=headers)).status_code
+
+        assert [await status("old"), await status("new")] == [200, 401]
+        for text, said in (("new", "keys read again"), ("# none", "stay as they were")):
+            path.write_text(text)
+            signal.raise_signal(signal.SIGHUP)
+            while not any(said in line for line in told):
+                await asyncio.sleep(0.01)
+            assert [await status("old"), await status("new")] == [401, 200]
+
+    settings = ServeSettings(port=0, api_key_file=path)
+    run([Playing("tuned", folder)], work, settings, keys=Keys(["old"]), told=told)
+
+
+def test_told_to_end_it_says_so_and_serves_on_for_a_while(folder: Path) -> None:
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/ready")).status_code == 200
+        started = time.monotonic()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.05)
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()["phase"]) == (503, "ending")
+        async with httpx.AsyncClient(base_url=client.base_url) as new:
+            assert await ask(new, "tuned") == 200
+        with pytest.raises(httpx.TransportError):
+            while True:
+                async with httpx.AsyncClient(base_url=client.base_url) as new:
+                    await new.get("/health")
+                await asyncio.sleep(0.05)
+        assert time.monotonic() - started >= 0.6
+
+    run([Playing("tuned", folder)], work, ServeSettings(port=0, lame_duck_seconds=0.6))
+
+
+def test_an_encoder_that_fails_is_told_until_it_answers_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_SEARCH_SECONDS", 0.05)
+    broken = [True]
+
+    class Failing(WordRetriever):
+        def search(self, queries: Any, k: int) -> list[list[Hit]]:
+            if broken[0]:
+                raise NeuroritError("the encoder failed")
+            return super().search(queries, k)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/ready")).status_code == 200
+        assert (await retrieved(client))[0] == 503
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()["phase"]) == (503, "passages cannot be searched")
+        broken[0] = False
+        while (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.02)
+
+    run([Playing("tuned", folder)], work, load=lambda before: Failing())

@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ import pytest
 
 from neurorit.serving.backends.offline import OfflineEngine
 from tests.serving.live import (
+    ADMIN,
     QUESTION,
     Live,
     chat,
@@ -30,6 +32,7 @@ from tests.serving.live import (
     vllm_pid,
     wait_for,
 )
+from tests.serving.loras import save_lora
 from tests.serving.tiny_llama import save_tiny_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -88,6 +91,58 @@ def test_a_gateway_before_a_running_server_says_the_same(live: Live, front: Live
     assert answers[0] == answers[1]
 
 
+def test_base_and_adapters_in_one_batch_answer_as_the_merged_models(live: Live) -> None:
+    folder = save_lora(live.folder / "c", live.model, seed=2)
+    admin = {"Authorization": f"Bearer {ADMIN}"}
+    added = httpx.post(
+        f"{live.url}/v1/adapters",
+        json={"name": "c", "directory": str(folder)},
+        headers=admin,
+        timeout=60,
+    )
+    assert [one["name"] for one in added.json()["data"]] == ["a", "b", "c"]
+    asked = [[{"role": "user", "content": f"{QUESTION} number {number}"}] for number in range(6)]
+    jobs = [(name, messages) for messages in asked for name in ("tiny", "a", "b", "c")]
+
+    def answer(job: Any) -> str:
+        body = chat(live, model=job[0], messages=job[1], neurorit={"top_k": 0}).json()
+        return str(body["choices"][0]["message"]["content"]).strip()
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(answer, jobs))
+    expected = [merged_answer(live, *job) for job in jobs]
+    assert answers == expected
+    assert len(set(answers[:4])) == 4
+    removed = httpx.delete(f"{live.url}/v1/adapters/c", headers=admin)
+    assert removed.status_code == 200
+    assert chat(live, model="c").status_code == 404
+    body = {"question": QUESTION, "model": "b"}
+    sides = httpx.post(f"{live.url}/v1/rag/compare", json=body, timeout=60).json()["systems"]
+    assert [side["model"] for side in sides] == ["tiny", "b"]
+    assert sides[0]["answer"] != sides[1]["answer"]
+
+
+def merged_answer(live: Live, name: str, messages: list[dict[str, str]]) -> str:
+    """What transformers answers with an adapter's factors added to the base's weights."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from neurorit.model.prompts import PromptTemplate, render_prompt
+
+    model = AutoModelForCausalLM.from_pretrained(live.model)
+    if name != "tiny":
+        weights = dict(model.named_parameters())
+        factors = load_file(live.folder / name / "adapter_model.safetensors")
+        for tensor, a in factors.items():
+            if tensor.endswith("lora_A.weight"):
+                module = tensor.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+                b = factors[tensor.replace("lora_A", "lora_B")]
+                weights[f"{module}.weight"].data += b @ a
+    tokenizer = AutoTokenizer.from_pretrained(live.model)
+    ids = render_prompt(tokenizer, PromptTemplate(), messages[0]["content"], [])
+    return str(tokenizer.decode(_greedy(model, ids, 12), skip_special_tokens=True)).strip()
+
+
 def test_openais_client_talks_to_it(front: Live) -> None:
     import openai
 
@@ -101,6 +156,33 @@ def test_openais_client_talks_to_it(front: Live) -> None:
         assert older.choices[0].text == text
         with pytest.raises(openai.BadRequestError, match="do not fit"):
             client.chat.completions.create(model="tiny", messages=messages, max_tokens=4090)
+
+
+HOSTILE_FORMS: list[dict[str, Any]] = [
+    {"guided_regex": "(a|a)*b{1,1000}"},
+    {"guided_regex": "((((.*)*)*)*)*"},
+    {"guided_regex": "(?=a)b\\1"},
+    {"guided_regex": "\\p{Nonsense}"},
+    {"guided_json": {"$ref": "#"}},
+    {"guided_json": {"$ref": "http://127.0.0.1:1/schema"}},
+    {"guided_json": {"type": "nonsense"}},
+    {"guided_json": {"type": "array", "items": {"type": "string"}, "minItems": 1000}},
+    {"guided_json": {"enum": [str(number) for number in range(2000)]}},
+    {"guided_json": {"allOf": [{"anyOf": [{"type": "string"}] * 20}] * 20}},
+    {"guided_json": {"properties": {f"p{n}": {} for n in range(300)}, "required": ["p1"]}},
+    {"guided_grammar": "root ::= root"},
+    {"guided_grammar": "}{ no grammar"},
+    {"structured_outputs": {"json_object": True}},
+]
+
+
+def test_hostile_forms_of_answers_leave_the_engine_running(live: Live) -> None:
+    before = vllm_pid(live)
+    for form in HOSTILE_FORMS:
+        answer = chat(live, max_tokens=4, neurorit={"top_k": 0}, **form)
+        assert answer.status_code in (200, 400), (form, answer.text)
+    assert chat(live).status_code == 200
+    assert vllm_pid(live) == before
 
 
 def test_neither_questions_nor_keys_are_in_the_logs_of_either_process(live: Live) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from starlette.testclient import TestClient
 
 from neurorit.model.prompts import PromptTemplate
 from neurorit.serving.gateway.app import Gateway, create_app
+from neurorit.serving.gateway.requests import ChatRequest
 from neurorit.serving.rag.pipeline import RagPipeline
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny_llama import tiny_tokenizer
@@ -33,6 +35,11 @@ def post(client: TestClient, body: Any, path: str = "/v1/chat/completions") -> A
     "fields",
     [
         {"stop": HALF},
+        {"guided_regex": HALF},
+        {"guided_choice": [HALF]},
+        {"structured_outputs": {"grammar": HALF}},
+        {"guided_json": {"title": HALF}},
+        {"chat_template_kwargs": {"x": HALF}},
         {"stop": [HALF]},
         {"model": HALF},
         {"messages": [{"role": "user", "content": HALF}]},
@@ -78,6 +85,145 @@ def test_fields_that_vllm_can_honour_reach_it() -> None:
         assert upstream.requests[0][name] == value
 
 
+def test_fields_of_vllms_own_reach_a_vllm() -> None:
+    upstream = Upstream([["x"]], forever=True)
+    fields = {"top_k": 7, "min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 2}
+    given = {**QUESTION, **fields, "ignore_eos": True, "structured_outputs": {"choice": ["a"]}}
+    assert post(serve(upstream), given).status_code == 200
+    sent = upstream.requests[0]
+    assert {name: sent[name] for name in fields} == fields
+    assert sent["structured_outputs"] == {"choice": ["a"]}
+    # The end token is the gateway's own stop: it would end what is not to end.
+    assert (sent["ignore_eos"], sent["stop_token_ids"]) == (True, [])
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 5}}}
+    for name, value in (("json", schema), ("regex", "[a-z]{1,9}"), ("choice", ["a", "b"])):
+        assert post(serve(upstream), {**QUESTION, f"guided_{name}": value}).status_code == 200
+        assert upstream.requests[-1]["structured_outputs"] == {name: value}
+        assert upstream.requests[-1]["stop_token_ids"] != []
+
+
+def test_a_server_that_is_no_vllm_gets_none_of_them() -> None:
+    upstream = Upstream([["x"]])
+    made = RagPipeline(
+        WordRetriever(), TOKENIZER, PromptTemplate(), upstream.client(), of_vllm=False
+    )
+    client = TestClient(create_app(Gateway("tiny", "ready", made)))
+    refused = post(client, {**QUESTION, "min_p": 0.1})
+    assert refused.status_code == 400
+    assert "min_p: a field of vLLM's" in refused.json()["error"]["message"]
+    assert post(client, QUESTION).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"structured_outputs": {}}, "name exactly one"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "name exactly one"),
+        ({"structured_outputs": {"regexp": "a"}}, "no such option"),
+        ({"guided_regex": "a", "guided_choice": ["b"]}, "held to one form"),
+        ({"guided_choice": ["a"], "response_format": {"type": "json_object"}}, "held to one form"),
+        ({"guided_regex": "("}, "cannot be read"),
+        ({"guided_regex": "(a{1,999}){1,999}"}, "repeats more than 1000 times"),
+        ({"guided_json": {"minLength": 10**9}}, "minLength in the schema is above 1000"),
+        ({"guided_json": {"items": {"pattern": "a{100000}"}}}, "repeats more than"),
+        ({"guided_json": "[]"}, "a schema is an object"),
+        ({"guided_choice": []}, "at least 1"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "the server's to say"),
+        ({"chat_template_kwargs": {"x": "<|im_end|>"}}, "a short text of letters"),
+        ({"min_p": 2}, "must be at most 1"),
+        ({"top_k": "many"}, "must be a whole number"),
+    ],
+)
+def test_forms_that_would_take_an_engine_down_or_mean_nothing_are_refused(
+    fields: dict[str, Any], told: str
+) -> None:
+    upstream = Upstream([])
+    refused = post(serve(upstream), {**QUESTION, **fields})
+    assert refused.status_code == 400, refused.text
+    assert told in refused.json()["error"]["message"]
+    assert upstream.requests == []
+
+
+def test_a_schema_that_is_nested_without_end_is_refused() -> None:
+    schema: dict[str, Any] = {}
+    for _ in range(40):
+        schema = {"items": schema}
+    refused = post(serve(Upstream([])), {**QUESTION, "guided_json": schema})
+    assert "nested deeper" in refused.json()["error"]["message"]
+
+
+def test_what_a_chat_template_is_told_reaches_it() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{{ 'deep ' if effort == 'high' }}{% for m in messages %}<|user|>{{ m['content'] }}"
+        "{% endfor %}"
+    )
+    upstream = Upstream([["x"]], forever=True)
+    made = RagPipeline(WordRetriever(), tokenizer, PromptTemplate(), upstream.client(), top_k=1)
+    client = TestClient(create_app(Gateway("tiny", "ready", made)))
+    lengths = []
+    for told in ({"effort": "low"}, {"effort": "high"}):
+        assert post(client, {**QUESTION, "chat_template_kwargs": told}).status_code == 200
+        prompt: Any = upstream.requests[-1]["prompt"]
+        lengths.append(len(prompt))
+    assert lengths[1] > lengths[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content.0: a part of type 'image_url' cannot be read: this server",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+            "messages.0.content.0: a part of type 'input_audio' cannot be read",
+        ),
+        ({"tools": [{}]}, "tools: this server calls no tools"),
+        ({"modalities": ["audio"]}, "this server writes text alone"),
+        ({"audio": {}}, "audio: this server writes text, and no audio"),
+        ({"temperature": "hot"}, "temperature: must be a number"),
+        ({"temperature": 3}, "temperature: must be at most 2"),
+        ({"max_tokens": 1.5}, "max_tokens: must be a whole number"),
+        ({"stream": 7}, "stream: must be true or false"),
+        ({"messages": "Hi"}, "messages: must be a list"),
+        ({"messages": []}, "messages: must have at least 1"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages.0.content: must be"),
+        ({"messages": [{"content": "x"}]}, "messages.0.role: is missing"),
+        ({"stop": 7}, "stop: must be"),
+        ({"neurorit": {"policy": "guess"}}, "neurorit.policy: must be 'abstain', 'closed-book' or"),
+        ({"neurorit": {"filters": {"year": [1]}}}, "a filter's value is a text"),
+    ],
+)
+def test_refusals_are_in_plain_words(fields: dict[str, Any], told: str) -> None:
+    refused = post(serve(Upstream([])), {**QUESTION, **fields})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert told in error["message"], error
+    for python in ("[", "function-", "Input should", "TextPart", "constrained"):
+        assert python not in error["param"], error
+        assert python not in error["message"], error
+
+
+def test_what_found_no_room_is_told() -> None:
+    upstream = Upstream([["x"]], forever=True)
+    made = RagPipeline(
+        WordRetriever(), TOKENIZER, PromptTemplate(), upstream.client(), top_k=4, context=200
+    )
+    client = TestClient(create_app(Gateway("tiny", "ready", made)))
+    turns = [
+        {"role": "system", "content": "Be brief. " * 400},
+        {"role": "user", "content": "Old. " * 400},
+        {"role": "assistant", "content": "Yes. " * 400},
+        *QUESTION["messages"],
+    ]
+    left = post(client, {"messages": turns, "max_tokens": 8}).json()["neurorit"]["left_out"]
+    assert (left["system"], left["turns"]) == (True, 2)
+    plain = post(client, {**QUESTION, "max_tokens": 8, "neurorit": {"top_k": 1}}).json()
+    assert plain["neurorit"]["left_out"] == {"turns": 0, "passages": 0, "system": False}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -115,10 +261,10 @@ def test_fields_that_change_nothing_are_ignored() -> None:
         ("temprature", "did you mean temperature?"),
         ("max_token", "did you mean max_tokens?"),
         ("neurorits", "did you mean neurorit?"),
-        ("top_k", "it belongs elsewhere"),
-        ("guided_regex", "no such option"),
-        ("structured_outputs", "no such option"),
-        ("min_p", "no such option"),
+        ("topk", "did you mean top_k?"),
+        ("guided_regexp", "did you mean guided_regex?"),
+        ("retriever", "it belongs elsewhere"),
+        ("use_beam_search", "no such option"),
     ],
 )
 def test_a_field_that_nobody_knows_is_refused_by_name(field: str, told: str) -> None:
@@ -128,6 +274,41 @@ def test_a_field_that_nobody_knows_is_refused_by_name(field: str, told: str) -> 
         assert refused.status_code == 400
         error = refused.json()["error"]
         assert error["param"] == field and told in error["message"], error
+    assert upstream.requests == []
+
+
+# Of vLLM, TGI, llama.cpp, Ollama, LiteLLM and Cohere: fields that this server does not know.
+FOREIGN = (
+    "use_beam_search length_penalty early_stopping prompt_logprobs add_special_tokens documents "
+    "mirostat typical_p top_a tfs_z cache_prompt n_predict num_ctx num_predict keep_alive "
+    "repeat_penalty repeat_last_n details decoder_input_details watermark do_sample "
+    "best_of_sequences api_base fallbacks mock_response citation_quality connectors preamble "
+    "safety_mode guardrails truncate_prompt_tokens spaces_between_special_tokens "
+    "skip_special_tokens include_stop_str_in_output stop_token_ids bad_words allowed_token_ids "
+    "echo_prompt priority request_id kv_transfer_params vllm_xargs mm_processor_kwargs"
+)
+
+
+def test_500_misspelt_and_foreign_fields_are_each_refused_by_name() -> None:
+    known = set(ChatRequest.model_fields)
+    misspelt = {
+        mistake
+        for name in known
+        for at in range(1, len(name))
+        for mistake in (
+            name[:at] + name[at + 1 :],
+            name[:at] + name[at] + name[at:],
+            name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :],
+        )
+    } - known
+    fields = [*FOREIGN.split(), *random.Random(0).sample(sorted(misspelt), 500)]
+    upstream = Upstream([])
+    client = serve(upstream)
+    for field in fields:
+        refused = post(client, {**QUESTION, field: 1})
+        assert refused.status_code == 400
+        error = refused.json()["error"]
+        assert error["param"] == field and "no such option" in error["message"], error
     assert upstream.requests == []
 
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from neurorit.core.endpoint.replies import Piece
 from neurorit.model.prompts import PromptTemplate
 from neurorit.serving.gateway.app import Gateway, create_app
-from neurorit.serving.middleware.auth import Guard
+from neurorit.serving.middleware.auth import Guard, Keys
 from neurorit.serving.middleware.rate_limit import RateLimit
 from neurorit.serving.rag.pipeline import RagPipeline
 from tests.serving.fakes import WordRetriever
@@ -37,7 +37,7 @@ def test_a_client_has_a_minutes_requests_and_gets_more_with_time() -> None:
     async def work() -> None:
         nonlocal now
         limited = RateLimit(plain, per_minute=3, clock=lambda: now)
-        app = Guard(limited, api_keys=["a", "b"])
+        app = Guard(limited, keys=Keys(["a", "b"]))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://g") as client:
 
@@ -61,7 +61,7 @@ def test_a_client_has_a_minutes_requests_and_gets_more_with_time() -> None:
 @pytest.mark.parametrize("keys", [(), ("a",)])
 def test_no_way_of_writing_the_header_gives_a_client_more(keys: tuple[str, ...]) -> None:
     async def work() -> None:
-        app = Guard(RateLimit(plain, per_minute=3), api_keys=keys)
+        app = Guard(RateLimit(plain, per_minute=3), keys=Keys(keys))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://g") as client:
             written = ["Bearer a", "bearer  a", "BEARER   a", "Bearer a ", "Bearer    a"]

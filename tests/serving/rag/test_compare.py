@@ -14,7 +14,7 @@ from neurorit.model.prompts import PromptTemplate, render_prompt
 from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.rag.citations import cited
 from neurorit.serving.rag.compare import mixed
-from neurorit.serving.rag.pipeline import RagPipeline
+from neurorit.serving.rag.pipeline import RagPipeline, Search
 from tests.serving.fakes import PASSAGES, Upstream, WordRetriever
 from tests.serving.tiny_llama import tiny_tokenizer
 
@@ -214,8 +214,26 @@ def test_a_comparison_takes_no_longer_than_its_slower_side() -> None:
         name: (
             name,
             Side(WordRetriever(), TOKENIZER, PromptTemplate(), Upstream([["x"]]).client()),
+            Sampling(),
         )
         for name in ("base", "tuned")
     }
-    found = asyncio.run(compare(sides, QUESTION, (), Sampling()))  # type: ignore[arg-type]
+    found = asyncio.run(compare(sides, QUESTION, ()))  # type: ignore[arg-type]
     assert [side.system for side in found.sides] == ["base", "tuned"]
+
+
+def test_what_is_drawn_at_random_passes_the_filters() -> None:
+    class Titled(WordRetriever):
+        def variant(self, mode: str = "", filters: Any = None) -> Titled:
+            made = Titled()
+            made.passages = tuple(p for p in PASSAGES if p.title == (filters or {})["title"])
+            made.title = (filters or {})["title"]
+            return made
+
+    made = RagPipeline(Titled(), TOKENIZER, PromptTemplate(), Upstream([]).client(), top_k=1)
+    search = Search(filters=(("title", "Glass"),))
+    for seed in range(10):
+        found = asyncio.run(mixed(made, QUESTION, 0, {"random": 1}, seed, search))
+        assert ids(found) == ["p3"]
+    with pytest.raises(BadInput, match=r"noise\.random"):
+        asyncio.run(mixed(made, QUESTION, 0, {"random": 2}, 0, search))

@@ -13,7 +13,15 @@ from neurorit.core.errors import BadInput
 from neurorit.model.prompts import PromptTemplate, render_prompt
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.middleware.errors import upstream_refusal
-from neurorit.serving.rag.pipeline import ABSTAINED, Outcome, RagPipeline, Request, Retrieved, Text
+from neurorit.serving.rag.pipeline import (
+    ABSTAINED,
+    Outcome,
+    RagPipeline,
+    Request,
+    Retrieved,
+    Search,
+    Text,
+)
 from tests.serving.fakes import PASSAGES, Upstream, WordRetriever
 from tests.serving.tiny_llama import tiny_tokenizer
 
@@ -160,3 +168,38 @@ def test_retrieval_does_not_stop_the_event_loop() -> None:
     asyncio.run(watched.answer(Request(QUESTION)))
     assert seen
     assert all(name.startswith("retrieval") for name in seen)
+
+
+BEST = WordRetriever().search([QUESTION], 1)[0][0].score
+
+
+def test_where_no_passage_is_near_enough_the_model_is_not_asked() -> None:
+    upstream = Upstream([])
+    result = outcome(upstream, Request(QUESTION), min_score=BEST + 0.01)
+    assert (result.abstained, result.answer, result.attempts) == (True, ABSTAINED, 0)
+    assert result.reason == f"no passage above {BEST + 0.01:g}"
+    assert (result.hits, [hit.passage.id for hit in result.nearest]) == ((), ["p1", "p2"])
+    assert upstream.requests == []
+    shown = outcome(Upstream([["Karvel"]]), Request(QUESTION), min_score=BEST)
+    assert (shown.abstained, shown.nearest, len(shown.hits)) == (False, (), 2)
+    ended = outcome(Upstream([[""]]), Request(QUESTION), min_score=BEST)
+    assert (ended.abstained, ended.reason) == (True, "model ended")
+
+
+def test_passages_that_are_not_near_enough_lead_to_the_policy() -> None:
+    upstream = Upstream([["Karvel"]])
+    result = outcome(upstream, Request(QUESTION, policy="closed-book", min_score=2.0))
+    assert (result.answer, result.grounded, result.abstained) == ("Karvel", False, False)
+    assert [hit.passage.id for hit in result.nearest] == ["p1", "p2"]
+    assert upstream.requests[0]["prompt"] == render_prompt(
+        TOKENIZER, PromptTemplate(), QUESTION, []
+    )
+    deeper = outcome(Upstream([]), Request(QUESTION, policy="deeper", min_score=2.0))
+    assert (deeper.abstained, deeper.attempts) == (True, 0)
+
+
+def test_a_threshold_is_of_the_servers_own_way_to_search() -> None:
+    other = Request(QUESTION, search=Search(mode="dense"))
+    assert not outcome(Upstream([["Karvel"]]), other, min_score=2.0).abstained
+    given = tuple(WordRetriever().search([QUESTION], 2)[0])
+    assert not outcome(Upstream([["x"]]), Request(QUESTION, hits=given), min_score=2.0).abstained

@@ -76,6 +76,26 @@ def test_many_passages_are_fitted_with_few_renderings(monkeypatch: pytest.Monkey
     assert len(rendered) == 2
 
 
+def test_a_long_chat_is_fitted_with_few_renderings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All who ask wait for the one thread that renders."""
+    turns = [
+        Turn("user" if i % 2 == 0 else "assistant", f"Turn {i}. " * (5 + i % 7)) for i in range(400)
+    ]
+    context = length(HITS[:1], turns[-40:]) + 4
+    encoded: list[int] = []
+
+    def counting(tokenizer: Any, messages: Any, **more: Any) -> list[int]:
+        encoded.append(sum(len(message["content"]) for message in messages))
+        return render_chat(tokenizer, messages, **more)
+
+    monkeypatch.setattr(fitting, "render_chat", counting)
+    prompt = renderer(context).fit(QUESTION, HITS[:1], 4, turns)
+    assert len(prompt.messages) >= 39 and len(prompt.ids) <= context - 4
+    assert len(encoded) <= 8
+    assert prompt.left_out.turns == 400 - (len(prompt.messages) - 1)
+    assert sum(encoded) < 4 * 16 * context
+
+
 def test_a_chat_keeps_its_turns_and_the_passages_stand_with_the_question() -> None:
     prompt = renderer(2000).fit(QUESTION, HITS[:1], 8, TURNS)
     asked = PromptTemplate().user_turn(QUESTION, [PASSAGES[0]])
