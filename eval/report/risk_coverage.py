@@ -7,12 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from neurorit.eval.report.charts import WIDTH, svg, text_at
+from neurorit.eval.report.charts import WIDTH, _spread, _svg, _text
 
 Steps = Mapping[str, Sequence[tuple[float, float, float]]]
 """Name of the questions -> (threshold, coverage, risk) of each step."""
 
-_COLOURS = ".s-method{--c:var(--c-method)}.s-base{--c:var(--c-base)}"
+_COLOURS = (
+    ".s-method{--c:var(--c-method)}.s-base{--c:var(--c-base)}figure{max-width:36rem;margin:1rem 0}"
+)
 _SHOWN = 200  # points of a line
 
 
@@ -26,7 +28,7 @@ def table(curves: Steps) -> str:
 
 def page(curves: Steps, chosen: Mapping[str, Any]) -> str:
     """The page; chosen: what was asked for, `min_score`, and the figures of each of the curves."""
-    css = (Path(__file__).parent / "templates" / "report.css").readtext_at(encoding="utf-8")
+    css = (Path(__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
     facts = [("Threshold", f"{chosen['min_score']:.4g}", f"retriever {chosen['mode']}")]
     for name in curves:
         one, what = chosen[name], name.replace("_", "-")
@@ -69,23 +71,24 @@ def chart(curves: Steps, chosen: Mapping[str, Any]) -> str:
         parts.append(
             f'<line class="grid" x1="{left}" x2="{WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
-        parts.append(text_at(left - 6, y + 4, f"{100 * most * part / 4:.0f}%", "end"))
-        parts.append(text_at(x, height - bottom + 18, f"{25 * part}%", "middle"))
-    parts.append(text_at((left + WIDTH - right) / 2, height - 6, "coverage", "middle"))
-    parts.append(text_at(left + 4, top + 12, "risk", "start"))
+        parts.append(_text(left - 6, y + 4, f"{100 * most * part / 4:.0f}%", "end"))
+        parts.append(_text(x, height - bottom + 18, f"{25 * part}%", "middle"))
+    parts.append(_text((left + WIDTH - right) / 2, height - 6, "coverage", "middle"))
+    parts.append(_text(left + 4, top + 12, "risk", "start"))
     words = []
+    ends = [(at(steps[0][1], steps[0][2])[1] + 4, name) for name, steps in curves.items()]
+    heights = {name: y for y, name in _spread(ends, 15, top + 12, height - bottom - 4)}
     for (name, steps), css in zip(curves.items(), ("s-method", "s-base"), strict=False):
         some = steps[:: max(1, len(steps) // _SHOWN)]
         path = " ".join("{:.1f},{:.1f}".format(*at(c, r)) for _, c, r in some)
         one, shown = chosen[name], name.replace("_", "-")
         x, y = at(one["coverage"], one["risk"])
-        end = at(steps[0][1], steps[0][2])
         parts.append(
             f'<g class="{css}"><polyline class="line" fill="none" points="{path}"/>'
             f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="4.6"/></g>'
         )
-        parts.append(text_at(end[0] + 6, end[1] + 4, shown, "start", f"label {css}"))
+        parts.append(_text(WIDTH - right + 6, heights[name], shown, "start", f"label {css}"))
         words.append(
             f"{shown}: coverage {100 * one['coverage']:.1f}%, risk {100 * one['risk']:.1f}%"
         )
-    return svg(height, "Risk against coverage", "; ".join(words), parts)
+    return _svg(height, "Risk against coverage", "; ".join(words), parts)

@@ -259,8 +259,8 @@ class OfVllm(BaseModel):
 
     @model_validator(mode="after")
     def _holds_to_one_form(self) -> OfVllm:
-        forms = ("structured_outputs", "guided_json", "guided_regex", "guided_choice")
-        forms += ("guided_grammar", "response_format")
+        forms = ["structured_outputs", "guided_json", "guided_regex", "guided_choice"]
+        forms += ["guided_grammar", "response_format"]
         named = [name for name in forms if getattr(self, name, None) is not None]
         if len(named) > 1:
             raise ValueError(f"{' and '.join(named)}: an answer is held to one form")
