@@ -56,6 +56,12 @@ class PrefixedEncoder:
         """Texts that a server was sent only the beginning of."""
         return int(getattr(self._encoder, "truncated", 0))
 
+    def hurry(self) -> None:
+        """Let one behind an address give each call some seconds alone."""
+        hurry = getattr(self._encoder, "hurry", None)
+        if hurry is not None:
+            hurry()
+
     def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
         """float32 [n, d] unit vectors of passages."""
         return self._encoder.encode_passages([self._passage + text for text in texts])

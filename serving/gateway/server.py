@@ -43,7 +43,6 @@ def run_server(
     with contextlib.ExitStack() as stack:
 
         def load(before: Retriever | None) -> Retriever:
-            from neurorit.retrieval.encoders.endpoint import EndpointEncoder
             from neurorit.retrieval.index.index import Index
             from neurorit.retrieval.retriever import Retriever as IndexRetriever
 
@@ -51,8 +50,8 @@ def run_server(
             if settings.ray is None:
                 encoder = before.index.encoder if isinstance(before, IndexRetriever) else None
                 found = Index.load(index, encoder=encoder, effort=settings.search.effort or None)
-                if isinstance(found.encoder, EndpointEncoder):
-                    found.encoder.hurry()
+                if (hurry := getattr(found.encoder, "hurry", None)) is not None:
+                    hurry()  # somebody waits for each search
                 return IndexRetriever.load(found, settings.search)
             from neurorit.retrieval.ray_cluster import connected
 
