@@ -139,13 +139,14 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--noise", type=int, nargs="+", default=NOISE, help="distractors")
     chosen = parser.parse_args()
     bench = Bench("tracing", {"cases": chosen.cases, "answer tokens": ANSWER_TOKENS})
     answer = Answers()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        held = examples(Path(folder), chosen.questions, max(NOISE))
-    for noise in NOISE:
+        held = examples(Path(folder), chosen.questions, max(chosen.noise))
+    for noise in chosen.noise:
         found = measure(bench, answer, held, noise, chosen.cases)
         rows.append([str(noise + 1), *(f"{value:.3g}" for value in found.values())])
     table("Tracing by halves against one by one", ["passages", *found], rows)
