@@ -26,12 +26,19 @@ def locked(place: Path, busy: str, *, folder: bool = False) -> Iterator[None]:
 
 @contextmanager
 def waited_for(place: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """As `locked`, of a file; where another one holds it, `waiting` is called and it is waited."""
-    descriptor = lock(place, "", waiting=waiting)
+    """As `locked`, of a file; where another one holds it, `waiting` is called and it is waited.
+
+    For what is only better done alone: on a file system without locks nothing is held.
+    """
+    try:
+        descriptor = lock(place, "", waiting=waiting)
+    except BadInput:
+        descriptor = None
     try:
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def lock(
