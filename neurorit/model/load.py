@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,44 @@ def load_model(
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # the fused kernel leaves the soft cap out
     return model.eval(), tokenizer
+
+
+def laid_out(path: str | Path, *, dtype: str = "auto", attention: str = "sdpa") -> tuple[Any, Any]:
+    """As `load_model`, without the weights: these stand on torch's meta device.
+
+    What is no weight, such as the table of positions, is real. dtype: auto is the type that
+    config.json names. Raises BadInput when there is no checkpoint.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    folder = checkpoint_dir(path)
+    tokenizer = load_tokenizer(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        config = config.text_config if config.model_type in _TEXT_INSIDE else config
+        kind = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=kind or torch.float32, attn_implementation=attention
+            )
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"‹model={path}›: no checkpoint could be loaded there: {reason}") from error
+    model.tie_weights()
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
+    return model.eval(), tokenizer
+
+
+def text_name(name: str) -> str:
+    """What a checkpoint's weight is called in the model that is loaded from it."""
+    for inside in _TEXT_INSIDE.values():
+        for form, instead in inside.items():
+            name = re.sub(form, instead, name)
+    return name
 
 
 def limit_threads() -> None:

@@ -2,11 +2,13 @@
 
 A layer is whole on a device only while it computes. What is no part of the model, such as the
 deltas of neurons, is small and stays whole in every process; its gradients are averaged here.
+Checkpoints are read and written in parts too: no process ever holds one whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,20 @@ import torch
 import torch.distributed as distributed
 from torch import nn
 
+from neurorit.core.errors import BadInput
 from neurorit.model.feed_forward import decoder_layers
+from neurorit.model.load import text_name
 
 _COUNT = "processes"
+_INDEX = "model.safetensors.index.json"
 
 
-def shard(model: Any, device: torch.device) -> None:
+def shard(model: Any, device: torch.device, weights: Path | None = None) -> None:
     """Spread the weights of a model over all processes, on `device`; they keep their types.
 
-    Trained weights of a layer must share one type. Parameters are new objects afterwards.
+    weights: the checkpoint of a model that is only laid out (`neurorit.model.load.laid_out`); each
+    process reads its own rows. Trained weights of a layer must share one type. Parameters are new
+    objects afterwards.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -31,6 +38,124 @@ def shard(model: Any, device: torch.device) -> None:
     for layer in decoder_layers(model):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    if weights is not None:
+        read_parts(model, weights, device)
+
+
+def is_in_parts(model: Any, folder: Path) -> bool:
+    """Whether each weight of a model stands in the checkpoint under its name.
+
+    Of a type that is stored under other names (GPT-NeoX's output layer) it can only be loaded
+    whole.
+    """
+    stored = dict(_stored(model, folder))
+    return all(any(name in stored for name in names) for names, _ in _weights(model))
+
+
+@torch.no_grad()
+def read_parts(model: Any, folder: Path, device: torch.device) -> None:
+    """Read this process's rows of every weight from a checkpoint, into a sharded, laid out model.
+
+    Raises BadInput, naming the weight, where the checkpoint lacks one or has it in another shape.
+    """
+    from safetensors import safe_open
+
+    # What is no weight was made with the layout, and is lost where weights get their memory.
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    stored = dict(_stored(model, folder))
+    kind = getattr(model.config, "dtype", None)  # in which they are used where they are not trained
+    for names, parameter in _weights(model):
+        place = next((stored[name] for name in names if name in stored), None)
+        if place is None:
+            raise BadInput(f"‹model={folder}›: its weights lack {names[0]}")
+        rows, first = local_shard(parameter), first_row(parameter)
+        # Opened for each: what was read stays in memory as long as its file is open.
+        with safe_open(place[0], framework="pt") as stream:
+            whole = stream.get_slice(place[1])
+            if list(whole.get_shape()) != list(parameter.shape):
+                raise BadInput(
+                    f"‹model={folder}›: {names[0]} has the shape {whole.get_shape()} there, and "
+                    f"config.json asks for {list(parameter.shape)}"
+                )
+            if rows.numel():
+                rows.copy_(whole[first : first + len(rows)].to(kind or rows.dtype))
+
+
+@torch.no_grad()
+def write_parts(model: Any, folder: Path | None, kinds: Mapping[str, torch.dtype]) -> None:
+    """Write a sharded model as an ordinary checkpoint in files of about a layer's size.
+
+    Every process takes part, and none holds more than its rows, a weight and (the first) a file's
+    worth. folder: where the first process writes; None for the others. kinds: the types in which
+    weights are written, by name.
+    """
+    from safetensors.torch import save_file
+
+    weights = [(names[0], parameter) for names, parameter in _weights(model)]
+    most = max(sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(model))
+    files: list[list[str]] = [[]]
+    held = 0
+    for name, parameter in weights:
+        if held and held + parameter.numel() > most:
+            files.append([])
+            held = 0
+        files[-1].append(name)
+        held += parameter.numel()
+    named, places = dict(weights), {}
+    size = 0
+    for number, names in enumerate(files, start=1):
+        file = f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        kept = {}
+        for name in names:
+            whole = _whole(named[name].data)
+            if folder is not None:
+                kept[name] = whole.to(device="cpu", dtype=kinds[name]).contiguous()
+                places[name] = file
+                size += kept[name].nbytes
+        if folder is not None:
+            save_file(kept, folder / file, metadata={"format": "pt"})
+    if folder is not None:
+        index = {"metadata": {"total_size": size}, "weight_map": places}
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        model.config.save_pretrained(folder)
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
+
+
+def kinds_of(model: Any) -> dict[str, torch.dtype]:
+    """The type of every weight, by name."""
+    return {names[0]: parameter.dtype for names, parameter in _weights(model)}
+
+
+def _weights(model: Any) -> Iterator[tuple[list[str], nn.Parameter]]:
+    """Every weight once, with its names: two where they are tied."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for _, parameter in model.named_parameters():
+        yield names[id(parameter)], parameter
+
+
+def _stored(model: Any, folder: Path) -> Iterator[tuple[str, tuple[Path, str]]]:
+    """Name in the model -> (file, name there) of a checkpoint's weights."""
+    from safetensors import safe_open
+
+    prefix = f"{model.base_model_prefix}."
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as stream:
+            for name in stream.keys():  # noqa: SIM118, it is no mapping
+                known = text_name(name)
+                # Some checkpoints are of the body alone, whose names have no prefix.
+                yield f"{prefix}{known}", (path, name)
+                yield known, (path, name)
+
+
+def _whole(weight: torch.Tensor) -> torch.Tensor:
+    whole: torch.Tensor = weight.full_tensor() if _is_sharded(weight) else weight  # type: ignore[attr-defined]
+    return whole
 
 
 def local_shard(weight: torch.Tensor) -> torch.Tensor:

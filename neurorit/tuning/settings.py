@@ -106,7 +106,8 @@ class TuneSettings(Settings):
     gradient_checkpointing: bool = False
     """Less memory, more time."""
     shard: bool = False
-    """Spread the weights over all processes (FSDP), for models that do not fit on one device."""
+    """Spread the weights over all processes (FSDP), for models that do not fit on one device; each
+    reads and writes its part alone (but of LoRA and GPT-NeoX)."""
     dtype: str = "auto"
     """Of frozen weights and of what is written; auto: as the checkpoint is stored."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

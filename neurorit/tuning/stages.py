@@ -60,6 +60,8 @@ class Method:
 
     stages: in their order. needs_atlas: it tunes what was mined: its neurons, its dense layers,
     or both. refuses: it learns to say nothing where no evidence stands; else the answer everywhere.
+    lays_out: its stages can be installed in a model whose weights are not there yet, so that
+    processes that share them (`shard`) each read their part alone.
     """
 
     stages: Callable[[Task], list[Stage]]
@@ -67,6 +69,7 @@ class Method:
     refuses: bool = True
     neurons: bool = True
     dense: bool = True
+    lays_out: bool = False
 
 
 def suppression(task: Task) -> Stage:
@@ -214,12 +217,12 @@ def _parted(task: Task) -> tuple[list[Sample], list[Sample]]:
     return noise, told
 
 
-BOTH_STAGES = Method(lambda task: [suppression(task), evidence(task)])
-STAGE1 = Method(lambda task: [suppression(task)], dense=False)
-STAGE2 = Method(lambda task: [evidence(task)])
-NEURONS = Method(_neurons, dense=False)
-DENSE_ONLY = Method(_dense_only, neurons=False)
+BOTH_STAGES = Method(lambda task: [suppression(task), evidence(task)], lays_out=True)
+STAGE1 = Method(lambda task: [suppression(task)], dense=False, lays_out=True)
+STAGE2 = Method(lambda task: [evidence(task)], lays_out=True)
+NEURONS = Method(_neurons, dense=False, lays_out=True)
+DENSE_ONLY = Method(_dense_only, neurons=False, lays_out=True)
 AS_RELEASED = Method(_as_released)
-SFT = Method(_full, needs_atlas=False)
+SFT = Method(_full, needs_atlas=False, lays_out=True)
 LORA = Method(_lora, needs_atlas=False)
 RETROBUST = Method(_lora, needs_atlas=False, refuses=False)

@@ -48,7 +48,8 @@ class TrainingRun:
     rates: gives named parameters with the learning rate of each group. Trained parameters are kept
     in float32 while they learn, whatever the model's type is. shard_on: shard the model's weights
     over all processes on this device; the model cannot be used for anything else afterwards, and
-    what it has learned is read from its saved state (`restore`) into a whole one.
+    what it has learned is read from its saved state (`restore`) into a whole one. weights: the
+    checkpoint of a model that is only laid out; what it has learned is then left in its parts.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class TrainingRun:
         steps: int,
         settings: TuneSettings,
         shard_on: torch.device | None = None,
+        weights: Path | None = None,
     ) -> None:
         self.steps, self.settings = steps, settings
+        self._reads_parts = weights is not None
         self._mixed = autocasts(model, shard_on or model.device, settings.precision)
         losses = [(LOSSES.get(name), weight) for name, weight in settings.losses.items()]
         self._model = TunedModel(model, trainable, shard_on, self._mixed, losses)
@@ -70,7 +73,7 @@ class TrainingRun:
                 self._types[name] = parameter.dtype
                 parameter.data = parameter.data.float()
         if shard_on is not None:
-            shard(model, shard_on)
+            shard(model, shard_on, weights)
         self._rates = [(named, rate) for named, rate in rates() if named]
         self._named = [pair for named, _ in self._rates for pair in named]
 
@@ -100,6 +103,8 @@ class TrainingRun:
             loss = found.loss
             if self._model.shard_on is None:
                 self.restore(state, identity)
+            elif self._reads_parts:
+                read_values(self._named, found.folder, sharded=True)
         else:
             trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
             loss = trainer.last_loss

@@ -22,11 +22,12 @@ from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.controls import activity, control_atlas, control_layers
 from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
 from neurorit.model.feed_forward import feed_forward
-from neurorit.model.load import device_named, make_savable, release
+from neurorit.model.load import device_named, laid_out, load_model, make_savable, release
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from neurorit.tuning.adapter_file import save_adapter
 from neurorit.tuning.evidence import Teacher, responses
+from neurorit.tuning.fsdp import is_in_parts, kinds_of, write_parts
 from neurorit.tuning.samples import Sample, make_samples
 from neurorit.tuning.settings import TUNINGS, TuneSettings
 from neurorit.tuning.stages import Stage, Task
@@ -61,7 +62,9 @@ def tune(
     out: where a plain Hugging Face checkpoint is written, beside saved states from which a killed
     run goes on to the same weights; None writes nothing. adapter: where to write what changed,
     alone. progress: called with (stage, step, steps). torchrun or accelerate may start several
-    processes; where they share the weights (`shard`), only the first returns the model. Raises
+    processes; where they share the weights (`shard`), the first returns a layout without weights,
+    which no process ever had whole: they stand in `out`. (LoRA and parts from elsewhere are loaded
+    whole, and the first returns the model.) Raises
     BadInput for a method without its atlas, for an atlas of other weights, for examples that lack
     what a stage learns from, and for settings out of range.
     """
@@ -87,13 +90,16 @@ def tune(
         raise BadInput(_of_other_weights(atlas))
     join(settings.device)
     shard_on = device_named(settings.device) if settings.shard and count() > 1 else None
+    in_parts = False
+    if shard_on is not None and method.lays_out and source.folder is not None:
+        in_parts = is_in_parts(laid_out(source.folder)[0], source.folder)
     if shard_on is not None and source.folder is None:
         raise BadInput("shard: the weights of a loaded model cannot be spread; give its folder")
     source = source if in_place else source.copied()
     with tempfile.TemporaryDirectory() as nowhere, source.kept():
         place = Path(nowhere) / "tuned" if out is None else Path(out)
         said = _responses(pool, settings, place, progress)
-        tuned, words = _load(source, settings, shard_on, savable=out is not None)
+        tuned, words = _load(source, settings, shard_on, in_parts, savable=out is not None)
         samples, dropped = make_samples(
             pool,
             words,
@@ -108,7 +114,11 @@ def tune(
                 f"{named}: every example is longer than max_length {settings.max_length}"
             )
         called = f"‹atlas={atlas}›" if isinstance(atlas, (str, PathLike)) else "atlas"
-        task = _task(tuned, samples, settings, neurons, seed, named, called)
+        whole = tuned
+        if in_parts and settings.method == "active-neurons":
+            whole, _ = _load(source, settings, shard_on)  # its neurons' activity is measured
+        task = _task(whole, samples, settings, neurons, seed, named, called)
+        del whole
         state = place.with_name(f".{place.name}.tuning")
         identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
         if shard_on is not None:
@@ -116,12 +126,18 @@ def tune(
         made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
         work = _Work(source, words, settings, seed, state, place, identity, shard_on, progress)
         stages = [stage for stage in method.stages(task) if stage.steps > 0]
+        parts = _Parts(source, settings, state, kinds_of(tuned)) if in_parts else None
         for number, stage in enumerate(stages, 1):
-            made[stage.name] = work.train(stage, tuned)
-            if shard_on is not None:
+            if parts is not None and number > 1:
+                parts.keep(tuned, stages[number - 2].name)
+                tuned = parts.laid_out()
+            made[stage.name] = work.train(stage, tuned, parts.weights if parts else None)
+            if shard_on is not None and parts is None:
                 # Its weights are sharded now: what goes on is a whole one that learned the same.
                 del tuned
                 tuned = work.again(stages[:number]) if rank() == 0 or number < len(stages) else None
+        if parts is not None and rank() > 0:
+            write_parts(tuned, None, parts.kinds)
         if rank() == 0 and out is not None:
             manifest = Manifest(
                 kind="checkpoint",
@@ -131,21 +147,24 @@ def tune(
                 inputs=inputs,
                 made=made,
             )
+            with writing(place, manifest, overwrite=overwrite) as folder:
+                if parts is not None:
+                    write_parts(tuned, folder, parts.kinds)
+                else:
+                    tuned.save_pretrained(folder)
+                words.save_pretrained(folder)
+                source.template.save(folder)
             if adapter is not None and task.atlas is not None:
                 names = SETS if method.neurons else ()
                 sets = [np.empty((0, 2), np.int32), *(getattr(task.atlas, n) for n in names)]
                 save_adapter(
-                    tuned,
+                    tuned if parts is None else load_model(place, dtype="auto", device="cpu")[0],
                     np.concatenate(sets),
                     task.dense if method.dense else (),
                     Path(adapter),
                     replace(manifest, kind="adapter"),
                     overwrite=overwrite,
                 )
-            with writing(place, manifest, overwrite=overwrite) as folder:
-                tuned.save_pretrained(folder)
-                words.save_pretrained(folder)
-                source.template.save(folder)
             shutil.rmtree(state, ignore_errors=True)
         wait()
     if out is None and dropped:
@@ -154,6 +173,8 @@ def tune(
             f"{settings.max_length}",
             stacklevel=2,
         )
+    if in_parts:
+        tuned = _load(source, settings, shard_on, True)[0] if rank() == 0 else None
     if tuned is not None:
         tuned.eval()
         tuned.tuning_record = made
@@ -238,9 +259,12 @@ class _Work:
     shard_on: Any
     progress: Any
 
-    def train(self, stage: Stage, model: Any) -> dict[str, Any]:
-        """Train one stage; a model that is sharded over processes cannot be used afterwards."""
-        run, trainable = self._installed(stage, model, self.shard_on)
+    def train(self, stage: Stage, model: Any, weights: Path | None) -> dict[str, Any]:
+        """Train one stage; of a model that is sharded only the parts can be used afterwards.
+
+        weights: where those of a model stand that is only laid out.
+        """
+        run, trainable = self._installed(stage, model, self.shard_on, weights)
         done: dict[str, Any] = run.train(
             stage.samples,
             f"{self.seed}/{stage.name}",
@@ -250,7 +274,7 @@ class _Work:
             self._report(stage),
             logs=self.out.with_name(f"{self.out.name}-logs") / stage.name,
         )
-        if self.shard_on is None:
+        if self.shard_on is None or weights is not None:
             trainable.merge()
         return done
 
@@ -264,7 +288,9 @@ class _Work:
             trainable.merge()
         return model
 
-    def _installed(self, stage: Stage, model: Any, shard_on: Any) -> tuple[Any, Any]:
+    def _installed(
+        self, stage: Stage, model: Any, shard_on: Any, weights: Path | None = None
+    ) -> tuple[Any, Any]:
         torch.manual_seed(self.seed)  # LoRA's start is random
         trainable = stage.install(model, shard_on)
         run = TrainingRun(
@@ -274,6 +300,7 @@ class _Work:
             stage.steps,
             self.settings,
             shard_on,
+            weights,
         )
         return run, trainable
 
@@ -283,12 +310,56 @@ class _Work:
         return lambda step: self.progress(stage.name, step, stage.steps)
 
 
+class _Parts:
+    """The weights of a run that no process holds whole: the checkpoint's, then those of each stage.
+
+    kinds: the types in which they are written.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        settings: TuneSettings,
+        state: Path,
+        kinds: Mapping[str, torch.dtype],
+    ) -> None:
+        assert source.folder is not None
+        self.weights = self._folder = source.folder
+        self.kinds = kinds
+        self._dtype, self._state = settings.dtype, state
+
+    def laid_out(self) -> Any:
+        """A model without weights."""
+        return laid_out(self._folder, dtype=self._dtype)[0]
+
+    def keep(self, model: Any, stage: str) -> None:
+        """Write what a stage has left in the parts: the next one reads it."""
+        self.weights = self._state / f"{stage}-weights"
+        if rank() == 0:
+            shutil.rmtree(self.weights, ignore_errors=True)
+            self.weights.mkdir(parents=True)
+        write_parts(model, self.weights if rank() == 0 else None, self.kinds)
+        wait()
+
+
 def _load(
-    source: ModelSource, settings: TuneSettings, shard_on: Any, *, savable: bool = True
+    source: ModelSource,
+    settings: TuneSettings,
+    shard_on: Any,
+    in_parts: bool = False,
+    *,
+    savable: bool = True,
 ) -> tuple[Any, Any]:
-    """The model and its tokenizer; one that is to be sharded need not fit on a device whole."""
+    """The model and its tokenizer; one that is to be sharded need not fit on a device whole.
+
+    in_parts: without its weights, which each process reads for itself.
+    """
     device = "cpu" if shard_on is not None else settings.device
-    model, tokenizer = source.load(dtype=settings.dtype, device=device)
+    if in_parts and source.folder is not None:
+        model, tokenizer = laid_out(source.folder, dtype=settings.dtype)
+        tokenizer = source.tokenizer or tokenizer
+    else:
+        model, tokenizer = source.load(dtype=settings.dtype, device=device)
     if savable:
         make_savable(model)
     return model, tokenizer
