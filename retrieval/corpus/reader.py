@@ -21,7 +21,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -255,7 +257,8 @@ def _told_if_none(records: Rows, file: Path, skipped: Skipped) -> Rows:
 
 def _check_is_text(file: Path) -> None:
     """Raise BadInput for a file of an unknown kind that does not begin as JSON does."""
-    with open_utf8(file) as stream:
+    begin = b"PK"  # as what is no text may begin
+    with suppress(ValueError, EOFError, zlib.error), open_utf8(file) as stream:
         begin = stream.read(64).lstrip()
     if begin and begin[:1] not in b"{[":
         known = ", ".join((*RECORDS, *SUFFIXES))
