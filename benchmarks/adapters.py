@@ -32,7 +32,6 @@ from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
 from neurorit.pipelines.method import merge
 from neurorit.retrieval.corpus.reader import read_corpus
 from neurorit.serving.backends.backend import System
-from neurorit.serving.backends.offline import OfflineEngine
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.tuning.adapter_file import save_adapter
 
@@ -46,8 +45,8 @@ def main() -> None:
     parser = options(__doc__ or "")
     parser.add_argument("--prompts", type=int, default=300, help="of each adapter")
     parser.add_argument("--adapters", type=int, default=3)
-    parser.add_argument("--neurons", type=int, default=16, help="of a layer that an adapter moves")
-    parser.add_argument("--moved", type=float, default=1.0, help="in standard deviations")
+    parser.add_argument("--neurons", type=int, default=32, help="of a layer that an adapter moves")
+    parser.add_argument("--moved", type=float, default=4.0, help="in standard deviations")
     parser.add_argument("--turns", type=int, default=6, help="of throughput, of either engine")
     parser.add_argument("--requests", type=int, default=96, help="of one turn")
     parser.add_argument("--concurrency", type=int, default=16)
@@ -70,13 +69,9 @@ def _measure(bench: Bench, given: Any, folder: Path) -> None:
             merge(model, folder / "neurons" / name, folder / form / name, as_lora=as_lora)
     end = [end_token_id(load_tokenizer(model))]
     expected: dict[str, list[str]] = {}
-    with OfflineEngine() as engine:
-        for name in (BASE, *names):
-            directory = folder / "merged" / name if name else model
-            made = engine.generate(
-                directory, prompts, max_tokens=given.max_tokens, stop_token_ids=end
-            )
-            expected[name] = [completion.text for completion in made]
+    for name in (BASE, *names):
+        directory = folder / "merged" / name if name else model
+        expected[name] = _answers(directory, prompts, given.max_tokens, end[0])
     for name in names:
         differ = [a != b for a, b in zip(expected[name], expected[BASE], strict=True)]
         bench.add(name, "answers_unlike_the_bases", statistics.mean(differ), "share")
@@ -104,7 +99,7 @@ async def _served(
         stream = system.generator.stream(
             prompts[number % len(prompts)], sampling, stop_token_ids=end, whole=True
         )
-        return "".join([piece.text async for piece in stream])
+        return "".join([piece.text async for piece in stream]).strip()
 
     async def together(system: System, jobs: Sequence[tuple[str, int]]) -> list[str]:
         turns = asyncio.Semaphore(given.concurrency)
@@ -207,6 +202,24 @@ def _neuron_adapter(model: Path, out: Path, given: Any, seed: int) -> None:
             row += given.moved * row.std() * torch.randn_like(row)
     manifest = Manifest("adapter", "benchmarks", inputs={"model": weights_digest(model)})
     save_adapter(loaded, neurons, [], out, manifest)
+
+
+@torch.inference_mode()
+def _answers(model: Path, prompts: Sequence[list[int]], most: int, end: int) -> list[str]:
+    """Greedy answers of a checkpoint, computed without vLLM."""
+    loaded, tokenizer = load_model(model, dtype="auto", device="cpu")
+    answers = []
+    for ids in prompts:
+        made = loaded.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=most,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end,
+        )[0, len(ids) :]
+        answers.append(tokenizer.decode(made, skip_special_tokens=True).strip())
+    return answers
 
 
 def _width(blocks: Any, layer: int) -> int:
