@@ -15,12 +15,13 @@ from neurorit.core.endpoint.replies import read_reply
 from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
+from neurorit.data.plain_text import Row, Text, encode_texts
 from neurorit.eval.conditions import TooFewPassages, build_condition
 from neurorit.eval.metrics.scoring import is_right
 from neurorit.eval.retention.figures import summarise, task_row, text_row
 from neurorit.eval.retention.harness_tasks import HarnessTasks, task_scores
 from neurorit.eval.retention.instructions import Instruction
-from neurorit.eval.retention.text import Row, Text, TextDrift, check_vocabulary, drift, encode_texts
+from neurorit.eval.retention.text import TextDrift, check_vocabulary, drift
 from neurorit.model.generation import greedy_answers
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat, render_prompt
 

@@ -1,10 +1,11 @@
 """The causal check of an atlas: what changes when its neurons are switched off, without training.
 
-Each of its sets is silenced, or put back to what it is without the context, and beside it random
-neurons, equally many in the same layers; as controls also the strongest of P_rel and the most
-active, as many as P_irrel has. If the atlas means anything, silencing a set changes the following
-of irrelevant context more than silencing random neurons does. An answer changes only when another
-overtakes it, so its probability is measured too: that is what was attributed.
+Each of its sets is silenced, and all of them together, or put back to what they are without the
+context, and beside each random neurons, equally many in the same layers; as controls also the
+strongest of P_rel and the most active, as many as P_irrel has. If the atlas means anything,
+silencing a set changes the following of irrelevant context more than silencing random neurons does.
+An answer changes only when another overtakes it, so its probability is measured too: that is what
+was attributed.
 
 Source: docs/method.md, "Controls that make the claim honest".
 """
@@ -22,19 +23,21 @@ import torch
 
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import load_examples
-from neurorit.mining.atlas import NeuronAtlas
+from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.attributor import bare_prompt, decoded
 from neurorit.mining.contexts import Context, contexts
 from neurorit.mining.controls import activity, same_profile
 from neurorit.mining.reading import Reading, token_span
+from neurorit.mining.settings import SITES
 from neurorit.model.checkpoint import checkpoint_dir
-from neurorit.model.feed_forward import FeedForward, feed_forward
+from neurorit.model.feed_forward import Site
 from neurorit.model.hooks import holding, recording, silencing
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
 from neurorit.model.shared_prefix import Prefix
 
 NOTHING, IRREL, REL, SHARED = "nothing", "P_irrel", "P_rel", "P_shared"
+CHOSEN = "all chosen"  # the three sets together
 RANDOM, ACTIVE = "random", "most active"
 PATCHES = ("zero", "no-context")
 
@@ -98,7 +101,7 @@ def check(
     """Answer contexts of both sides with each set silenced, nothing first.
 
     listed: name -> neurons [n, 2] of other sets to silence. Raises BadInput for an atlas of another
-    model or without P_irrel.
+    model or without neurons.
     """
     if how.patch not in PATCHES:
         raise BadInput(f"patch {how.patch!r}: choose one of {', '.join(PATCHES)}")
@@ -108,20 +111,21 @@ def check(
         contexts(pool, how.samples, how.noise_passages, how.seed, str(examples), how.layout)
     )
     model, tokenizer = load_model(model_dir, dtype=how.dtype, device=how.device)
-    blocks = feed_forward(model)
-    atlas.check_shape(blocks.depth, blocks.width)
-    if not len(atlas.irrel):
-        raise BadInput("the atlas has no P_irrel: nothing to silence; mine with a larger `share`")
+    blocks: Site = SITES.get(atlas.site)(model)
+    atlas.check_shape(blocks.depth, blocks.width, site=atlas.site)
+    if not any(len(getattr(atlas, name)) for name in SETS):
+        raise BadInput("the atlas has no neuron: nothing to silence; mine with a larger `share`")
     template = PromptTemplate.of_checkpoint(model_dir)
     asked = _Asked(
         model,
         tokenizer,
+        blocks,
         how,
         chosen,
         [render_prompt(tokenizer, template, c.question, c.passages) for c in chosen],
         [bare_prompt(tokenizer, template, c.question, how.layout) for c in chosen],
     )
-    active = activity(model, asked.prompts, how.batch_size)
+    active = activity(model, asked.prompts, how.batch_size, blocks)
     sets = _sets(atlas, active, how, listed or {})
     total, done = len(asked.batches) * sum(len(group) for group in sets.values()), 0
     outcomes: list[Outcome] = []
@@ -169,6 +173,7 @@ class _Asked:
 
     model: Any
     tokenizer: Any
+    blocks: Site
     how: Check
     contexts: Sequence[Context]
     prompts: Sequence[list[int]]
@@ -190,7 +195,7 @@ class _Asked:
         prompts = [self.prompts[i] for i in batch]
         owns = [list(one.own) for one in first]
         longer = [[*prompt, *own] for prompt, own in zip(prompts, owns, strict=False)]
-        end, blocks = end_token_id(self.tokenizer), feed_forward(self.model)
+        end, blocks = end_token_id(self.tokenizer), self.blocks
         if first and self.how.patch == "no-context":
             bare = [[*self.bare[i], *own] for i, own in zip(batch, owns, strict=True)]
             with self._put_back(blocks, bare, neurons):
@@ -238,7 +243,7 @@ class _Asked:
 
     @contextmanager
     def _put_back(
-        self, blocks: FeedForward, bare: Sequence[list[int]], neurons: np.ndarray
+        self, blocks: Site, bare: Sequence[list[int]], neurons: np.ndarray
     ) -> Iterator[None]:
         """Hold neurons, at the last position, at their values after the prompts without context."""
         with recording(blocks, last=1) as seen:
@@ -252,18 +257,22 @@ def _sets(
     atlas: NeuronAtlas, active: np.ndarray, how: Check, listed: Mapping[str, np.ndarray]
 ) -> dict[str, list[np.ndarray]]:
     """What is silenced, by name; random neurons several times."""
-    irrel, nobody = atlas.irrel, np.empty((0, 2), np.int32)
+    nobody = np.empty((0, 2), np.int32)
     depth = atlas.scores_rel.shape[0]
+    every = np.concatenate([getattr(atlas, name) for name in SETS])
+    # What the strongest of P_rel and the most active are as many as.
+    irrel = atlas.irrel if len(atlas.irrel) else every
     strongest = np.lexsort(
         (
             -atlas.scores_rel[atlas.rel[:, 0], atlas.rel[:, 1]],
             -atlas.counts_rel[atlas.rel[:, 0], atlas.rel[:, 1]],
         )
     )
-    chosen = {IRREL: irrel, REL: atlas.rel[np.sort(strongest[: len(irrel)])]}
-    if len(atlas.shared):
-        chosen[SHARED] = atlas.shared
+    chosen = {IRREL: atlas.irrel, REL: atlas.rel[np.sort(strongest[: len(irrel)])]}
+    chosen[SHARED] = atlas.shared
+    chosen = {name: one for name, one in chosen.items() if len(one)}
     chosen.update(listed)
+    chosen[CHOSEN] = every
     rng = np.random.default_rng(how.seed)
     drawn = {
         random_as(name): [

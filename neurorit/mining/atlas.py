@@ -21,7 +21,13 @@ from neurorit.core.errors import BadInput
 TENSORS = "atlas.safetensors"
 SETS = ("rel", "irrel", "shared")
 FEED_FORWARD = "feed-forward"
+# What selections measure beside the samples' scores, when they ask for it.
+MEASURED = ("gradient_rel", "gradient_irrel", "gradient_mixed", "gradient_general", "activity")
 Array = NDArray[Any]
+
+
+def _nothing() -> Array:
+    return np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,6 +40,10 @@ class NeuronAtlas:
     the neuron is chosen again; residuals [samples]: completeness residual of each. sample_SIDE:
     the samples' own scores, those of sample i between sample_ends[i] and sample_ends[i + 1]:
     sample_neurons [n], as layer * F + neuron, and sample_scores [n]; empty where none were kept.
+    gradient_rel, gradient_irrel, gradient_mixed, gradient_general [L, F]: mean squared gradient of
+    the training loss with respect to each neuron's weights, on samples with evidence, without, on
+    all of them, and of the loss on other text; activity [L, F]: mean size of the neurons' values
+    where answers begin. They are empty until a selection asks for them.
     model: the digest of the weights it was mined from; site: where in the model its neurons are.
     """
 
@@ -53,6 +63,11 @@ class NeuronAtlas:
     sample_neurons_irrel: Array = field(default_factory=lambda: np.empty(0, np.int32))
     sample_scores_rel: Array = field(default_factory=lambda: np.empty(0, np.float32))
     sample_scores_irrel: Array = field(default_factory=lambda: np.empty(0, np.float32))
+    gradient_rel: Array = field(default_factory=_nothing)
+    gradient_irrel: Array = field(default_factory=_nothing)
+    gradient_mixed: Array = field(default_factory=_nothing)
+    gradient_general: Array = field(default_factory=_nothing)
+    activity: Array = field(default_factory=_nothing)
     model: str = ""
     site: str = FEED_FORWARD
 
@@ -75,13 +90,15 @@ class NeuronAtlas:
         order = np.argsort(-self.density, kind="stable")[:count]
         return sorted(int(layer) for layer in order)
 
-    def check_shape(self, depth: int, width: int, place: object = "the atlas") -> None:
-        """Raise BadInput unless it is of a model of `depth` layers of `width` feed-forward neurons.
+    def check_shape(
+        self, depth: int, width: int, place: object = "the atlas", site: str = FEED_FORWARD
+    ) -> None:
+        """Raise BadInput unless it is of a model of `depth` layers of `width` neurons of that site.
 
-        Those are what can be tuned and silenced.
+        Feed-forward ones are what can be tuned.
         """
-        if self.site != FEED_FORWARD:
-            raise BadInput(f"{place} is of the site {self.site}; it is to be {FEED_FORWARD}")
+        if self.site != site:
+            raise BadInput(f"{place} is of the site {self.site}; it is to be {site}")
         if self.scores_rel.shape != (depth, width):
             raise BadInput(
                 f"{place} is of another model: {self.scores_rel.shape[0]} layers of "
@@ -115,7 +132,8 @@ class NeuronAtlas:
         return hashlib.sha256(save(self._tensors())).hexdigest()
 
     def _tensors(self) -> dict[str, Array]:
-        own = {name: value for name, value in vars(self).items() if name not in ("model", "site")}
+        left_out = {"model", "site", *(name for name in MEASURED if not getattr(self, name).size)}
+        own = {name: value for name, value in vars(self).items() if name not in left_out}
         return {name: np.ascontiguousarray(value) for name, value in own.items()}
 
 
@@ -134,7 +152,7 @@ def overlap(one: NeuronAtlas, other: NeuronAtlas) -> dict[str, float]:
     Two empty sets overlap fully. Raises BadInput for atlases of different shapes.
     """
     depth, width = one.scores_rel.shape
-    other.check_shape(depth, width, "the second atlas")
+    other.check_shape(depth, width, "the second atlas", one.site)
     found = {}
     for name in SETS:
         a, b = ({tuple(pair) for pair in getattr(x, name).tolist()} for x in (one, other))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.mining.contexts import RELEVANT, SIDES, Context
@@ -71,6 +71,10 @@ class Records:
             return self._followed()
         self._attribute(self.candidates)
         return Collected(list(self.candidates), self._records(self.candidates), {}, {})
+
+    def loaded(self) -> tuple[Any, Any]:
+        """The model and its tokenizer."""
+        return self._miner.model, self._miner.tokenizer
 
     @cached_property
     def _miner(self) -> Miner:

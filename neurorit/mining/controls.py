@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.settings import NEURON_CONTROLS
+
+if TYPE_CHECKING:
+    from neurorit.model.feed_forward import Site
 
 
 def control_atlas(
@@ -75,18 +78,27 @@ def same_profile(profile: np.ndarray, score: np.ndarray, without: np.ndarray) ->
     return np.array(found, dtype=np.int32).reshape(-1, 2)
 
 
-def activity(model: Any, prompts: Sequence[Sequence[int]], batch_size: int = 16) -> np.ndarray:
-    """Mean size of every neuron's value [L, F] where the answers of `prompts` begin."""
+def activity(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int = 16,
+    blocks: Site | None = None,
+) -> np.ndarray:
+    """Mean size of every neuron's value [L, F] where the answers of `prompts` begin.
+
+    blocks: where the neurons are; None: in the feed-forward blocks.
+    """
     from neurorit.model.feed_forward import feed_forward
     from neurorit.model.hooks import recording
     from neurorit.model.shared_prefix import Prefix
 
-    blocks = feed_forward(model)
+    blocks = blocks or feed_forward(model)
     total = np.zeros((blocks.depth, blocks.width))
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         with recording(blocks, last=1) as seen:
             Prefix(model, part)
         for layer in range(blocks.depth):
-            total[layer] += seen[layer][:, -1].abs().double().sum(0).cpu().numpy()
+            size = seen[layer][:, -1].abs().double().sum(0)
+            total[layer] += size.unflatten(0, (-1, blocks.unit)).mean(1).cpu().numpy()
     return total / len(prompts)

@@ -1,4 +1,4 @@
-"""Integrated gradients of every feed-forward neuron, exactly, in one forward and one backward.
+"""Integrated gradients of every neuron, exactly, in one forward and one backward.
 
 Only the positions that predict the answer are patched, so the prefix's keys and values never
 change. The prompt is prefilled once without gradients; then those positions (one, or one per
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from neurorit.mining.settings import ATTRIBUTIONS, SITES
-from neurorit.model.feed_forward import FeedForward, feed_forward
+from neurorit.model.feed_forward import Site
 from neurorit.model.hooks import holding, recording
 from neurorit.model.shared_prefix import Prefix, Rows
 
@@ -87,9 +87,10 @@ class Comparison:
 
     blocks: where they are; rows: the tokens that predict the answer, over the prompts [B]; without
     [B, L, N, F]: the neurons' values there without the context; difference: how much they change.
+    Of a site whose neurons are several coordinates each F counts these; they are summed later.
     """
 
-    blocks: FeedForward
+    blocks: Site
     rows: Rows
     without: torch.Tensor
     difference: torch.Tensor
@@ -115,7 +116,7 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
     Parameters need no gradients; none are left behind.
     """
     method: Method = ATTRIBUTIONS.get(settings.method)
-    blocks: FeedForward = SITES.get(settings.site)(model)
+    blocks: Site = SITES.get(settings.site)(model)
     with recording(blocks, last=1) as seen:
         prefix = Prefix(model, [query.prompt_with for query in queries])
     targets = _targets(prefix, queries, settings)
@@ -136,7 +137,7 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
     gain = torch.zeros(len(queries), blocks.depth)
     if start is not None:
         gain = (gold[:, None] - start).float().cpu()
-    scores = scores.float().cpu()
+    scores = scores.float().cpu().unflatten(2, (blocks.width, blocks.unit)).sum(3)
     off = (scores.sum(2) - gain).abs().sum(1) / gain.abs().sum(1).clamp_min(_TINY)
     complete = start is not None
     return [
@@ -153,11 +154,16 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
 
 
 def attribute_by_loop(
-    model: Any, query: Query, *, steps: int = 20, objective: str = "first-token"
+    model: Any,
+    query: Query,
+    *,
+    steps: int = 20,
+    objective: str = "first-token",
+    site: str = "feed-forward",
 ) -> torch.Tensor:
     """The same scores [L, F] by whole forward passes, one per layer and step: the reference."""
     assert query.target is not None
-    blocks = feed_forward(model)
+    blocks: Site = SITES.get(site)(model)
     target = list(query.target[:1] if objective == "first-token" else query.target)
     tail = target[:-1]
     with torch.no_grad():
@@ -168,7 +174,7 @@ def attribute_by_loop(
             values.append([seen[layer][0, -len(target) :] for layer in range(blocks.depth)])
     present, without = (torch.stack(found) for found in values)
     ids = _ids(model, [*query.prompt_with, *tail])
-    scores = present.new_zeros(blocks.depth, blocks.width)
+    scores = present.new_zeros(blocks.depth, blocks.width * blocks.unit)
     for layer in range(blocks.depth):
         difference = present[layer] - without[layer]
         for k in range(steps):
@@ -180,7 +186,8 @@ def attribute_by_loop(
             score = logs if objective == "log-prob" else logs.exp()
             (gradient,) = torch.autograd.grad(score, value)
             scores[layer] += (gradient * difference).sum(0) / steps
-    return scores
+    summed: torch.Tensor = scores.unflatten(1, (blocks.width, blocks.unit)).sum(2)
+    return summed
 
 
 def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> list[list[int]]:
@@ -224,7 +231,7 @@ def _integrate(given: Comparison, *, scaled: bool = False) -> tuple[torch.Tensor
         )
         part = part.detach().requires_grad_()
         with _patched_rows(blocks, part, layers.tolist()):
-            value = _score(rows.logits(layers.tolist()), rows, settings)
+            value = _score(rows.logits(layers.tolist(), blocks.early), rows, settings)
         (gradient,) = torch.autograd.grad(value.sum(), part)
         weighted = gradient.float() * weight[places, None, None]
         total.index_add_(1, layers, weighted)
@@ -235,7 +242,7 @@ def _integrate(given: Comparison, *, scaled: bool = False) -> tuple[torch.Tensor
 
 def _gradient_activation(given: Comparison) -> tuple[torch.Tensor, None]:
     """The difference times one gradient, at the values with the context."""
-    gradient = _plain_gradient(given.blocks, given.rows, given.settings)
+    gradient = plain_gradient(given.blocks, given.rows, given.settings)
     return (given.difference * gradient).sum(2), None
 
 
@@ -250,7 +257,7 @@ GRADIENT_ACTIVATION = Method(_gradient_activation)
 ACTIVATION = Method(_activation)
 
 
-def _plain_gradient(blocks: FeedForward, rows: Rows, settings: Settings) -> torch.Tensor:
+def plain_gradient(blocks: Site, rows: Rows, settings: Settings) -> torch.Tensor:
     """Gradient [B, L, N, F] of F at the values with the context; one backward."""
     own: dict[int, torch.Tensor] = {}
 
@@ -285,7 +292,7 @@ def _score(logits: torch.Tensor, rows: Rows, settings: Settings) -> torch.Tensor
 
 
 def _values(
-    blocks: FeedForward, rows: Rows, seen: dict[int, torch.Tensor]
+    blocks: Site, rows: Rows, seen: dict[int, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [B, 1, N, vocabulary] and neurons' values [B, L, N, F] where the answer is predicted.
 
@@ -299,14 +306,12 @@ def _values(
     return logits, _stack(found, blocks)
 
 
-def _stack(seen: dict[int, torch.Tensor], blocks: FeedForward) -> torch.Tensor:
+def _stack(seen: dict[int, torch.Tensor], blocks: Site) -> torch.Tensor:
     return torch.stack([seen[layer] for layer in range(blocks.depth)], dim=1)
 
 
 @contextmanager
-def _patched_rows(
-    blocks: FeedForward, values: torch.Tensor, layers: Sequence[int]
-) -> Iterator[None]:
+def _patched_rows(blocks: Site, values: torch.Tensor, layers: Sequence[int]) -> Iterator[None]:
     """Put values [B, R, N, F] into the rows of their layers; other rows stay as they are.
 
     The prompt's own tokens stand before the rows (see `Rows.logits`) and stay as they are too.

@@ -19,17 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from neurorit.core.artifact import Manifest
+from neurorit.core.artifact import Manifest, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import ExampleSource, examples_digest, examples_name, load_examples
+from neurorit.data.plain_text import Text, read_texts
 from neurorit.data.text import words
 from neurorit.mining.atlas import NeuronAtlas, choose_sets
 from neurorit.mining.collect import ASKED, Collected, Progress, Records, check_residual
 from neurorit.mining.contexts import SIDES, Context, contexts
 from neurorit.mining.journal import Journal
 from neurorit.mining.reading import CLASSES
-from neurorit.mining.selection import LEVEL, Evidence, keep_scores, most_frequent, select, surviving
-from neurorit.mining.settings import AFTERWARDS, MiningSettings
+from neurorit.mining.selection.choose import Evidence, budget_of, read_neurons, select
+from neurorit.mining.selection.discovery import LEVEL, surviving
+from neurorit.mining.selection.gradients import Measurements
+from neurorit.mining.selection.rules import keep_scores, most_frequent
+from neurorit.mining.settings import AFTERWARDS, FILES, MiningSettings
 from neurorit.model.distributed import count, join
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
@@ -45,6 +49,7 @@ def mine(
     template: PromptTemplate | None = None,
     out: str | PathLike[str] | None = None,
     overwrite: bool = False,
+    general: Sequence[str | Text] | None = None,
     progress: Progress | None = None,
 ) -> NeuronAtlas:
     """Mine an atlas of a model from examples.
@@ -54,6 +59,8 @@ def mine(
     folders), and given back as it came. examples: a file, what `mix` wrote, or examples in memory.
     template: the wording of prompts (None: the checkpoint's, or the default). out: where the
     artifact is written, beside a journal from which a killed run goes on; None writes nothing.
+    general: text that the model is to keep, in place of the setting's file, for selections that
+    spare it.
 
     Raises BadInput when the examples hold no sample of one side or the model follows none,
     NeuroritError when the completeness residual says that the scores do not add up.
@@ -74,6 +81,8 @@ def mine(
         )
     )
     inputs = {"examples": examples_digest(examples, pool), "model": source.digest}
+    files = given_files(settings)
+    texts = _texts(settings, general)
     with tempfile.TemporaryDirectory() as nowhere, source.kept():
         place = Path(nowhere) / "atlas" if out is None else Path(out)
         journal = Journal(place, _identity(settings, seed, inputs))
@@ -83,9 +92,11 @@ def mine(
         shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
         atlas = _aggregate(kept, chosen, shape, settings, seed)
         atlas = replace(atlas, model=source.digest, site=settings.site)
-        if settings.selection != "count":
-            budget = _budget(settings, shape)
-            atlas = select(Evidence(atlas, budget, seed=seed), settings.selection)
+        if settings.selection != "count" or settings.neurons is not None:
+            measure = Measurements(
+                records.loaded, source.template, pool, texts, settings.measured, seed
+            )
+            atlas = _chosen(atlas, settings, seed, measure)
         median = float(np.median(atlas.residuals))
         check_residual(median, settings, len(kept))
         if out is not None and journal.rank == 0:
@@ -94,7 +105,7 @@ def mine(
                 command="neurorit-rag mine",
                 settings=asdict(settings),
                 seed=seed,
-                inputs=inputs,
+                inputs={**inputs, **hash_inputs(**files)},
                 made={
                     "samples": {side: sum(c.side == side for c in chosen) for side in SIDES},
                     "asked": {side: len(named) for side, named in collected.classes.items()},
@@ -125,6 +136,79 @@ def _identity(settings: MiningSettings, seed: int, inputs: dict[str, str]) -> di
     """What a journal's records depend on; what is made of them afterwards may change."""
     of_records = {k: v for k, v in asdict(settings).items() if k not in AFTERWARDS}
     return {"settings": of_records, "seed": seed, "inputs": inputs}
+
+
+def given_files(settings: MiningSettings) -> dict[str, Path]:
+    """Setting -> file that an atlas is made of beside its examples."""
+    named = {name: Path(getattr(settings, name)) for name in FILES if getattr(settings, name)}
+    return {name: path for name, path in named.items() if path.is_file()}
+
+
+def _texts(settings: MiningSettings, general: Sequence[str | Text] | None) -> list[Text]:
+    if general is not None:
+        return [Text(one) if isinstance(one, str) else one for one in general]
+    return read_texts(Path(settings.general)) if settings.general else []
+
+
+def choose_again(
+    directory: Path,
+    model: Path,
+    examples: Path,
+    settings: MiningSettings,
+    out: Path,
+    *,
+    general: Sequence[str | Text] | None = None,
+) -> NeuronAtlas:
+    """An atlas with the neurons of these settings, from one that was mined, written to `out`.
+
+    The two may differ in the settings of the choice alone (`settings.OF_THE_CHOICE`). How stable
+    each neuron is stays as it was mined.
+    """
+    former = read_manifest(directory, "atlas")
+    atlas = NeuronAtlas.load(directory)
+    source = ModelSource.of(model)
+    seed = former.seed or 0
+    texts, files = _texts(settings, general), given_files(settings)
+    measure = Measurements(
+        lambda: source.load(dtype=settings.dtype, device=settings.device),
+        source.template,
+        load_examples(examples),
+        texts,
+        settings.measured,
+        seed,
+    )
+    chosen = _chosen(atlas, settings, seed, measure)
+    inputs = {name: former.inputs[name] for name in ("examples", "model")}
+    manifest = replace(
+        former,
+        settings=asdict(settings),
+        inputs={**inputs, **hash_inputs(**files)},
+        made={**former.made, "false_discovery": _survivors(chosen)},
+    )
+    chosen.save(out, manifest, overwrite=True)
+    return chosen
+
+
+def _chosen(
+    atlas: NeuronAtlas, settings: MiningSettings, seed: int, measure: Measurements
+) -> NeuronAtlas:
+    """The neurons that the settings' rule takes."""
+    depth, width = atlas.scores_rel.shape
+    listed = None
+    if settings.neuron_list:
+        listed = read_neurons(Path(settings.neuron_list), depth, width)
+    budget = _budget(settings, (depth, width))
+    if settings.neurons is not None:
+        budget = budget_of(settings.neurons, depth * width)
+    evidence = Evidence(
+        atlas,
+        budget,
+        seed=seed,
+        together=settings.neurons is not None,
+        measure=measure,
+        listed=listed,
+    )
+    return select(evidence, settings.selection)
 
 
 def _gains(collected: Collected) -> dict[str, Any]:
@@ -212,8 +296,11 @@ def _aggregate(
 
 
 def _budget(settings: MiningSettings, shape: tuple[int, int]) -> int:
-    """K, the neurons of a side."""
-    return max(1, round(settings.share * shape[0] * shape[1]))
+    """K, the neurons of a side; of a budget of all sets together half, as if none were shared."""
+    size = shape[0] * shape[1]
+    if settings.neurons is not None:
+        return (budget_of(settings.neurons, size) + 1) // 2
+    return max(1, round(settings.share * size))
 
 
 def _stored(side: str, records: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from neurorit.core.registry import Registry
 from neurorit.core.settings import AtLeastOne, Settings, Within
 from neurorit.core.units import Amount
 
-_SCORES, _RULES = "neurorit.mining.integrated_gradients", "neurorit.mining.selection"
+_SCORES, _RULES = "neurorit.mining.integrated_gradients", "neurorit.mining.selection.rules"
 # Their types stand beside the parts themselves, which read these tables.
 ATTRIBUTIONS: Registry[Any] = Registry(
     "attribution",
@@ -18,26 +18,41 @@ ATTRIBUTIONS: Registry[Any] = Registry(
         "gradient-activation": f"{_SCORES}:GRADIENT_ACTIVATION",
         "activation": f"{_SCORES}:ACTIVATION",
         "scaled-gradients": f"{_SCORES}:SCALED_GRADIENTS",
+        "relevance": "neurorit.mining.relevance:RELEVANCE",
     },
 )
 SELECTIONS: Registry[Any] = Registry(
     "selection",
     {
-        "count": f"{_RULES}:_by_count",
-        "mean": f"{_RULES}:_by_mean",
-        "difference": f"{_RULES}:_by_difference",
-        "gradient": f"{_RULES}:_by_gradient",
-        "spared-gradient": f"{_RULES}:_by_spared_gradient",
-        "random": f"{_RULES}:_at_random",
-        "active": f"{_RULES}:_by_activity",
-        "file": f"{_RULES}:_from_file",
+        "count": f"{_RULES}:by_count",
+        "mean": f"{_RULES}:by_mean",
+        "difference": f"{_RULES}:by_difference",
+        "gradient": f"{_RULES}:by_gradient",
+        "fisher": f"{_RULES}:by_fisher",
+        "spared-gradient": f"{_RULES}:by_spared_gradient",
+        "spared-fisher": f"{_RULES}:by_spared_fisher",
+        "noise-gradient": f"{_RULES}:by_noise_gradient",
+        "random": f"{_RULES}:at_random",
+        "active": f"{_RULES}:by_activity",
+        "file": f"{_RULES}:from_file",
     },
 )
 SITES: Registry[Any] = Registry(
-    "site", {"feed-forward": "neurorit.model.feed_forward:feed_forward"}
+    "site",
+    {
+        "feed-forward": "neurorit.model.feed_forward:feed_forward",
+        "heads": "neurorit.model.feed_forward:attention_heads",
+    },
 )
 # What is made of the records afterwards: changing it needs no attribution again.
-AFTERWARDS = ("selection", "share", "resamples", "max_residual", "force")
+AFTERWARDS = (
+    "selection", "share", "neurons", "measured", "general", "neuron_list", "resamples",
+    "max_residual", "force",
+)  # fmt: skip
+# Settings of the choice alone: an atlas that differs in no other need not be mined anew.
+OF_THE_CHOICE = ("selection", "neurons", "measured", "general", "neuron_list")
+# Settings that name a file which the atlas is made of.
+FILES = ("general", "neuron_list")
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,8 @@ class MiningSettings(Settings):
     """A followed context votes only if F rises by so much with it, and falls by so much with all
     its neurons as without it; 0 counts all [I]."""
     method: str = "integrated-gradients"
-    """How neurons are scored: integrated-gradients, gradient-activation, activation (a control),
+    """How neurons are scored: integrated-gradients, gradient-activation, relevance (RelP: one
+    backward pass by the rules of layer-wise relevance propagation), activation (a control),
     scaled-gradients (the predecessors' published code), or a registered one."""
     objective: Literal["first-token", "answer-span", "log-prob"] = "first-token"
     """What is attributed: the probability of the answer's first token or of the whole answer
@@ -85,12 +101,23 @@ class MiningSettings(Settings):
     stored: AtLeastOne = 1000
     """Scores of either sign that the atlas keeps of each context, for other selections."""
     site: str = "feed-forward"
-    """Where the neurons are: feed-forward, or a registered site."""
+    """Where the neurons are: feed-forward, heads (attention heads, which can be mined, silenced and
+    compared, not tuned), or a registered site."""
     selection: str = "count"
-    """The rule that chooses K of them from what was kept: count, mean, difference, gradient,
-    spared-gradient, random, active, file, or a registered one."""
+    """The rule that chooses among them: count, mean, difference, gradient, fisher, spared-gradient,
+    spared-fisher, noise-gradient, random, active, file, or a registered one."""
     share: Annotated[float, Within(above=0, most=1)] = 0.05
     """K as a share of all neurons, the same for both sides [I]."""
+    neurons: Annotated[float, Within(above=0)] | None = None
+    """Neurons of all sets together over all layers, in place of `share`: below 1 a share of all
+    neurons, from 1 on a count."""
+    measured: AtLeastOne = 256
+    """Examples, and texts, on which a selection measures gradients or activity."""
+    general: str = ""
+    """Text that the model is to keep, for the spared-... and noise-gradient selections: JSONL with
+    a `text` a line, paragraphs, or lab."""
+    neuron_list: str = ""
+    """What the selection file reads: lines LAYER NEURON, then rel, irrel or shared."""
     resamples: AtLeastOne = 200
     """Resamples of the bootstrap."""
     max_residual: Annotated[float, Within(0)] = 0.05

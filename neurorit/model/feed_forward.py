@@ -1,4 +1,4 @@
-"""Checkpoints, and where each architecture keeps its feed-forward neurons.
+"""Checkpoints, and where each architecture keeps its feed-forward neurons and attention heads.
 
 One small table says, per model type, where the layers are and what their projections are called.
 """
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -22,6 +22,7 @@ class _Names:
 
     layers: str = "model.layers"
     attention: str = "self_attn"
+    output: str = "o_proj"
     block: str = "mlp"
     gate: str | None = "gate_proj"
     up: str = "up_proj"
@@ -43,12 +44,40 @@ _ARCHITECTURES = {
     "gpt_neox": _Names(
         layers="gpt_neox.layers",
         attention="attention",
+        output="dense",
         gate=None,
         up="dense_h_to_4h",
         down="dense_4h_to_h",
     ),
 }
 SUPPORTED = tuple(sorted(_ARCHITECTURES))
+
+
+class Site(Protocol):
+    """Where neurons are: L layers of F, each `unit` coordinates of what enters a projection.
+
+    early: by how many layers a value that is changed there must be in a pass of its own before the
+    feed-forward block of its layer (see `shared_prefix.Rows`).
+    """
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers."""
+
+    @property
+    def width(self) -> int:
+        """F, the neurons of one layer."""
+
+    @property
+    def unit(self) -> int:
+        """Coordinates of one neuron; those of neuron j begin at j * unit."""
+
+    @property
+    def early(self) -> int:
+        """0 where the projection is behind the layer's attention, 1 where it is a part of it."""
+
+    def down(self, layer: int) -> nn.Linear:
+        """The projection that reads a layer's neurons."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +87,8 @@ class FeedForward:
     Neuron (l, j) is coordinate j of the input to layer l's down-projection.
     """
 
+    unit = 1
+    early = 0
     blocks: Sequence[nn.Module]
     names: _Names
 
@@ -89,10 +120,49 @@ class FeedForward:
         return None if self.names.gate is None else self._linear(layer, self.names.gate)
 
     def _linear(self, layer: int, name: str) -> nn.Linear:
-        module = getattr(self.blocks[layer], name)
-        if not isinstance(module, nn.Linear):
-            raise BadInput(f"layer {layer}: {name} is no plain linear layer (quantised?)")
-        return module
+        return _plain_linear(self.blocks[layer], name, layer)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The attention heads of a model: L layers of H heads each.
+
+    Head (l, h) is a run of `unit` coordinates of the input to layer l's output projection.
+    """
+
+    early = 1
+    attentions: Sequence[nn.Module]
+    output: str
+    width: int
+
+    @property
+    def depth(self) -> int:
+        """L, the number of layers."""
+        return len(self.attentions)
+
+    @property
+    def unit(self) -> int:
+        """Coordinates of one head."""
+        return self.down(0).in_features // self.width
+
+    def down(self, layer: int) -> nn.Linear:
+        """The output projection, weight [d, H * unit]."""
+        return _plain_linear(self.attentions[layer], self.output, layer)
+
+
+def _plain_linear(module: nn.Module, name: str, layer: int) -> nn.Linear:
+    linear = getattr(module, name)
+    if not isinstance(linear, nn.Linear):
+        raise BadInput(f"layer {layer}: {name} is no plain linear layer (quantised?)")
+    return linear
+
+
+def attention_heads(model: Any) -> Heads:
+    """Where a loaded model keeps its heads; raises BadInput as `feed_forward` does."""
+    kind = str(model.config.model_type)
+    check_type(kind)
+    attentions = [attention_of(model, layer) for layer in decoder_layers(model)]
+    return Heads(attentions, _ARCHITECTURES[kind].output, int(model.config.num_attention_heads))
 
 
 def feed_forward(model: Any) -> FeedForward:

@@ -1,4 +1,4 @@
-"""Looking at feed-forward neurons, and switching them off, while a model runs."""
+"""Looking at neurons, and switching them off, while a model runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurorit.model.feed_forward import FeedForward
+from neurorit.model.feed_forward import Site
 
 
 @contextmanager
-def recording(blocks: FeedForward, last: int | None = None) -> Iterator[dict[int, torch.Tensor]]:
-    """The neurons' values of the block's last forward pass: layer -> [B, T, F], detached.
+def recording(blocks: Site, last: int | None = None) -> Iterator[dict[int, torch.Tensor]]:
+    """The neurons' values of the block's last forward pass: layer -> [B, T, F * unit], detached.
 
     last: keep that many positions alone, at the end of the prompts.
     """
@@ -39,7 +39,7 @@ def recording(blocks: FeedForward, last: int | None = None) -> Iterator[dict[int
 
 
 @contextmanager
-def silencing(blocks: FeedForward, neurons: np.ndarray) -> Iterator[None]:
+def silencing(blocks: Site, neurons: np.ndarray) -> Iterator[None]:
     """Hold neurons [n, 2], given as (layer, neuron), at zero at every position in the block."""
     hooks = []
 
@@ -50,9 +50,8 @@ def silencing(blocks: FeedForward, neurons: np.ndarray) -> Iterator[None]:
         return hook
 
     for layer in sorted({int(one) for one in neurons[:, 0]}):
-        chosen = neurons[neurons[:, 0] == layer, 1].astype(np.int64)
         down = blocks.down(layer)
-        index = torch.from_numpy(np.ascontiguousarray(chosen)).to(down.weight.device)
+        index = _coordinates(blocks, neurons, layer).to(down.weight.device)
         hooks.append(down.register_forward_pre_hook(still(index)))
     try:
         yield
@@ -63,9 +62,9 @@ def silencing(blocks: FeedForward, neurons: np.ndarray) -> Iterator[None]:
 
 @contextmanager
 def holding(
-    blocks: FeedForward, values: torch.Tensor, neurons: np.ndarray | None = None
+    blocks: Site, values: torch.Tensor, neurons: np.ndarray | None = None
 ) -> Iterator[None]:
-    """Hold the neurons of the last N positions at values [B, L, N, F] in the block.
+    """Hold the neurons of the last N positions at values [B, L, N, F * unit] in the block.
 
     neurons [n, 2]: (layer, neuron) of those that are held; None holds all of them.
     """
@@ -88,13 +87,19 @@ def holding(
         down = blocks.down(layer)
         index = None
         if neurons is not None:
-            chosen = neurons[neurons[:, 0] == layer, 1].astype(np.int64)
-            if not len(chosen):
+            index = _coordinates(blocks, neurons, layer).to(down.weight.device)
+            if not len(index):
                 continue
-            index = torch.from_numpy(np.ascontiguousarray(chosen)).to(down.weight.device)
         hooks.append(down.register_forward_pre_hook(put(layer, index)))
     try:
         yield
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def _coordinates(blocks: Site, neurons: np.ndarray, layer: int) -> torch.Tensor:
+    """Where the neurons of a layer stand in what enters its projection."""
+    chosen = neurons[neurons[:, 0] == layer, 1].astype(np.int64)
+    places = chosen[:, None] * blocks.unit + np.arange(blocks.unit)
+    return torch.from_numpy(np.ascontiguousarray(places.ravel()))

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional
 from transformers import DynamicCache
 
 from neurorit.model.feed_forward import attention_of, decoder_layers, feed_forward
@@ -73,13 +72,13 @@ class Prefix:
         positions: torch.Tensor,
         seen: torch.Tensor,
         *,
-        growth: tuple[int, Sequence[int]] | None = None,
+        growth: _Growth | None = None,
     ) -> torch.Tensor:
         """Logits [B, Q, vocabulary] of tokens [B, Q] after the prefix, which stays as it was.
 
         positions [B, Q]: how far behind the prefix each token stands. seen [Q, Q], boolean: which
-        of the others each token sees. growth: (n, how many of the tokens each layer computes),
-        where those that come in are what the first n are there (see `_growing`).
+        of the others each token sees. growth: how many of the tokens each layer computes; those
+        that come in are what the first are there (see `_growing`).
         """
         self._crop()
         batch, count = tokens.shape
@@ -223,12 +222,13 @@ class Rows:
         """N, the tokens of one row."""
         return int(self.tokens.shape[1])
 
-    def logits(self, layers: Sequence[int]) -> torch.Tensor:
+    def logits(self, layers: Sequence[int], early: int = 0) -> torch.Tensor:
         """Logits [B, R, N, vocabulary] of R = len(layers) rows of each prompt.
 
         layers: for each row, ascending, the first layer in which it may differ from the prompt's
-        own tokens. What is alike is computed once: up to there a row is not carried along. In each
-        layer the prompt's own tokens come first, then the rows that are there.
+        own tokens: in its feed-forward block, or with `early` 1 in its attention already. What is
+        alike is computed once: up to there a row is not carried along. In each layer the prompt's
+        own tokens come first, then the rows that are there.
         """
         batch, span = self.tokens.shape
         device = self.tokens.device
@@ -238,11 +238,12 @@ class Rows:
         order = place.repeat(count)
         seen = (own[:, None] == own) & (order[:, None] >= order)
         depth = len(self.prefix.layers)
+        there = [(1 + bisect_right(layers, at + early)) * span for at in range(-1, depth)]
         found: torch.Tensor = self.prefix.forward(
             self.tokens.repeat(1, count),
             order.expand(batch, -1),
             seen,
-            growth=(span, [(1 + bisect_right(layers, at)) * span for at in range(depth)]),
+            growth=_Growth(span, there[0], there[1:]),
         )
         shaped: torch.Tensor = found.unflatten(1, (count, span))
         return shaped[:, 1:]
@@ -255,8 +256,17 @@ class Rows:
         return self.prefix.forward(self.tokens, place.expand(len(self.tokens), -1), seen)[:, None]
 
 
+class _Growth(NamedTuple):
+    """How many tokens there are: of the prompt's own, in the first layer's attention, and behind
+    each layer's down-projection."""
+
+    first: int
+    start: int
+    counts: Sequence[int]
+
+
 @contextmanager
-def _growing(model: Any, prefix: int, growth: tuple[int, Sequence[int]] | None) -> Iterator[None]:
+def _growing(model: Any, prefix: int, growth: _Growth | None) -> Iterator[None]:
     """Let each layer see so many tokens; those that come in are copies of the first n.
 
     They come in at the layer's down-projection, where they first may differ: its attention, gate
@@ -265,10 +275,9 @@ def _growing(model: Any, prefix: int, growth: tuple[int, Sequence[int]] | None) 
     if growth is None:
         yield
         return
-    first, counts = growth
+    first, before, counts = growth
     blocks = feed_forward(model)
     handles: list[Any] = []
-    before = first
     for number, (layer, after) in enumerate(zip(decoder_layers(model), counts, strict=True)):
         attention = attention_of(model, layer)
         handles += [
@@ -277,7 +286,9 @@ def _growing(model: Any, prefix: int, growth: tuple[int, Sequence[int]] | None) 
             attention.register_forward_hook(partial(_attended, first, after)),
             blocks.blocks[number].register_forward_pre_hook(partial(_first, before)),
             # Before the hooks that put values into the rows, which must be there by then.
-            blocks.down(number).register_forward_pre_hook(partial(_room, after), prepend=True),
+            blocks.down(number).register_forward_pre_hook(
+                partial(_room, first, after), prepend=True
+            ),
         ]
         before = after
     try:
@@ -318,11 +329,9 @@ def _first(before: int, _module: Any, inputs: tuple[Any, ...]) -> Any:
     return (inputs[0][:, :before], *inputs[1:])
 
 
-def _room(after: int, _module: Any, inputs: tuple[Any, ...]) -> Any:
-    """Room for the values of the rows that come in."""
-    hidden = inputs[0]
-    more = after - hidden.shape[1]
-    return (functional.pad(hidden, (0, 0, 0, more)),) if more else inputs
+def _room(first: int, after: int, _module: Any, inputs: tuple[Any, ...]) -> Any:
+    """The values of the rows that come in, or room for others."""
+    return (_copied(inputs[0], first, after),) if inputs[0].shape[1] < after else inputs
 
 
 def _copied(hidden: torch.Tensor, first: int, after: int) -> torch.Tensor:

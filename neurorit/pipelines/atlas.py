@@ -69,29 +69,27 @@ def select(
     rule: str,
     budget: str,
     *,
+    together: bool = False,
     level: float | None = None,
     neurons: Path | None = None,
     model: Path | None = None,
     examples: Path | None = None,
-    samples: int = 64,
+    general: str = "",
+    samples: int = 256,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Mapping[str, Any]:
     """Choose neurons anew from what mining kept, into an atlas of their own; nothing is mined.
 
-    rule, level: see mining.selection. budget: a share or a count of all neurons. neurons: the list
-    of rule `file`. model, examples, samples: on how many contexts rule `active` measures activity.
+    rule, level: see mining.selection. budget: a share or a count of all neurons, for either side
+    or, `together`, for all sets. neurons: the list of rule `file`. model, examples: on which rules
+    measure gradients and activity, where the atlas does not keep them yet; samples: how many of
+    these; general: text that the model is to keep, a file or lab.
     """
     from neurorit.core.artifact import Manifest, hash_inputs
     from neurorit.mining.atlas import NeuronAtlas
-    from neurorit.mining.selection import (
-        LEVEL,
-        Evidence,
-        budget_of,
-        read_neurons,
-        select,
-        surviving,
-    )
+    from neurorit.mining.selection.choose import Evidence, budget_of, read_neurons, select
+    from neurorit.mining.selection.discovery import LEVEL, surviving
     from neurorit.mining.settings import SELECTIONS
 
     SELECTIONS.check(rule, "‹rule›")
@@ -99,19 +97,27 @@ def select(
     atlas = NeuronAtlas.load(directory)
     count = budget_of(budget, atlas.scores_rel.size)
     level = LEVEL if level is None else level
-    settings = {**former.settings, "selection": rule, "budget": count, "level": level}
+    settings = {
+        **former.settings, "selection": rule, "budget": count, "together": together, "level": level,
+    }  # fmt: skip
     evidence = Evidence(
         atlas,
         count,
         level,
         seed,
-        activity=_activity(atlas, model, examples, settings, samples, seed)
-        if rule == "active" and model is not None and examples is not None
+        together,
+        measure=_measurements(atlas, directory, model, examples, general, samples, seed)
+        if model is not None and examples is not None
         else None,
         listed=read_neurons(neurons, *atlas.scores_rel.shape) if neurons is not None else None,
     )
     chosen = select(evidence, rule)
-    given = {"neurons": neurons} if neurons is not None else {}
+    places = {
+        "neurons": neurons,
+        "examples": examples,
+        "general": Path(general) if general else None,
+    }
+    given = {name: place for name, place in places.items() if place is not None and place.exists()}
     manifest = Manifest(
         kind="atlas",
         command="neurorit-rag atlas select",
@@ -124,29 +130,21 @@ def select(
     return describe(out)
 
 
-def _activity(
-    atlas: Any, model: Path, examples: Path, mined: Mapping[str, Any], samples: int, seed: int
+def _measurements(
+    atlas: Any, directory: Path, model: Path, examples: Path, general: str, samples: int, seed: int
 ) -> Any:
-    """Mean size of every neuron's value where answers begin, over contexts of both sides."""
+    """What rules measure of a model; raises BadInput for one that the atlas is not of."""
     from neurorit.data.example_files import load_examples
-    from neurorit.mining.contexts import contexts
-    from neurorit.mining.controls import activity
-    from neurorit.model.feed_forward import feed_forward
-    from neurorit.model.prompts import render_prompt
+    from neurorit.mining.selection.gradients import Measurements
     from neurorit.model.source import ModelSource
+    from neurorit.pipelines.method import general_texts
 
     source = ModelSource.of(model)
-    loaded, tokenizer = source.load()
-    blocks = feed_forward(loaded)
-    atlas.check_shape(blocks.depth, blocks.width)
-    chosen = contexts(
-        load_examples(examples), samples, int(mined.get("noise_passages", 1)), seed, str(examples),
-        str(mined.get("layout", "apart")),
-    )  # fmt: skip
-    prompts = [
-        render_prompt(tokenizer, source.template, one.question, one.passages) for one in chosen
-    ]
-    return activity(loaded, prompts)
+    source.check_tunable()
+    if atlas.model and not source.has_weights(atlas.model):
+        raise BadInput(f"{directory} was mined from other weights than ‹model={model}›")
+    texts = general_texts(general, model, samples, seed)
+    return Measurements(source.load, source.template, load_examples(examples), texts, samples, seed)
 
 
 def compare(one: Path, other: Path) -> Mapping[str, Any]:
@@ -181,9 +179,9 @@ def verify(
     patch, and the other settings: see ablation.Check. neurons: files that list other sets.
     """
     from neurorit.eval.stats.intervals import bootstrap_interval, paired_comparison
-    from neurorit.mining.ablation import IRREL, NOTHING, Check, check, random_as
+    from neurorit.mining.ablation import CHOSEN, IRREL, NOTHING, Check, check, random_as
     from neurorit.mining.atlas import NeuronAtlas
-    from neurorit.mining.selection import read_neurons
+    from neurorit.mining.selection.choose import read_neurons
 
     mined = read_manifest(directory, "atlas", verify=False).settings
     loaded = NeuronAtlas.load(directory)
@@ -246,18 +244,21 @@ def verify(
         "contexts": len(values(NOTHING, "rel", "right")),
         "followed": {side: len(values(NOTHING, side, "probability")) for side in ("rel", "irrel")},
         "silencing": table,
-        "p_irrel_minus_random": against[IRREL],
+        "p_irrel_minus_random": against.get(IRREL),
         "minus_random": against,
-        "verdict": _verdict(against[IRREL]["probability_ci95"]),
+        "verdict": _verdict(
+            *((IRREL, against[IRREL]) if IRREL in against else (CHOSEN, against[CHOSEN]))
+        ),
     }
 
 
-def _verdict(interval: Sequence[float] | None) -> str:
+def _verdict(name: str, against: Mapping[str, Any]) -> str:
     """In words, of the probability of misled answers, which is what was attributed."""
+    interval = against["probability_ci95"]
     if interval is None:
-        return "no context misleads this model: nothing can be said of P_irrel"
+        return f"no context misleads this model: nothing can be said of {name}"
     if interval[1] < 0:
-        return "silencing P_irrel weakens misled answers more than silencing random neurons does"
+        return f"silencing {name} weakens misled answers more than silencing random neurons does"
     if interval[0] > 0:
-        return "silencing P_irrel strengthens misled answers beside silencing random neurons"
-    return "silencing P_irrel cannot be told from silencing random neurons: do not rest on it"
+        return f"silencing {name} strengthens misled answers beside silencing random neurons"
+    return f"silencing {name} cannot be told from silencing random neurons: do not rest on it"

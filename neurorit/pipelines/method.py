@@ -10,9 +10,12 @@ from typing import Any
 
 from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.core.errors import ArtifactError
+from neurorit.data.plain_text import Text, read_texts
 from neurorit.pipelines.progress import Reporter, reporting
 from neurorit.pipelines.recipe import Recipe, parse_assignments
 from neurorit.tuning.settings import MAX_LORA_RANK
+
+_OTHER_DOCUMENTS = 1_000_003
 
 
 def mine(
@@ -46,6 +49,7 @@ def mine(
             seed=seed,
             out=out,
             overwrite=overwrite,
+            general=general_texts(settings.general, model, settings.measured, seed),
             progress=_mining_progress(report),
         )
     return describe(out)
@@ -216,8 +220,36 @@ def mined_at(
         seed=seed,
         out=place,
         overwrite=True,
+        general=general_texts(settings.general, model, settings.measured, seed),
         progress=_mining_progress(report),
     )
+    return place
+
+
+def chosen_at(
+    place: Path,
+    mined: Path,
+    model: Path,
+    examples: Path,
+    recipe: Recipe,
+    seed: int,
+    report: Reporter,
+    options: Mapping[str, Any],
+) -> Path:
+    """The atlas at `place`, chosen from what was mined at `mined`, unless it is there already.
+
+    options: settings of the choice alone (mining.settings.OF_THE_CHOICE), over the recipe's.
+    """
+    from neurorit.mining.mine import choose_again
+    from neurorit.mining.settings import MiningSettings
+
+    if is_mined(place, model, examples, recipe, seed, options):
+        report.say(f"using the neurons in {place}")
+        return place
+    settings = recipe.settings(MiningSettings, "mine", options)
+    report.say(f"choosing neurons into {place}")
+    texts = general_texts(settings.general, model, settings.measured, seed)
+    choose_again(mined, model, examples, settings, place, general=texts)
     return place
 
 
@@ -230,12 +262,29 @@ def is_mined(
     options: Mapping[str, Any] | None = None,
 ) -> bool:
     """Whether the atlas of this model, data and settings stands at `place`."""
+    from neurorit.mining.mine import given_files
     from neurorit.mining.settings import MiningSettings
     from neurorit.model.checkpoint import weights_digest
 
     settings = recipe.settings(MiningSettings, "mine", options or {})
     inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
+    inputs |= hash_inputs(**given_files(settings))
     return made_of(place, "atlas", settings, seed, inputs)
+
+
+def general_texts(named: str, model: Path, most: int, seed: int) -> list[Text]:
+    """Text that the model is to keep: of a file, or, as `lab`, documents of the embedded world.
+
+    Raises BadInput for a file that cannot be read.
+    """
+    if named == "lab" and not Path(named).is_file():
+        from neurorit.lab.unseen import plain_documents
+        from neurorit.model.load import load_tokenizer
+
+        # Others than those that retention is measured on.
+        documents = plain_documents(load_tokenizer(model), most, seed + _OTHER_DOCUMENTS)
+        return [Text(*document) for document in documents]
+    return read_texts(Path(named)) if named else []
 
 
 def made_of(place: Path, kind: str, settings: Any, seed: int, inputs: Mapping[str, str]) -> bool:

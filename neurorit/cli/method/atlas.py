@@ -51,11 +51,18 @@ def atlas_select(
     atlas: Annotated[Path, typer.Argument(help="What `mine` wrote.")],
     out: Out,
     rule: Annotated[
-        str, typer.Option(help="count, mean, difference, random, active or file.")
+        str,
+        typer.Option(
+            help="count, mean, difference, gradient, fisher, spared-gradient, spared-fisher, "
+            "noise-gradient, random, active, file, or a registered one."
+        ),
     ] = "count",
     budget: Annotated[
         str, typer.Option(help="Neurons of a side over all layers: 2%, 0.02 or 300.")
     ] = "5%",
+    together: Annotated[
+        bool, typer.Option("--together", help="The budget is of all sets together.")
+    ] = False,
     level: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Share of false discoveries that is borne (0.05)."),
@@ -63,9 +70,17 @@ def atlas_select(
     neurons: Annotated[
         Path | None, typer.Option(help="Rule file: LAYER NEURON [rel|irrel|shared] lines.")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="Rule active: the model.")] = None,
-    examples: Annotated[Path | None, typer.Option(help="Rule active: examples.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Rule active: contexts of each side.")] = 64,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Whose gradients or activity are measured, if the atlas keeps none."),
+    ] = None,
+    examples: Annotated[Path | None, typer.Option(help="What they are measured on.")] = None,
+    general: Annotated[
+        str, typer.Option(help="Text that the model is to keep: a file, or lab.")
+    ] = "",
+    samples: Annotated[
+        int, typer.Option(min=1, help="Examples, and texts, that are measured on.")
+    ] = 256,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -79,10 +94,12 @@ def atlas_select(
             out,
             rule,
             budget,
+            together=together,
             level=level,
             neurons=neurons,
             model=model,
             examples=examples,
+            general=general,
             samples=samples,
             seed=seed,
             overwrite=overwrite,

@@ -21,7 +21,10 @@ from neurorit.cli.options import (
 from neurorit.mining.settings import MiningSettings
 
 
-@options_from(MiningSettings, "method", "objective", "irrelevant_target", "memory", file=True)
+@options_from(
+    MiningSettings, "method", "objective", "irrelevant_target", "memory", "selection", "share",
+    "neurons", "general", "neuron_list", file=True,
+)  # fmt: skip
 def mine(
     model: Model,
     examples: Annotated[

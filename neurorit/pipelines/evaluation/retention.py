@@ -11,12 +11,12 @@ from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Settings
 from neurorit.data.example_files import load_examples
+from neurorit.data.plain_text import Text, read_texts
 from neurorit.eval.metrics.settings import BASE
 from neurorit.eval.report.frontier import frontier
 from neurorit.eval.retention.harness_tasks import HarnessTasks
 from neurorit.eval.retention.instructions import make_instructions
 from neurorit.eval.retention.measure import Suite, measure_retention
-from neurorit.eval.retention.text import Text, read_texts
 from neurorit.eval.run.systems import System
 from neurorit.lab import base_model_dir
 from neurorit.lab.unseen import other_questions, plain_documents

@@ -15,10 +15,11 @@ import torch
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example, Passage
+from neurorit.data.plain_text import Text, encode_texts, read_texts
 from neurorit.eval.retention.figures import LEAST, summarise, task_row, text_row
 from neurorit.eval.retention.instructions import Instruction
 from neurorit.eval.retention.measure import Suite, measure_retention
-from neurorit.eval.retention.text import Text, TextDrift, drift, encode_texts, read_texts
+from neurorit.eval.retention.text import TextDrift, drift
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat, render_prompt
 

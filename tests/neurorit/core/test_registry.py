@@ -19,7 +19,7 @@ from neurorit.core.errors import BadInput
 from neurorit.core.registry import KINDS, Registry, register
 from neurorit.data.examples import NOISE, Example, Passage
 from neurorit.eval.conditions import build_condition, parse_condition
-from neurorit.mining.selection import Evidence, select
+from neurorit.mining.selection.choose import Evidence, select
 from neurorit.mining.settings import ATTRIBUTIONS, SELECTIONS, SITES
 from neurorit.pipelines.evaluation.judge import JUDGES
 from neurorit.retrieval.noise.kinds import Chosen, Draw, Reason
@@ -129,11 +129,12 @@ def test_a_selection_of_ones_own_chooses_the_neurons(checkpoint: Path) -> None:
         ("unnamed", lambda e: {"noise": np.array([[0, 0]])}, "'noise' is none of rel, irrel"),
         ("twice", lambda e: {"rel": np.array([[0, 0]]), "irrel": np.array([[0, 0]])}, "twice"),
         ("empty", lambda e: {}, "no neuron is left"),
+        ("many", lambda e: {"rel": np.argwhere(np.ones((1, 6)))}, "took 6 neurons, more than"),
     ]
     for name, rule, said in wrong:
         register("selection", name)(rule)
         with pytest.raises(BadInput, match=said):
-            select(Evidence(atlas, 5), name)
+            select(Evidence(atlas, 5, together=True), name)
 
 
 def test_an_attribution_of_ones_own_scores_the_neurons(checkpoint: Path) -> None:

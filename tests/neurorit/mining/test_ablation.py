@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from neurorit.mining.atlas import SETS, NeuronAtlas, overlap
 from neurorit.mining.controls import control_atlas, control_layers, same_profile
 from neurorit.mining.mine import mine
 from neurorit.mining.settings import MiningSettings
-from neurorit.model.feed_forward import feed_forward
+from neurorit.model.feed_forward import attention_heads, feed_forward
 from neurorit.model.hooks import recording, silencing
+from neurorit.model.load import load_model
 from tests.neurorit.mining.test_mine import lab_examples
 from tests.neurorit.tiny_models import ARCHITECTURES, tiny
 
@@ -29,7 +31,8 @@ SETTINGS = MiningSettings(samples=6, contexts="all", steps=8, share=0.1, resampl
 
 
 SILENCED = [
-    "nothing", "P_irrel", "P_rel", "P_shared", "random", "random, as P_shared", "most active",
+    "nothing", "P_irrel", "P_rel", "P_shared", "all chosen", "random", "random, as P_shared",
+    "random, as all chosen", "most active",
 ]  # fmt: skip
 
 
@@ -56,6 +59,48 @@ def test_silencing_is_a_zero_column_of_the_down_projection(kind: str) -> None:
         wanted = model(IDS).logits
     torch.testing.assert_close(silenced, wanted)
     assert not torch.allclose(silenced, plain)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_silenced_head_is_a_run_of_zero_columns(kind: str) -> None:
+    model = tiny(kind)
+    heads = attention_heads(model)
+    assert (heads.depth, heads.width) == (3, 4)
+    with torch.no_grad(), silencing(heads, np.array([[0, 3], [2, 1]])):
+        silenced = model(IDS).logits
+    with torch.no_grad():
+        size = heads.unit
+        heads.down(0).weight[:, 3 * size :] = 0.0
+        heads.down(2).weight[:, size : 2 * size] = 0.0
+        torch.testing.assert_close(silenced, model(IDS).logits)
+        assert not torch.allclose(silenced, tiny(kind)(IDS).logits)
+
+
+def test_heads_are_mined_chosen_and_silenced(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, site="heads", neurons=3, selection="mean")
+    out = tmp_path / "heads"
+    atlas = mine(checkpoint, None, examples_path, settings, out=out)
+    model, _ = load_model(checkpoint, device="cpu")
+    heads = attention_heads(model)
+    assert atlas.scores_rel.shape == (heads.depth, heads.width)
+    assert sum(len(getattr(atlas, name)) for name in SETS) == 3
+    assert float(np.median(atlas.residuals)) < 0.05
+    outcomes = check(checkpoint, examples_path, NeuronAtlas.load(out), Check(samples=4, draws=1))
+    assert {"all chosen", "random, as all chosen"} <= {one.silenced for one in outcomes}
+    told = run("atlas", "select", str(out), "--rule", "random", "--budget", "2", "--together",
+               "--out", str(tmp_path / "drawn"))  # fmt: skip
+    assert told["rel"] + told["irrel"] + told["shared"] == 2
+    measuring = ["--model", str(checkpoint), "--examples", str(examples_path)]
+    for command, said in (
+        (["atlas", "compare", str(atlas_dir), str(out)], "site heads; it is to be feed-forward"),
+        (["atlas", "select", str(out), "--rule", "fisher", "--out", str(tmp_path / "no"),
+          *measuring], "choose by count, mean, difference or random"),
+        (["tune", "--method", "neurons", "--atlas", str(out), "--out", str(tmp_path / "no"),
+          *measuring], "site heads; it is to be feed-forward"),
+    ):  # fmt: skip
+        assert said in str(CliRunner().invoke(app, command).exception)
 
 
 def test_recording_sees_what_enters_the_down_projection() -> None:
@@ -129,16 +174,15 @@ def test_the_embedded_model_is_misled_and_silencing_is_measured(tmp_path: Path) 
 def test_an_atlas_of_another_model_or_without_noise_neurons_is_refused(
     checkpoint: Path, examples_path: Path, atlas_dir: Path
 ) -> None:
-    from dataclasses import replace
-
     from neurorit.lab import base_model_dir
 
     atlas = NeuronAtlas.load(atlas_dir)
     with pytest.raises(BadInput, match="of another model"):
         check(base_model_dir(), examples_path, atlas, Check())
-    with pytest.raises(BadInput, match="no P_irrel"):
-        nobody = replace(atlas, irrel=np.empty((0, 2), np.int32))
-        check(checkpoint, examples_path, nobody, Check())
+    with pytest.raises(BadInput, match="no neuron: nothing to silence"):
+        nobody = np.empty((0, 2), np.int32)
+        empty = replace(atlas, rel=nobody, irrel=nobody, shared=nobody)
+        check(checkpoint, examples_path, empty, Check())
 
 
 def test_overlap_is_one_with_itself_and_less_with_another(
@@ -223,6 +267,6 @@ def test_the_commands_print_what_was_found(
     assert low <= checked["p_irrel_minus_random"]["misled"] <= high
     assert checked["followed"].keys() == {"rel", "irrel"}
     assert "P_irrel" in checked["verdict"]
-    assert set(checked["minus_random"]) == {"P_irrel", "P_shared"}
+    assert set(checked["minus_random"]) == {"P_irrel", "P_shared", "all chosen"}
     low, high = checked["minus_random"]["P_shared"]["right_ci95"]
     assert low <= checked["minus_random"]["P_shared"]["right"] <= high

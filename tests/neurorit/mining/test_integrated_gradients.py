@@ -47,6 +47,20 @@ def test_one_pass_equals_the_loop(kind: str, objective: str) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_heads_are_scored_as_by_the_loop(kind: str, objective: str) -> None:
+    model = tiny(kind)
+    query = Query(WITH, WITHOUT, ANSWER)
+    reference = attribute_by_loop(model, query, steps=6, objective=objective, site="heads")
+    assert reference.shape == (3, 4)
+    how = {"steps": 6, "objective": objective, "site": "heads"}
+    close(one(model, **how).scores, reference)
+    # In parts, each of which begins in another layer.
+    close(one(model, **how, rows=15).scores, reference)
+    assert one(model, **how, method="gradient-activation").scores.abs().max() > 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_batch_of_unequal_prompts_equals_one_by_one(kind: str, objective: str) -> None:
     model = tiny(kind)
     settings = Settings(steps=4, objective=objective)

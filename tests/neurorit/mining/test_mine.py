@@ -19,7 +19,7 @@ from neurorit.data.example_files import load_examples, write_examples
 from neurorit.mining.atlas import NeuronAtlas, choose_sets, plot
 from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop
 from neurorit.mining.mine import mine
-from neurorit.mining.selection import keep_scores, most_frequent
+from neurorit.mining.selection.rules import keep_scores, most_frequent
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.float32 import float32_activations
 from neurorit.model.source import ModelSource

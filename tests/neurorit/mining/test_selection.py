@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +12,8 @@ from scipy.stats import false_discovery_control, ttest_1samp, ttest_ind
 
 from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import SETS, NeuronAtlas
-from neurorit.mining.selection import (
-    BY_ATLAS,
-    Evidence,
-    budget_of,
-    discoveries,
-    read_neurons,
-    select,
-    surviving,
-)
+from neurorit.mining.selection.choose import Evidence, budget_of, read_neurons, select
+from neurorit.mining.selection.discovery import discoveries, surviving
 from neurorit.mining.settings import SELECTIONS
 
 DEPTH, WIDTH, SAMPLES = 3, 40, 30
@@ -55,6 +49,17 @@ def atlas(rel: np.ndarray = REL, irrel: np.ndarray = IRREL) -> NeuronAtlas:
 
 def flat(pairs: np.ndarray) -> set[int]:
     return {int(layer) * WIDTH + int(neuron) for layer, neuron in pairs}
+
+
+MEASURED = {
+    "activity": np.arange(SIZE, dtype=float).reshape(DEPTH, WIDTH),
+    **{f"gradient_{name}": np.full((DEPTH, WIDTH), 0.01) for name in ("rel", "irrel", "mixed")},
+    "gradient_general": np.full((DEPTH, WIDTH), 0.01),
+}
+
+
+def measured(**more: np.ndarray) -> Callable[[str], dict[str, np.ndarray]]:
+    return lambda name: {name: (MEASURED | more)[name]}
 
 
 def evidence(budget: int = 4, **more: object) -> Evidence:
@@ -102,14 +107,13 @@ def test_chance_does_not_survive() -> None:
 
 def test_random_and_active_neurons_are_as_many() -> None:
     wanted = select(evidence(), "count")
-    activity = np.arange(SIZE, dtype=float).reshape(DEPTH, WIDTH)
     for rule in ("random", "active"):
-        chosen = select(evidence(activity=activity, seed=1), rule)
+        chosen = select(evidence(measure=measured(), seed=1), rule)
         for name in SETS:
             assert len(getattr(chosen, name)) == len(getattr(wanted, name))
         every = [flat(getattr(chosen, name)) for name in SETS]
         assert len(set.union(*every)) == sum(map(len, every))
-        again = select(evidence(activity=activity, seed=1), rule)
+        again = select(evidence(measure=measured(), seed=1), rule)
         np.testing.assert_array_equal(again.irrel, chosen.irrel)
         if rule == "active":
             assert min(set.union(*every)) == SIZE - sum(map(len, every))
@@ -118,15 +122,47 @@ def test_random_and_active_neurons_are_as_many() -> None:
 
 
 def test_gradients_rank_and_spare_what_other_text_needs() -> None:
-    shape = (DEPTH, WIDTH)
-    rel, irrel, general = (np.full(shape, 0.01) for _ in range(3))
+    irrel, general = MEASURED["gradient_irrel"].copy(), MEASURED["gradient_general"].copy()
     irrel[0, 5], irrel[1, 6] = 3.0, 2.0
     general[0, 5] = 9.0
-    given = {"rel": rel, "irrel": irrel, "general": general}
-    assert flat(select(evidence(1, gradients=given), "gradient").irrel) == {5}
-    assert flat(select(evidence(1, gradients=given), "spared-gradient").irrel) == {WIDTH + 6}
-    with pytest.raises(BadInput, match="--general"):
-        select(evidence(gradients={"rel": rel, "irrel": irrel}), "spared-gradient")
+    measure = measured(gradient_irrel=irrel, gradient_mixed=irrel, gradient_general=general)
+    for plain, spared, name in (
+        ("gradient", "spared-gradient", "irrel"),
+        ("fisher", "spared-fisher", "shared"),
+        ("fisher", "noise-gradient", "irrel"),
+    ):
+        chosen = select(evidence(1, measure=measure), plain)
+        assert flat(chosen.shared if plain == "fisher" else chosen.irrel) == {5}
+        spare = select(evidence(1, measure=measure), spared)
+        assert flat(getattr(spare, name)) == {WIDTH + 6}
+        # What was measured is kept: the next choice needs no model.
+        again = select(Evidence(chosen, 2), plain)
+        assert {5, WIDTH + 6} <= flat(again.shared) | flat(again.irrel)
+    with pytest.raises(BadInput, match=r"activity.*model.*examples"):
+        select(Evidence(chosen, 2), "active")
+
+
+@pytest.mark.parametrize("rule", sorted(set(SELECTIONS.names()) - {"file", "difference"}))
+@pytest.mark.parametrize("budget", [1, 7, 12])
+def test_a_budget_of_all_sets_together_is_kept_to(rule: str, budget: int) -> None:
+    chosen = select(evidence(budget, together=True, measure=measured()), rule)
+    every = [flat(getattr(chosen, name)) for name in SETS]
+    # No more than five were ever kept, so that there is nothing else to count.
+    wanted = min(budget, 5) if rule == "count" else budget
+    assert len(set.union(*every)) == sum(map(len, every)) == wanted
+    if rule == "count":
+        assert chosen.activity.size == chosen.gradient_mixed.size == 0
+        # The first of it are those of a budget of either side.
+        apart = select(evidence(3), rule)
+        together = select(evidence(len(apart.rel) + len(apart.irrel) + 2, together=True), rule)
+        for name in SETS:
+            assert flat(getattr(together, name)) == flat(getattr(apart, name))
+
+
+def test_differences_within_a_budget_of_both_sides() -> None:
+    assert flat(select(evidence(2, together=True), "difference").rel) <= {50}
+    chosen = select(evidence(20, together=True), "difference")
+    assert (flat(chosen.rel), flat(chosen.irrel)) == ({50}, {70, 90})
 
 
 def test_a_file_says_which(tmp_path: Path) -> None:
@@ -158,8 +194,7 @@ def test_a_wrong_list_is_told_with_its_line(tmp_path: Path, text: str, told: str
 
 
 def test_rules_say_what_they_lack() -> None:
-    assert set(BY_ATLAS) < set(SELECTIONS.names())
-    for rule in set(SELECTIONS.names()) - set(BY_ATLAS):
+    for rule in set(SELECTIONS.names()) - {"count", "mean", "difference", "random"}:
         with pytest.raises(BadInput, match="it needs"):
             select(evidence(), rule)
     with pytest.raises(BadInput, match="it is one of count"):

@@ -1,0 +1,1 @@
+"""Which neurons are chosen: rules over what mining kept, and what they measure besides."""
