@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from neurorit.core.artifact import Manifest, hash_inputs, write_manifest
 from neurorit.core.atomic_files import write_text
@@ -37,18 +37,22 @@ if TYPE_CHECKING:
     from neurorit.tuning.settings import TuneSettings
 
 _TABLE = "table.json"
-_OF_VARIANT = ("method", "settings", "mine", "examples", "learning_rates")
+_OF_VARIANT = ("method", "settings", "mine", "examples", "learning_rates", "against")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A named way to tune: a method, settings over the recipe's, examples of its own."""
+    """A named way to tune: a method, settings over the recipe's, examples of its own.
+
+    against: the variant that it is compared with, beside the base and the first one.
+    """
 
     name: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     mine: Mapping[str, Any] = field(default_factory=dict)
     examples: Path | None = None
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Experiment(Settings):
     """Names of methods."""
     variants: Mapping[str, Any] = field(default_factory=dict)
     """Name -> {method, settings (of tuning), mine (settings of mining), examples, learning_rates
-    (the variant once for each, named NAME@RATE)}."""
+    (the variant once for each, named NAME@RATE), against (another variant that it is compared
+    with)}."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of mining and tuning."""
     conditions: tuple[str, ...] = ("clean", "distractor-1", "distractor-2", "distractor-4")
@@ -82,6 +87,9 @@ class Experiment(Settings):
     `clean_within` of the base's and whose refusals there are at most `refused_clean`."""
     test: Path | None = None
     """Examples for the chosen, asked once."""
+    engine: Literal["auto", "vllm", "transformers"] = "vllm"
+    """What answers: vllm, or transformers, which is sooner there for models of a few million
+    parameters."""
     processes: AtLeastOne = 1
     """So many mine and tune together, each with a GPU of its own where there are any."""
     retention: Mapping[str, Any] | None = None
@@ -148,15 +156,29 @@ class Experiment(Settings):
             own = Path(given["examples"]) if given.get("examples") else None
             settings, mining = dict(given.get("settings", {})), dict(given.get("mine", {}))
             method, rates = str(given["method"]), given.get("learning_rates")
+            rival = str(given.get("against", ""))
             if rates is None:
-                made.append(Variant(str(name), method, settings, mining, own))
+                made.append(Variant(str(name), method, settings, mining, own, rival))
                 continue
             if not isinstance(rates, list) or not all(isinstance(r, (int, float)) for r in rates):
                 raise BadInput(f"variant {name}: learning_rates is a list of numbers")
             made += [
-                Variant(f"{name}@{rate:g}", method, settings | {"learning_rate": rate}, mining, own)
+                Variant(
+                    f"{name}@{rate:g}",
+                    method,
+                    settings | {"learning_rate": rate},
+                    mining,
+                    own,
+                    rival,
+                )
                 for rate in rates
             ]
+        names = {variant.name for variant in made}
+        for variant in made:
+            if variant.against and variant.against not in names - {variant.name}:
+                raise BadInput(
+                    f"variant {variant.name}: against {variant.against!r} is no other variant"
+                )
         return made
 
 
@@ -212,6 +234,7 @@ def run(path: Path, out: Path) -> Mapping[str, Any]:
                 names,
                 experiment.seeds,
                 experiment.conditions,
+                {v.name: v.against for v in experiment.all_variants() if v.against},
             ),
             "selected": None,
             "test": None,
@@ -242,24 +265,34 @@ def _tune(
     model: Path,
     recipe: Path,
     out: Path,
-    atlas: Path,
+    mined: Path,
 ) -> None:
     """Tune one variant with one seed, unless it is there already, made of the same things."""
+    from neurorit.mining.settings import OF_THE_CHOICE
     from neurorit.model.checkpoint import weights_digest
     from neurorit.tuning.settings import needs_atlas
 
     settings = _settings(variant, recipe)
     examples = variant.examples or experiment.examples
-    if variant.examples is not None or variant.mine:
-        atlas = out.with_name(f"{out.name}-atlas")
+    apart = variant.examples is not None or bool(variant.mine)
+    atlas = out.with_name(f"{out.name}-atlas") if apart else mined
     needed = None
     if needs_atlas(variant.method):
         read, mining = Recipe(recipe), variant.mine
+        # What differs in the choice alone is chosen from what one run has mined.
+        chosen_alone = apart and variant.examples is None and set(mining) <= set(OF_THE_CHOICE)
+        if chosen_alone:
+            atlas, mining = mined, {}
         there = tuning.is_mined(atlas, model, examples, read, seed, mining)
         if experiment.processes > 1 and not there:
             launch("mine", model, examples, atlas, recipe, seed, mining, experiment.processes)
         with reporting() as report:
             needed = tuning.mined_at(atlas, model, examples, read, seed, report, mining)
+            if chosen_alone:
+                place = out.with_name(f"{out.name}-atlas")
+                needed = tuning.chosen_at(
+                    place, mined, model, examples, read, seed, report, variant.mine
+                )
     wanted = {
         **hash_inputs(examples=examples, **({"atlas": needed} if needed else {})),
         "model": weights_digest(model),
@@ -290,7 +323,7 @@ def _evaluate(
         systems,
         examples,
         experiment.conditions,
-        engine="vllm",
+        engine=experiment.engine,
         max_tokens=experiment.max_tokens,
         unended_as_wrong=True,
         limit=experiment.limit,

@@ -16,6 +16,9 @@ BASE = "base"
 DISTRACTORS = "distractor mean"
 _RESAMPLES = 20_000
 _AXES = ("robustness", "retention")
+# What tuning changed of other text, a token.
+_NATS = "nats"
+_OF_TEXT = {f"loss on other text, {_NATS}": "delta", f"KL to the base, {_NATS}": "kl"}
 
 
 def rows(
@@ -30,6 +33,11 @@ def rows(
     """
     found = {(r["system"], r["condition"]): r for r in document["results"]}
     kept = {row["system"]: row for row in document.get("frontier") or ()}
+    texts = {
+        row["system"]: row
+        for row in (document.get("retention") or {}).get("rows", ())
+        if row["part"] == "text"
+    }
     noisy = _noisy(conditions)
 
     def figures(system: str) -> dict[str, float | None]:
@@ -43,6 +51,8 @@ def rows(
                 made[f"{condition}, refused"] = found[system, condition]["abstain_rate"]
         for axis in _AXES if kept else ():
             made[axis] = kept[system][axis] if system in kept else None
+        for name, figure in _OF_TEXT.items() if texts else ():
+            made[name] = texts[system][figure] if system in texts else None
         return made
 
     table = []
@@ -84,12 +94,14 @@ def paired(
     variants: Sequence[str],
     seeds: Sequence[int],
     conditions: Sequence[str],
+    against: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Each variant minus the base and minus the first variant, paired by question.
+    """Each variant minus the base, minus the first variant and minus its own rival, by question.
 
-    A question's score is its exact match, averaged over the seeds and, for the distractor mean,
-    over those conditions; questions are resampled. Holm's correction is over all rows. A question
-    that one side did not score counts for neither; `n` is how many are left.
+    against: variant -> its rival, where it has one of its own. A question's score is its exact
+    match, averaged over the seeds and, for the distractor mean, over those conditions; questions
+    are resampled. Holm's correction is over all rows. A question that one side did not score counts
+    for neither; `n` is how many are left.
     """
     from neurorit.eval.stats.intervals import holm, paired_comparison
 
@@ -109,26 +121,23 @@ def paired(
     measured |= {c: [c] for c in conditions if not c.startswith("distractor-")}
     made: list[dict[str, Any]] = []
     for figure, wanted in measured.items():
-        for rival in dict.fromkeys([BASE, *variants[:1]]):
-            against = of(rival, wanted)
-            for name in variants:
-                own = of(name, wanted)
-                ids = [one for one in own if one in against]
-                if name == rival or not ids:
-                    continue
-                found = paired_comparison(
-                    [own[i] for i in ids], [against[i] for i in ids], resamples=_RESAMPLES
-                )
-                made.append(
-                    {"a": name, "b": rival, "figure": figure, "n": len(ids)} | found._asdict()
-                )
+        pairs = [(name, rival) for rival in [BASE, *variants[:1]] for name in variants]
+        for name, rival in dict.fromkeys([*pairs, *(against or {}).items()]):
+            own, other = of(name, wanted), of(rival, wanted)
+            ids = [one for one in own if one in other]
+            if name == rival or not ids:
+                continue
+            found = paired_comparison(
+                [own[i] for i in ids], [other[i] for i in ids], resamples=_RESAMPLES
+            )
+            made.append({"a": name, "b": rival, "figure": figure, "n": len(ids)} | found._asdict())
     for row, corrected in zip(made, holm([row["p"] for row in made]), strict=True):
         row["p_holm"] = corrected
     return made
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The table as Markdown, in percent, with 95 % intervals."""
+    """The table as Markdown, in percent (nats where it says so), with 95 % intervals."""
     parts = [_markdown_rows(table["rows"])]
     if table.get("frontier"):
         parts.append("Robustness against retention, and who is better on one and no worse on both:")
@@ -211,7 +220,7 @@ def _markdown_rows(table: Sequence[Mapping[str, Any]]) -> str:
 
     names = list(table[0]["figures"])
     rows = [
-        [row["variant"], row["seeds"], *(_cell(row["figures"][name]) for name in names)]
+        [row["variant"], row["seeds"], *(_cell(row["figures"][name], name) for name in names)]
         for row in table
     ]
     return markdown_table(["variant", "seeds", *names], rows)
@@ -239,16 +248,13 @@ def _wide(interval: Sequence[float]) -> Sequence[float] | None:
 def _markdown_paired(table: Sequence[Mapping[str, Any]]) -> str:
     from neurorit.eval.report.tables import markdown_table
 
-    rivals = list(dict.fromkeys(row["b"] for row in table))
     figures = list(dict.fromkeys(row["figure"] for row in table))
-    columns = [(rival, figure) for rival in rivals for figure in figures]
     differences = {(row["a"], row["b"], row["figure"]): _difference(row) for row in table}
     rows = [
-        [name, *(differences.get((name, *column), "") for column in columns)]
-        for name in dict.fromkeys(row["a"] for row in table)
+        [f"{name} minus {rival}", *(differences.get((name, rival, one), "") for one in figures)]
+        for name, rival in dict.fromkeys((row["a"], row["b"]) for row in table)
     ]
-    heads = [f"{figure}, minus {rival}" for rival, figure in columns]
-    return markdown_table(["variant", *heads], rows)
+    return markdown_table(["difference", *figures], rows)
 
 
 def _difference(row: Mapping[str, Any]) -> str:
@@ -257,11 +263,12 @@ def _difference(row: Mapping[str, Any]) -> str:
     return f"{100 * row['delta']:+.1f}{star} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _cell(figure: Mapping[str, Any]) -> str:
+def _cell(figure: Mapping[str, Any], name: str = "") -> str:
     if figure["mean"] is None:
         return "unscored"
-    text = f"{100 * figure['mean']:.1f}"
+    scale, digits = (1, 3) if name.endswith(_NATS) else (100, 1)
+    text = f"{scale * figure['mean']:.{digits}f}"
     if figure["ci95"] is not None:
         low, high = figure["ci95"]
-        text += f" ({100 * low:.1f} to {100 * high:.1f})"
+        text += f" ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
     return text

@@ -22,6 +22,7 @@ from neurorit.pipelines import method as tuning
 from neurorit.pipelines.evaluation import evaluate
 from neurorit.pipelines.evaluation.evaluate import Evaluation
 from neurorit.pipelines.experiment import run as experiment
+from neurorit.pipelines.experiment.table import markdown, rows
 from neurorit.pipelines.recipe import LAB_RECIPE
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         with writing(out, manifest, overwrite=overwrite):
             pass
 
+    def choose_again(
+        directory: Path, model: Path, examples: Path, settings: Any, out: Path, **__: Any
+    ) -> None:
+        mine(model, None, examples, settings, seed=0, out=out)
+        made[-1] += f", from {directory.name}"
+
     def evaluated(
         models: Mapping[str, Path],
         examples: Path,
@@ -83,7 +90,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         for system in models:
             name, _, seed = system.rpartition("-")
             name = name.partition("@")[0]
-            clean, noisy, refused = FIGURES[name if name in FIGURES else system]
+            clean, noisy, refused = FIGURES.get(name, FIGURES.get(system, FIGURES["own"]))
             step = 0.01 * int(seed) if seed.isdigit() else 0.0
             for condition in conditions:
                 em = clean if condition == "clean" else noisy + step
@@ -110,6 +117,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return Evaluation(report, [], out)
 
     monkeypatch.setattr(mining, "mine", mine)
+    monkeypatch.setattr(mining, "choose_again", choose_again)
     monkeypatch.setattr(tuning, "tune", tune)
     monkeypatch.setattr(evaluate, "evaluate", evaluated)
     return made
@@ -177,6 +185,41 @@ def test_the_rule_chooses_and_the_chosen_alone_see_the_test_questions(
     assert faster["p_holm"] >= faster["p"]
     assert "table.svg" in {path.name for path in out.iterdir()}
     assert json.loads((out / "table.json").read_text())["test"]["rows"]
+
+
+def test_variants_of_the_choice_alone_share_one_mining_and_have_rivals_of_their_own(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    variants: dict[str, Any] = {
+        f"fisher-{share}": {"method": "neurons", "mine": {"selection": "fisher", "neurons": share}}
+        for share in (0.02, 0.1)
+    }
+    variants["steps"] = {"method": "neurons", "mine": {"steps": 4}, "against": "fisher-0.1"}
+    more = {"methods": ["neurons"], "seeds": [0], "select": None, "test": None}
+    path = write(tmp_path, variants=variants, engine="transformers", **more)
+    experiment.run(path, tmp_path / "out")
+    assert calls == [
+        "atlas-0", "neurons-0",
+        "fisher-0.02-0-atlas, from atlas-0", "fisher-0.02-0",
+        "fisher-0.1-0-atlas, from atlas-0", "fisher-0.1-0",
+        "steps-0-atlas", "steps-0",
+        "evaluated evaluation: base neurons-0 fisher-0.02-0 fisher-0.1-0 steps-0",
+    ]  # fmt: skip
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert re.search(r"^\| steps minus fisher-0\.1 +\| +\+0\.0 ", text, re.MULTILINE)
+    calls.clear()
+    experiment.run(path, tmp_path / "out")
+    assert len(calls) == 1
+
+
+def test_what_is_lost_of_other_text_is_told_in_nats() -> None:
+    result = {"system": "base", "condition": "clean", "em": 0.5, "abstain_rate": 0.0}
+    text = {"system": "base", "part": "text", "delta": 0.25, "kl": 0.125}
+    document = {"results": [result], "retention": {"rows": [text, {**text, "part": "clean"}]}}
+    held = rows(document, [], [0], ["clean"])
+    assert held[0]["figures"]["loss on other text, nats"]["mean"] == 0.25
+    told = markdown({"rows": held, "selected": None, "test": None})
+    assert re.search(r"\| base +\| +1 \| +50\.0 \| +0\.0 \| +0\.250 \| +0\.125 \|", told)
 
 
 def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
@@ -286,6 +329,7 @@ def test_another_choice_on_the_same_test_questions_is_refused(
         ({"select": {}}, "declare the rule"),
         ({"variants": {"one": {"settings": {}}}}, "variant one"),
         ({"seeds": "many"}, "seeds"),
+        ({"variants": {"one": {"method": "sft", "against": "two"}}}, "no other variant"),
         ({"variants": {"one": {"method": "sft", "data": "x"}}}, "not {'data'}"),
     ],
 )
