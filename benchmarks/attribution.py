@@ -1,0 +1,161 @@
+"""Cheaper attributions against the exact one, and against really patching every neuron.
+
+The lab's model reads questions of another world with their gold passage, or with another person's.
+Real patching puts one neuron at a time to its value without the context, at the last position, and
+takes what F loses; an attribution estimates exactly that. Correlations are Spearman's over the
+neurons of a context, averaged over contexts. The ratios of mining's own benchmark stand beside.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from _harness import Bench, interleaved, options, table
+from mining import DEPTH, HIDDEN, STEPS, TOKENS, rivals
+from scipy.stats import spearmanr
+
+from neurorit.lab import base_model_dir
+from neurorit.lab.unseen import other_questions
+from neurorit.mining.integrated_gradients import Query, Settings, attribute
+from neurorit.model.feed_forward import feed_forward
+from neurorit.model.hooks import recording
+from neurorit.model.load import load_model
+from neurorit.model.prompts import PromptTemplate, render_prompt
+from neurorit.model.shared_prefix import Prefix
+
+METHODS = ("integrated-gradients", "relevance", "gradient-activation", "activation")
+_AT_ONCE = 64  # neurons patched in one pass
+
+
+def queries(tokenizer: Any, template: PromptTemplate, count: int) -> list[Query]:
+    """As many contexts with the gold passage as with another's; the target is the model's own."""
+    examples = other_questions(count // 2)
+    found = []
+    for place, example in enumerate(examples):
+        other = examples[(place + 1) % len(examples)]
+        bare = render_prompt(tokenizer, template, example.question, ())
+        for passages in (example.passages, other.passages):
+            prompt = render_prompt(tokenizer, template, example.question, passages)
+            found.append(Query(prompt, bare))
+    return found
+
+
+@torch.no_grad()
+def patched(model: Any, query: Query, target: int) -> np.ndarray:
+    """What the target's probability loses [L, F] when one neuron is as without the context."""
+    blocks = feed_forward(model)
+    without = []
+    for prompt in (query.prompt_without, query.prompt_with):
+        with recording(blocks, last=1) as seen:
+            last = Prefix(model, [prompt]).last_logits
+        without.append(torch.stack([seen[layer][0, 0] for layer in range(blocks.depth)]))
+    plain = float(last[0].float().softmax(-1)[target])
+    prompts = [query.prompt_with] * _AT_ONCE
+    lost = np.zeros((blocks.depth, blocks.width))
+    for layer in range(blocks.depth):
+        for first in range(0, blocks.width, _AT_ONCE):
+            chosen = torch.arange(first, min(first + _AT_ONCE, blocks.width))
+
+            def put(_module: Any, inputs: Any, chosen: Any = chosen, layer: int = layer) -> Any:
+                hidden = inputs[0].clone()
+                rows = torch.arange(len(chosen))
+                hidden[rows, -1, chosen] = without[0][layer, chosen]
+                return (hidden,)
+
+            handle = blocks.down(layer).register_forward_pre_hook(put)
+            try:
+                logits = Prefix(model, prompts[: len(chosen)]).last_logits
+            finally:
+                handle.remove()
+            probability = logits.float().softmax(-1)[:, target]
+            lost[layer, chosen] = plain - probability.numpy()
+    return lost
+
+
+def correlation(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    """Spearman's over the neurons of each context, averaged."""
+    each = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(one, other, strict=True)]
+    return float(np.mean(each))
+
+
+def largest(one: Sequence[np.ndarray], other: Sequence[np.ndarray], share: float = 0.01) -> float:
+    """How many of each context's largest neurons of one are among the largest of the other."""
+    found = []
+    for a, b in zip(one, other, strict=True):
+        count = max(1, round(share * a.size))
+        tops = [set(np.argsort(-scores.ravel())[:count].tolist()) for scores in (a, b)]
+        found.append(len(tops[0] & tops[1]) / count)
+    return float(np.mean(found))
+
+
+def compare(bench: Bench, contexts: int, patched_contexts: int) -> None:
+    """Every method on the same contexts: its time, and how it ranks neurons."""
+    place = base_model_dir()
+    model, tokenizer = load_model(place, device="cpu")
+    model.requires_grad_(False)
+    asked = queries(tokenizer, PromptTemplate.of_checkpoint(place), contexts)
+    scores: dict[str, list[np.ndarray]] = {}
+    targets: list[int] = []
+
+    def work(method: str) -> None:
+        found = attribute(model, asked, Settings(method=method, steps=STEPS, rows=4096))
+        scores[method] = [one.scores.numpy() for one in found]
+        targets[:] = [one.target[0] for one in found]
+
+    times = interleaved({name: lambda m=name: work(m) for name in METHODS}, repeats=3)
+    few = list(range(patched_contexts))
+    real = [patched(model, asked[i], targets[i]) for i in few]
+    exact = scores["integrated-gradients"]
+    rows: list[list[str]] = []
+    by: dict[str, dict[str, float]] = {}
+    for name in METHODS:
+        some = [scores[name][i] for i in few]
+        figures = {
+            "seconds": times[name],
+            "spearman to the exact": correlation(scores[name], exact),
+            "spearman to patching": correlation(some, real),
+            "largest 1 % shared with patching": largest(some, real),
+        }
+        for metric, value in figures.items():
+            bench.add(name, metric, value, "s" if metric == "seconds" else "1")
+        rows.append([name, *(f"{value:.3f}" for value in figures.values())])
+        by[name] = figures
+    table(
+        f"{contexts} contexts, {patched_contexts} of them patched",
+        ["method", "seconds", "to the exact", "to patching", "largest 1 %"],
+        rows,
+    )
+    bench.ratios["relp_vs_exact_speedup"] = times["integrated-gradients"] / times["relevance"]
+    bench.ratios["relp_spearman"] = by["relevance"]["spearman to the exact"]
+    for name, method in (
+        ("patching_spearman", "relevance"),
+        ("exact_patching_spearman", "integrated-gradients"),
+        ("gradient_patching_spearman", "gradient-activation"),
+    ):
+        bench.ratios[name] = by[method]["spearman to patching"]
+
+
+def main() -> None:
+    """Run it, and mining's rivals unless they are left out."""
+    parser = options(__doc__ or "")
+    parser.add_argument("--contexts", type=int, default=16)
+    parser.add_argument("--patched", type=int, default=8)
+    parser.add_argument("--without-mining", action="store_true", help="leave mining's ratios out")
+    chosen = parser.parse_args()
+    settings = {
+        "model": "lab", "contexts": chosen.contexts, "patched": chosen.patched, "steps": STEPS,
+        "mining": {"layers": DEPTH, "hidden": HIDDEN, "tokens": TOKENS},
+    }  # fmt: skip
+    bench = Bench("attribution", settings)
+    compare(bench, chosen.contexts, chosen.patched)
+    if not chosen.without_mining:
+        rivals(bench, "cpu")
+    bench.finish(chosen.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
