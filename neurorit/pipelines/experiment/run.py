@@ -140,7 +140,7 @@ class Experiment(Settings):
         return {
             f"{name}@{rate:g}-{seed}": f"{name}-{seed}"
             for name, given in self.variants.items()
-            for rate in given.get("learning_rates") or ()
+            for rate in _rates(name, given) or ()
             for seed in self.seeds
         }
 
@@ -155,13 +155,11 @@ class Experiment(Settings):
                 raise BadInput(f"variant {name}: it has {', '.join(_OF_VARIANT)}, not {unknown}")
             own = Path(given["examples"]) if given.get("examples") else None
             settings, mining = dict(given.get("settings", {})), dict(given.get("mine", {}))
-            method, rates = str(given["method"]), given.get("learning_rates")
+            method, rates = str(given["method"]), _rates(name, given)
             rival = str(given.get("against", ""))
             if rates is None:
                 made.append(Variant(str(name), method, settings, mining, own, rival))
                 continue
-            if not isinstance(rates, list) or not all(isinstance(r, (int, float)) for r in rates):
-                raise BadInput(f"variant {name}: learning_rates is a list of numbers")
             made += [
                 Variant(
                     f"{name}@{rate:g}",
@@ -180,6 +178,21 @@ class Experiment(Settings):
                     f"variant {variant.name}: against {variant.against!r} is no other variant"
                 )
         return made
+
+
+def _rates(name: str, given: Mapping[str, Any]) -> list[float] | None:
+    """The learning rates of a variant; None where it has the one of its settings."""
+    rates = given.get("learning_rates")
+    if rates is None:
+        return None
+    try:
+        # YAML takes 1e-4 for a text.
+        found = [float(rate) for rate in rates] if isinstance(rates, list) else []
+    except (TypeError, ValueError):
+        found = []
+    if not found:
+        raise BadInput(f"variant {name}: learning_rates is a list of numbers, not {rates!r}")
+    return found
 
 
 def run(path: Path, out: Path) -> Mapping[str, Any]:

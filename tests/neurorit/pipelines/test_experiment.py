@@ -254,7 +254,7 @@ def test_every_learning_rate_is_a_point_of_robustness_against_retention(
         tmp_path,
         methods=[],
         variants={
-            "sft": {"method": "sft", "learning_rates": [0.1, 0.2]},
+            "sft": {"method": "sft", "learning_rates": ["1e-1", 0.2]},  # as YAML reads 1e-1
             "faster": {"method": "neuro-rit"},
         },
         seeds=[0],
