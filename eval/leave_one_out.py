@@ -21,6 +21,8 @@ Answerer = Callable[[Sequence[tuple[str, Sequence[Passage]]]], Sequence[str]]
 """(question, passages in the prompt's order) pairs -> one answer each, in order."""
 Without = tuple[int, ...]
 """Which passages are left out, from 0."""
+# Of so few passages quarters are the passages one by one.
+_FEW = 4
 _Search = Generator[list[Without], list[str], None]
 
 
@@ -94,9 +96,8 @@ def _by_halves(case: Case, metric: Metric) -> _Search:
         if passage.kind != "gold" and held_answer(passage.text, case.example.answers) is None
     ]
     known: dict[Without, str] = {}
-    said = [i for i in others if i + 1 in read]
-    # Most often what was said stands in one passage, and this is all that is asked.
-    group, parts = others, [part for part in (said, others) if part]
+    # Without any of them first: that is short, and where it changes nothing no passage is to blame.
+    group, parts, finer = others, [others] if others else [], False
     while parts:
         for part in parts:
             left = tuple(part)
@@ -106,7 +107,13 @@ def _by_halves(case: Case, metric: Metric) -> _Search:
                 group = part
                 break
         else:
-            return
+            if finer or len(group) <= _FEW or parts == [group]:
+                return
+            # Neither part: what misleads may stand in both. Once, by quarters.
+            quarter = -(-len(group) // 4)
+            parts = [group[i : i + quarter] for i in range(0, len(group), quarter)]
+            finer = True
+            continue
         said = [i for i in group if i + 1 in read]
         parts = [said, [i for i in group if i not in said]]
         if not all(parts):
