@@ -74,29 +74,39 @@ def install() -> None:
             add_products(y[:, start : start + width], between, b, self.groups)
             start += width
 
+    # vLLM's own names, by which it also gives them.
     def shrink(
-        x: torch.Tensor, a: torch.Tensor, y: torch.Tensor, slots: torch.Tensor, scale: float = 1.0
+        inputs: torch.Tensor,
+        lora_b_weights: torch.Tensor,
+        output_tensor: torch.Tensor,
+        lora_indices_tensor: torch.Tensor,
+        scaling: float = 1.0,
     ) -> None:
-        y.zero_()
-        add_products(y, x, a, groups_of(slots), scale)
+        output_tensor.zero_()
+        add_products(output_tensor, inputs, lora_b_weights, groups_of(lora_indices_tensor), scaling)
 
     def expand(
-        x: torch.Tensor, b: torch.Tensor, y: torch.Tensor, slots: torch.Tensor, add: bool = True
+        inputs: torch.Tensor,
+        lora_b_weights: torch.Tensor,
+        output_tensor: torch.Tensor,
+        lora_indices_tensor: torch.Tensor,
+        add_inputs: bool = True,
     ) -> None:
-        if not add:
-            y.zero_()
-        add_products(y, x, b, groups_of(slots))
+        if not add_inputs:
+            output_tensor.zero_()
+        add_products(output_tensor, inputs, lora_b_weights, groups_of(lora_indices_tensor))
 
     def expand_slice(
-        x: torch.Tensor,
-        b: torch.Tensor,
-        y: torch.Tensor,
-        slots: torch.Tensor,
-        start: int,
-        width: int,
-        add: bool = True,
+        inputs: torch.Tensor,
+        lora_b_weights: torch.Tensor,
+        output_tensor: torch.Tensor,
+        lora_indices_tensor: torch.Tensor,
+        slice_offset: int,
+        slice_size: int,
+        add_inputs: bool = True,
     ) -> None:
-        expand(x, b, y[:, start : start + width], slots, add)
+        part = output_tensor[:, slice_offset : slice_offset + slice_size]
+        expand(inputs, lora_b_weights, part, lora_indices_tensor, add_inputs)
 
     wrapper.groups = []
     wrapper.update_metadata, wrapper.add_lora_linear = update_metadata, add_lora_linear
