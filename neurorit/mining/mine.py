@@ -2,8 +2,8 @@
 
 Relevant contexts show the gold passages alone, irrelevant ones noise alone; each is compared with
 the same question without passages. Every context's kept scores go to a journal as they are made, so
-a killed run goes on where it was and ends in the same bytes; torchrun or accelerate may start
-several processes, which share the contexts.
+a killed run goes on where it was and ends in the same bytes (on a GPU, which sums in no fixed
+order, to rounding); torchrun or accelerate may start several processes, which share the contexts.
 
 Source: docs/method.md, Phase 1, steps 3 and 4.
 """

@@ -6,7 +6,7 @@ One small table says, per model type, where the layers are and what their projec
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -191,6 +191,7 @@ def check_tunable(checkpoint: Path) -> None:
 
     Those are model types outside the table, and linear layers that are quantised (FP8,
     bitsandbytes, GPTQ, AWQ): gradients do not go through them, and they have no columns to train.
+    So are models with dropout (`check_no_dropout`).
     """
     path = checkpoint / "config.json"
     if not path.is_file():
@@ -210,6 +211,26 @@ def check_tunable(checkpoint: Path) -> None:
             "evaluated but neither mined nor tuned; take the unquantised model"
         )
     check_type(kind, str(checkpoint))
+    check_no_dropout(inside, str(checkpoint))
+
+
+def check_no_dropout(config: Mapping[str, Any], named: str) -> None:
+    """Raise BadInput for a configuration that drops activations at random while it is trained.
+
+    A run that was killed would not go on to the same weights, nor several processes to those of
+    one.
+    """
+    for name, value in config.items():
+        if (
+            "drop" in name
+            and "classifier" not in name
+            and isinstance(value, (int, float))
+            and value
+        ):
+            raise BadInput(
+                f"{named}: its configuration has {name}={value}, and what drops at random is "
+                f"neither mined nor tuned; set {name} to 0 in config.json"
+            )
 
 
 def decoder_layers(model: Any) -> Sequence[nn.Module]:

@@ -16,7 +16,7 @@ import torch
 
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_dir, weights_digest
-from neurorit.model.feed_forward import check_tunable, feed_forward
+from neurorit.model.feed_forward import check_no_dropout, check_tunable, feed_forward
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 
@@ -69,6 +69,7 @@ class ModelSource:
             check_tunable(self.folder)
             return
         feed_forward(self.loaded)
+        check_no_dropout(self.loaded.config.to_dict(), "model")
         attention = getattr(self.loaded.config, "_attn_implementation", None)
         if attention not in (None, *_ATTENTIONS):
             raise BadInput(

@@ -1,7 +1,8 @@
 """What tuning will need, before anything runs: trained parameters, memory, steps and time.
 
-The model is laid out without its weights (on torch's meta device) and one forward pass is traced
-there, so memory is counted from real shapes; time is an estimate from the machine's matrix speed.
+The model is laid out without its weights (of torch's fake tensors) and one forward pass is traced
+so, under the precision of the run: memory is counted from real shapes, with autocast's copies,
+logits and what checkpoints compute again. Time is an estimate from the machine's matrix speed.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch.nn import functional
 
 from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import NeuronAtlas
 from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import check_tunable, decoder_layers, feed_forward
+from neurorit.model.precision import autocasts
 from neurorit.tuning.baselines import FullTuning, LoraTuning, ReshapedMasks
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.settings import METHODS, REPLICATION, TUNINGS, TuneSettings
 
+_RESPONSE = 32  # tokens of a response, whose logits are computed
 _EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
 
 
@@ -44,6 +49,15 @@ def plan(
     model_dir = checkpoint_dir(model_dir)
     check_tunable(model_dir)
     settings = replace(settings, dtype=_dtype(model_dir, settings.dtype))
+    # peft moves its matrices, which fake tensors do not take: there autocast is not traced.
+    lora = settings.method in METHODS and _is_lora(settings.method)
+    with torch.device("meta") if lora else FakeTensorMode(allow_non_fake_inputs=True):
+        return _plan(model_dir, settings, atlas, share, length or settings.max_length)
+
+
+def _plan(
+    model_dir: Path, settings: TuneSettings, atlas: NeuronAtlas | None, share: float, length: int
+) -> Mapping[str, Any]:
     model = _layout(model_dir, settings.dtype)
     size = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(parameter.nbytes for parameter in model.parameters())
@@ -51,15 +65,19 @@ def plan(
     trained = _trained(trainable)
     count = sum(parameter.numel() for parameter in trained)
     lower = sum(parameter.numel() for parameter in trained if parameter.dtype != torch.float32)
-    tokens = settings.batch_size * (length or settings.max_length)
+    tokens = settings.batch_size * length
     steps = settings.steps + (0 if settings.method == "stage2-only" else settings.stage1_steps)
-    speed = matrix_speed(settings.dtype)
     forward = 2.0 * size * tokens
     # Back through every layer, and for gradients; checkpointing computes all of it once more.
     passes = 3 if settings.gradient_checkpointing else 2
+    with unset_fake_temporarily():
+        speed = matrix_speed(settings.dtype)
     work = (passes * forward + 2.0 * count * tokens) * settings.accumulation
-    activations = _activations(model, trainable, settings, length or settings.max_length)
+    for parameter in trained:  # as they learn; autocast then makes copies of them
+        parameter.data = parameter.data.float()
+    activations = _activations(model, trainable, settings, length)
     gigabyte = 2**30
+    # Gradients come while activations go, but what an allocator has once it keeps.
     total = stored + 2 * lower + 12 * count + activations
     each = {}
     if settings.shard:
@@ -102,13 +120,12 @@ def matrix_speed(dtype: str, size: int = 1024) -> float:
 
 
 def _layout(model_dir: Path, dtype: str) -> Any:
-    """The model without weights."""
+    """The model without weights, in a mode that makes none."""
     from transformers import AutoModelForCausalLM
 
     config = _configuration(model_dir)
     config = getattr(config, "text_config", config)  # see models.load_model
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
 
 
 def _dtype(model_dir: Path, dtype: str) -> str:
@@ -134,7 +151,7 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
     if settings.method not in METHODS:
         raise BadInput(f"--plan: {settings.method} is no method of ours; nothing is known of it")
     method = TUNINGS.get(settings.method)
-    if not method.needs_atlas:
+    if _is_lora(settings.method):
         return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
     blocks = feed_forward(model)
     dense: list[int] = []
@@ -159,6 +176,10 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
     return NeuronAdapters(model, {name: Group(neurons) for name, neurons in sets.items()}, dense)
 
 
+def _is_lora(method: str) -> bool:
+    return method != "sft" and not TUNINGS.get(method).needs_atlas
+
+
 def _has_deltas(trainable: Any) -> bool:
     return isinstance(trainable, NeuronAdapters)
 
@@ -174,7 +195,20 @@ def _trained(trainable: Any) -> list[torch.nn.Parameter]:
 
 
 def _activations(model: Any, trainable: Any, settings: TuneSettings, length: int) -> int:
-    """Bytes that one forward pass keeps for the backward pass, traced without computing."""
+    """Bytes that a forward pass keeps for the backward pass, and that its largest step takes."""
+    model.train()
+    mixed = autocasts(model, torch.device("cpu"), settings.precision)
+    kept, logits = _kept(model, trainable, settings.batch_size, length, mixed)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        inputs, _ = _kept(model, trainable, settings.batch_size, length, mixed)
+        # One layer at a time is computed again.
+        kept = inputs + (kept - inputs) // len(decoder_layers(model))
+    return kept + logits
+
+
+def _kept(model: Any, trainable: Any, batch: int, length: int, mixed: bool) -> tuple[int, int]:
+    """Bytes that the backward pass needs, and those of the logits' gradient, without computing."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -184,18 +218,17 @@ def _activations(model: Any, trainable: Any, settings: TuneSettings, length: int
             kept[storage._cdata] = storage
         return tensor
 
-    model.train()
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    shape = (settings.batch_size, length)
-    ids = torch.zeros(shape, dtype=torch.long, device="meta")
-    trainable.samples(torch.ones(settings.batch_size, dtype=torch.bool, device="meta"))
-    mixed = settings.dtype != "float32"
+    ids = torch.zeros((batch, length), dtype=torch.long)
+    trainable.samples(torch.ones(batch, dtype=torch.bool))
     with (
         torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed),
     ):
         # A mask of four dimensions is taken as it is; others would be looked into.
-        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
-        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=32)
-    return sum(storage.nbytes() for storage in kept.values())
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool)
+        logits = model(
+            input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=_RESPONSE
+        ).logits
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, :_RESPONSE].flatten())
+    del loss
+    return sum(storage.nbytes() for storage in kept.values()), 4 * logits.numel()

@@ -119,7 +119,7 @@ class _LayerAdapter(nn.Module):
         blocks: FeedForward,
         layer: int,
         neurons: torch.Tensor,
-        masks: torch.Tensor,
+        masks: np.ndarray,
         learns: Callable[[], torch.Tensor | None],
         device: torch.device,
     ) -> None:
@@ -127,7 +127,7 @@ class _LayerAdapter(nn.Module):
         down, up, gate = blocks.down(layer), blocks.up(layer), blocks.gate(layer)
         count = len(neurons)
         neurons = neurons.to(device)
-        self._masks = masks.to(device)
+        self._masks = torch.tensor(masks, device=device)
         self._all_learn = bool(masks.all())
         self._learns = learns
         hidden, width = down.out_features, down.in_features
@@ -259,7 +259,7 @@ class _Tap(torch.autograd.Function):
 
 def _by_layer(
     groups: Mapping[str, Group], blocks: FeedForward, dense: Sequence[int]
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[int, torch.Tensor, np.ndarray]]:
     """Layer, its neurons [n] and their masks [2, n], for every layer that has deltas."""
     for layer in range(blocks.depth):
         if layer in dense:
@@ -273,4 +273,4 @@ def _by_layer(
         if len(set(neurons)) != len(neurons):
             raise ValueError(f"layer {layer}: a neuron stands in two groups")
         if neurons:
-            yield layer, torch.tensor(neurons), torch.tensor(masks, dtype=torch.float32).T
+            yield layer, torch.tensor(neurons), np.array(masks, dtype=np.float32).T

@@ -2,7 +2,8 @@
 
 The Trainer brings accumulation, mixed precision, gradient checkpointing, logging and several
 processes (`torchrun`, `accelerate launch`). What it saves is ours: safetensors and JSON, made whole
-or not at all, so that a run that was killed goes on and ends in the same weights.
+or not at all, so that a run that was killed goes on and ends in the same weights (to the byte on a
+CPU; a GPU sums in no fixed order).
 """
 
 from __future__ import annotations

@@ -244,6 +244,7 @@ def test_other_forms_of_a_model_name_the_command(
         ({"quantization_config": {"quant_method": "fp8"}}, r"are quantised \(fp8\)"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, r"\(bitsandbytes\)"),
         ({"model_type": "mixtral"}, "models of type 'mixtral' are not supported"),
+        ({"attention_dropout": 0.1}, r"attention_dropout=0\.1, and .* set attention_dropout to 0"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_anything_runs(

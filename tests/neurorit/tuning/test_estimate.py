@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,3 +96,26 @@ def test_activations_are_what_the_forward_pass_keeps(checkpoint: Path) -> None:
         checkpoint, replace(SETTINGS, method="sft", gradient_checkpointing=True), length=length
     )
     assert fewer["activations_gib"] < planned["activations_gib"] / 2
+
+
+def test_precision_checkpoints_and_logits_count(checkpoint: Path) -> None:
+    def needed(length: int = 200, **changed: Any) -> float:
+        settings = replace(SETTINGS, method="sft", device="cpu", precision="float32")
+        return float(
+            plan(checkpoint, replace(settings, **changed), length=length)["activations_gib"]
+        )
+
+    whole = needed()
+    # Half of what is kept is in two bytes, beside copies of the weights in two bytes.
+    assert 0.5 * whole < needed(precision="bf16") < 0.95 * whole
+    # Learning in float32, weights of two bytes are copied back for each product.
+    low = {"dtype": "bfloat16", "precision": "bf16"}
+    assert needed(**low) == pytest.approx(needed(precision="bf16"), rel=0.05)
+    # One of four layers is computed again, beside the inputs of all.
+    assert whole / 5 < needed(gradient_checkpointing=True) < whole / 2
+
+
+@pytest.mark.parametrize("method", ["neuro-rit", "lora", "as-released"])
+def test_nothing_is_computed_for_a_plan(checkpoint: Path, method: str) -> None:
+    found = plan(checkpoint, replace(SETTINGS, method=method, dense_layers=1), length=40)
+    assert found["activations_gib"] > 0
