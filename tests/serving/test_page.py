@@ -138,6 +138,9 @@ def test_an_adapter_answers_and_is_compared_with_its_base(own: Any, tmp_path: Pa
     assert answers[0] != answers[1]
     own.focus("#compare")
     own.keyboard.press("Space")
+    for noise in ("#distractor", "#random"):
+        own.focus(noise)
+        own.keyboard.press("Home")
     own.focus("#question")
     own.keyboard.press("Enter")
     expect(own.locator(".side")).to_have_count(2, timeout=60_000)
