@@ -75,10 +75,15 @@ def _plan(
     work = (passes * forward + 2.0 * count * tokens) * settings.accumulation
     for parameter in trained:  # as they learn; autocast then makes copies of them
         parameter.data = parameter.data.float()
-    activations = _activations(model, trainable, settings, length)
+    activations, layer = _activations(model, trainable, settings, length)
     gigabyte = 2**30
-    # Gradients come while activations go, but what an allocator has once it keeps.
-    total = stored + 2 * lower + 12 * count + activations
+    # Gradients come while activations go: the most is there at the first layer or at the last, but
+    # where batches are accumulated gradients of earlier ones are there beside all activations.
+    gradients = 4 * count
+    moving = gradients + activations
+    if settings.accumulation == 1:
+        moving = max(activations, gradients + layer)
+    total = stored + 2 * lower + 8 * count + moving
     each = {}
     if settings.shard:
         deltas = sum(p.numel() for _, p in trainable.deltas()) if _has_deltas(trainable) else 0
@@ -194,17 +199,20 @@ def _trained(trainable: Any) -> list[torch.nn.Parameter]:
     return [p for _, p in trainable.trained()]
 
 
-def _activations(model: Any, trainable: Any, settings: TuneSettings, length: int) -> int:
-    """Bytes that a forward pass keeps for the backward pass, and that its largest step takes."""
+def _activations(
+    model: Any, trainable: Any, settings: TuneSettings, length: int
+) -> tuple[int, int]:
+    """Bytes that a forward pass keeps, with what its backward pass adds, and those of one layer."""
     model.train()
     mixed = autocasts(model, torch.device("cpu"), settings.precision)
     kept, logits = _kept(model, trainable, settings.batch_size, length, mixed)
+    layer = kept // len(decoder_layers(model))
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         inputs, _ = _kept(model, trainable, settings.batch_size, length, mixed)
         # One layer at a time is computed again.
         kept = inputs + (kept - inputs) // len(decoder_layers(model))
-    return kept + logits
+    return kept + logits, layer
 
 
 def _kept(model: Any, trainable: Any, batch: int, length: int, mixed: bool) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def test_parts_of_the_method_take_their_parts(checkpoint: Path) -> None:
 
 
 def test_processes_that_share_a_model_hold_less_each(checkpoint: Path) -> None:
-    alone = replace(SETTINGS, method="sft")
+    alone = replace(SETTINGS, method="sft", accumulation=2)
     assert not [name for name in plan(checkpoint, alone, length=40) if name.startswith("each_of")]
     shared = plan(checkpoint, replace(alone, shard=True), length=40)
     parts = [shared[f"each_of_{n}_gib"] for n in (2, 4, 8)]
@@ -113,6 +113,18 @@ def test_precision_checkpoints_and_logits_count(checkpoint: Path) -> None:
     assert needed(**low) == pytest.approx(needed(precision="bf16"), rel=0.05)
     # One of four layers is computed again, beside the inputs of all.
     assert whole / 5 < needed(gradient_checkpointing=True) < whole / 2
+
+
+def test_gradients_stand_beside_activations_where_batches_are_accumulated(
+    checkpoint: Path,
+) -> None:
+    alone, several = (
+        plan(checkpoint, replace(SETTINGS, method="sft", accumulation=n), length=200)
+        for n in (1, 2)
+    )
+    parts = ("weights_gib", "gradients_gib", "optimizer_gib", "activations_gib")
+    assert several["total_gib"] == pytest.approx(sum(several[name] for name in parts))
+    assert alone["total_gib"] < several["total_gib"]
 
 
 @pytest.mark.parametrize("method", ["neuro-rit", "lora", "as-released"])
