@@ -56,8 +56,8 @@ def atlas_dir(
     return out
 
 
-def run_in_two_processes(code: str, *arguments: Path) -> None:
-    """Run Python code by torchrun, with two processes on the CPU."""
+def run_by_torchrun(code: str, *arguments: Path) -> None:
+    """As `tests.forks.run_in_two_processes`, in new processes: what they take is theirs alone."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "work.py"
         script.write_text(code, encoding="utf-8")
@@ -70,7 +70,6 @@ def run_in_two_processes(code: str, *arguments: Path) -> None:
                 **os.environ,
                 "ACCELERATE_USE_CPU": "1",
                 "PYTHONPATH": str(Path(__file__).parents[2]),
-                # Sums are rounded alike only with as many threads as here.
                 "OMP_NUM_THREADS": str(torch.get_num_threads()),
             },
             capture_output=True,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from neurorit.eval.run.rendering import render_prompts
 from tests.conftest import make_example
 from tests.eval.chat_server import ChatServer, Reply, said, serving
 from tests.eval.run.test_remote import answer_by_prompt
+from tests.forks import command
 
 CONCURRENCY = 4
 QUESTIONS = 60
@@ -38,19 +37,22 @@ def judged(body: dict[str, Any]) -> Reply:
     return said("Yes" if held[1].startswith("Town") else "No")
 
 
-def start(examples: Path, out: Path, url: str, judge: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "neurorit.cli", "eval", "--system", f"a={url}#m"]
-    command += ["--examples", str(examples), "--out", str(out), "--judge", f"{judge}#j"]
-    command += ["--concurrency", str(CONCURRENCY)]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(os.environ)
-    )
+def start(examples: Path, out: Path, url: str, judge: str) -> BaseProcess:
+    arguments = ["eval", "--system", f"a={url}#m", "--judge", f"{judge}#j"]
+    arguments += ["--examples", str(examples), "--out", str(out)]
+    arguments += ["--concurrency", str(CONCURRENCY)]
+    return command(arguments, out.with_suffix(".log"))
 
 
-def until(holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def until(holds: Callable[[], bool], process: BaseProcess) -> None:
     deadline = time.monotonic() + 120
-    while not holds() and process.poll() is None and time.monotonic() < deadline:
+    while not holds() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.002)
+
+
+def finish(process: BaseProcess, out: Path) -> None:
+    process.join(120)
+    assert process.exitcode == 0, out.with_suffix(".log").read_text(encoding="utf-8")
 
 
 class Ledger:
@@ -99,27 +101,23 @@ def test_killed_ten_times_a_run_repeats_nothing_that_was_done(tmp_path: Path) ->
         for asked, moment in kills:
             process = start(examples, cut, server.url, judge.url)
             until(lambda a=asked, m=moment: len(a.requests) >= m, process)  # type: ignore[misc]
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            assert process.returncode == -signal.SIGKILL
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
             for one, held in ((server, ledger.answered()), (judge, ledger.decided())):
                 # A judge is asked one thing more: whether it gives probabilities.
                 extra = one is judge and bool(one.asked)
                 assert len(set(one.asked) - held) <= CONCURRENCY + extra
                 done.append((one, held, Counter({t: one.asked[t] for t in held})))
-        process = start(examples, cut, server.url, judge.url)
-        errors = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, errors
+        finish(start(examples, cut, server.url, judge.url), cut)
         for one, held, before in done:
             assert {t: one.asked[t] for t in held} == dict(before), "a finished call came again"
         assert len(server.asked) == answers
         repeated = sum(server.asked.values()) - answers
         assert repeated <= len(kills) * CONCURRENCY
         print(f"of {answers} answers {repeated} were under way at a kill and asked again")
-        process = start(examples, tmp_path / "whole", server.url, judge.url)
-        errors = process.communicate(timeout=120)[1]
-        assert process.returncode == 0, errors
-    whole = tmp_path / "whole"
+        whole = tmp_path / "whole"
+        finish(start(examples, whole, server.url, judge.url), whole)
     assert (cut / "predictions.jsonl").read_bytes() == (whole / "predictions.jsonl").read_bytes()
     one, other = (json.loads((run / "report.json").read_text()) for run in (cut, whole))
     for name in ("results", "comparisons", "pooled", "verdicts"):

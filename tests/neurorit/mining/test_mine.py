@@ -23,8 +23,8 @@ from neurorit.mining.selection.rules import keep_scores, most_frequent
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.float32 import float32_activations
 from neurorit.model.source import ModelSource
-from tests.forks import forked
-from tests.neurorit.conftest import examples, run_in_two_processes
+from tests.forks import forked, run_in_two_processes
+from tests.neurorit.conftest import examples
 from tests.neurorit.tiny_models import ARCHITECTURES, tiny
 
 # The tiny model is random: it follows no context.

@@ -14,7 +14,8 @@ from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import NeuroritError
 from neurorit.tuning.resume import clear, last_saved, read_values
 from neurorit.tuning.tune import tune
-from tests.neurorit.conftest import run_in_two_processes
+from tests.forks import run_in_two_processes
+from tests.neurorit.conftest import run_by_torchrun
 from tests.neurorit.tuning.test_tune import ONE_STEP, SETTINGS, distance
 
 SHARDED = replace(SETTINGS, accumulation=2, shard=True)
@@ -195,7 +196,7 @@ def test_a_checkpoint_is_read_and_written_in_parts(tmp_path: Path) -> None:
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "twelve", max_shard_size="30MB")
     tiny_tokenizer().save_pretrained(tmp_path / "twelve")
-    run_in_two_processes(MEMORY, tmp_path)
+    run_by_torchrun(MEMORY, tmp_path)
     for kind in ("twelve", *(one for one in ARCHITECTURES if one != "gpt_neox")):
         found, wanted = (stored(tmp_path / name) for name in (f"{kind}-out", kind))
         assert found.keys() == wanted.keys()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import pytest
 from neurorit.core import artifact, atomic_files
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
-from neurorit.retrieval.index.build import BuildSettings
+from neurorit.retrieval.index.build import BuildSettings, write_index
 from neurorit.retrieval.index.index import Index, build_index
+from tests.forks import forked
 from tests.retrieval.counting_encoder import CountingEncoder
 
 COUNT = 6_000
@@ -190,34 +190,31 @@ def test_given_vectors_are_compared_with_the_encoder(corpus: Path, tmp_path: Pat
     assert manifest.made["likeness"] == pytest.approx(1.0, abs=1e-3)
 
 
-_PROGRAM = """
-import sys, time, zlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-import numpy as np
-from neurorit.core import artifact
-from neurorit.retrieval.index import build, segments
-{encoder}
-build.BuildSettings.segment = lambda self, dimension: 1024
-segments.CHUNK, segments._SYNC_SECONDS = 128, 0.0
-encoder = CountingEncoder()
-encode, hashed = encoder.encode_passages, artifact.hash_file
-log = open(sys.argv[4], "a")
-def slowly(texts):
-    time.sleep(0.02)
-    made = encode(texts)
-    log.write(str(len(texts)) + " ")
-    log.flush()
-    return made
-def hash_slowly(path):
-    time.sleep(0.01)
-    return hashed(path)
-encoder.encode_passages, artifact.hash_file = slowly, hash_slowly
-print("begun", flush=True)
-build.write_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
-    settings=build.BuildSettings(kind=sys.argv[3], threads=1))
-"""
+def _build_slowly(corpus: Path, out: Path, kind: str, log: Path, pipe: Connection) -> None:
+    """Build an index a little at a time; what is encoded stands in `log` as soon as it is."""
+    encoder = CountingEncoder()
+    encode, hashed = encoder.encode_passages, artifact.hash_file
+    with open(log, "a") as written, pytest.MonkeyPatch.context() as patch:
+
+        def slowly(texts: Sequence[str]) -> Any:
+            time.sleep(0.02)
+            made = encode(texts)
+            written.write(f"{len(texts)} ")
+            written.flush()
+            return made
+
+        def hash_slowly(path: Path) -> str:
+            time.sleep(0.01)
+            return hashed(path)
+
+        patch.setattr(encoder, "encode_passages", slowly)
+        patch.setattr(artifact, "hash_file", hash_slowly)
+        patch.setattr(BuildSettings, "segment", lambda self, dimension: 1024)
+        patch.setattr(segments, "CHUNK", 128)
+        patch.setattr(segments, "_SYNC_SECONDS", 0.0)
+        pipe.send("begun")
+        write_index(corpus, out, encoder=encoder, settings=BuildSettings(kind=kind, threads=1))
+        pipe.send("ended")
 
 
 @pytest.mark.slow
@@ -226,49 +223,38 @@ build.write_index(Path(sys.argv[1]), Path(sys.argv[2]), encoder=encoder,
 def test_killed_twenty_times_a_build_keeps_its_work_and_ends_the_same(
     corpus: Path, tmp_path: Path, kind: str
 ) -> None:
-    program = _PROGRAM.format(encoder=inspect.getsource(CountingEncoder))
-
-    def start(out: str) -> subprocess.Popen[str]:
-        paths = [str(corpus), str(tmp_path / out), kind, str(tmp_path / f"{out}.log")]
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, *paths],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-        )
-        assert process.stdout is not None and process.stdout.readline() == "begun\n"
-        return process
+    @contextlib.contextmanager
+    def building(out: str) -> Iterator[Connection]:
+        paths = corpus, tmp_path / out, kind, tmp_path / f"{out}.log"
+        with forked(_build_slowly, *paths) as pipe:
+            assert pipe.recv() == "begun"
+            yield pipe
 
     def encoded(out: str) -> int:
         path = tmp_path / f"{out}.log"
         return sum(map(int, path.read_text().split())) if path.exists() else 0
 
-    started = time.monotonic()
-    whole = start("whole")
-    whole.communicate()
-    assert whole.returncode == 0 and encoded("whole") == COUNT
-    long = time.monotonic() - started
+    with building("whole") as pipe:
+        started = time.monotonic()
+        assert pipe.recv() == "ended" and encoded("whole") == COUNT
+        long = time.monotonic() - started
     rng = random.Random(f"kills of {kind}")
-    kills = sealing = 0
+    sealing = 0
     place = tmp_path / ".cut.building"
-    while kills < 20:
-        process = start("cut")
-        if kills == 19:
-            # The last one falls into the sealing: all is encoded, and no index is there.
-            while encoded("cut") < COUNT or any(place.glob("segments/*.part")):
-                assert process.poll() is None
-                time.sleep(0.002)
-            sealing += not (tmp_path / "cut").exists()
-        else:
-            time.sleep(rng.uniform(0.0, long / 20))
-        assert process.poll() is None, "the build ended before its twenty kills"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
+    for kill in range(20):
+        with building("cut") as pipe:
+            if kill == 19:
+                # The last one falls into the sealing: all is encoded, and no index is there.
+                while encoded("cut") < COUNT or any(place.glob("segments/*.part")):
+                    assert not pipe.poll()
+                    time.sleep(0.002)
+                sealing += not (tmp_path / "cut").exists()
+            else:
+                time.sleep(rng.uniform(0.0, long / 20))
+            assert not pipe.poll(), "the build ended before its twenty kills"
     before = encoded("cut")
-    last = start("cut")
-    last.communicate()
-    assert last.returncode == 0 and sealing == 1
+    with building("cut") as pipe:
+        assert pipe.recv() == "ended" and sealing == 1
     # Kept: after the last kill nothing is encoded, and each kill cost one chunk at most.
     assert encoded("cut") == before
     assert COUNT <= before <= COUNT + 20 * 128
