@@ -1,14 +1,18 @@
-"""Small real things that many tests share: examples with pools, a tiny tokenizer and Llama."""
+"""What many tests share: examples with pools, a tiny tokenizer and Llama, one process of vLLM."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example, Passage
+
+if TYPE_CHECKING:
+    from tests.shared_vllm import SharedWorker
 
 _POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))
 CHAT = (
@@ -84,3 +88,21 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def vllm_worker() -> Iterator[SharedWorker]:
+    from tests.shared_vllm import SharedWorker
+
+    worker = SharedWorker()
+    yield worker
+    worker.end()
+
+
+@pytest.fixture
+def shared_vllm(vllm_worker: SharedWorker, monkeypatch: pytest.MonkeyPatch) -> SharedWorker:
+    """All offline engines of the test use one process, which those of other tests use too."""
+    monkeypatch.setattr(
+        "neurorit.serving.backends.offline._Worker", lambda log, threads: vllm_worker
+    )
+    return vllm_worker

@@ -5,6 +5,7 @@ SmolLM2-135M-Instruct comes by the ordinary client, once for an environment.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def test_logits_are_those_of_transformers_own_reading(gguf: Path, smollm2: Path)
         assert float(difference.abs().max()) <= 1e-5
 
 
+@pytest.mark.usefixtures("shared_vllm")
 def test_it_is_tuned_served_and_evaluated(smollm2: Path, tmp_path: Path) -> None:
     nr.build_index(PASSAGES, tmp_path / "index")
     tuned = tmp_path / "tuned"
@@ -129,11 +131,14 @@ def served(model: Path, index: Path, question: str) -> dict:  # type: ignore[typ
     port = free_port()
     log = index.with_name("serve.log")
     command = [sys.executable, "-m", "neurorit.cli", "serve", "--model", str(model)]
+    # The tests' own number of threads is not what a user's vLLM is placed by.
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     with open(log, "wb") as stream:
         process = subprocess.Popen(
             [*command, "--index", str(index), "--port", str(port)],
             stdout=stream,
             stderr=subprocess.STDOUT,
+            env=environment,
         )
 
     def ready() -> bool:

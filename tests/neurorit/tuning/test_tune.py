@@ -385,6 +385,7 @@ def test_killed_at_random_steps_of_both_stages_it_ends_in_the_same_weights(
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
+@pytest.mark.usefixtures("shared_vllm")
 def test_vllm_answers_as_hugging_face_does(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:

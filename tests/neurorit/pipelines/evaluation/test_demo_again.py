@@ -38,6 +38,7 @@ def stand_in(out: Path, strength: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("shared_vllm")
 def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
     """What `demo` leaves is laid out without its training; the evaluation is the demo's own."""
     run, world = tmp_path / "demo", tmp_path / "demo" / "world"

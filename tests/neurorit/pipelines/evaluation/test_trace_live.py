@@ -17,6 +17,7 @@ from neurorit.retrieval.noise.mixer import PoolSettings
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("shared_vllm")
 def test_the_passage_that_misled_the_model_is_named_with_its_reason(tmp_path: Path) -> None:
     world, examples, run = tmp_path / "world", tmp_path / "examples", tmp_path / "run"
     write_world(world, 0, train=20, test=40)
