@@ -13,8 +13,10 @@ ACCELERATOR ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 # What is installed beside it; an image for serving needs less.
 EXTRAS ?= dev,documents,gguf,int8,scale
 ARGS ?=
-FAST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" \
-    -n logical --maxprocesses 4 --dist loadfile
+# One thread a process: two that wait for each other on one core take twice as long.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+FAST := $(PYTEST) -n logical --maxprocesses 4 --dist loadfile -m "not slow"
+SLOW := $(PYTEST) -m slow
 
 .PHONY: help
 help: ## show this list
@@ -30,7 +32,7 @@ demo: $(STAMP) ## run the whole job on the embedded world; report in runs/demo
 .PHONY: test
 test: $(STAMP) browser ## run all tests, with a real vLLM server and browser
 ifeq ($(ARGS),)
-	@status=0; $(FAST) || status=$$?; $(BIN)/python -m pytest -m slow || status=$$?; exit $$status
+	@status=0; $(FAST) || status=$$?; $(SLOW) || status=$$?; exit $$status
 else
 	@$(BIN)/python -m pytest $(ARGS)
 endif

@@ -49,6 +49,8 @@ def gateway(
     environment.pop("NEURORIT_API_KEYS", None)
     if admin:
         environment["NEURORIT_ADMIN_KEY"] = admin
+    # The tests' own number of threads is not what a user's vLLM is placed by.
+    environment.pop("OMP_NUM_THREADS", None)
     if api_keys:
         environment["NEURORIT_API_KEYS"] = api_keys
     with open(folder / "gateway.log", "wb") as log:
