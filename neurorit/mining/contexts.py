@@ -18,6 +18,10 @@ from neurorit.data.text import words
 RELEVANT, IRRELEVANT = "rel", "irrel"
 SIDES = (RELEVANT, IRRELEVANT)
 _NOISE = ("distractor", "random", "near-duplicate")
+_DERIVED = (
+    "{}\nProposed answer: {}\n"
+    "Can the proposed answer be derived from the passages? Reply with YES or NO."
+)
 _ALIKE = 1.5  # times as long as the gold passage is of like length
 
 
@@ -39,14 +43,16 @@ def contexts(
     seed: int,
     named: str = "examples",
     layout: str = "apart",
+    task: str = "answer",
 ) -> Iterator[Context]:
     """Up to `most` contexts of each side, one per example and side, in an order from the seed.
 
     layout: "apart" shows the gold passages alone, or `noise_passages` of noise; "matched" shows as
     many passages on both sides (`noise_passages`, or as many as there are gold ones, where these
     are more): the same noise, with the gold passages in it or with noise of like length in their
-    place. named: what the examples are called in messages. Raises BadInput when there is none of
-    one side.
+    place. task: "yes-no" asks of every context whether the gold answer can be derived from it, and
+    accepts YES. named: what the examples are called in messages. Raises BadInput when there is none
+    of one side.
     """
     # Where nothing is the answer, there is none to attribute.
     pool = [example for example in pool if example.answers]
@@ -65,7 +71,10 @@ def contexts(
             if passages:
                 found += 1
                 key = f"{side}/{example.id}"
-                yield Context(key, side, example.question, passages, example.answers)
+                question, answers = example.question, example.answers
+                if task == "yes-no":
+                    question, answers = _DERIVED.format(question, answers[0]), ("YES",)
+                yield Context(key, side, question, passages, answers)
         if not found:
             wanted = "a gold passage" if side == RELEVANT else "a distractor or random passage"
             raise BadInput(f"{named}: no example holds {wanted}; mix some with `neurorit-rag mix`")

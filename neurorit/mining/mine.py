@@ -77,7 +77,13 @@ def mine(
     most = settings.samples * (ASKED if settings.contexts == "followed" else 1)
     candidates = list(
         contexts(
-            pool, most, settings.noise_passages, seed, examples_name(examples), settings.layout
+            pool,
+            most,
+            settings.noise_passages,
+            seed,
+            examples_name(examples),
+            settings.layout,
+            settings.task,
         )
     )
     inputs = {"examples": examples_digest(examples, pool), "model": source.digest}

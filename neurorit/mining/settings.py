@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from neurorit.core.errors import BadInput
 from neurorit.core.registry import Registry
 from neurorit.core.settings import AtLeastOne, Settings, Within
 from neurorit.core.units import Amount
@@ -67,6 +68,9 @@ class MiningSettings(Settings):
     """matched: as many passages on both sides, the gold ones' places taken by noise of like length,
     compared with the same wording without passages; apart: gold passages alone, compared with the
     template's own wording of a bare question [I]."""
+    task: Literal["answer", "yes-no"] = "answer"
+    """What is asked of a context: the question, or as in the released code whether a proposed
+    answer, the gold one, can be derived from it: the target is YES on both sides [R]."""
     contexts: Literal["followed", "all"] = "followed"
     """followed: those that the model's own answer follows (relevant ones that it answers rightly,
     irrelevant ones whose noise it repeats), out of four times `samples`, attributed where its words
@@ -137,6 +141,11 @@ class MiningSettings(Settings):
         ATTRIBUTIONS.check(self.method, "‹method›")
         SELECTIONS.check(self.selection, "‹selection›")
         SITES.check(self.site, "‹site›")
+        if self.task == "yes-no" and (self.contexts, self.irrelevant_target) != ("all", "gold"):
+            raise BadInput(
+                "‹task=yes-no› has one target, YES, on both sides: set ‹contexts=all› and "
+                "‹irrelevant_target=gold›"
+            )
 
 
 NEURON_CONTROLS = ("random-neurons", "active-neurons", "swapped-groups")

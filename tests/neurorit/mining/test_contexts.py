@@ -10,6 +10,7 @@ from neurorit.core.errors import BadInput
 from neurorit.data.example_files import load_examples, write_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.mining.contexts import Context, contexts
+from neurorit.mining.settings import MiningSettings
 
 
 def text(count: int, mark: str) -> str:
@@ -82,3 +83,15 @@ def test_a_pool_that_is_too_small_is_told(tmp_path: Path) -> None:
     made = [Example("e", "q?", ("answer",), (gold("g", 10), noise("a", 10)))]
     with pytest.raises(BadInput, match="too little noise for 4 passages"):
         read(tmp_path / "e.jsonl", made, 4, "matched")
+
+
+def test_a_yes_no_task_asks_both_sides_whether_the_gold_answer_can_be_derived() -> None:
+    made = [Example("e", "q {x}?", ("answer", "other"), (noise("a", 9), gold("g", 9)))]
+    plain, asked = (list(contexts(made, 9, 1, 0, task=task)) for task in ("answer", "yes-no"))
+    for one, other in zip(plain, asked, strict=True):
+        assert (one.key, one.passages) == (other.key, other.passages)
+        assert other.answers == ("YES",)
+        assert other.question.startswith("q {x}?\nProposed answer: answer\n")
+    with pytest.raises(BadInput, match="irrelevant_target=gold"):
+        MiningSettings(task="yes-no", contexts="all")
+    MiningSettings(task="yes-no", contexts="all", irrelevant_target="gold")
