@@ -58,7 +58,15 @@ def is_right(output: str, example: Example, metric: Metric) -> bool:
     return counts_as_right(metric, *(scores[kind] for kind in kinds))
 
 
+def answer_in(output: str, answer_after: str) -> str:
+    """The part of a reply that is its answer: what follows those words, or all without them."""
+    if not answer_after:
+        return output
+    return output.rpartition(answer_after)[2].strip()
+
+
 def _scores(output: str, example: Example, analysis: Analysis) -> dict[str, Any]:
+    output = answer_in(output, analysis.answer_after)
     parts = example.meta.get("parts") or ()
     matched = matching.match_all(output, example.parts)
     substring = matching.match_substring_all(output, example.parts)

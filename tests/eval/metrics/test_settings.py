@@ -45,6 +45,24 @@ def answers(
     return made
 
 
+def test_an_answer_is_scored_after_its_evidence() -> None:
+    example = make_example(1)  # Town1x0
+    replies = {
+        "It says Town1x0. Answer: Town1x0": (True, False),
+        "Answer: Nowhere. Answer:\nTown1x0\nor so": (False, False),
+        "It says Town1x0. Answer: Rome": (False, False),
+        "Town1x0": (True, False),  # without the marker all of it is the answer
+        "Town1x0 stands there. Answer: I do not know.": (False, True),
+    }
+    for text, (exact, refused) in replies.items():
+        scored = score(
+            "s", "clean", example, [], "k", text, analysis=Analysis(answer_after="Answer:")
+        )
+        assert (scored.em, scored.abstained) == (exact, refused), text
+        assert scored.output == text
+        assert score("s", "clean", example, [], "k", text).em is (text == "Town1x0")
+
+
 def test_sentences_are_compared_by_match() -> None:
     systems = {"api": 0.2, "ours": 0.9}
     held = answers(systems)
