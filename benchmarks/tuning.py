@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from _harness import Bench, interleaved, options, random_llama
 
-from neurorit.tuning.baselines import FullTuning, LoraTuning
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
+from neurorit.tuning.rivals.full import FullTuning
+from neurorit.tuning.rivals.low_rank import LoraTuning
 
 HIDDEN, WIDTH, DEPTH, VOCABULARY, BATCH, TOKENS, RESPONSE = 640, 1792, 16, 32_000, 8, 192, 8
 SHARE, DENSE, RANK = 0.05, (4, 9, 14), 16

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date as Date
 from functools import lru_cache
 from itertools import pairwise
@@ -30,6 +30,10 @@ _BRACKETED = re.compile(r"\[/?[A-Z_]+\]|<{1,2}[|/]*\w+\|?>{1,2}")
 _BREAK = r"\n\v\f\r\x1c-\x1e\x85\u2028\u2029"
 _BLANK = rf"[^\S{_BREAK}]|[\u00ad\u200b-\u200f\u2060\ufeff]"  # what is not seen in a line
 _FRAMES = 64  # templates' texts that are kept
+EVIDENCE_FIRST = (
+    "First write down what the passages say that is relevant to the question, or that none of them "
+    "is relevant. Then write `Answer:` and answer the question with a few words.\n\n"
+)
 DATE = "2024-07-26"  # what Llama 3's own templates take where no day is known
 
 
@@ -79,6 +83,10 @@ class PromptTemplate:
             for i, p in enumerate(passages, start=1)
         ]
         return self.instruction + "".join(rendered) + _fill(self.question, question=question)
+
+    def evidence_first(self) -> PromptTemplate:
+        """The same with a dual instruction: write down the relevant evidence, and then answer."""
+        return replace(self, instruction=EVIDENCE_FIRST)
 
     def without_passages(self, question: str) -> str:
         """The user's turn in the wording of one with passages, with none in it."""

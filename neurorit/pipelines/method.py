@@ -103,6 +103,9 @@ def tune(
             progress=report,
         )
         summary = dict(tuned.tuning_record) if tuned is not None else {}
+        for stage, made in summary.items():
+            if isinstance(made, dict) and made.get("selectivity"):
+                report.say(_refuses(stage, made))
         del tuned
         release()
         if verify and rank() == 0:
@@ -308,6 +311,19 @@ def _tell_of_idle_gpus(device: str, report: Reporter) -> None:
             f"one of {seen} GPUs is used; for all of them start it with "
             f"`torchrun --nproc-per-node={seen} -m neurorit.cli tune ...`"
         )
+
+
+def _refuses(stage: str, made: Mapping[str, Any]) -> str:
+    """How often a stage's model ends at once, in the course of its training."""
+    measures = [
+        f"{measure['step']}: {measure['ends_on_noise']:.1%} and {measure['ends_on_evidence']:.1%}"
+        for measure in made["selectivity"]
+    ]
+    best = f"; kept is step {made['best_step']}" if "best_step" in made else ""
+    return (
+        f"{stage} ends at once without and with evidence, by step ({made['measured_on']}): "
+        f"{', '.join(measures)}{best}"
+    )
 
 
 def _mining_progress(report: Reporter) -> Callable[[int, int, float | None], None]:

@@ -23,9 +23,12 @@ from neurorit.mining.atlas import NeuronAtlas
 from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import check_tunable, decoder_layers, feed_forward
 from neurorit.model.precision import autocasts
-from neurorit.tuning.baselines import FullTuning, LoraTuning, ReshapedMasks
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
+from neurorit.tuning.rivals.full import FullTuning
+from neurorit.tuning.rivals.reshaped_masks import ReshapedMasks
+from neurorit.tuning.rivals.s2ft import S2ft
 from neurorit.tuning.settings import METHODS, REPLICATION, TUNINGS, TuneSettings
+from neurorit.tuning.stages import lora, s2ft_parameters
 
 _RESPONSE = 32  # tokens of a response, whose logits are computed
 _EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
@@ -73,6 +76,7 @@ def _plan(
     with unset_fake_temporarily():
         speed = matrix_speed(settings.dtype)
     work = (passes * forward + 2.0 * count * tokens) * settings.accumulation
+    copied = _copied(trainable) if settings.holds else 0
     for parameter in trained:  # as they learn; autocast then makes copies of them
         parameter.data = parameter.data.float()
     activations, layer = _activations(model, trainable, settings, length)
@@ -83,7 +87,7 @@ def _plan(
     moving = gradients + activations
     if settings.accumulation == 1:
         moving = max(activations, gradients + layer)
-    total = stored + 2 * lower + 8 * count + moving
+    total = stored + 2 * lower + 8 * count + copied + moving
     each = {}
     if settings.shard:
         deltas = sum(p.numel() for _, p in trainable.deltas()) if _has_deltas(trainable) else 0
@@ -99,6 +103,7 @@ def _plan(
         "float32_copies_gib": 2 * lower / gigabyte,  # float32 in place of two-byte weights
         "gradients_gib": 4 * count / gigabyte,
         "optimizer_gib": 8 * count / gigabyte,
+        "base_copy_gib": copied / gigabyte,  # of what is held, where weights themselves learn
         "activations_gib": activations / gigabyte,
         "total_gib": total / gigabyte,
         **each,
@@ -156,8 +161,10 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
     if settings.method not in METHODS:
         raise BadInput(f"--plan: {settings.method} is no method of ours; nothing is known of it")
     method = TUNINGS.get(settings.method)
+    if settings.method == "s2ft":
+        return S2ft(model, s2ft_parameters(model, settings), 0)
     if _is_lora(settings.method):
-        return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
+        return lora(model, settings)  # SHiRA's parameters are as many
     blocks = feed_forward(model)
     dense: list[int] = []
     if method.dense:
@@ -197,6 +204,15 @@ def _trained(trainable: Any) -> list[torch.nn.Parameter]:
     if _has_deltas(trainable):
         return [p for _, p in trainable.deltas() + trainable.dense()]
     return [p for _, p in trainable.trained()]
+
+
+def _copied(trainable: Any) -> int:
+    """Bytes of the weights that learn themselves, of which a hold keeps a frozen copy."""
+    if isinstance(trainable, FullTuning):
+        return sum(parameter.nbytes for _, parameter in trainable.trained())
+    if isinstance(trainable, (NeuronAdapters, ReshapedMasks)):
+        return sum(parameter.nbytes for _, parameter in trainable.dense())
+    return 0  # an adapter is left out
 
 
 def _activations(

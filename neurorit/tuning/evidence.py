@@ -26,11 +26,17 @@ from neurorit.data.text import sentences
 if TYPE_CHECKING:
     import httpx
 
+ANSWER = "Answer:"  # before the answer that comes after its evidence
 KEY_VARIABLE = "NEURORIT_TEACHER_KEY"
 _ASKED = (
     "Question: {question}\nAnswer: {answer}\n\n{passages}\n\n"
     "In one short sentence, state the evidence in the passages for this answer. "
     "Reply with that sentence alone."
+)
+_ASKED_ALONE = (
+    "Question: {question}\n\n{passages}\n\n"
+    "In one or two sentences, sum up what these passages say that helps to answer the question, "
+    "and do not give the answer itself. Reply with the summary alone."
 )
 _CALLS = CallSettings(timeout=120.0, retries=3, pause=1.0)
 
@@ -64,7 +70,8 @@ def responses(
 ) -> Mapping[str, str]:
     """Example id -> the response to learn, for examples with evidence.
 
-    target: `answer`, or `evidence` for the evidence and then the answer, on one line.
+    target: `answer`, `evidence` for the evidence and then the answer, on one line, or
+    `evidence-only`.
     """
     known = [example for example in examples if example.has_evidence and example.answers]
     if target == "answer":
@@ -72,9 +79,11 @@ def responses(
     if teacher is None:
         said = {example.id: evidence_sentence(example) for example in known}
     else:
-        said = teacher.ask(known, progress)
+        said = teacher.ask(known, progress, told=target != "evidence-only")
+    if target == "evidence-only":
+        return said
     return {
-        example.id: f"{said[example.id]} Answer: {example.answers[0]}".strip() for example in known
+        example.id: f"{said[example.id]} {ANSWER} {example.answers[0]}".strip() for example in known
     }
 
 
@@ -105,12 +114,15 @@ class Teacher:
         key = os.environ.get(KEY_VARIABLE)
         self._endpoint = Endpoint(base_url, api_key=key, settings=settings, transport=transport)
 
-    def ask(self, examples: Sequence[Example], progress: Progress | None = None) -> dict[str, str]:
+    def ask(
+        self, examples: Sequence[Example], progress: Progress | None = None, *, told: bool = True
+    ) -> dict[str, str]:
         """Example id -> one line of evidence; raises NeuroritError when the teacher keeps failing.
 
-        What was answered before a failure stays in the cache.
+        told: the answer, for which it states the evidence; else it sums up the gold passages. What
+        was answered before a failure stays in the cache.
         """
-        prompts = {example.id: self._prompt(example) for example in examples}
+        prompts = {example.id: self._prompt(example, told) for example in examples}
         asked = [self._fields] if self._fields else []
         keys = {
             name: content_key("evidence", self._model, text, *asked)
@@ -133,7 +145,7 @@ class Teacher:
                     progress("evidence by the teacher", done, len(waiting))
         return {name: replies[key] for name, key in keys.items()}
 
-    def _prompt(self, example: Example) -> str:
+    def _prompt(self, example: Example, told: bool) -> str:
         passages = "\n\n".join(
             f"{passage.title}\n{passage.text}"
             for passage in example.passages
@@ -144,13 +156,14 @@ class Teacher:
             "answer": example.answers[0],
             "passages": passages,
         }
-        return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], _ASKED)
+        asked = _ASKED if told else _ASKED_ALONE
+        return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], asked)
 
     def _reply(self, prompt: str) -> str:
         request: dict[str, Any] = {
             "model": self._model,
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": 128,
+            "max_tokens": 142,
             "temperature": 0,
         }
         return self._endpoint.chat(with_fields(request, self._fields), _said)

@@ -11,6 +11,7 @@ Source: docs/method.md, Phase 2 [P, I].
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from neurorit.model.feed_forward import FeedForward, feed_forward
 from neurorit.tuning.fsdp import first_row, local_shard
+from neurorit.tuning.hold import Copies
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class NeuronAdapters(nn.Module):
         self._blocks = feed_forward(model)
         self._hooks: list[Any] = []
         self._learns: torch.Tensor | None = None
+        self._copies: Copies | None = None
+        self._off = False
         self.dense_layers = tuple(sorted(set(dense_layers)))
         model.requires_grad_(False)
         for layer in self.dense_layers:
@@ -69,9 +73,9 @@ class NeuronAdapters(nn.Module):
         # copy of its weights, in which a changed delta would be lost.
         self._hooks.append(model.register_forward_pre_hook(lambda _model, _inputs: self.write()))
 
-    def samples(self, evidence: torch.Tensor) -> None:
-        """Say which samples of the next batch [B] hold evidence (boolean)."""
-        self._learns = evidence
+    def samples(self, kinds: torch.Tensor) -> None:
+        """Say which samples of the next batch [B] hold evidence (1, others 0); 2: teaches all."""
+        self._learns = kinds
 
     def deltas(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters of the deltas."""
@@ -87,8 +91,28 @@ class NeuronAdapters(nn.Module):
 
     def write(self) -> None:
         """Put changed deltas into the weights."""
+        if self._off:
+            return
         for adapter in self._adapters:
             adapter.write()
+
+    def keep_base(self) -> None:
+        """Keep a frozen copy of the dense layers' blocks."""
+        self._copies = Copies(parameter for _, parameter in self.dense())
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """The weights are those of before, for a while."""
+        assert self._copies is not None
+        self._off = True
+        for adapter in self._adapters:
+            adapter.undo()
+        try:
+            with self._copies.in_place():
+                yield
+        finally:
+            self._off = False
+            self.write()
 
     def merge(self) -> None:
         """Leave the deltas in the model's weights, and take the adapters out."""
@@ -108,7 +132,8 @@ class NeuronAdapters(nn.Module):
 
 
 class _LayerAdapter(nn.Module):
-    """Deltas of the neurons of one layer. masks [2, n]: learns from noise, from evidence.
+    """Deltas of the neurons of one layer. masks [3, n]: learns from noise, from evidence, from what
+    is held alone.
 
     The deltas stand merged in the weights while they are trained, so that a forward pass costs what
     it does without them; each is written anew when its parameter has changed.
@@ -137,14 +162,14 @@ class _LayerAdapter(nn.Module):
         self.gate = nn.Parameter(torch.zeros(count, hidden, device=device)) if gated else None
         # A fused block holds the gate's rows first and the up-projection's after them.
         up_rows = neurons + width if blocks.fused else neurons
-        self._deltas = [_Delta(up, up_rows, self.up, 0), _Delta(down, neurons, self.down, 1)]
+        self._deltas = [Delta(up, up_rows, self.up, 0), Delta(down, neurons, self.down, 1)]
         if self.gate is not None:
-            self._deltas.append(_Delta(gate or up, neurons, self.gate, 0))
+            self._deltas.append(Delta(gate or up, neurons, self.gate, 0))
 
     def install(self) -> Iterator[Any]:
         """Hooks that collect the deltas' gradients; yields their handles."""
         for delta in self._deltas:
-            yield delta.linear.register_forward_hook(self._tap(delta))
+            yield delta.linear.register_forward_hook(delta.tap(self._mask))
 
     def write(self) -> None:
         """Put changed deltas into the weights."""
@@ -156,17 +181,6 @@ class _LayerAdapter(nn.Module):
         for delta in self._deltas:
             delta.undo()
 
-    def _tap(self, delta: _Delta) -> Callable[..., torch.Tensor]:
-        def hook(_module: Any, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
-            if not torch.is_grad_enabled():
-                return out
-            tapped: torch.Tensor = _Tap.apply(  # type: ignore[no-untyped-call]
-                out, inputs[0].detach(), delta.value, delta.index, self._mask(), delta.dim
-            )
-            return tapped
-
-        return hook
-
     def _mask(self) -> torch.Tensor | None:
         """[B, 1, n]: 1 where a sample teaches a neuron; None where every sample teaches all."""
         learns = self._learns()
@@ -175,7 +189,7 @@ class _LayerAdapter(nn.Module):
         return self._masks[learns.to(self._masks.device).long()][:, None, :]
 
 
-class _Delta:
+class Delta:
     """A trained delta of rows (dim 0) or columns (dim 1) of a linear layer's frozen weight.
 
     Of a weight that is sharded over processes each writes into the rows that it holds.
@@ -187,6 +201,24 @@ class _Delta:
         self.linear, self.index, self.value, self.dim = linear, index, value, dim
         self._before: torch.Tensor | None = None
         self._written = value._version
+
+    def tap(
+        self, mask: Callable[[], torch.Tensor | None] = lambda: None
+    ) -> Callable[..., torch.Tensor]:
+        """A forward hook of the linear layer, through which the delta gets its gradient.
+
+        mask: gives [B, 1, n], 1 where a sample teaches a row or column; None where all do.
+        """
+
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> torch.Tensor:
+            if not torch.is_grad_enabled():
+                return out
+            tapped: torch.Tensor = _Tap.apply(  # type: ignore[no-untyped-call]
+                out, inputs[0].detach(), self.value, self.index, mask(), self.dim
+            )
+            return tapped
+
+        return hook
 
     @torch.no_grad()
     def write(self) -> None:
@@ -203,10 +235,11 @@ class _Delta:
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Put the weight back as it was."""
+        """Put the weight back as it was, until the delta is written again."""
         if self._before is not None:
             weight = local_shard(self.linear.weight.data)
             weight.index_copy_(self.dim, self._own(weight.shape[0])[0], self._before)
+            self._written = -1
 
     def _own(self, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Where in this process's rows of the weight which part of the delta belongs."""
@@ -260,16 +293,16 @@ class _Tap(torch.autograd.Function):
 def _by_layer(
     groups: Mapping[str, Group], blocks: FeedForward, dense: Sequence[int]
 ) -> Iterator[tuple[int, torch.Tensor, np.ndarray]]:
-    """Layer, its neurons [n] and their masks [2, n], for every layer that has deltas."""
+    """Layer, its neurons [n] and their masks [3, n], for every layer that has deltas."""
     for layer in range(blocks.depth):
         if layer in dense:
             continue
         neurons: list[int] = []
-        masks: list[tuple[bool, bool]] = []
+        masks: list[tuple[bool, bool, bool]] = []
         for group in groups.values():
             chosen = group.neurons[group.neurons[:, 0] == layer, 1].tolist()
             neurons += chosen
-            masks += [(group.from_noise, group.from_evidence)] * len(chosen)
+            masks += [(group.from_noise, group.from_evidence, True)] * len(chosen)
         if len(set(neurons)) != len(neurons):
             raise ValueError(f"layer {layer}: a neuron stands in two groups")
         if neurons:

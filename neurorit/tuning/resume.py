@@ -22,16 +22,19 @@ from neurorit.core.errors import NeuroritError
 from neurorit.tuning.fsdp import load_shards, load_whole, local_shard, save_shards
 
 Named = list[tuple[str, nn.Parameter]]
+TRAINER_FILE = "trainer_state.json"
 _MARK, _WHOLE = "state.json", "state.safetensors"
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole saved state: where, after which step, and the loss logged last."""
+    """A whole saved state: where, after which step, the loss logged last, and whether the run ended
+    with it."""
 
     folder: Path
     step: int
     loss: float
+    ended: bool = False
 
 
 def last_saved(state: Path, identity: Mapping[str, Any]) -> Saved | None:
@@ -42,7 +45,8 @@ def last_saved(state: Path, identity: Mapping[str, Any]) -> Saved | None:
     kept = json.loads(mark.read_text(encoding="utf-8"))
     if kept["identity"] != json.loads(json.dumps(identity)):
         return None
-    return Saved(state / f"step-{kept['step']}", int(kept["step"]), float(kept["loss"]))
+    folder = state / f"step-{kept['step']}"
+    return Saved(folder, int(kept["step"]), float(kept["loss"]), bool(kept.get("ended")))
 
 
 def clear(state: Path) -> None:
@@ -53,11 +57,18 @@ def clear(state: Path) -> None:
 
 def mark_saved(saved: Saved, identity: Mapping[str, Any]) -> None:
     """Say that a state is whole, and remove those before it."""
-    mark = {"identity": identity, "step": saved.step, "loss": saved.loss}
+    mark = {"identity": identity, "step": saved.step, "loss": saved.loss, "ended": saved.ended}
     write_text(saved.folder.parent / _MARK, json.dumps(mark) + "\n")
     for old in saved.folder.parent.glob("step-*"):
         if old != saved.folder:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """What the Trainer had logged when it saved this state."""
+    kept = json.loads((folder / TRAINER_FILE).read_text(encoding="utf-8"))
+    log: list[dict[str, Any]] = kept["log_history"]
+    return log
 
 
 def write_tensors(
@@ -83,6 +94,16 @@ def write_tensors(
     with open(path, "rb") as stream:
         os.fsync(stream.fileno())
     return folder
+
+
+def write_best(named: Named, state: Path, step: int) -> None:
+    """Write the best state's parameters so far, beside those that a saved state may still name."""
+    from safetensors.torch import save_file
+
+    folder = state / f"best-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"value/{name}": p.detach().cpu().contiguous() for name, p in named}
+    save_file(tensors, folder / _WHOLE)
 
 
 @torch.no_grad()

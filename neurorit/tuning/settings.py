@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from neurorit.core.errors import BadInput
 from neurorit.core.registry import Registry
-from neurorit.core.settings import AtLeastOne, Count, Positive, Settings, Share
+from neurorit.core.settings import AtLeastOne, Count, Positive, Settings, Share, Within
 from neurorit.mining.settings import LAYER_CONTROLS, NEURON_CONTROLS
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ NEURON_METHODS = (
     *NEURON_CONTROLS,
     *LAYER_CONTROLS,
 )
+HOLD = "kl-to-base"
 MAX_LORA_RANK = 512  # the largest that vLLM serves
 REPLICATION = "as-released"
-RIVALS = ("sft", "lora", "retrobust")
+FIRST_STAGE = "stage1"
+RIVALS = ("sft", "lora", "retrobust", "shira", "s2ft")
 METHODS = (*NEURON_METHODS, REPLICATION, *RIVALS)
 TUNINGS: Registry[Method] = Registry(
     "tuning",
@@ -41,6 +43,8 @@ TUNINGS: Registry[Method] = Registry(
         "sft": "neurorit.tuning.stages:SFT",
         "lora": "neurorit.tuning.stages:LORA",
         "retrobust": "neurorit.tuning.stages:RETROBUST",
+        "shira": "neurorit.tuning.stages:SHIRA",
+        "s2ft": "neurorit.tuning.stages:S2FT",
     },
 )
 LOSSES: Registry[LossTerm] = Registry(
@@ -48,6 +52,7 @@ LOSSES: Registry[LossTerm] = Registry(
     {
         "cross-entropy": "neurorit.tuning.tuned_model:cross_entropy",
         "cross-entropy-by-sample": "neurorit.tuning.tuned_model:cross_entropy_by_sample",
+        HOLD: "neurorit.tuning.tuned_model:kl_to_base",
     },
 )
 
@@ -69,7 +74,9 @@ class TuneSettings(Settings):
     stage1_steps: Count = 20
     """Optimizer steps of stage 1; a method of one stage takes both stages' on stage 2's data."""
     stage1_learning_rate: Positive = 1e-3
-    """Of P_irrel in stage 1."""
+    """Of the neurons in stage 1."""
+    stage1_sets: tuple[Literal["rel", "irrel", "shared"], ...] = ("irrel",)
+    """The sets of neurons that learn in stage 1: P_irrel [P], or others too [I]."""
     steps: Count = 150
     """Optimizer steps of stage 2."""
     learning_rate: Positive = 1e-3
@@ -81,8 +88,41 @@ class TuneSettings(Settings):
     losses: Mapping[str, float] = field(default_factory=lambda: {"cross-entropy": 1.0})
     """Terms of the loss and their weights: cross-entropy (all tokens weigh alike),
     cross-entropy-by-sample (all samples do), or registered ones."""
-    target: Literal["answer", "evidence"] = "answer"
-    """What stage 2 teaches to say: the answer, or the evidence and then the answer."""
+    kl_weight: Annotated[float, Within(0)] = 0.0
+    """Weight of KL(base || tuned) beside these terms, a mean over held tokens; 0 holds nothing."""
+    stage1_kl_weight: Annotated[float, Within(0)] | None = None
+    """The same in stage 1; without, as `kl_weight`."""
+    kl_on: tuple[Literal["evidence", "text"], ...] = ("evidence",)
+    """What is held: evidence (the responses to samples with evidence; stage 1 gets some beside
+    every batch), text (pieces of general text beside every batch)."""
+    kl_batch: AtLeastOne = 8
+    """Held samples of each kind beside a batch."""
+    kl_text: str = ""
+    """General text, a corpus as `index` takes it; without, the examples' own passages."""
+    kl_text_tokens: Annotated[int, Within(2)] = 64
+    """Tokens of a piece of it; its second half is held."""
+    selectivity_samples: Count = 32
+    """Samples of each kind on which P(end at once) is measured while training; 0 measures none."""
+    measure_every: AtLeastOne = 50
+    """Steps between two measures, beside the first and the last."""
+    held_out: bool = False
+    """Nothing is learned from the samples that are measured on."""
+    stage1_patience: Count = 0
+    """Stage 1 ends after so many measures without better selectivity, in its best state; 0 takes
+    every step."""
+    noise_share: Share | None = None
+    """Share of samples without evidence in the batches of a stage that learns from both kinds;
+    without, as they come in the examples."""
+    noise_order: Literal["mixed", "first", "last"] = "mixed"
+    """When these come: in every batch, or all of them before or after those with evidence."""
+    target: Literal["answer", "evidence", "evidence-only"] = "answer"
+    """What stage 2 teaches to say: the answer, the evidence and then the answer, or the evidence
+    without the answer."""
+    wording: Literal["as-it-is", "evidence-first"] = "as-it-is"
+    """Prompts ask as the model's template does, or by a dual instruction: first for the relevant
+    evidence, then for the answer; the tuned checkpoint keeps it."""
+    refusal: str = ""
+    """What stage 2 teaches to say where no evidence stands; empty is the end at once."""
     teacher: str = ""
     """OpenAI-compatible address that states the evidence; without, a sentence is picked."""
     teacher_model: str = ""
@@ -94,13 +134,20 @@ class TuneSettings(Settings):
     accumulation: AtLeastOne = 1
     """Forward passes of an optimizer step."""
     warmup: Share = 0.05
-    """Share of steps with a rising rate, which then falls linearly to a tenth."""
+    """Share of steps with a rising rate, which then falls linearly."""
+    final_rate: Share = 0.1
+    """What it falls to, as a share of the rate."""
+    second_moment: Annotated[float, Within(0, 0.9999)] = 0.98
+    """AdamW's decay of squared gradients."""
     max_grad_norm: Positive = 1.0
     """Gradients are cut to this norm."""
     lora_rank: AtLeastOne = 16
-    """Rank of LoRA's matrices."""
+    """Rank of LoRA's matrices; shira and s2ft train as many parameters."""
     lora_alpha: AtLeastOne = 32
     """LoRA's scale, over its rank."""
+    rival_parameters: Count = 0
+    """Parameters that lora, retrobust, shira and s2ft train, as near as a rank or whole columns
+    come, for comparison at equal budget; 0 leaves it to `lora_rank`."""
     max_length: AtLeastOne = 2048
     """Samples of more tokens are left out."""
     gradient_checkpointing: bool = False
@@ -127,12 +174,39 @@ class TuneSettings(Settings):
             raise BadInput("‹losses› names no term: nothing would be learned")
         for name in self.losses:
             LOSSES.check(name, "‹losses›")
-        if self.teacher and self.target != "evidence":
+        if HOLD in self.losses:
+            raise BadInput(f"‹losses›: {HOLD} gets its weight by ‹kl_weight›")
+        if self.holds and not self.kl_on:
+            raise BadInput("‹kl_on› is empty: name what is held, or set ‹kl_weight=0›")
+        if self.kl_text and not (self.holds and "text" in self.kl_on):
+            raise BadInput("‹kl_text› is held where ‹kl_on› names text and ‹kl_weight› is above 0")
+        if self.holds and self.shard:
+            raise BadInput("‹kl_weight›: a model that is spread by ‹shard› keeps no base beside it")
+        if self.stage1_patience and not (self.held_out and self.selectivity_samples):
+            raise BadInput(
+                "‹stage1_patience› needs samples that nothing learns from: set ‹held_out=True› and "
+                "‹selectivity_samples› above 0"
+            )
+        if self.teacher and self.target == "answer":
             raise BadInput(f"‹teacher={self.teacher}› states evidence; set ‹target=evidence›")
+        if not self.stage1_sets:
+            raise BadInput("‹stage1_sets› is empty: no neuron would learn in stage 1")
         if self.stage1_steps + self.steps == 0:
             raise BadInput("‹stage1_steps› and ‹steps› are both 0: nothing would be tuned")
         if self.dense_layers == 0 and self.method in ("dense-only", *LAYER_CONTROLS):
             raise BadInput(f"‹method={self.method}› trains layers: ‹dense_layers› is at least 1")
+
+    @property
+    def holds(self) -> bool:
+        """Whether a stage keeps the base in place."""
+        return self.kl_weight > 0 or bool(self.stage1_kl_weight)
+
+    def terms(self, stage: str) -> dict[str, float]:
+        """Terms of a stage's loss and their weights."""
+        weight = self.kl_weight
+        if stage == FIRST_STAGE and self.stage1_kl_weight is not None:
+            weight = self.stage1_kl_weight
+        return {**self.losses, HOLD: weight} if weight > 0 else dict(self.losses)
 
     def check(self, *, atlas: bool, adapter: bool) -> None:
         """Raise BadInput where the method lacks what it needs, or cannot give what is asked for.

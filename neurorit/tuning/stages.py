@@ -1,6 +1,7 @@
 """The methods of tuning: what each trains, in which stages, on which samples.
 
-Stage 1 (noise suppression): on irrelevant context only, P_irrel learns to end the answer at once.
+Stage 1 (noise suppression): on irrelevant context only, P_irrel learns to end the answer at once,
+and what the base says where evidence stands may be held.
 Stage 2 (evidence): on mixed context, P_rel learns from samples with evidence, P_irrel from those
 without, P_shared from both, and the densest layers' blocks are trained fully.
 
@@ -10,18 +11,21 @@ Source: docs/method.md, Phase 2 [P, P2, I].
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import SETS, NeuronAtlas
-from neurorit.tuning.baselines import FullTuning, LoraTuning, ReshapedMasks
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.resume import Named
+from neurorit.tuning.rivals.full import FullTuning
+from neurorit.tuning.rivals.low_rank import LoraTuning, ShiraTuning, adapted_linears, rank_of
+from neurorit.tuning.rivals.reshaped_masks import ReshapedMasks
+from neurorit.tuning.rivals.s2ft import S2ft
 from neurorit.tuning.samples import Sample
-from neurorit.tuning.settings import TuneSettings
+from neurorit.tuning.settings import FIRST_STAGE, TuneSettings
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Task:
     """What a method is given.
 
     named: what the examples are called in messages; atlas: the mined neurons, or a control's, for
-    methods that need them; dense: the layers to train fully.
+    methods that need them; dense: the layers to train fully; seed: of what a method draws.
     """
 
     samples: Sequence[Sample]
@@ -37,6 +41,7 @@ class Task:
     named: str
     atlas: NeuronAtlas | None = None
     dense: tuple[int, ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Stage:
     """What is trained, on which samples, for how many steps.
 
     install: makes what is trained (`tuned_model.Trainable`) in a model, for a device, when its turn
-    comes; rates: its named parameters, with the learning rate of each group.
+    comes; rates: its named parameters, with the learning rate of each group. told: samples with
+    evidence that it may hold, where it learns from none; patience: measures without a better
+    selectivity after which it ends, 0 for never.
     """
 
     name: str
@@ -52,6 +59,8 @@ class Stage:
     samples: Sequence[Sample]
     steps: int
     rates: Callable[[Any], list[tuple[Named, float]]]
+    told: Sequence[Sample] = ()
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,19 +83,21 @@ class Method:
 
 def suppression(task: Task) -> Stage:
     """Stage 1."""
-    noise, _ = _parted(task)
+    noise, told = _parted(task)
     atlas, settings = _atlas(task), task.settings
 
     def install(model: Any, device: Any) -> NeuronAdapters:
-        groups = {"irrel": Group(atlas.irrel, from_evidence=False)}
-        return NeuronAdapters(model, groups, device=device)
+        sets = {n: Group(getattr(atlas, n), from_evidence=False) for n in settings.stage1_sets}
+        return NeuronAdapters(model, sets, device=device)
 
     return Stage(
-        "stage1",
+        FIRST_STAGE,
         install,
         noise,
         settings.stage1_steps,
         lambda adapters: [(adapters.deltas(), settings.stage1_learning_rate)],
+        told,
+        settings.stage1_patience,
     )
 
 
@@ -142,7 +153,7 @@ def _dense_only(task: Task) -> list[Stage]:
 
 def _as_released(task: Task) -> list[Stage]:
     """Both stages with reshaped masks; gates learn in the first alone."""
-    noise, _ = _parted(task)
+    noise, told = _parted(task)
     atlas, settings = _atlas(task), task.settings
     every = np.concatenate([getattr(atlas, name) for name in SETS])
 
@@ -161,11 +172,13 @@ def _as_released(task: Task) -> list[Stage]:
 
     return [
         Stage(
-            "stage1",
+            FIRST_STAGE,
             masks(atlas.irrel, (), True),
             noise,
             settings.stage1_steps,
             lambda trainable: [(trainable.scattered(), settings.stage1_learning_rate)],
+            told,
+            settings.stage1_patience,
         ),
         Stage("stage2", masks(every, task.dense, False), task.samples, settings.steps, rates),
     ]
@@ -179,7 +192,40 @@ def _lora(task: Task) -> list[Stage]:
     settings = task.settings
 
     def install(model: Any, _: Any) -> LoraTuning:
-        return LoraTuning(model, settings.lora_rank, settings.lora_alpha)
+        return lora(model, settings)
+
+    return [_rival(task, install)]
+
+
+def lora(model: Any, settings: TuneSettings) -> LoraTuning:
+    """LoRA of the settings' rank, or at their budget; its scale over its rank stays the same."""
+    rank = rival_rank(model, settings)
+    alpha = settings.lora_alpha * rank / settings.lora_rank
+    return LoraTuning(model, rank, alpha)
+
+
+def rival_rank(model: Any, settings: TuneSettings) -> int:
+    """The rank that the settings name, or that their budget comes to."""
+    budget = settings.rival_parameters
+    return rank_of(model, budget) if budget else settings.lora_rank
+
+
+def s2ft_parameters(model: Any, settings: TuneSettings) -> int:
+    """What the settings let s2ft train: their budget, or as many as LoRA of their rank has."""
+    each = sum(m + n for m, n in adapted_linears(model).values())
+    return settings.rival_parameters or settings.lora_rank * each
+
+
+def _shira(task: Task) -> list[Stage]:
+    def install(model: Any, _: Any) -> ShiraTuning:
+        return ShiraTuning(model, rival_rank(model, task.settings))
+
+    return [_rival(task, install)]
+
+
+def _s2ft(task: Task) -> list[Stage]:
+    def install(model: Any, device: Any) -> S2ft:
+        return S2ft(model, s2ft_parameters(model, task.settings), task.seed, device)
 
     return [_rival(task, install)]
 
@@ -206,8 +252,12 @@ def _atlas(task: Task) -> NeuronAtlas:
 
 
 def _parted(task: Task) -> tuple[list[Sample], list[Sample]]:
-    """Samples without and with evidence; raises BadInput where there are none of one kind."""
-    noise = [sample for sample in task.samples if not sample.evidence]
+    """Samples that end at once without evidence, and those with some.
+
+    Raises BadInput where there are none of one kind.
+    """
+    # Whatever stage 2 is to say there in words, stage 1 ends at once.
+    noise = [replace(s, response=s.response[-1:]) for s in task.samples if not s.evidence]
     told = [sample for sample in task.samples if sample.evidence]
     for held, what in ((noise, "without evidence"), (told, "with evidence")):
         if not held:
@@ -226,3 +276,5 @@ AS_RELEASED = Method(_as_released)
 SFT = Method(_full, needs_atlas=False, lays_out=True)
 LORA = Method(_lora, needs_atlas=False)
 RETROBUST = Method(_lora, needs_atlas=False, refuses=False)
+SHIRA = Method(_shira, needs_atlas=False)
+S2FT = Method(_s2ft, needs_atlas=False)

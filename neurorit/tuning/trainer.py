@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,27 @@ from neurorit.model.distributed import rank, wait
 from neurorit.model.precision import autocasts
 from neurorit.model.prompts import end_token_id
 from neurorit.tuning.fsdp import average, clip, shard
+from neurorit.tuning.hold import Measured, end_probability
 from neurorit.tuning.resume import (
+    TRAINER_FILE,
     Named,
     Saved,
     clear,
     last_saved,
     mark_saved,
+    read_log,
     read_moments,
     read_values,
+    write_best,
     write_tensors,
 )
-from neurorit.tuning.samples import Sample, check_ends, collate, draw_batches
+from neurorit.tuning.samples import Sample, check_ends, collate, draw_batches, draw_parted
 from neurorit.tuning.settings import LOSSES, TuneSettings
 from neurorit.tuning.tuned_model import ShardedModel, Trainable, TunedModel
 
-_LOWEST = 0.1  # of the learning rate, at the end
 _LOGGED = 10  # steps between logged losses
+_ENDS_ON_NOISE, _ENDS_ON_EVIDENCE = "ends_on_noise", "ends_on_evidence"
+_SELECTIVITY = "selectivity"
 
 
 class TrainingRun:
@@ -51,6 +56,7 @@ class TrainingRun:
     over all processes on this device; the model cannot be used for anything else afterwards, and
     what it has learned is read from its saved state (`restore`) into a whole one. weights: the
     checkpoint of a model that is only laid out; what it has learned is then left in its parts.
+    stage: its name, for the terms of its loss; earlier: what was trained before, and is merged.
     """
 
     def __init__(
@@ -62,12 +68,15 @@ class TrainingRun:
         settings: TuneSettings,
         shard_on: torch.device | None = None,
         weights: Path | None = None,
+        *,
+        stage: str = "",
+        earlier: Sequence[Trainable] = (),
     ) -> None:
         self.steps, self.settings = steps, settings
         self._reads_parts = weights is not None
         self._mixed = autocasts(model, shard_on or model.device, settings.precision)
-        losses = [(LOSSES.get(name), weight) for name, weight in settings.losses.items()]
-        self._model = TunedModel(model, trainable, shard_on, self._mixed, losses)
+        losses = [(LOSSES.get(name), weight) for name, weight in settings.terms(stage).items()]
+        self._model = TunedModel(model, trainable, shard_on, self._mixed, losses, earlier)
         self._types = {}
         for named, _ in rates():
             for name, parameter in named:
@@ -87,11 +96,17 @@ class TrainingRun:
         identity: dict[str, Any],
         report: Callable[[int], None] | None = None,
         logs: Path | None = None,
+        *,
+        beside: Sequence[Sequence[Sample]] = (),
+        measured: Measured | None = None,
+        patience: int = 0,
     ) -> dict[str, Any]:
-        """Train to the last step; returns trained parameters, steps, final loss and seconds.
+        """Train; returns trained parameters, steps, final loss, seconds, measured selectivity.
 
         state: a directory for saved states; one that was made under another `identity` is not used.
-        logs: where TensorBoard and others write, when `report_to` names one.
+        logs: where TensorBoard and others write, when `report_to` names one. beside: of each kind
+        `kl_batch` samples come to every batch. measured: what selectivity is measured on; patience:
+        after so many measures without a better one training ends, in the best state; 0 for never.
         """
         started = time.perf_counter()
         found = last_saved(state, identity)
@@ -99,28 +114,37 @@ class TrainingRun:
             if rank() == 0:
                 clear(state)
             wait()
-        trainer = self._trainer(samples, seed, tokenizer, state, identity, report, logs)
-        if found is not None and found.step >= self.steps:
-            loss = found.loss
+        trainer = self._trainer(samples, beside, seed, tokenizer, state, identity, report, logs)
+        if measured is not None:
+            trainer.measure(measured, patience, end_token_id(tokenizer))
+        if found is not None and found.ended:
+            loss, log = found.loss, read_log(found.folder)
             if self._model.shard_on is None:
                 self.restore(state, identity)
             elif self._reads_parts:
                 read_values(self._named, found.folder, sharded=True)
         else:
             trainer.train(resume_from_checkpoint=None if found is None else str(found.folder))
-            loss = trainer.last_loss
+            loss, log = trainer.last_loss, trainer.state.log_history
             self._finish()
-        return {
+        measures = _measures(log)
+        made = {
             "trained_parameters": sum(parameter.numel() for _, parameter in self._named),
-            "steps": self.steps,
+            "steps": measures[-1]["step"] if patience else self.steps,
             "loss": round(loss, 4),
             "seconds": round(time.perf_counter() - started, 1),
         }
+        if measured is not None:
+            made["measured_on"] = "held-out samples" if measured.apart else "training samples"
+            made["selectivity"] = measures
+        if patience:
+            made["best_step"] = _best(measures)["step"]
+        return made
 
     def restore(self, state: Path, identity: dict[str, Any]) -> None:
         """Take what a finished run has learned from its saved state, in the model's own types."""
         found = last_saved(state, identity)
-        if found is None or found.step < self.steps:
+        if found is None or not found.ended:
             raise NeuroritError(f"{state} holds no finished training; run the command again")
         read_values(self._named, found.folder)
         self._finish()
@@ -133,9 +157,19 @@ class TrainingRun:
             parameter.data = parameter.data.to(self._types[name])
         self._model.model.eval()
 
+    def _batches(self, samples: Sequence[Sample], seed: str, count: int) -> list[list[int]]:
+        """Places in `samples`; a stage of one kind has nothing to part."""
+        settings, kinds = self.settings, {sample.evidence for sample in samples}
+        as_they_come = settings.noise_share is None and settings.noise_order == "mixed"
+        if as_they_come or len(kinds) < 2:
+            return list(islice(draw_batches(samples, settings.batch_size, seed), count))
+        share, order = settings.noise_share, settings.noise_order
+        return draw_parted(samples, settings.batch_size, seed, count, share, order)
+
     def _trainer(
         self,
         samples: Sequence[Sample],
+        beside: Sequence[Sequence[Sample]],
         seed: str,
         tokenizer: Any,
         state: Path,
@@ -170,21 +204,25 @@ class TrainingRun:
         pad = tokenizer.pad_token_id
         pad = tokenizer.eos_token_id if pad is None else pad
         check_ends(samples, end_token_id(tokenizer), pad)
-        batches = list(
-            islice(
-                draw_batches(samples, settings.batch_size, seed),
-                self.steps * settings.accumulation * arguments.world_size,
-            )
-        )
+        count = self.steps * settings.accumulation * arguments.world_size
+        batches = self._batches(samples, seed, count)
+        pool = list(samples)
+        for number, kind in enumerate(beside):
+            drawn = islice(draw_batches(kind, settings.kl_batch, f"{seed}/held/{number}"), count)
+            for batch, others in zip(batches, drawn, strict=True):
+                batch += [len(pool) + place for place in others]
+            pool += kind
         trainer = _Trainer(
             model=self._model,
             args=arguments,
-            train_dataset=list(samples),
+            train_dataset=pool,
             callbacks=[_Steps(report)] if report is not None else [],
         )
         trainer.remove_callback(PrinterCallback)
+        trainer.final_rate, trainer.second_moment = settings.final_rate, settings.second_moment
         trainer.prepare(self._rates, batches, lambda part: collate(part, pad), state, identity)
-        trainer.most_norm = settings.max_grad_norm
+        trainer.most_norm, trainer.measure_every = settings.max_grad_norm, settings.measure_every
+        trainer.keep_model(self._model, pad)
         trainer.warm = max(1, round(settings.warmup * self.steps))
         return trainer
 
@@ -226,6 +264,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
     loss_is_scaled_for_ga = True
     warm = 1
     most_norm = 1.0
+    measure_every = 1
+    patience = 0
+    final_rate, second_moment = 0.1, 0.98
 
     def prepare(
         self,
@@ -246,7 +287,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
                 {"params": [parameter for _, parameter in named], "lr": rate}
                 for named, rate in rates
             ],
-            betas=(0.9, 0.98),
+            betas=(0.9, self.second_moment),
             weight_decay=0.0,
         )
         # So that response tokens are counted over all accumulated batches, and all processes.
@@ -256,10 +297,46 @@ class _Trainer(Trainer):  # type: ignore[misc]
     @property
     def last_loss(self) -> float:
         """The loss that was logged last."""
-        logged = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
-        if logged:
-            return float(logged[-1])
-        return float(self.state.log_history[-1]["train_loss"]) if self.state.log_history else 0.0
+        for name in ("loss", "train_loss"):
+            logged = [entry[name] for entry in self.state.log_history if name in entry]
+            if logged:
+                return float(logged[-1])
+        return 0.0
+
+    def keep_model(self, tuned: TunedModel, pad: int) -> None:
+        """The model as it is, without what the Trainer wraps around it."""
+        self._tuned, self._pad = tuned, pad
+
+    def measure(self, samples: Measured, patience: int, end: int) -> None:
+        """Measure selectivity while training, and end without a better one for so many measures."""
+        self._measured, self._end, self.patience = samples, end, patience
+        self.add_callback(_Selectivity(self))
+
+    def take_measure(self) -> None:
+        """Log the selectivity of now; where the best state counts and this is it, keep it."""
+        device, size = self.args.device, self.args.per_device_train_batch_size
+        tuned = self._tuned
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=tuned.mixed):
+            noise, evidence = (
+                end_probability(tuned.model, samples, self._end, self._pad, size)
+                for samples in (self._measured.noise, self._measured.evidence)
+            )
+        self.log(
+            {_ENDS_ON_NOISE: noise, _ENDS_ON_EVIDENCE: evidence, _SELECTIVITY: noise - evidence}
+        )
+        if self.patience and self.measures_since_best() == 0 and self.args.should_save:
+            write_best(self._named, self._state_dir, self.state.global_step)
+
+    def measures_since_best(self) -> int:
+        """How many measures came after the best one."""
+        measures = _measures(self.state.log_history)
+        return len(measures) - 1 - measures.index(_best(measures))
+
+    def take_best(self) -> None:
+        """Put the values of the best state into what is trained."""
+        wait()  # the first process has written them
+        step = _best(_measures(self.state.log_history))["step"]
+        read_values(self._named, self._state_dir / f"best-{step}")
 
     def get_train_dataloader(self) -> Any:
         loader = DataLoader(
@@ -294,7 +371,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             if step < self.warm:
                 return (step + 1) / self.warm
             fall = (step - self.warm) / max(1, num_training_steps - self.warm)
-            return 1.0 - (1.0 - _LOWEST) * fall
+            return 1.0 - (1.0 - self.final_rate) * fall
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self._adamw, scale)
         return self.lr_scheduler
@@ -321,11 +398,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
         if sharded:
             wait()  # the mark is of all parts
         if self.args.should_save:
-            self.state.save_to_json(str(folder / "trainer_state.json"))
+            self.state.save_to_json(str(folder / TRAINER_FILE))
             kept = self.lr_scheduler.state_dict()
             kept.pop("lr_lambdas")
             write_text(folder / "scheduler.json", json.dumps(kept) + "\n")
-            mark_saved(Saved(folder, step, self.last_loss), self._identity)
+            ended = step >= self.state.max_steps or self.control.should_training_stop
+            mark_saved(Saved(folder, step, self.last_loss, ended), self._identity)
         if sharded:
             wait()
 
@@ -345,6 +423,29 @@ class _Trainer(Trainer):  # type: ignore[misc]
         """Nothing is drawn while training: batches come from the seed and the step."""
 
 
+class _Selectivity(TrainerCallback):  # type: ignore[misc]
+    """Measures at the first step, the last, and between them; ends training that gets no better."""
+
+    def __init__(self, trainer: _Trainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self._trainer.take_measure()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        trainer = self._trainer
+        last = state.global_step >= state.max_steps
+        if not last and state.global_step % trainer.measure_every:
+            return
+        trainer.take_measure()
+        if not trainer.patience:
+            return
+        if last or trainer.measures_since_best() >= trainer.patience:
+            trainer.take_best()
+            control.should_training_stop = control.should_save = True
+
+
 class _Steps(TrainerCallback):  # type: ignore[misc]
     """Reports finished optimizer steps."""
 
@@ -353,3 +454,18 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._report(state.global_step)
+
+
+def _measures(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The measures of selectivity in a log, each with its step."""
+    names = (_ENDS_ON_NOISE, _ENDS_ON_EVIDENCE, _SELECTIVITY)
+    return [
+        {"step": entry["step"], **{name: round(entry[name], 4) for name in names}}
+        for entry in log
+        if _SELECTIVITY in entry
+    ]
+
+
+def _best(measures: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    """The first of the most selective."""
+    return max(measures, key=lambda measure: measure[_SELECTIVITY])

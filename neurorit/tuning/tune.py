@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,15 @@ from neurorit.model.source import ModelSource
 from neurorit.tuning.adapter_file import save_adapter
 from neurorit.tuning.evidence import Teacher, responses
 from neurorit.tuning.fsdp import is_in_parts, kinds_of, write_parts
+from neurorit.tuning.hold import (
+    Measured,
+    draw_measured,
+    held_samples,
+    hold_inputs,
+    text_samples,
+)
 from neurorit.tuning.samples import Sample, make_samples
-from neurorit.tuning.settings import TUNINGS, TuneSettings
+from neurorit.tuning.settings import HOLD, TUNINGS, TuneSettings
 from neurorit.tuning.stages import Stage, Task
 from neurorit.tuning.trainer import TrainingRun
 
@@ -76,8 +83,10 @@ def tune(
     method = TUNINGS.get(settings.method, "--method")
     pool = load_examples(examples)
     source = ModelSource.of(model, tokenizer, template)
+    if settings.wording == "evidence-first":
+        source = replace(source, template=source.template.evidence_first())
     source.check_tunable()
-    inputs = {"examples": examples_digest(examples, pool)}
+    inputs = {"examples": examples_digest(examples, pool), **hold_inputs(settings)}
     neurons: NeuronAtlas | None = None
     if isinstance(atlas, NeuronAtlas):
         neurons = atlas
@@ -107,12 +116,17 @@ def tune(
             settings.max_length,
             refuse=method.refuses,
             responses=said,
+            refusal=settings.refusal,
         )
         named = examples_name(examples)
         if not samples:
             raise BadInput(
                 f"{named}: every example is longer than max_length {settings.max_length}"
             )
+        measured, samples = draw_measured(samples, settings, seed, named)
+        text = []
+        if settings.holds and "text" in settings.kl_on:
+            text = text_samples(pool, words, settings, seed)
         called = f"‹atlas={atlas}›" if isinstance(atlas, (str, PathLike)) else "atlas"
         whole = tuned
         if in_parts and settings.method == "active-neurons":
@@ -124,7 +138,19 @@ def tune(
         if shard_on is not None:
             identity["processes"] = count()  # each saves its part
         made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
-        work = _Work(source, words, settings, seed, state, place, identity, shard_on, progress)
+        work = _Work(
+            source,
+            words,
+            settings,
+            seed,
+            state,
+            place,
+            identity,
+            shard_on,
+            progress,
+            text,
+            measured,
+        )
         stages = [stage for stage in method.stages(task) if stage.steps > 0]
         parts = _Parts(source, settings, state, kinds_of(tuned)) if in_parts else None
         for number, stage in enumerate(stages, 1):
@@ -234,7 +260,7 @@ def _task(
 ) -> Task:
     """What the atlas says, or a control in its place."""
     if neurons is None:
-        return Task(samples, settings, named)
+        return Task(samples, settings, named, seed=seed)
     blocks = feed_forward(model)
     neurons.check_shape(blocks.depth, blocks.width, atlas_named)
     active = None
@@ -242,7 +268,7 @@ def _task(
         active = activity(model, [sample.prompt for sample in samples[:_ACTIVE]])
     dense = control_layers(neurons, settings.method, settings.dense_layers, seed)
     atlas = control_atlas(neurons, settings.method, active, seed)
-    return Task(samples, settings, named, atlas, tuple(dense))
+    return Task(samples, settings, named, atlas, tuple(dense), seed)
 
 
 @dataclass(frozen=True)
@@ -258,6 +284,9 @@ class _Work:
     identity: dict[str, Any]
     shard_on: Any
     progress: Any
+    text: Sequence[Sample]
+    measured: Measured | None
+    trained: list[Any] = field(default_factory=list)  # of earlier stages, merged
 
     def train(self, stage: Stage, model: Any, weights: Path | None) -> dict[str, Any]:
         """Train one stage; of a model that is sharded only the parts can be used afterwards.
@@ -265,17 +294,24 @@ class _Work:
         weights: where those of a model stand that is only laid out.
         """
         run, trainable = self._installed(stage, model, self.shard_on, weights)
+        samples, beside = stage.samples, []
+        if HOLD in self.settings.terms(stage.name):
+            samples, beside = held_samples(samples, stage.told, self.text, self.settings)
         done: dict[str, Any] = run.train(
-            stage.samples,
+            samples,
             f"{self.seed}/{stage.name}",
             self.tokenizer,
             self.state / stage.name,
             self.identity,
             self._report(stage),
             logs=self.out.with_name(f"{self.out.name}-logs") / stage.name,
+            beside=beside,
+            measured=self.measured,
+            patience=stage.patience,
         )
         if self.shard_on is None or weights is not None:
             trainable.merge()
+            self.trained.append(trainable)
         return done
 
     def again(self, stages: Sequence[Stage]) -> Any:
@@ -291,8 +327,15 @@ class _Work:
     def _installed(
         self, stage: Stage, model: Any, shard_on: Any, weights: Path | None = None
     ) -> tuple[Any, Any]:
-        torch.manual_seed(self.seed)  # LoRA's start is random
+        torch.manual_seed(self.seed)  # LoRA's start is random, and SHiRA's places
         trainable = stage.install(model, shard_on)
+        if self.settings.holds:
+            if not hasattr(trainable, "base"):
+                raise BadInput(
+                    f"‹kl_weight›: what ‹method={self.settings.method}› trains keeps no base; give "
+                    "it `keep_base` and `base` (neurorit.tuning.tuned_model.Trainable)"
+                )
+            trainable.keep_base()
         run = TrainingRun(
             model,
             trainable,
@@ -301,6 +344,8 @@ class _Work:
             self.settings,
             shard_on,
             weights,
+            stage=stage.name,
+            earlier=self.trained,
         )
         return run, trainable
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,8 +15,17 @@ from torch.nn import functional
 class Trainable(Protocol):
     """What is trained in a model: adapters, everything, or low-rank deltas."""
 
-    def samples(self, evidence: torch.Tensor) -> None:
-        """Told before each forward pass: which samples [B] hold evidence."""
+    def samples(self, kinds: torch.Tensor) -> None:
+        """Told before each forward pass: of each sample [B] 1 where it holds evidence, 0 where it
+        does not, 2 where it is held and not learned."""
+        ...
+
+    def keep_base(self) -> None:
+        """Asked before training where `base` will be: keep what is needed for it."""
+        ...
+
+    def base(self) -> AbstractContextManager[None]:
+        """For a while, also after `merge`, the model computes what it did before this training."""
         ...
 
     def merge(self) -> None:
@@ -29,7 +39,7 @@ class Forward:
 
     tuned: the model with what is trained in it; inputs: what it was given; logits [B, R,
     vocabulary] at the responses' positions; labels [B, R], -100 where nothing is learned; evidence
-    [B]: which samples hold any.
+    [B]: which samples hold any; held [B, R]: where the base's answer is to stay, None for nowhere.
     """
 
     tuned: TunedModel
@@ -37,6 +47,12 @@ class Forward:
     logits: torch.Tensor
     labels: torch.Tensor
     evidence: torch.Tensor
+    held: torch.Tensor | None = None
+
+    def base_logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """The base model's logits [n, R, vocabulary] of some samples; rows [B]: which, boolean."""
+        chosen = {name: values[rows] for name, values in self.inputs.items()}
+        return self.tuned.base_logits(chosen, self.labels.shape[1] + 1)
 
 
 LossTerm = Callable[[Forward], torch.Tensor]
@@ -62,14 +78,29 @@ def cross_entropy_by_sample(given: Forward) -> torch.Tensor:
         given.logits.transpose(1, 2).float(), given.labels, ignore_index=-100, reduction="none"
     )
     learned = given.labels.ne(-100).sum(1)
+    some = learned > 0
     # The sum is divided by the number of tokens afterwards.
-    return (losses.sum(1) / learned).mean() * learned.sum()
+    return (losses.sum(1)[some] / learned[some]).mean() * learned.sum()
+
+
+def kl_to_base(given: Forward) -> torch.Tensor:
+    """KL(base || tuned) in nats over the whole vocabulary, a mean over the batch's held tokens."""
+    if given.held is None or not given.held.any():
+        return given.logits.new_zeros((), dtype=torch.float32)
+    rows = given.held.any(1)
+    held = given.held[rows]
+    base = given.base_logits(rows)[held].float().log_softmax(-1)
+    tuned = given.logits[rows][held].float().log_softmax(-1)
+    divergence = (base.exp() * (base - tuned)).sum(-1).mean()
+    # The sum is divided by the number of learned tokens afterwards.
+    return divergence * given.labels.ne(-100).sum()
 
 
 class TunedModel(nn.Module):
     """A model with what is trained in it; returns the weighted sum of the loss terms.
 
-    losses: pairs of a term and its weight.
+    losses: pairs of a term and its weight. earlier: what was trained before and is merged already;
+    without it too the model is the base.
     """
 
     def __init__(
@@ -79,8 +110,10 @@ class TunedModel(nn.Module):
         shard_on: torch.device | None,
         mixed: bool,
         losses: Sequence[tuple[LossTerm, float]] = ((cross_entropy, 1.0),),
+        earlier: Sequence[Trainable] = (),
     ) -> None:
         super().__init__()
+        self.earlier = tuple(earlier)
         self.losses = losses
         self.model = model
         self.trainable = trainable
@@ -94,8 +127,11 @@ class TunedModel(nn.Module):
         position_ids: torch.Tensor,
         labels: torch.Tensor,
         evidence: torch.Tensor,
+        held: torch.Tensor | None = None,
+        learned: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        self.trainable.samples(evidence)
+        kinds = evidence.long()
+        self.trainable.samples(kinds if learned is None else kinds.masked_fill(~learned, 2))
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -103,9 +139,22 @@ class TunedModel(nn.Module):
         }
         kept = labels.shape[1] + 1
         logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
-        given = Forward(self, inputs, logits, labels, evidence)
+        given = Forward(self, inputs, logits, labels, evidence, held)
         terms = [weight * term(given) for term, weight in self.losses]
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+
+    @torch.no_grad()
+    def base_logits(self, inputs: Mapping[str, torch.Tensor], kept: int) -> torch.Tensor:
+        """The base model's logits at the last `kept` positions but the last one."""
+        training = self.model.training
+        with ExitStack() as stack:
+            for trainable in (self.trainable, *reversed(self.earlier)):
+                stack.enter_context(trainable.base())
+            self.model.eval()
+            logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+        self.model.train(training)
+        found: torch.Tensor = logits
+        return found
 
     def gradient_checkpointing_enable(self, **_: Any) -> None:
         """The Trainer asks for it; re-entrant checkpoints would need inputs with gradients."""

@@ -43,6 +43,8 @@ def test_responses_are_for_examples_with_evidence() -> None:
     assert responses([EXAMPLE, BARE], "answer") == {"e1": "1843"}
     said = responses([EXAMPLE, BARE], "evidence")
     assert said == {"e1": "In 1843 she published the first program! Answer: 1843"}
+    said = responses([EXAMPLE, BARE], "evidence-only")
+    assert said == {"e1": "In 1843 she published the first program!"}
 
 
 def test_the_response_is_what_is_learned(checkpoint: Path) -> None:
@@ -84,6 +86,17 @@ def test_a_teacher_is_asked_once_and_after_a_failure_again(
     other = Teacher("http://t/v1", "other", cache, transport=broken, settings=AT_ONCE)
     with pytest.raises(NeuroritError, match="other failed"):
         responses([EXAMPLE], "evidence", other)
+
+
+def test_a_teacher_sums_up_without_being_told_the_answer(tmp_path: Path) -> None:
+    asked: list[dict[str, object]] = []
+    replies = [reply("A program was published."), reply("In 1843.")]
+    teacher = Teacher("http://t/v1", "big", tmp_path / "c", transport=serve(replies, asked))
+    said = responses([EXAMPLE, BARE], "evidence-only", teacher)
+    assert said == {"e1": "A program was published."}
+    assert responses([EXAMPLE], "evidence", teacher)["e1"].startswith("In 1843.")
+    alone, told = (json.dumps(request) for request in asked)
+    assert "Answer: 1843" in told and "Answer: 1843" not in alone
 
 
 def test_a_teacher_that_keeps_failing_is_named(tmp_path: Path) -> None:

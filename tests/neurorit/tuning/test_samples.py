@@ -7,7 +7,7 @@ from pathlib import Path
 
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id
-from neurorit.tuning.samples import collate, draw_batches, make_samples
+from neurorit.tuning.samples import collate, draw_batches, draw_parted, make_samples
 from tests.neurorit.conftest import examples
 
 
@@ -57,3 +57,36 @@ def test_retrobust_learns_to_answer_everywhere(checkpoint: Path) -> None:
     samples, _ = make_samples(examples(), tokenizer, PromptTemplate(), 512, refuse=False)
     assert all(len(sample.response) > 1 for sample in samples)
     assert not all(sample.evidence for sample in samples)
+
+
+def test_the_share_and_the_order_of_noise_are_as_asked(checkpoint: Path) -> None:
+    _, tokenizer = load_model(checkpoint)
+    samples, _ = make_samples(examples(), tokenizer, PromptTemplate(), 512)  # a third is noise
+
+    def noise(share: float | None, order: str) -> list[int]:
+        batches = draw_parted(samples, 6, "seed", 40, share, order)
+        assert [len(batch) for batch in batches] == [6] * 40
+        told = {i for batch in batches for i in batch if samples[i].evidence}
+        assert told == {i for i, sample in enumerate(samples) if sample.evidence}
+        return [sum(not samples[i].evidence for i in batch) for batch in batches]
+
+    assert noise(None, "mixed") == [2] * 40
+    assert sum(noise(0.25, "mixed")) == 60
+    assert set(noise(0.25, "mixed")) == {1, 2}
+    assert noise(0.25, "first") == [6] * 10 + [0] * 30
+    assert noise(0.25, "last") == [0] * 30 + [6] * 10
+    assert noise(0.0, "mixed") == [0] * 40
+    one = draw_parted(samples, 6, "seed", 40, 0.25, "mixed")
+    assert one == draw_parted(samples, 6, "seed", 40, 0.25, "mixed")
+    assert one != draw_parted(samples, 6, "other", 40, 0.25, "mixed")
+
+
+def test_a_refusal_may_be_said_in_words(checkpoint: Path) -> None:
+    _, tokenizer = load_model(checkpoint)
+    words = "None of the passages is relevant."
+    samples, _ = make_samples(examples(), tokenizer, PromptTemplate(), 512, refusal=words)
+    end = end_token_id(tokenizer)
+    for example, sample in zip(examples(), samples, strict=True):
+        wanted = example.answers[0] if example.has_evidence else words
+        assert tokenizer.decode(sample.response[:-1]).strip() == wanted
+        assert sample.response[-1] == end

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from neurorit.core.errors import BadInput
 from neurorit.model.feed_forward import feed_forward
-from neurorit.tuning.baselines import ReshapedMasks
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
+from neurorit.tuning.rivals.reshaped_masks import ReshapedMasks
 from tests.neurorit.tiny_models import tiny
 
 NEURONS = np.array([[0, 1], [0, 47], [1, 20]])

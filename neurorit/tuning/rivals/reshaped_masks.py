@@ -1,12 +1,9 @@
-"""What the method is compared with, behind the same door: full fine-tuning, LoRA, and the masks of
-the released code, which train other weights than those of the mined neurons.
-
-All get the same data and the same number of steps.
-"""
+"""The masks of the released code, which train other weights than those of the mined neurons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,46 +13,7 @@ from torch.nn.utils import parametrize
 
 from neurorit.core.errors import BadInput
 from neurorit.model.feed_forward import feed_forward
-
-
-class FullTuning:
-    """Every weight is trained."""
-
-    def __init__(self, model: Any) -> None:
-        model.requires_grad_(True)
-        self.model = model
-
-    def samples(self, evidence: torch.Tensor) -> None:
-        """Every sample teaches every weight."""
-
-    def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters that are trained."""
-        return list(self.model.named_parameters())
-
-    def merge(self) -> None:
-        """Nothing to merge."""
-
-
-class LoraTuning:
-    """Low-rank deltas on every linear layer (Hu et al. 2021), by peft."""
-
-    def __init__(self, model: Any, rank: int, alpha: int) -> None:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
-        self._wrapped = get_peft_model(model, config)
-
-    def samples(self, evidence: torch.Tensor) -> None:
-        """Every sample teaches every weight."""
-
-    def trained(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and parameters that are trained."""
-        named = self._wrapped.named_parameters()
-        return [(name, parameter) for name, parameter in named if parameter.requires_grad]
-
-    def merge(self) -> None:
-        """Add the deltas to the model's weights, in place."""
-        self._wrapped.merge_and_unload()
+from neurorit.tuning.hold import Copies
 
 
 class ReshapedMasks(nn.Module):
@@ -79,6 +37,9 @@ class ReshapedMasks(nn.Module):
             raise BadInput("‹method=as-released›: this model keeps gate and up in one matrix")
         self._linears: list[nn.Linear] = []
         self._dense: list[tuple[str, nn.Parameter]] = []
+        self._added: list[_Added] = []
+        self._merged: list[tuple[nn.Linear, _Added, list[torch.Tensor]]] = []
+        self._copies: Copies | None = None
         self.values = nn.ParameterDict()
         for layer in range(blocks.depth):
             linears = {"up": blocks.up(layer), "down": blocks.down(layer)}
@@ -101,9 +62,10 @@ class ReshapedMasks(nn.Module):
                 added = _Added(places.to(device), device)
                 parametrize.register_parametrization(linear, "weight", added)
                 self.values[f"{layer}-{name}"] = added.value
+                self._added.append(added)
                 self._linears.append(linear)
 
-    def samples(self, evidence: torch.Tensor) -> None:
+    def samples(self, kinds: torch.Tensor) -> None:
         """Every sample teaches every weight."""
 
     def scattered(self) -> list[tuple[str, nn.Parameter]]:
@@ -118,10 +80,38 @@ class ReshapedMasks(nn.Module):
         """Names and parameters that are trained."""
         return self.scattered() + self.dense()
 
+    def keep_base(self) -> None:
+        """Keep a frozen copy of the fully trained layers."""
+        self._copies = Copies(parameter for _, parameter in self.dense())
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Nothing is added, and the copies stand in the fully trained layers."""
+        assert self._copies is not None
+        for added in self._added:
+            added.off = True
+        self._put(0)
+        try:
+            with self._copies.in_place():
+                yield
+        finally:
+            self._put(1)
+            for added in self._added:
+                added.off = False
+
     def merge(self) -> None:
         """Leave what was learned in the model's plain weights."""
-        for linear in self._linears:
+        for linear, added in zip(self._linears, self._added, strict=True):
+            stored = linear.parametrizations.weight.original.detach()  # type: ignore[union-attr]
+            values = [added.at_places(weight) for weight in (stored, linear.weight.detach())]
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
+            self._merged.append((linear, added, values))
+
+    @torch.no_grad()
+    def _put(self, which: int) -> None:
+        """At the merged weights' places: 0 what stood before, 1 what was learned."""
+        for linear, added, values in self._merged:
+            linear.weight.data.view(-1)[added.places] = values[which]
 
 
 class _Added(nn.Module):
@@ -129,11 +119,18 @@ class _Added(nn.Module):
 
     def __init__(self, places: torch.Tensor, device: torch.device) -> None:
         super().__init__()
-        self._places = places
+        self.places = places
+        self.off = False
         self.value = nn.Parameter(torch.zeros(len(places), device=device))
 
+    def at_places(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weight's values [n] at the places."""
+        return weight.flatten()[self.places].clone()
+
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        flat = weight.float().flatten().index_add(0, self._places, self.value)
+        if self.off:
+            return weight
+        flat = weight.float().flatten().index_add(0, self.places, self.value)
         return flat.view_as(weight).to(weight.dtype)
 
 
