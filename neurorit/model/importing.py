@@ -28,7 +28,7 @@ from neurorit.model.gguf_file import (
 )
 from neurorit.model.load import load_model, load_tokenizer, make_savable
 from neurorit.model.memory import check_room
-from neurorit.model.prompts import TEMPLATE_FILE, PromptTemplate, end_token_id
+from neurorit.model.prompts import TEMPLATE_FILE, PromptTemplate, Wording, end_token_id
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 NO_TEMPLATE = "none"
@@ -46,6 +46,7 @@ def import_model(
     dtype: str = "auto",
     base: str | Path | None = None,
     chat_template: str | Path | None = None,
+    wording: Wording = "as-it-is",
     overwrite: bool = False,
     say: Callable[[str], None] | None = None,
     origin: str | None = None,
@@ -55,7 +56,8 @@ def import_model(
     source: a GGUF file, or a folder with one; a PEFT folder; a folder or a hub's name of a
     checkpoint. dtype: one of DTYPES; auto is the stored one, float32 where it was quantised. base:
     of a PEFT adapter (None: the one that it names). chat_template: a file to take it from, or
-    `none` for a base model that is asked without one. say: is told what a person should know.
+    `none` for a base model that is asked without one. wording: of the prompts that it is asked with
+    from then on (`PromptTemplate.worded`). say: is told what a person should know.
     origin: where the source came from, for the manifest. Returns the manifest's facts.
 
     Raises BadInput, before anything is written, for what cannot be read, cannot be tuned, or has no
@@ -100,15 +102,20 @@ def import_model(
     manifest = Manifest(
         kind="checkpoint",
         command="neurorit-rag model import",
-        settings={"dtype": dtype, "chat_template": str(chat_template) if chat_template else None},
+        settings={
+            "dtype": dtype,
+            "chat_template": str(chat_template) if chat_template else None,
+            "wording": wording,
+        },
         inputs={"source": read.digest},
         made=made,
     )
     with writing(out, manifest, overwrite=overwrite) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        if read.prompt is not None:
-            PromptTemplate.of_checkpoint(read.prompt).save(folder)
+        if read.prompt is not None or wording != "as-it-is":
+            kept = PromptTemplate.of_checkpoint(read.prompt) if read.prompt else PromptTemplate()
+            kept.worded(wording).save(folder)
     return made
 
 

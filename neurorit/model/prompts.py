@@ -14,7 +14,7 @@ from datetime import date as Date
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from neurorit.core.atomic_files import write_text
@@ -34,6 +34,7 @@ EVIDENCE_FIRST = (
     "First write down what the passages say that is relevant to the question, or that none of them "
     "is relevant. Then write `Answer:` and answer the question with a few words.\n\n"
 )
+Wording = Literal["as-it-is", "evidence-first"]
 DATE = "2024-07-26"  # what Llama 3's own templates take where no day is known
 
 
@@ -84,9 +85,9 @@ class PromptTemplate:
         ]
         return self.instruction + "".join(rendered) + _fill(self.question, question=question)
 
-    def evidence_first(self) -> PromptTemplate:
-        """The same with a dual instruction: write down the relevant evidence, and then answer."""
-        return replace(self, instruction=EVIDENCE_FIRST)
+    def worded(self, wording: Wording) -> PromptTemplate:
+        """As it is, or with a dual instruction: write down the relevant evidence, then answer."""
+        return replace(self, instruction=EVIDENCE_FIRST) if wording == "evidence-first" else self
 
     def without_passages(self, question: str) -> str:
         """The user's turn in the wording of one with passages, with none in it."""

@@ -51,6 +51,8 @@ def import_from(
     base: str | None,
     chat_template: str | None,
     overwrite: bool,
+    *,
+    evidence_first: bool = False,
 ) -> Mapping[str, Any]:
     """Make a checkpoint of a GGUF file, a PEFT folder, or another checkpoint."""
     from neurorit.model.importing import import_model
@@ -62,6 +64,7 @@ def import_from(
             dtype=dtype,
             base=base,
             chat_template=chat_template,
+            wording="evidence-first" if evidence_first else "as-it-is",
             overwrite=overwrite,
             say=report.say,
         )

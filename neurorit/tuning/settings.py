@@ -10,6 +10,7 @@ from neurorit.core.errors import BadInput
 from neurorit.core.registry import Registry
 from neurorit.core.settings import AtLeastOne, Count, Positive, Settings, Share, Within
 from neurorit.mining.settings import LAYER_CONTROLS, NEURON_CONTROLS
+from neurorit.model.prompts import Wording
 
 if TYPE_CHECKING:
     from neurorit.tuning.stages import Method
@@ -118,7 +119,7 @@ class TuneSettings(Settings):
     target: Literal["answer", "evidence", "evidence-only"] = "answer"
     """What stage 2 teaches to say: the answer, the evidence and then the answer, or the evidence
     without the answer."""
-    wording: Literal["as-it-is", "evidence-first"] = "as-it-is"
+    wording: Wording = "as-it-is"
     """Prompts ask as the model's template does, or by a dual instruction: first for the relevant
     evidence, then for the answer; the tuned checkpoint keeps it."""
     refusal: str = ""

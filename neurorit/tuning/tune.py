@@ -83,8 +83,7 @@ def tune(
     method = TUNINGS.get(settings.method, "--method")
     pool = load_examples(examples)
     source = ModelSource.of(model, tokenizer, template)
-    if settings.wording == "evidence-first":
-        source = replace(source, template=source.template.evidence_first())
+    source = replace(source, template=source.template.worded(settings.wording))
     source.check_tunable()
     inputs = {"examples": examples_digest(examples, pool), **hold_inputs(settings)}
     neurons: NeuronAtlas | None = None

@@ -29,6 +29,10 @@ def model_import(
     chat_template: Annotated[
         str | None, typer.Option(help="File with a chat template; `none` for a base model.")
     ] = None,
+    evidence_first: Annotated[
+        bool,
+        typer.Option("--evidence-first", help="Ask it for the evidence, then for the answer."),
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +40,9 @@ def model_import(
     from neurorit.pipelines import model as body
 
     run(
-        lambda: body.import_from(source, out, dtype, base, chat_template, overwrite),
+        lambda: body.import_from(
+            source, out, dtype, base, chat_template, overwrite, evidence_first=evidence_first
+        ),
         as_json,
     )
 

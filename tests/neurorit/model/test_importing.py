@@ -14,13 +14,14 @@ import torch
 
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.data.examples import Passage
 from neurorit.mining.mine import mine
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import SUPPORTED, check_tunable
 from neurorit.model.gguf_file import read_gguf
 from neurorit.model.importing import import_model
 from neurorit.model.load import load_model
-from neurorit.model.prompts import end_token_id, render_chat
+from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat
 from neurorit.pipelines import model as bodies
 from neurorit.pipelines.evaluation.settings import EvalSettings, systems_of_options
 from neurorit.serving.backends.vllm_env import check_model
@@ -153,6 +154,22 @@ def test_an_architecture_without_a_place_in_the_table_is_refused(
     refused(path, tmp_path, "of type 'mamba' are not supported")
     path = write_gguf(tmp_path / "other.gguf", *original, architecture="unheard-of")
     refused(path, tmp_path, "architecture 'unheard-of' that cannot be read")
+
+
+def test_a_checkpoint_may_be_asked_for_the_evidence_first(
+    original: tuple[Any, Any], tmp_path: Path
+) -> None:
+    model, tokenizer = original
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    import_model(tmp_path / "model", out, chat_template="none", wording="evidence-first")
+    template = PromptTemplate.of_checkpoint(out)
+    turn = template.user_turn("Who?", [Passage("1", "T", "X.")])
+    assert turn.startswith("First write down what the passages say")
+    assert "Answer:" in turn.splitlines()[0]
+    assert template == PromptTemplate().worded("evidence-first")
+    assert PromptTemplate().worded("as-it-is") == PromptTemplate()
 
 
 def test_a_base_model_may_go_without_a_template(original: tuple[Any, Any], tmp_path: Path) -> None:

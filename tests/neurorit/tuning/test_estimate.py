@@ -62,6 +62,28 @@ def test_parts_of_the_method_take_their_parts(checkpoint: Path) -> None:
     assert count["as-released"] == pytest.approx(count["neuro-rit"] * 2 / 3)
 
 
+def test_a_hold_keeps_a_copy_of_weights_that_learn_themselves(checkpoint: Path) -> None:
+    held = replace(SETTINGS, kl_weight=1.0, dense_layers=1)
+    copies = {
+        m: plan(checkpoint, replace(held, method=m), length=40)["base_copy_gib"]
+        for m in ("sft", "dense-only", "neurons", "lora", "s2ft")
+    }
+    free = plan(checkpoint, replace(SETTINGS, method="sft"), length=40)
+    assert free["base_copy_gib"] == 0
+    assert copies["sft"] == free["weights_gib"] > copies["dense-only"] > 0
+    assert copies["neurons"] == copies["lora"] == copies["s2ft"] == 0
+
+
+def test_rivals_take_their_budget(checkpoint: Path) -> None:
+    count = {
+        m: plan(checkpoint, replace(SETTINGS, method=m, rival_parameters=9000), length=40)
+        for m in ("lora", "shira", "s2ft")
+    }
+    assert count["lora"]["trained_parameters"] == count["shira"]["trained_parameters"]
+    for method in count:
+        assert count[method]["trained_parameters"] == pytest.approx(9000, rel=0.3), method
+
+
 def test_processes_that_share_a_model_hold_less_each(checkpoint: Path) -> None:
     alone = replace(SETTINGS, method="sft", accumulation=2)
     assert not [name for name in plan(checkpoint, alone, length=40) if name.startswith("each_of")]
