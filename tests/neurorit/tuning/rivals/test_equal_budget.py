@@ -114,7 +114,7 @@ def test_shira_trains_scattered_weights_as_many_as_lora() -> None:
 
 def test_equal_budgets_come_out_nearly_equal(checkpoint: Path) -> None:
     model, tokenizer = load_model(checkpoint)
-    budget = 5000
+    budget = 40_000
     each = sum(m + n for m, n in adapted_linears(model).values())
     made = {}
     for method in ("lora", "shira", "s2ft"):
