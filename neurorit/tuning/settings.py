@@ -71,7 +71,8 @@ class TuneSettings(Settings):
     would move what must stay."""
 
     method: str = "neuro-rit"
-    """neuro-rit; neurons; sft, lora, retrobust; a control (docs/method.md), or a registered one."""
+    """neuro-rit; neurons; a rival (sft, lora, retrobust, s2ft, shira), a control (docs/method.md),
+    or a registered one."""
     stage1_steps: Count = 20
     """Optimizer steps of stage 1; a method of one stage takes both stages' on stage 2's data."""
     stage1_learning_rate: Positive = 1e-3
