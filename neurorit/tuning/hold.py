@@ -61,7 +61,8 @@ def held_samples(
     learned: the stage's samples; told: all with evidence, held beside those of a stage that learns
     from none; text: of `text_samples`.
     """
-    samples, beside = list(learned), []
+    samples = list(learned)
+    beside: list[list[Sample]] = []
     if "evidence" in settings.kl_on:
         if any(sample.evidence for sample in samples):
             samples = [replace(sample, held=sample.evidence) for sample in samples]

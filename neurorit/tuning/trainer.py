@@ -128,7 +128,7 @@ class TrainingRun:
             loss, log = trainer.last_loss, trainer.state.log_history
             self._finish()
         measures = _measures(log)
-        made = {
+        made: dict[str, Any] = {
             "trained_parameters": sum(parameter.numel() for _, parameter in self._named),
             "steps": measures[-1]["step"] if patience else self.steps,
             "loss": round(loss, 4),

@@ -123,7 +123,7 @@ def tune(
                 f"{named}: every example is longer than max_length {settings.max_length}"
             )
         measured, samples = draw_measured(samples, settings, seed, named)
-        text = []
+        text: list[Sample] = []
         if settings.holds and "text" in settings.kl_on:
             text = text_samples(pool, words, settings, seed)
         called = f"‹atlas={atlas}›" if isinstance(atlas, (str, PathLike)) else "atlas"
@@ -293,7 +293,8 @@ class _Work:
         weights: where those of a model stand that is only laid out.
         """
         run, trainable = self._installed(stage, model, self.shard_on, weights)
-        samples, beside = stage.samples, []
+        samples: Sequence[Sample] = stage.samples
+        beside: list[list[Sample]] = []
         if HOLD in self.settings.terms(stage.name):
             samples, beside = held_samples(samples, stage.told, self.text, self.settings)
         done: dict[str, Any] = run.train(

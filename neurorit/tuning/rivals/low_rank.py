@@ -68,6 +68,9 @@ class ShiraTuning(PeftTuning):
                 f"‹method=shira›: rank {rank} is more than the smallest matrix has; at most "
                 f"‹lora_rank={most}›"
             )
+        # Its deltas are sparse tensors made anew in every pass, of places that peft keeps; torch
+        # warns until somebody says whether such are to be checked.
+        torch.sparse.check_sparse_tensor_invariants.disable()
         config = ShiraConfig(r=rank, target_modules=sorted(linears))
         super().__init__(model, config)
 

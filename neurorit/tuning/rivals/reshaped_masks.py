@@ -102,8 +102,9 @@ class ReshapedMasks(nn.Module):
     def merge(self) -> None:
         """Leave what was learned in the model's plain weights."""
         for linear, added in zip(self._linears, self._added, strict=True):
-            stored = linear.parametrizations.weight.original.detach()  # type: ignore[union-attr]
-            values = [added.at_places(weight) for weight in (stored, linear.weight.detach())]
+            kept: Any = linear.parametrizations
+            stored, learned = kept.weight.original.detach(), linear.weight.detach()
+            values = [added.at_places(weight) for weight in (stored, learned)]
             parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
             self._merged.append((linear, added, values))
 
