@@ -311,6 +311,7 @@ class _Work:
         )
         if self.shard_on is None or weights is not None:
             trainable.merge()
+        if self.settings.holds:
             self.trained.append(trainable)
         return done
 
