@@ -285,7 +285,7 @@ class _Work:
     progress: Any
     text: Sequence[Sample]
     measured: Measured | None
-    trained: list[Any] = field(default_factory=list)  # of earlier stages, merged
+    trained: list[Any] = field(default_factory=list)  # before, merged; for a hold
 
     def train(self, stage: Stage, model: Any, weights: Path | None) -> dict[str, Any]:
         """Train one stage; of a model that is sharded only the parts can be used afterwards.
