@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,7 +29,7 @@ class S2ft(nn.Module):
         model.requires_grad_(False)
         blocks, heads = feed_forward(model), attention_heads(model)
         hidden, depth = blocks.down(0).out_features, blocks.depth
-        generator = torch.Generator().manual_seed(seed)
+        rng = np.random.default_rng(seed)
         budget = parameters / (hidden * depth)  # columns of a layer
         of_heads = min(heads.width, max(1, round(budget / 2 / heads.unit)))
         channels = min(blocks.width, max(1, round(budget - of_heads * heads.unit)))
@@ -37,20 +38,20 @@ class S2ft(nn.Module):
         self._hooks: list[Any] = []
         self._off = False
         for layer in range(depth):
-            drawn = torch.randperm(heads.width, generator=generator)[:of_heads].sort().values
-            units = torch.arange(heads.unit)
+            drawn = np.sort(rng.permutation(heads.width)[:of_heads])
+            units = np.arange(heads.unit)
             columns = {
                 "heads": (heads.down(layer), (drawn[:, None] * heads.unit + units).flatten()),
                 "channels": (
                     blocks.down(layer),
-                    torch.randperm(blocks.width, generator=generator)[:channels].sort().values,
+                    np.sort(rng.permutation(blocks.width)[:channels]),
                 ),
             }
             for name, (linear, index) in columns.items():
                 place = device or linear.weight.device
                 value = nn.Parameter(torch.zeros(hidden, len(index), device=place))
                 self.values[f"{layer}-{name}"] = value
-                delta = Delta(linear, index.to(place), value, 1)
+                delta = Delta(linear, torch.tensor(index, device=place), value, 1)
                 self.deltas.append(delta)
                 self._hooks.append(linear.register_forward_hook(delta.tap()))
         self._hooks.append(model.register_forward_pre_hook(lambda _model, _inputs: self._write()))
