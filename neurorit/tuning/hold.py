@@ -81,7 +81,7 @@ def text_samples(
     Raises BadInput where no text is as long as a piece.
     """
     if settings.kl_text:
-        texts = [passage.text for passage in read_corpus(settings.kl_text)]
+        texts = [passage.text for passage in read_corpus(Path(settings.kl_text))]
     else:
         # A passage stands in many examples.
         texts = list(dict.fromkeys(p.text for example in examples for p in example.passages))

@@ -87,7 +87,7 @@ def suppression(task: Task) -> Stage:
     atlas, settings = _atlas(task), task.settings
 
     def install(model: Any, device: Any) -> NeuronAdapters:
-        sets = {n: Group(getattr(atlas, n), from_evidence=False) for n in settings.stage1_sets}
+        sets = {str(n): Group(getattr(atlas, n), from_evidence=False) for n in settings.stage1_sets}
         return NeuronAdapters(model, sets, device=device)
 
     return Stage(

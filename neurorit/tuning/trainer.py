@@ -466,6 +466,6 @@ def _measures(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     ]
 
 
-def _best(measures: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+def _best(measures: Sequence[dict[str, float]]) -> dict[str, float]:
     """The first of the most selective."""
     return max(measures, key=lambda measure: measure[_SELECTIVITY])
