@@ -72,7 +72,17 @@ class ShiraTuning(PeftTuning):
         # warns until somebody says whether such are to be checked.
         torch.sparse.check_sparse_tensor_invariants.disable()
         config = ShiraConfig(r=rank, target_modules=sorted(linears))
+        config.mask_fn = _scattered
         super().__init__(model, config)
+
+
+def _scattered(layer: nn.Linear, rank: int, **_: Any) -> torch.Tensor:
+    """Places drawn for one matrix; peft's own draw is the same for every matrix of a shape."""
+    rows, columns = layer.weight.shape
+    drawn = torch.randperm(rows * columns)[: rank * (rows + columns)]
+    mask = torch.zeros(rows * columns, dtype=torch.bool)
+    mask[drawn] = True
+    return mask.view(rows, columns).to(layer.weight.device)
 
 
 def adapted_linears(model: Any) -> dict[str, tuple[int, int]]:
