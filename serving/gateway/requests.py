@@ -355,7 +355,8 @@ class ChatRequest(_Writing):
     @property
     def turns(self) -> list[Turn]:
         """The chat before the question, and what the system says wherever it stands."""
-        last = max(i for i, m in enumerate(self.messages) if m.role == "user")
+        asked = [i for i, m in enumerate(self.messages) if m.role == "user"]
+        last = asked[-1] if asked else 0
         return [
             message.turn
             for i, message in enumerate(self.messages)
