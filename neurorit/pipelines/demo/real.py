@@ -15,6 +15,7 @@ from typing import Any
 
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
+from neurorit.eval.metrics.settings import Analysis
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines import retrieval
 from neurorit.pipelines.demo.closing import close
@@ -273,6 +274,7 @@ class _Job:
                     engine="vllm",
                     max_tokens=settings.max_tokens,
                     unended_as_wrong=True,
+                    analysis=Analysis(compare=(READER, *((METHODS[0], r) for r in METHODS[1:]))),
                     seed=self.seed,
                     out=made,
                     mining={**describe(out / "atlas"), "causal": causal},

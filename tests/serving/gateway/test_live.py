@@ -101,20 +101,24 @@ def test_base_and_adapters_in_one_batch_answer_as_the_merged_models(live: Live) 
         headers=admin,
         timeout=60,
     )
-    assert [one["name"] for one in added.json()["data"]] == ["a", "b", "c"]
-    asked = [[{"role": "user", "content": f"{QUESTION} number {number}"}] for number in range(6)]
-    jobs = [(name, messages) for messages in asked for name in ("tiny", "a", "b", "c")]
+    try:
+        assert [one["name"] for one in added.json()["data"]] == ["a", "b", "c"]
+        asked = [
+            [{"role": "user", "content": f"{QUESTION} number {number}"}] for number in range(6)
+        ]
+        jobs = [(name, messages) for messages in asked for name in ("tiny", "a", "b", "c")]
 
-    def answer(job: Any) -> str:
-        body = chat(live, model=job[0], messages=job[1], neurorit={"top_k": 0}).json()
-        return whole(body["choices"][0]["message"]["content"])
+        def answer(job: Any) -> str:
+            body = chat(live, model=job[0], messages=job[1], neurorit={"top_k": 0}).json()
+            return whole(body["choices"][0]["message"]["content"])
 
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(answer, jobs))
-    expected = [merged_answer(live, *job) for job in jobs]
-    assert answers == expected
-    assert len(set(answers[:4])) == 4
-    removed = httpx.delete(f"{live.url}/v1/adapters/c", headers=admin)
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(answer, jobs))
+        expected = [merged_answer(live, *job) for job in jobs]
+        assert answers == expected
+        assert len(set(answers[:4])) == 4
+    finally:
+        removed = httpx.delete(f"{live.url}/v1/adapters/c", headers=admin)
     assert removed.status_code == 200
     assert chat(live, model="c").status_code == 404
     body = {"question": QUESTION, "model": "b"}
