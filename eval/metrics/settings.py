@@ -45,12 +45,12 @@ class Analysis(Settings):
     refusals: tuple[str, ...] = PATTERNS
     """Regular expressions of a refusal in words; without it, those of
     `neurorit.data.refusals`."""
-    answer_after: str = ""
-    """What stands before the answer in a reply, such as `Answer:`: what comes before its last
-    occurrence, such as evidence, is not scored; a reply without it is scored whole."""
     cluster: str = ""
     """Field of the examples' meta, or of their gold passage, by which questions are resampled
     together; empty: every question for itself."""
+    answer_after: str = ""
+    """What stands before the answer in a reply, such as `Answer:`: what comes before its last
+    occurrence, such as evidence, is not scored; a reply without it is scored whole."""
 
     def check(self, systems: Sequence[str]) -> None:
         """Raise BadInput for a pattern or system that there is not."""
