@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Bench, options
+from harness.bench import Bench, options
 
 from neurorit.core.artifact import Manifest
 from neurorit.lab import base_model_dir

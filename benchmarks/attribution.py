@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Bench, interleaved, options, table
+from harness.bench import Bench, interleaved, options, table
 from mining import DEPTH, HIDDEN, STEPS, TOKENS, rivals
 from scipy.stats import spearmanr
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from _harness import Bench, options
+from harness.bench import Bench, options
 
 DIMENSION = 384
 

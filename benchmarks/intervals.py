@@ -17,7 +17,7 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-from _harness import Bench, options, table
+from harness.bench import Bench, options, table
 from scipy.stats import norm
 
 from neurorit.eval.stats.intervals import (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _harness import Bench, interleaved, options, peak_above_now, peak_of, random_llama, table
+from harness.bench import Bench, interleaved, options, peak_above_now, peak_of, random_llama, table
 
 from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop
 from neurorit.model.feed_forward import feed_forward

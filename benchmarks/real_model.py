@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from _harness import Bench, options
+from harness.bench import Bench, options
 
 import neurorit as nr
 from neurorit.core.cores import fast_bfloat16, physical_cores

@@ -14,8 +14,8 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from _data import data_option, missing
-from _harness import Bench, options, table
+from harness.bench import Bench, options, table
+from harness.data import data_option, missing
 
 from neurorit.core.atomic_files import write_text
 from neurorit.data.example_files import read_examples

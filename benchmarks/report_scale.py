@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _harness import Bench, options
+from harness.bench import Bench, options
 
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import CONDITIONS, build_condition

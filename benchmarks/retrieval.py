@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from _ann import measure
-from _data import data_option, missing
-from _harness import Bench, options
+from harness.ann import measure
+from harness.bench import Bench, options
+from harness.data import data_option, missing
 
 from neurorit.data.example_files import read_examples
 from neurorit.data.examples import Example

@@ -25,7 +25,7 @@ from typing import Any
 import aiohttp
 import httpx
 import orjson
-from _harness import Bench, options
+from harness.bench import Bench, options
 
 from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _data import data_option, missing
-from _harness import Bench, options, table
+from harness.bench import Bench, options, table
+from harness.data import data_option, missing
 
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.examples import Passage

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import bm25s
-from _harness import Bench, options, table
+from harness.bench import Bench, options, table
 
 from neurorit.data.answers import held_answer
 from neurorit.data.examples import Example, Passage

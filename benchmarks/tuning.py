@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _harness import Bench, interleaved, options, random_llama
+from harness.bench import Bench, interleaved, options, random_llama
 
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.rivals.full import FullTuning
