@@ -50,9 +50,14 @@ def demo(
     (`demo.data`); None takes the embedded world's English. recipe: None is the model's own.
     questions: of each test set, in place of the recipe's.
     """
-    recipe = find_recipe(recipe or model)
+    wanted, recipe = recipe, find_recipe(recipe or model)
+    if not recipe.is_file() and wanted is not None:
+        raise BadInput(f"‹recipe={wanted}›: no such file, and no packaged recipe of that name")
     if not recipe.is_file():
-        raise BadInput(f"no recipe for {model}: name one with ‹recipe›, such as smollm2")
+        raise BadInput(
+            f"‹model={model}›: known by name is {', '.join(MODELS)}; beside a checkpoint's folder "
+            "name a recipe with ‹recipe›, such as smollm2"
+        )
     asked = {"questions": questions, "lab_questions": questions}
     settings = Recipe(recipe).settings(DemoSettings, "demo", asked)
     if data is None:

@@ -82,6 +82,8 @@ def test_the_whole_job_and_going_on_with_it(
 
 
 def test_a_model_without_a_recipe_needs_one(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="name one with recipe, such as smollm2"):
+    with pytest.raises(BadInput, match="name a recipe with recipe, such as smollm2"):
         real.demo(str(tmp_path), tmp_path / "run")
+    with pytest.raises(BadInput, match="recipe=nosuch: no such file"):
+        real.demo("smollm2", tmp_path / "run", recipe=Path("nosuch"))
     assert not (tmp_path / "run").exists()
