@@ -30,7 +30,7 @@ demo: $(STAMP) ## run the whole job on the embedded world; report in runs/demo
 	@$(BIN)/neurorit-rag demo --out runs/demo $(ARGS)
 
 .PHONY: test
-test: $(STAMP) browser ## run all tests, with a real vLLM server and browser
+test: $(STAMP) browser clients ## run all tests, with a real vLLM server and browser
 ifeq ($(ARGS),)
 	@status=0; $(FAST) || status=$$?; $(SLOW) || status=$$?; exit $$status
 else
@@ -38,7 +38,7 @@ else
 endif
 
 .PHONY: test-fast
-test-fast: $(STAMP) ## run the quick tests, several at a time
+test-fast: $(STAMP) clients ## run the quick tests, several at a time
 	@$(FAST) $(ARGS)
 
 .PHONY: docs
@@ -76,6 +76,27 @@ browser: ## install Debian's Chromium where that is possible and it is missing
 	    && { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 	         apt-get -qq install -y --no-install-recommends chromium; } >/dev/null 2>&1; } \
 	    || echo "no chromium: the page's test will be skipped" >&2
+
+# Clients of other worlds, for the tests of serving, inside $(VENV): npm's packages where there is
+# npm, and what cannot stand beside the tests' own packages in an environment apart.
+CLIENTS := $(VENV)/clients
+WANTED := tests/serving/gateway/clients
+
+.PHONY: clients
+clients: $(CLIENTS)/.installed ## install the clients that the tests of serving try
+
+$(CLIENTS)/.installed: $(WANTED)/package-lock.json $(WANTED)/llama-index.txt | $(STAMP)
+	@mkdir -p $(CLIENTS)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(CLIENTS)/llama-index
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS)/llama-index/bin/python \
+	    --requirement $(WANTED)/llama-index.txt
+	@if command -v npm >/dev/null; then \
+	    cp $(WANTED)/package.json $(WANTED)/package-lock.json $(CLIENTS); \
+	    (cd $(CLIENTS) && npm ci --no-audit --no-fund --loglevel=error >/dev/null); \
+	else \
+	    echo "no npm: tests that need node will be skipped" >&2; \
+	fi
+	@touch $@
 
 # uv does not read pip's settings. Where pip is told of a folder of wheels, that is where the CPU
 # torch is; elsewhere uv takes it from PyTorch's own index.

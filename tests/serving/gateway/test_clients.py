@@ -1,20 +1,56 @@
-"""Clients that people have: OpenAI's Python package and LangChain, unchanged, over a real port."""
+"""Clients that people have, unchanged, over a real port: OpenAI's Python package, LangChain,
+LlamaIndex and Vercel's AI SDK. What the last two need is in `clients/`; `make clients` installs it.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
-from tests.serving.fakes import KEY, Upstream
+from neurorit.model.prompts import PromptTemplate
+from neurorit.serving.backends.adapters import Adapters
+from neurorit.serving.backends.lora import Lora, read_lora
+from neurorit.serving.gateway.app import Gateway, create_app
+from neurorit.serving.rag.pipeline import RagPipeline
+from tests.serving.fakes import KEY, Upstream, WordRetriever
+from tests.serving.listening import listening
+from tests.serving.loras import save_lora
+from tests.serving.tiny_llama import save_tiny_llama, tiny_tokenizer
 
-QUESTION = [{"role": "user", "content": "Where was Mira Solden born?"}]
+TEXT = "Where was Mira Solden born?"
+QUESTION = [{"role": "user", "content": TEXT}]
+SCRIPTS = Path(__file__).parent / "clients"
+INSTALLED = Path(sys.prefix) / "clients"
+# The base, and an adapter beside it.
+MODELS = ("tiny", "city")
 
 
-@pytest.fixture
-def url(address: str) -> str:
-    return f"{address}/v1"
+class Engine:
+    async def load(self, lora: Lora) -> None:
+        pass
+
+    async def unload(self, lora: Lora) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def url(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("models")
+    model = save_tiny_llama(folder / "tiny")
+    city = read_lora("city", save_lora(folder / "city", model), model)
+    pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
+    gateway = Gateway("tiny", "ready", pipeline)
+    gateway.adapters = Adapters(model, Engine(), [city], most=2)
+    with listening(create_app(gateway, api_keys=[KEY])) as address:
+        yield f"{address}/v1"
 
 
 @pytest.fixture
@@ -64,8 +100,8 @@ def test_openais_older_interface_answers_and_streams(client: openai.OpenAI) -> N
 
 
 def test_openai_lists_models(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tiny"]
-    assert client.models.retrieve("tiny").id == "tiny"
+    assert [model.id for model in client.models.list()] == [*MODELS]
+    assert client.models.retrieve("city").id == "city"
 
 
 def test_openais_errors_are_its_own_classes(
@@ -99,18 +135,84 @@ def test_an_error_within_a_stream_is_raised(client: openai.OpenAI, upstream: Ups
         upstream.cut = False
 
 
-def test_langchain_answers_and_streams(url: str) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_langchain_answers_and_streams(url: str, model: str, upstream: Upstream) -> None:
     from langchain_openai import ChatOpenAI
 
-    model = ChatOpenAI(
+    before = len(upstream.requests)
+    chat = ChatOpenAI(
         base_url=url,
         api_key=KEY,
-        model="tiny",
+        model=model,
         max_tokens=16,
         extra_body={"neurorit": {"top_k": 1}},
     )
-    answer = model.invoke("Where was Mira Solden born?")
+    answer = chat.invoke(TEXT)
     assert answer.content == "Karvel"
     assert answer.usage_metadata is not None and answer.usage_metadata["output_tokens"] > 0
-    pieces = list(model.stream("Where was Mira Solden born?"))
+    assert answer.response_metadata["model_name"] == model
+    pieces = list(chat.stream(TEXT))
     assert "".join(str(piece.content) for piece in pieces) == "Karvel"
+    assert _asked(upstream, before) == [model] * 2
+
+
+def test_llama_index_chats_completes_and_streams(url: str, upstream: Upstream) -> None:
+    before = len(upstream.requests)
+    python = INSTALLED / "llama-index/bin/python"
+    got = _got([python, SCRIPTS / "ask_llama_index.py", url, KEY, TEXT, *MODELS])
+    kind, said = got.pop("absent")
+    assert kind == "NotFoundError" and "'absent' is not served here" in said
+    for model in MODELS:
+        for key in ("chat_pieces", "complete_pieces", "older_pieces"):
+            assert [piece for piece in got[model].pop(key) if piece] == ["Kar", "vel"], key
+        assert got[model] == {
+            "chat": "Karvel",
+            "passages": ["p1", "p2"],
+            "complete": "Karvel",
+            "older": "Karvel",
+        }
+    assert _asked(upstream, before) == ["tiny"] * 6 + ["city"] * 6
+
+
+@pytest.mark.skipif(not shutil.which("npm"), reason="no node with npm on this machine")
+def test_vercels_sdk_generates_and_streams(url: str, upstream: Upstream) -> None:
+    before = len(upstream.requests)
+    with open(SCRIPTS / "ask_vercel.mjs") as script:
+        # From its standard input, node looks for packages where it runs.
+        got = _got(["node", "--input-type=module", "-", url, KEY, TEXT, *MODELS], script)
+    status, said = got.pop("absent")
+    assert status == 404 and "'absent' is not served here" in said
+    for model in MODELS:
+        assert [piece for piece in got[model].pop("pieces") if piece] == ["Kar", "vel"]
+        assert got[model] == {
+            "whole": "Karvel",
+            "reason": "stop",
+            "tokens": 2,
+            "passages": ["p1", "p2"],
+            "streamed_reason": "stop",
+            "streamed_tokens": 2,
+            "streamed_passages": ["p1", "p2"],
+        }
+    assert _asked(upstream, before) == ["tiny"] * 2 + ["city"] * 2
+
+
+def _got(command: list[str | Path], script: Any = None) -> dict[str, Any]:
+    """What a client printed, which runs beside the packages of `make clients`."""
+    assert (INSTALLED / ".installed").exists(), "make clients installs what this test needs"
+    done = subprocess.run(
+        command,
+        cwd=INSTALLED,
+        stdin=script or subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    got: dict[str, Any] = json.loads(done.stdout)
+    return got
+
+
+def _asked(upstream: Upstream, before: int) -> list[str]:
+    """Which models the engine was asked for; an adapter goes to it as NAME@DIGEST."""
+    return [str(request["model"]).split("@")[0] for request in upstream.requests[before:]]
