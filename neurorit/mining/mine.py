@@ -100,7 +100,13 @@ def mine(
         atlas = replace(atlas, model=source.digest, site=settings.site)
         if settings.selection != "count" or settings.neurons is not None:
             measure = Measurements(
-                records.loaded, source.template, pool, texts, settings.measured, seed
+                records.loaded,
+                source.template,
+                pool,
+                texts,
+                settings.measured,
+                seed,
+                settings.site,
             )
             atlas = _chosen(atlas, settings, seed, measure)
         median = float(np.median(atlas.residuals))
@@ -182,6 +188,7 @@ def choose_again(
         texts,
         settings.measured,
         seed,
+        atlas.site,
     )
     chosen = _chosen(atlas, settings, seed, measure)
     inputs = {name: former.inputs[name] for name in ("examples", "model")}
@@ -213,6 +220,7 @@ def _chosen(
         together=settings.neurons is not None,
         measure=measure,
         listed=listed,
+        sizes=settings.sizes,
     )
     return select(evidence, settings.selection)
 

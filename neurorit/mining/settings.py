@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from neurorit.core.errors import BadInput
@@ -47,11 +48,11 @@ SITES: Registry[Any] = Registry(
 )
 # What is made of the records afterwards: changing it needs no attribution again.
 AFTERWARDS = (
-    "selection", "share", "neurons", "measured", "general", "neuron_list", "resamples",
+    "selection", "share", "neurons", "sizes", "measured", "general", "neuron_list", "resamples",
     "max_residual", "force",
 )  # fmt: skip
 # Settings of the choice alone: an atlas that differs in no other need not be mined anew.
-OF_THE_CHOICE = ("selection", "neurons", "measured", "general", "neuron_list")
+OF_THE_CHOICE = ("selection", "neurons", "sizes", "measured", "general", "neuron_list")
 # Settings that name a file which the atlas is made of.
 FILES = ("general", "neuron_list")
 
@@ -105,8 +106,8 @@ class MiningSettings(Settings):
     stored: AtLeastOne = 1000
     """Scores of either sign that the atlas keeps of each context, for other selections."""
     site: str = "feed-forward"
-    """Where the neurons are: feed-forward, heads (attention heads, which can be mined, silenced and
-    compared, not tuned), or a registered site."""
+    """Where the neurons are: feed-forward, heads (attention heads, whose columns of the output
+    projection are tuned), or a registered site."""
     selection: str = "count"
     """The rule that chooses among them: count, mean, difference, gradient, fisher, spared-gradient,
     spared-fisher, noise-gradient, random, active, file, or a registered one."""
@@ -115,6 +116,10 @@ class MiningSettings(Settings):
     neurons: Annotated[float, Within(above=0)] | None = None
     """Neurons of all sets together over all layers, in place of `share`: below 1 a share of all
     neurons, from 1 on a count."""
+    sizes: Mapping[Literal["rel", "irrel", "shared"], AtLeastOne] = field(default_factory=dict)
+    """Neurons of each set over all layers, in place of a budget: P_shared by the worse of a
+    neuron's two places, then the first that are left of either side [R, I]. For rules that rank
+    the sides apart."""
     measured: AtLeastOne = 256
     """Examples, and texts, on which a selection measures gradients or activity."""
     general: str = ""
@@ -141,6 +146,8 @@ class MiningSettings(Settings):
         ATTRIBUTIONS.check(self.method, "‹method›")
         SELECTIONS.check(self.selection, "‹selection›")
         SITES.check(self.site, "‹site›")
+        if self.sizes and (self.neurons is not None or len(self.sizes) < 3):
+            raise BadInput("‹sizes›: name rel, irrel and shared, and leave ‹neurons› out")
         if self.task == "yes-no" and (self.contexts, self.irrelevant_target) != ("all", "gold"):
             raise BadInput(
                 "‹task=yes-no› has one target, YES, on both sides: set ‹contexts=all› and "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from neurorit.core.errors import BadInput
@@ -53,12 +54,29 @@ _ARCHITECTURES = {
 SUPPORTED = tuple(sorted(_ARCHITECTURES))
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Rows (dim 0) or columns (dim 1) of a projection's weight that belong to n chosen neurons.
+
+    index [n * k]: the places of the k lines of each neuron, in the neurons' order.
+    """
+
+    name: str
+    linear: nn.Linear
+    index: torch.Tensor
+    dim: int
+
+
 class Site(Protocol):
     """Where neurons are: L layers of F, each `unit` coordinates of what enters a projection.
 
     early: by how many layers a value that is changed there must be in a pass of its own before the
     feed-forward block of its layer (see `shared_prefix.Rows`).
     """
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """What is trained where a layer learns whole."""
 
     @property
     def depth(self) -> int:
@@ -78,6 +96,9 @@ class Site(Protocol):
 
     def down(self, layer: int) -> nn.Linear:
         """The projection that reads a layer's neurons."""
+
+    def lines(self, layer: int, neurons: torch.Tensor) -> list[Lines]:
+        """All weights that are the own ones of chosen neurons [n] of a layer."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +140,16 @@ class FeedForward:
         """The gate, weight [F, d]; None for blocks without one and for fused blocks."""
         return None if self.names.gate is None else self._linear(layer, self.names.gate)
 
+    def lines(self, layer: int, neurons: torch.Tensor) -> list[Lines]:
+        """Rows of the up-projection and the gate, columns of the down-projection, of [n]."""
+        up, gate = self.up(layer), self.gate(layer)
+        # A fused block holds the gate's rows first and the up-projection's after them.
+        up_rows = neurons + self.width if self.fused else neurons
+        found = [Lines("up", up, up_rows, 0), Lines("down", self.down(layer), neurons, 1)]
+        if gate is not None or self.fused:
+            found.append(Lines("gate", gate or up, neurons, 0))
+        return found
+
     def _linear(self, layer: int, name: str) -> nn.Linear:
         return _plain_linear(self.blocks[layer], name, layer)
 
@@ -131,14 +162,14 @@ class Heads:
     """
 
     early = 1
-    attentions: Sequence[nn.Module]
+    blocks: Sequence[nn.Module]
     output: str
     width: int
 
     @property
     def depth(self) -> int:
         """L, the number of layers."""
-        return len(self.attentions)
+        return len(self.blocks)
 
     @property
     def unit(self) -> int:
@@ -147,7 +178,13 @@ class Heads:
 
     def down(self, layer: int) -> nn.Linear:
         """The output projection, weight [d, H * unit]."""
-        return _plain_linear(self.attentions[layer], self.output, layer)
+        return _plain_linear(self.blocks[layer], self.output, layer)
+
+    def lines(self, layer: int, neurons: torch.Tensor) -> list[Lines]:
+        """Columns of the output projection: those of the heads [n]."""
+        columns = torch.arange(self.unit, device=neurons.device)
+        index = (neurons[:, None] * self.unit + columns).flatten()
+        return [Lines("output", self.down(layer), index, 1)]
 
 
 def _plain_linear(module: nn.Module, name: str, layer: int) -> nn.Linear:

@@ -144,7 +144,8 @@ def _measurements(
     if atlas.model and not source.has_weights(atlas.model):
         raise BadInput(f"{directory} was mined from other weights than ‹model={model}›")
     texts = general_texts(general, model, samples, seed)
-    return Measurements(source.load, source.template, load_examples(examples), texts, samples, seed)
+    pool = load_examples(examples)
+    return Measurements(source.load, source.template, pool, texts, samples, seed, atlas.site)
 
 
 def compare(one: Path, other: Path) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ merging, so that applying it to the base model gives the tuned checkpoint bit fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 
 from neurorit.core.artifact import Manifest, read_manifest, writing
 from neurorit.core.errors import BadInput
-from neurorit.model.feed_forward import FeedForward, feed_forward
+from neurorit.mining.atlas import FEED_FORWARD
+from neurorit.mining.settings import SITES
+from neurorit.model.feed_forward import Site
 
 TENSORS = "adapter.safetensors"
 
@@ -27,15 +30,18 @@ def save_adapter(
     out: Path,
     manifest: Manifest,
     *,
+    site: str = FEED_FORWARD,
     overwrite: bool = False,
 ) -> None:
     """Write the neurons [n, 2] and dense layers of a merged model.
 
-    manifest: its inputs must name the base as `model` (see models.weights_digest).
+    manifest: its inputs must name the base as `model` (see models.weights_digest). site: where the
+    neurons are.
     """
     from safetensors.torch import save_file
 
-    blocks = feed_forward(model)
+    blocks: Site = SITES.get(site)(model)
+    manifest = replace(manifest, made={**manifest.made, "site": site})
     tensors = {}
     for layer in range(blocks.depth):
         if layer in dense_layers:
@@ -46,24 +52,25 @@ def save_adapter(
         if not len(chosen):
             continue
         tensors[f"neurons.{layer}.index"] = chosen
-        for name, weight, dim, index in changed_lines(blocks, layer, chosen):
-            lines = weight.detach().index_select(dim, index.to(weight.device))
-            tensors[f"neurons.{layer}.{name}"] = lines.cpu().contiguous()
+        for own in blocks.lines(layer, chosen):
+            weight = own.linear.weight.detach()
+            lines = weight.index_select(own.dim, own.index.to(weight.device))
+            tensors[f"neurons.{layer}.{own.name}"] = lines.cpu().contiguous()
     with writing(out, manifest, overwrite=overwrite) as directory:
         save_file(tensors, directory / TENSORS)
 
 
-def read_adapter(directory: Path, base_digest: str) -> dict[str, torch.Tensor]:
-    """An adapter's tensors: `dense.LAYER.NAME`, `neurons.LAYER.index|up|gate|down`.
+def read_adapter(directory: Path, base_digest: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """An adapter's site and tensors: `dense.LAYER.NAME`, `neurons.LAYER.index|NAME`.
 
-    Raises BadInput for an adapter of another base.
+    NAME is that of the site's `lines`. Raises BadInput for an adapter of another base.
     """
     from safetensors.torch import load_file
 
     manifest = read_manifest(directory, "adapter")
     if manifest.inputs.get("model") != base_digest:
         raise BadInput(f"‹adapter={directory}› was made from another base model's weights")
-    return load_file(Path(directory) / TENSORS)
+    return manifest.made.get("site", FEED_FORWARD), load_file(Path(directory) / TENSORS)
 
 
 @torch.no_grad()
@@ -72,8 +79,8 @@ def apply_adapter(model: Any, directory: Path, base_digest: str) -> None:
 
     base_digest: of the model's weights. Raises BadInput for an adapter of another base.
     """
-    tensors = read_adapter(directory, base_digest)
-    blocks = feed_forward(model)
+    site, tensors = read_adapter(directory, base_digest)
+    blocks: Site = SITES.get(site)(model)
     for layer in range(blocks.depth):
         for name, parameter in blocks.blocks[layer].named_parameters():
             dense = tensors.get(f"dense.{layer}.{name}")
@@ -82,21 +89,7 @@ def apply_adapter(model: Any, directory: Path, base_digest: str) -> None:
         chosen = tensors.get(f"neurons.{layer}.index")
         if chosen is None:
             continue
-        for name, weight, dim, index in changed_lines(blocks, layer, chosen):
-            lines = tensors[f"neurons.{layer}.{name}"].to(weight.device, weight.dtype)
-            weight.data.index_copy_(dim, index.to(weight.device), lines)
-
-
-def changed_lines(
-    blocks: FeedForward, layer: int, chosen: torch.Tensor
-) -> list[tuple[str, torch.Tensor, int, torch.Tensor]]:
-    """A layer's weights that hold the chosen neurons: name, weight, dimension, places in it."""
-    up, gate = blocks.up(layer).weight, blocks.gate(layer)
-    down = ("down", blocks.down(layer).weight, 1, chosen)
-    if blocks.fused:  # the gate's rows stand first, the up-projection's after them
-        width = blocks.width
-        return [("gate", up, 0, chosen), ("up", up, 0, chosen + width), down]
-    parts = [("up", up, 0, chosen), down]
-    if gate is not None:
-        parts.append(("gate", gate.weight, 0, chosen))
-    return parts
+        for own in blocks.lines(layer, chosen):
+            weight = own.linear.weight
+            lines = tensors[f"neurons.{layer}.{own.name}"].to(weight.device, weight.dtype)
+            weight.data.index_copy_(own.dim, own.index.to(weight.device), lines)

@@ -19,9 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn import functional
 
 from neurorit.core.errors import BadInput
-from neurorit.mining.atlas import NeuronAtlas
+from neurorit.mining.atlas import FEED_FORWARD, NeuronAtlas
+from neurorit.mining.settings import SITES
 from neurorit.model.checkpoint import checkpoint_dir
-from neurorit.model.feed_forward import check_tunable, decoder_layers, feed_forward
+from neurorit.model.feed_forward import Site, check_tunable, decoder_layers
 from neurorit.model.precision import autocasts
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.rivals.full import FullTuning
@@ -165,13 +166,14 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
         return S2ft(model, s2ft_parameters(model, settings), 0)
     if _is_lora(settings.method):
         return lora(model, settings)  # SHiRA's parameters are as many
-    blocks = feed_forward(model)
+    site = FEED_FORWARD if atlas is None else atlas.site
+    blocks: Site = SITES.get(site)(model)
     dense: list[int] = []
     if method.dense:
         count = min(settings.dense_layers, blocks.depth)
         dense = list(range(count)) if atlas is None else atlas.densest(count)
     if atlas is not None:
-        atlas.check_shape(blocks.depth, blocks.width)
+        atlas.check_shape(blocks.depth, blocks.width, site=site)
         sets = {"rel": atlas.rel, "irrel": atlas.irrel, "shared": atlas.shared}
     else:
         each = max(1, round(share * blocks.width))
@@ -185,7 +187,8 @@ def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, shar
         return ReshapedMasks(model, every, last, gate=False)
     elif not method.neurons:
         sets = {}
-    return NeuronAdapters(model, {name: Group(neurons) for name, neurons in sets.items()}, dense)
+    groups = {name: Group(neurons) for name, neurons in sets.items()}
+    return NeuronAdapters(model, groups, dense, site=site)
 
 
 def _is_lora(method: str) -> bool:

@@ -8,6 +8,7 @@ Source: docs/method.md, Phase 2; LoRA, Hu et al. 2021.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch.nn import functional
 
 from neurorit.core.artifact import Manifest, writing
 from neurorit.core.errors import BadInput
-from neurorit.model.feed_forward import feed_forward
-from neurorit.tuning.adapter_file import changed_lines, read_adapter
+from neurorit.mining.settings import SITES
+from neurorit.model.feed_forward import Site
+from neurorit.tuning.adapter_file import read_adapter
 from neurorit.tuning.settings import MAX_LORA_RANK
 
 _Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -71,7 +73,7 @@ def save_lora(
 @torch.no_grad()
 def _factors(model: Any, directory: Path, base_digest: str, max_rank: int) -> _Factors:
     """Module name -> A [rank, inputs] and B [outputs, rank]."""
-    tensors = read_adapter(directory, base_digest)
+    site, tensors = read_adapter(directory, base_digest)
     dense = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("dense.")})
     if dense:
         raise BadInput(
@@ -81,25 +83,30 @@ def _factors(model: Any, directory: Path, base_digest: str, max_rank: int) -> _F
         )
     names = {id(weight): path.removesuffix(".weight") for path, weight in model.named_parameters()}
     factors: _Factors = {}
-    blocks = feed_forward(model)
+    blocks: Site = SITES.get(site)(model)
     for layer in range(blocks.depth):
         chosen = tensors.get(f"neurons.{layer}.index")
         if chosen is None:
             continue
-        rank = len(chosen) * (2 if blocks.fused else 1)
+        lines = blocks.lines(layer, chosen)
+        ranks: Counter[str] = Counter()
+        for own in lines:  # gate and up may stand in one matrix
+            ranks[names[id(own.linear.weight)]] += len(own.index)
+        rank = max(ranks.values())
         if rank > max_rank:
             raise BadInput(
                 f"‹as_lora›: layer {layer} has {len(chosen)} tuned neurons, which is rank {rank}, "
                 f"above ‹max_rank={max_rank}›; tune fewer neurons of it, or raise the limit where "
                 f"it is not for vLLM (which serves up to {MAX_LORA_RANK})"
             )
-        for part, weight, dim, index in changed_lines(blocks, layer, chosen):
-            before = weight.index_select(dim, index.to(weight.device)).float()
-            delta = tensors[f"neurons.{layer}.{part}"].to(weight.device).float() - before
-            places = functional.one_hot(index, weight.shape[dim]).float().to(weight.device)
-            a, b = (delta, places.T) if dim == 0 else (places, delta)
+        for own in lines:
+            weight, index = own.linear.weight, own.index
+            before = weight.index_select(own.dim, index.to(weight.device)).float()
+            delta = tensors[f"neurons.{layer}.{own.name}"].to(weight.device).float() - before
+            places = functional.one_hot(index, weight.shape[own.dim]).float().to(weight.device)
+            a, b = (delta, places.T) if own.dim == 0 else (places, delta)
             name = names[id(weight)]
-            if name in factors:  # gate and up in one matrix
+            if name in factors:
                 a, b = torch.cat([factors[name][0], a]), torch.cat([factors[name][1], b], 1)
             factors[name] = a, b
     if not factors:

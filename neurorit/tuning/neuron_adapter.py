@@ -1,9 +1,10 @@
-"""Neuron adapters: small trainable deltas for chosen feed-forward neurons beside frozen weights.
+"""Neuron adapters: small trainable deltas for chosen neurons beside frozen weights.
 
-A neuron's delta is one row for the gate, one for the up-projection and one column for the
-down-projection. Nothing dense gets a gradient or an optimizer state, except the blocks of the
-layers that are tuned fully. *Groups* of neurons learn only from their kind of sample, inside a
-mixed batch: the other samples see the same values but leave no gradient.
+A feed-forward neuron's delta is one row for the gate, one for the up-projection and one column for
+the down-projection; an attention head's, its columns of the output projection. Nothing dense gets a
+gradient or an optimizer state, except the blocks of the layers that are tuned fully. *Groups* of
+neurons learn only from their kind of sample, inside a mixed batch: the other samples see the same
+values but leave no gradient.
 
 Source: docs/method.md, Phase 2 [P, I].
 """
@@ -13,13 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from neurorit.model.feed_forward import FeedForward, feed_forward
+from neurorit.mining.atlas import FEED_FORWARD
+from neurorit.mining.settings import SITES
+from neurorit.model.feed_forward import Lines, Site
 from neurorit.tuning.fsdp import first_row, local_shard
 from neurorit.tuning.hold import Copies
 
@@ -40,6 +44,7 @@ class NeuronAdapters(nn.Module):
     forward pass whose gradients are wanted. `merge` adds the deltas to the weights and takes the
     adapters out again. A neuron in a dense layer is trained with its layer and has no delta.
     device: of the deltas, where the model is to be moved or spread there later; else its own.
+    site: where the neurons are, which says what a dense layer's block is, too.
     """
 
     def __init__(
@@ -48,9 +53,10 @@ class NeuronAdapters(nn.Module):
         groups: Mapping[str, Group],
         dense_layers: Sequence[int] = (),
         device: torch.device | None = None,
+        site: str = FEED_FORWARD,
     ) -> None:
         super().__init__()
-        self._blocks = feed_forward(model)
+        self._blocks: Site = SITES.get(site)(model)
         self._hooks: list[Any] = []
         self._learns: torch.Tensor | None = None
         self._copies: Copies | None = None
@@ -63,9 +69,8 @@ class NeuronAdapters(nn.Module):
         self._adapters: list[_LayerAdapter] = []
         for layer, neurons, masks in _by_layer(groups, self._blocks, self.dense_layers):
             place = device or self._blocks.down(layer).weight.device
-            adapter = _LayerAdapter(
-                self._blocks, layer, neurons, masks, lambda: self._learns, place
-            )
+            lines = self._blocks.lines(layer, neurons.to(place))
+            adapter = _LayerAdapter(lines, masks, lambda: self._learns, place)
             self.layers[str(layer)] = adapter
             self._adapters.append(adapter)
             self._hooks += adapter.install()
@@ -141,35 +146,28 @@ class _LayerAdapter(nn.Module):
 
     def __init__(
         self,
-        blocks: FeedForward,
-        layer: int,
-        neurons: torch.Tensor,
+        lines: Sequence[Lines],
         masks: np.ndarray,
         learns: Callable[[], torch.Tensor | None],
         device: torch.device,
     ) -> None:
         super().__init__()
-        down, up, gate = blocks.down(layer), blocks.up(layer), blocks.gate(layer)
-        count = len(neurons)
-        neurons = neurons.to(device)
         self._masks = torch.tensor(masks, device=device)
         self._all_learn = bool(masks.all())
         self._learns = learns
-        hidden, width = down.out_features, down.in_features
-        self.up = nn.Parameter(torch.zeros(count, hidden, device=device))
-        self.down = nn.Parameter(torch.zeros(hidden, count, device=device))
-        gated = gate is not None or blocks.fused
-        self.gate = nn.Parameter(torch.zeros(count, hidden, device=device)) if gated else None
-        # A fused block holds the gate's rows first and the up-projection's after them.
-        up_rows = neurons + width if blocks.fused else neurons
-        self._deltas = [Delta(up, up_rows, self.up, 0), Delta(down, neurons, self.down, 1)]
-        if self.gate is not None:
-            self._deltas.append(Delta(gate or up, neurons, self.gate, 0))
+        self._deltas: list[Delta] = []
+        for own in lines:
+            shape = list(own.linear.weight.shape)
+            shape[own.dim] = len(own.index)
+            value = nn.Parameter(torch.zeros(shape, device=device))
+            self.register_parameter(own.name, value)
+            self._deltas.append(Delta(own.linear, own.index, value, own.dim))
 
     def install(self) -> Iterator[Any]:
         """Hooks that collect the deltas' gradients; yields their handles."""
         for delta in self._deltas:
-            yield delta.linear.register_forward_hook(delta.tap(self._mask))
+            each = len(delta.index) // self._masks.shape[1]
+            yield delta.linear.register_forward_hook(delta.tap(partial(self._mask, each)))
 
     def write(self) -> None:
         """Put changed deltas into the weights."""
@@ -181,12 +179,16 @@ class _LayerAdapter(nn.Module):
         for delta in self._deltas:
             delta.undo()
 
-    def _mask(self) -> torch.Tensor | None:
-        """[B, 1, n]: 1 where a sample teaches a neuron; None where every sample teaches all."""
+    def _mask(self, each: int) -> torch.Tensor | None:
+        """[B, 1, n * each]: 1 where a sample teaches a neuron; None where every sample teaches all.
+
+        each: lines of a neuron.
+        """
         learns = self._learns()
         if learns is None or self._all_learn:
             return None
-        return self._masks[learns.to(self._masks.device).long()][:, None, :]
+        masks = self._masks.repeat_interleave(each, 1) if each > 1 else self._masks
+        return masks[learns.to(masks.device).long()][:, None, :]
 
 
 class Delta:
@@ -291,7 +293,7 @@ class _Tap(torch.autograd.Function):
 
 
 def _by_layer(
-    groups: Mapping[str, Group], blocks: FeedForward, dense: Sequence[int]
+    groups: Mapping[str, Group], blocks: Site, dense: Sequence[int]
 ) -> Iterator[tuple[int, torch.Tensor, np.ndarray]]:
     """Layer, its neurons [n] and their masks [3, n], for every layer that has deltas."""
     for layer in range(blocks.depth):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from neurorit.core.errors import BadInput
-from neurorit.mining.atlas import SETS, NeuronAtlas
+from neurorit.mining.atlas import FEED_FORWARD, SETS, NeuronAtlas
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.resume import Named
 from neurorit.tuning.rivals.full import FullTuning
@@ -88,7 +88,7 @@ def suppression(task: Task) -> Stage:
 
     def install(model: Any, device: Any) -> NeuronAdapters:
         sets = {str(n): Group(getattr(atlas, n), from_evidence=False) for n in settings.stage1_sets}
-        return NeuronAdapters(model, sets, device=device)
+        return NeuronAdapters(model, sets, device=device, site=atlas.site)
 
     return Stage(
         FIRST_STAGE,
@@ -112,7 +112,7 @@ def evidence(task: Task) -> Stage:
             "irrel": Group(atlas.irrel, from_evidence=False),
             "shared": Group(atlas.shared),
         }
-        return NeuronAdapters(model, groups, task.dense, device)
+        return NeuronAdapters(model, groups, task.dense, device, atlas.site)
 
     dense_rate = settings.dense_learning_rate or settings.learning_rate
     return Stage(
@@ -134,7 +134,7 @@ def _neurons(task: Task) -> list[Stage]:
 
     def install(model: Any, device: Any) -> NeuronAdapters:
         sets = {name: Group(getattr(atlas, name)) for name in SETS}
-        return NeuronAdapters(model, sets, device=device)
+        return NeuronAdapters(model, sets, device=device, site=atlas.site)
 
     rate = settings.learning_rate
     return [_one_stage(task, install, lambda adapters: [(adapters.deltas(), rate)])]
@@ -144,9 +144,10 @@ def _dense_only(task: Task) -> list[Stage]:
     """The dense layers' blocks learn from every sample, in one stage."""
     _parted(task)
     rate = task.settings.dense_learning_rate or task.settings.learning_rate
+    site = _atlas(task).site
 
     def install(model: Any, device: Any) -> NeuronAdapters:
-        return NeuronAdapters(model, {}, task.dense, device)
+        return NeuronAdapters(model, {}, task.dense, device, site)
 
     return [_one_stage(task, install, lambda adapters: [(adapters.dense(), rate)])]
 
@@ -155,6 +156,11 @@ def _as_released(task: Task) -> list[Stage]:
     """Both stages with reshaped masks; gates learn in the first alone."""
     noise, told = _parted(task)
     atlas, settings = _atlas(task), task.settings
+    if atlas.site != FEED_FORWARD:
+        raise BadInput(
+            f"‹method=as-released›: its masks are of {FEED_FORWARD} neurons, and the atlas is of "
+            f"the site {atlas.site}"
+        )
     every = np.concatenate([getattr(atlas, name) for name in SETS])
 
     def masks(neurons: np.ndarray, dense: tuple[int, ...], gate: bool) -> Callable[..., Any]:

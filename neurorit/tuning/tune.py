@@ -20,8 +20,9 @@ from neurorit.data.example_files import ExampleSource, examples_digest, examples
 from neurorit.data.examples import Example
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.controls import activity, control_atlas, control_layers
+from neurorit.mining.settings import SITES
 from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
-from neurorit.model.feed_forward import feed_forward
+from neurorit.model.feed_forward import Site
 from neurorit.model.load import device_named, laid_out, load_model, make_savable, release
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
@@ -188,6 +189,7 @@ def tune(
                     task.dense if method.dense else (),
                     Path(adapter),
                     replace(manifest, kind="adapter"),
+                    site=task.atlas.site,
                     overwrite=overwrite,
                 )
             shutil.rmtree(state, ignore_errors=True)
@@ -260,11 +262,11 @@ def _task(
     """What the atlas says, or a control in its place."""
     if neurons is None:
         return Task(samples, settings, named, seed=seed)
-    blocks = feed_forward(model)
-    neurons.check_shape(blocks.depth, blocks.width, atlas_named)
+    blocks: Site = SITES.get(neurons.site)(model)
+    neurons.check_shape(blocks.depth, blocks.width, atlas_named, neurons.site)
     active = None
     if settings.method == "active-neurons":
-        active = activity(model, [sample.prompt for sample in samples[:_ACTIVE]])
+        active = activity(model, [sample.prompt for sample in samples[:_ACTIVE]], blocks=blocks)
     dense = control_layers(neurons, settings.method, settings.dense_layers, seed)
     atlas = control_atlas(neurons, settings.method, active, seed)
     return Task(samples, settings, named, atlas, tuple(dense), seed)

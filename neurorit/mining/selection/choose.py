@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurorit.core.errors import BadInput
-from neurorit.mining.atlas import FEED_FORWARD, SETS, NeuronAtlas
+from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.selection.discovery import LEVEL
 from neurorit.mining.settings import SELECTIONS
 
@@ -33,7 +33,7 @@ class Evidence:
     budget: neurons, over all layers: K of either side, or `together` of all sets. level: the share
     of false discoveries that is borne. measure: takes the name of a field of the atlas that holds
     what was measured (atlas.MEASURED), and gives it, with what was measured along with it;
-    listed: set -> neurons [n, 2] of a file.
+    listed: set -> neurons [n, 2] of a file. sizes: neurons of each set, in place of the budget.
     """
 
     atlas: NeuronAtlas
@@ -43,6 +43,7 @@ class Evidence:
     together: bool = False
     measure: Measure | None = None
     listed: Mapping[str, Array] | None = None
+    sizes: Mapping[Any, int] = field(default_factory=dict)
     found: dict[str, Array] = field(default_factory=dict, repr=False)
 
     def measured(self, name: str) -> Array:
@@ -59,11 +60,6 @@ class Evidence:
             raise BadInput(
                 f"selection: it needs the {what}{of and f's ({of})'}, which the atlas does not "
                 f"keep yet, so give it the model and the examples (‹model›, ‹examples›){text}"
-            )
-        if self.atlas.site != FEED_FORWARD:
-            raise BadInput(
-                f"selection: what it measures is of {FEED_FORWARD} neurons, and this atlas is of "
-                f"the site {self.atlas.site}; choose by count, mean, difference or random"
             )
         self.found.update(self.measure(name))
         return self.found[name]
@@ -104,6 +100,12 @@ def _checked(sets: Mapping[str, Any], evidence: Evidence, rule: str) -> Mapping[
     if unknown := sets.keys() - set(SETS):
         raise BadInput(f"selection {rule}: {min(unknown)!r} is none of {', '.join(SETS)}")
     every = np.concatenate(list(checked.values()))
+    given = {name: len(pairs) for name, pairs in checked.items()}
+    if evidence.sizes and given != dict(evidence.sizes):
+        raise BadInput(
+            f"selection {rule}: it took {given} neurons, not ‹sizes› {dict(evidence.sizes)}; "
+            "take a rule that ranks the two sides apart, such as count, and sizes that it can fill"
+        )
     if evidence.together and len(every) > evidence.budget:
         raise BadInput(
             f"selection {rule}: it took {len(every)} neurons, more than the {evidence.budget} of "

@@ -1,8 +1,9 @@
 """What selections measure of a model: how much training would move each neuron, and its activity.
 
 A neuron's squared gradient is that of the loss of one sample with respect to the neuron's own
-weights: its rows of gate and up-projection and its column of the down-projection. Its mean over
-samples is the diagonal of the empirical Fisher matrix, summed over these weights.
+weights: its rows of gate and up-projection and its column of the down-projection, or an attention
+head's columns of the output projection. Its mean over samples is the diagonal of the empirical
+Fisher matrix, summed over these weights.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from torch.nn import functional
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
 from neurorit.data.plain_text import Row, Text, encode_texts
+from neurorit.mining.atlas import FEED_FORWARD
 from neurorit.mining.controls import activity
-from neurorit.model.feed_forward import feed_forward
+from neurorit.mining.settings import SITES
+from neurorit.model.feed_forward import Lines, Site
 from neurorit.model.float32 import float32_activations
 from neurorit.model.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
 
@@ -35,6 +38,7 @@ class Measurements:
 
     load: gives the model and its tokenizer. examples: what the model is to be tuned on; general:
     other text that it is to keep. most: how many of each are taken, in an order from the seed.
+    site: where the neurons are.
     """
 
     load: Callable[[], tuple[Any, Any]]
@@ -43,6 +47,7 @@ class Measurements:
     general: Sequence[Text] = ()
     most: int = 256
     seed: int = 0
+    site: str = FEED_FORWARD
 
     def __call__(self, name: str) -> Mapping[str, np.ndarray]:
         """Arrays [L, F] of a name of atlas.MEASURED, and of what is measured along with it.
@@ -55,7 +60,8 @@ class Measurements:
                 render_prompt(tokenizer, self.template, one.question, one.passages)
                 for one in self._chosen
             ]
-            return {name: activity(model, prompts).astype(np.float32)}
+            blocks = SITES.get(self.site)(model)
+            return {name: activity(model, prompts, blocks=blocks).astype(np.float32)}
         if name == "gradient_general":
             if not self.general:
                 raise BadInput(
@@ -64,7 +70,7 @@ class Measurements:
             rows = encode_texts(tokenizer, self.general[: self.most], _LONGEST)
             if not rows:
                 raise BadInput("‹general›: no text of it has two tokens")
-            return {name: _mean(squared_gradients(model, rows))}
+            return {name: _mean(squared_gradients(model, rows, self.site))}
         told = [example.has_evidence for example in self._chosen]
         if all(told) or not any(told):
             what = "without" if all(told) else "with"
@@ -74,7 +80,7 @@ class Measurements:
             )
         sums: dict[bool, list[np.ndarray]] = {True: [], False: []}
         rows = [self._row(example) for example in self._chosen]
-        for evidence, one in zip(told, squared_gradients(model, rows), strict=True):
+        for evidence, one in zip(told, squared_gradients(model, rows, self.site), strict=True):
             # Two sums rather than as many arrays as there are samples.
             sums[evidence] = [sums[evidence][0] + one] if sums[evidence] else [one]
         (with_it,), (without,) = sums[True], sums[False]
@@ -108,13 +114,15 @@ class Measurements:
         return Row([*prompt, *answer, end_token_id(tokenizer)], len(prompt))
 
 
-def squared_gradients(model: Any, rows: Sequence[Row]) -> Iterator[np.ndarray]:
+def squared_gradients(
+    model: Any, rows: Sequence[Row], site: str = FEED_FORWARD
+) -> Iterator[np.ndarray]:
     """Of every row the squared gradient [L, F] of its loss, summed over each neuron's weights.
 
     The loss is the cross-entropy summed over the tokens that count. Frozen weights stay so: only
     one layer's gradient is there at a time.
     """
-    with _tapped(model) as found:
+    with _tapped(model, site) as found:
         for row in rows:
             start = max(1, row.start)
             ids = torch.tensor([row.ids], device=model.device)
@@ -137,19 +145,19 @@ def _mean(parts: Iterator[np.ndarray]) -> np.ndarray:
 
 
 @contextmanager
-def _tapped(model: Any) -> Iterator[torch.Tensor]:
+def _tapped(model: Any, site: str) -> Iterator[torch.Tensor]:
     """Squared gradients [L, F] that a backward pass of one sample adds up, in the block."""
-    blocks = feed_forward(model)
+    blocks: Site = SITES.get(site)(model)
     found = torch.zeros(blocks.depth, blocks.width, device=model.device)
+    every = torch.arange(blocks.width, device=model.device)
     handles = [
         model.get_input_embeddings().register_forward_hook(
             lambda _module, _inputs, out: out.detach().requires_grad_()
         )
     ]
     for layer in range(blocks.depth):
-        lines = [linear for linear in (blocks.gate(layer), blocks.up(layer)) if linear is not None]
-        handles += [linear.register_forward_hook(_rows(found, layer)) for linear in lines]
-        handles.append(blocks.down(layer).register_forward_hook(_columns(found, layer)))
+        for lines in blocks.lines(layer, every):
+            handles.append(lines.linear.register_forward_hook(_adding(found[layer], lines)))
     try:
         yield found
     finally:
@@ -157,32 +165,21 @@ def _tapped(model: Any) -> Iterator[torch.Tensor]:
             handle.remove()
 
 
-Hook = Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], None]
-
-
-def _rows(found: torch.Tensor, layer: int) -> Hook:
-    """Of a matrix that makes neurons: a row is a neuron's; where fused, two are."""
-
-    def hook(_module: Any, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-        seen = inputs[0].detach()[0].float()
-
-        def add(gradient: torch.Tensor) -> None:
-            each = (gradient[0].float().T @ seen).square().sum(1)
-            found[layer] += each.unflatten(0, (-1, found.shape[1])).sum(0)
-
-        out.register_hook(add)
-
-    return hook
-
-
-def _columns(found: torch.Tensor, layer: int) -> Hook:
-    """Of the matrix that reads neurons: a column is a neuron's."""
+def _adding(
+    found: torch.Tensor, lines: Lines
+) -> Callable[[Any, tuple[torch.Tensor, ...], torch.Tensor], None]:
+    """A forward hook that adds to [F] the squared gradients of the lines of all neurons."""
 
     def hook(_module: Any, inputs: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
         seen = inputs[0].detach()[0].float()
 
         def add(gradient: torch.Tensor) -> None:
-            found[layer] += (gradient[0].float().T @ seen).square().sum(0)
+            given = gradient[0].float()
+            if lines.dim == 0:
+                each = (given[:, lines.index].T @ seen).square().sum(1)
+            else:
+                each = (given.T @ seen[:, lines.index]).square().sum(0)
+            found.add_(each.unflatten(0, (len(found), -1)).sum(1))
 
         out.register_hook(add)
 

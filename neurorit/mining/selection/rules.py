@@ -152,13 +152,16 @@ def _ranked_apart(evidence: Evidence, rel: Array, irrel: Array) -> Sets:
 def _of_two_orders(evidence: Evidence, orders: list[Array], counts: list[Array]) -> Sets:
     """The sets of the first in the order of each side, of those that count.
 
-    With a budget of all sets together, neurons are taken by their better place, as many as it says.
+    With a budget of all sets together, neurons are taken by their better place, as many as it says;
+    with sizes, P_shared by the worse place, then what is left of either side.
     """
     size = evidence.atlas.scores_rel.size
     places = np.full((2, size), size)
     for side in range(2):
         places[side, orders[side]] = np.arange(size)
         places[side, ~counts[side]] = size
+    if evidence.sizes:
+        return _of_sizes(evidence, places)
     chosen = places < min(evidence.budget, size)
     if evidence.together:
         best = places.min(0)
@@ -170,6 +173,28 @@ def _of_two_orders(evidence: Evidence, orders: list[Array], counts: list[Array])
     return choose_sets(*(one.reshape(evidence.atlas.scores_rel.shape) for one in chosen))
 
 
+def _of_sizes(evidence: Evidence, places: Array) -> Sets:
+    """Sets of the wanted sizes, from each neuron's place [2, L * F] in the two sides' orders."""
+    size, wanted = places.shape[1], evidence.sizes
+    worse = places.max(0)
+    shared = np.argsort(worse, kind="stable")[: wanted["shared"]]
+    shared = shared[worse[shared] < size]
+    taken = set(shared.tolist())
+    better = places.min(0)
+    sets: dict[str, list[int]] = {side: [] for side in SIDES}
+    for neuron in np.argsort(better, kind="stable").tolist():
+        if better[neuron] == size or all(len(sets[side]) == wanted[side] for side in SIDES):
+            break
+        if neuron in taken:
+            continue
+        # Of two sides that rank it alike the one gets it that lacks more.
+        side = min(SIDES, key=lambda s: (places[SIDES.index(s), neuron], len(sets[s]) - wanted[s]))
+        if len(sets[side]) < wanted[side]:
+            sets[side].append(neuron)
+    pairs = {name: _pairs(np.array(chosen, np.int64), evidence) for name, chosen in sets.items()}
+    return {**pairs, "shared": _pairs(shared, evidence)}
+
+
 def _largest(evidence: Evidence, values: Array) -> Array:
     """The places of the largest values above zero, within the budget."""
     order: Array = np.argsort(-values, kind="stable")[: evidence.budget]
@@ -178,6 +203,8 @@ def _largest(evidence: Evidence, values: Array) -> Array:
 
 def _sizes(evidence: Evidence) -> dict[str, int]:
     """How many of each set: as by count; with a budget of all together, in these proportions."""
+    if evidence.sizes:
+        return dict(evidence.sizes)
     sizes = {name: len(chosen) for name, chosen in by_count(evidence).items()}
     if evidence.together:
         total = max(1, sum(sizes.values()))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from neurorit.model.feed_forward import attention_heads, feed_forward
+from neurorit.model.feed_forward import Lines, attention_heads, feed_forward
 from neurorit.tuning.neuron_adapter import Delta
 
 
@@ -39,21 +39,20 @@ class S2ft(nn.Module):
         self._off = False
         for layer in range(depth):
             drawn = np.sort(rng.permutation(heads.width)[:of_heads])
-            units = np.arange(heads.unit)
+            channel = np.sort(rng.permutation(blocks.width)[:channels])
+            place = device or blocks.down(layer).weight.device
             columns = {
-                "heads": (heads.down(layer), (drawn[:, None] * heads.unit + units).flatten()),
-                "channels": (
-                    blocks.down(layer),
-                    np.sort(rng.permutation(blocks.width)[:channels]),
+                "heads": heads.lines(layer, torch.tensor(drawn, device=place))[0],
+                "channels": Lines(
+                    "down", blocks.down(layer), torch.tensor(channel, device=place), 1
                 ),
             }
-            for name, (linear, index) in columns.items():
-                place = device or linear.weight.device
-                value = nn.Parameter(torch.zeros(hidden, len(index), device=place))
+            for name, own in columns.items():
+                value = nn.Parameter(torch.zeros(hidden, len(own.index), device=place))
                 self.values[f"{layer}-{name}"] = value
-                delta = Delta(linear, torch.tensor(index, device=place), value, 1)
+                delta = Delta(own.linear, own.index, value, own.dim)
                 self.deltas.append(delta)
-                self._hooks.append(linear.register_forward_hook(delta.tap()))
+                self._hooks.append(own.linear.register_forward_hook(delta.tap()))
         self._hooks.append(model.register_forward_pre_hook(lambda _model, _inputs: self._write()))
 
     def samples(self, kinds: torch.Tensor) -> None:

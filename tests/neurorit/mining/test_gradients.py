@@ -23,7 +23,7 @@ from neurorit.mining.mine import mine
 from neurorit.mining.selection.choose import Evidence, select
 from neurorit.mining.selection.gradients import Measurements, squared_gradients
 from neurorit.mining.settings import MiningSettings
-from neurorit.model.feed_forward import feed_forward
+from neurorit.model.feed_forward import attention_heads, feed_forward
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 from neurorit.pipelines import method as pipeline
@@ -39,6 +39,20 @@ REPORT = Reporter(Console(quiet=True), None)
 SETTINGS = MiningSettings(
     samples=6, contexts="all", steps=4, neurons=12, resamples=2, force=True, measured=20
 )
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_squared_gradients_of_heads_are_those_of_their_columns(kind: str) -> None:
+    model = tiny(kind).requires_grad_(False)
+    (found,) = squared_gradients(model, ROWS[:1], "heads")
+    model.requires_grad_(True)
+    heads, row = attention_heads(model), ROWS[0]
+    logits = model(input_ids=torch.tensor([row.ids])).logits[0, row.start - 1 : -1]
+    functional.cross_entropy(logits, torch.tensor(row.ids[row.start :]), reduction="sum").backward()
+    for layer in range(heads.depth):
+        columns = heads.down(layer).weight.grad.square().sum(0)
+        wanted = columns.unflatten(0, (heads.width, heads.unit)).sum(1)
+        np.testing.assert_allclose(found[layer], wanted, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

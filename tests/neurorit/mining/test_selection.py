@@ -14,7 +14,7 @@ from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.selection.choose import Evidence, budget_of, read_neurons, select
 from neurorit.mining.selection.discovery import discoveries, surviving
-from neurorit.mining.settings import SELECTIONS
+from neurorit.mining.settings import SELECTIONS, MiningSettings
 
 DEPTH, WIDTH, SAMPLES = 3, 40, 30
 SIZE = DEPTH * WIDTH
@@ -157,6 +157,26 @@ def test_a_budget_of_all_sets_together_is_kept_to(rule: str, budget: int) -> Non
         together = select(evidence(len(apart.rel) + len(apart.irrel) + 2, together=True), rule)
         for name in SETS:
             assert flat(getattr(together, name)) == flat(getattr(apart, name))
+
+
+@pytest.mark.parametrize("rule", ["count", "mean", "gradient", "random"])
+def test_sizes_of_the_sets_are_kept_to(rule: str) -> None:
+    sizes = {"rel": 1, "irrel": 2, "shared": 2}
+    chosen = select(evidence(1, sizes=sizes, measure=measured()), rule)
+    assert {name: len(getattr(chosen, name)) for name in SETS} == sizes
+    if rule in ("count", "mean"):
+        assert [flat(getattr(chosen, name)) for name in ("rel", "shared")] == [{50}, {1, 2}]
+        assert flat(chosen.irrel) == {70, 90}
+
+
+def test_sizes_that_cannot_be_filled_are_refused() -> None:
+    for rule, sizes in (("fisher", {"rel": 1, "irrel": 1, "shared": 1}),
+                        ("count", {"rel": 9, "irrel": 1, "shared": 1})):  # fmt: skip
+        with pytest.raises(BadInput, match=r"not sizes \{'rel'"):
+            select(evidence(1, sizes=sizes, measure=measured()), rule)
+    for sizes in ({"rel": 1}, {"rel": 1, "irrel": 1, "other": 1}, {"rel": 0}):
+        with pytest.raises(BadInput, match="sizes"):
+            MiningSettings(sizes=sizes)  # type: ignore[arg-type]
 
 
 def test_differences_within_a_budget_of_both_sides() -> None:

@@ -13,12 +13,16 @@ from peft import PeftModel
 
 from neurorit.core.artifact import Manifest
 from neurorit.core.errors import BadInput
-from neurorit.model.feed_forward import feed_forward
-from neurorit.tuning.adapter_file import apply_adapter, changed_lines, save_adapter
+from neurorit.mining.settings import SITES
+from neurorit.tuning.adapter_file import apply_adapter, save_adapter
 from neurorit.tuning.lora_file import save_lora
 from tests.neurorit.tiny_models import tiny
 
-NEURONS = np.array([[0, 1], [0, 7], [0, 30], [2, 9]])  # three in layer 0, none in 1, one in 2
+# Three in layer 0, none in 1, one in 2.
+NEURONS = {
+    "feed-forward": np.array([[0, 1], [0, 7], [0, 30], [2, 9]]),
+    "heads": np.array([[0, 0], [0, 1], [0, 3], [2, 2]]),
+}
 IDS = torch.arange(3, 43).view(2, 20)
 MANIFEST = Manifest(kind="lora", command="test", inputs={"model": "base"})
 
@@ -29,26 +33,30 @@ def logits_of(model: Any) -> torch.Tensor:
     return logits
 
 
-def adapter_of(kind: str, out: Path, dense: tuple[int, ...] = ()) -> torch.Tensor:
+def adapter_of(
+    kind: str, out: Path, dense: tuple[int, ...] = (), site: str = "feed-forward"
+) -> torch.Tensor:
     """Writes the adapter of a model whose neurons were moved at random; returns its logits."""
     model = tiny(kind)
-    blocks = feed_forward(model)
+    blocks, neurons = SITES.get(site)(model), NEURONS[site]
     with torch.no_grad():
         for layer in (0, 2):
-            chosen = torch.from_numpy(NEURONS[NEURONS[:, 0] == layer, 1])
-            for _, weight, dim, index in changed_lines(blocks, layer, chosen):
-                lines = weight.index_select(dim, index)
-                weight.index_copy_(dim, index, lines + 0.3 * torch.randn_like(lines))
+            chosen = torch.from_numpy(neurons[neurons[:, 0] == layer, 1])
+            for own in blocks.lines(layer, chosen):
+                lines = own.linear.weight.index_select(own.dim, own.index)
+                moved = lines + 0.3 * torch.randn_like(lines)
+                own.linear.weight.index_copy_(own.dim, own.index, moved)
     manifest = Manifest(kind="adapter", command="test", inputs={"model": "base"})
-    save_adapter(model, NEURONS, dense, out, manifest)
+    save_adapter(model, neurons, dense, out, manifest, site=site)
     return logits_of(model)
 
 
 @pytest.mark.parametrize(
     "kind", ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt_neox"]
 )
-def test_peft_gives_the_merged_logits(kind: str, tmp_path: Path) -> None:
-    wanted = adapter_of(kind, tmp_path / "adapter")
+@pytest.mark.parametrize("site", NEURONS)
+def test_peft_gives_the_merged_logits(kind: str, site: str, tmp_path: Path) -> None:
+    wanted = adapter_of(kind, tmp_path / "adapter", site=site)
     base = tiny(kind)
     assert (logits_of(base) - wanted).abs().max() > 0.1
     merged = tiny(kind)
@@ -57,7 +65,10 @@ def test_peft_gives_the_merged_logits(kind: str, tmp_path: Path) -> None:
 
     rank = save_lora(base, tmp_path / "adapter", "the-base", tmp_path / "lora", MANIFEST)
 
-    assert rank == (6 if kind == "phi3" else 3)  # its gate and up stand in one matrix
+    if site == "heads":
+        assert rank == 3 * SITES.get(site)(base).unit
+    else:
+        assert rank == (6 if kind == "phi3" else 3)  # its gate and up stand in one matrix
     served = PeftModel.from_pretrained(tiny(kind), tmp_path / "lora").eval()
     torch.testing.assert_close(logits_of(served), wanted, atol=1e-5, rtol=1e-5)
     written = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())

@@ -23,6 +23,7 @@ from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.mine import mine
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.checkpoint import weights_digest
+from neurorit.model.feed_forward import attention_heads
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 from neurorit.tuning.adapter_file import apply_adapter
@@ -279,6 +280,40 @@ def test_neurons_and_dense_layers_are_trained_apart(
     for layers in ("dense-only", "last3"):
         with pytest.raises(BadInput, match="dense_layers"):
             TuneSettings(method=layers, dense_layers=0)
+
+
+@pytest.mark.parametrize("method", ["neurons", "neuro-rit", "active-neurons"])
+def test_heads_are_tuned(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, method: str
+) -> None:
+    how = MiningSettings(
+        samples=6, contexts="all", steps=4, site="heads", neurons=3, resamples=2, force=True
+    )
+    atlas = mine(checkpoint, None, examples_path, how)
+    settings = replace(SETTINGS, method=method, dense_layers=0)
+    out, adapter = tmp_path / "tuned", tmp_path / "adapter"
+    tune(checkpoint, None, examples_path, atlas, settings, out=out, adapter=adapter)
+    before, after = weights(checkpoint), weights(out)
+    model, _ = load_model(checkpoint)
+    moved = set()
+    for name, old in before.items():
+        changed = old != after[name]
+        if "o_proj" not in name:
+            assert not bool(changed.any()), name
+            continue
+        layer = int(name.split(".layers.")[1].split(".")[0])
+        columns = changed.any(0).unflatten(0, (-1, attention_heads(model).unit)).any(1)
+        moved |= {(layer, int(head)) for head in columns.nonzero()}
+    chosen = {(int(layer), int(head)) for s in SETS for layer, head in getattr(atlas, s)}
+    assert moved
+    assert method == "active-neurons" or moved <= chosen
+    assert method != "neurons" or moved == chosen
+    apply_adapter(model, adapter, weights_digest(checkpoint))
+    assert all(
+        torch.equal(t, after[name]) for name, t in model.state_dict().items() if name in after
+    )
+    with pytest.raises(BadInput, match="masks are of feed-forward neurons"):
+        tune(checkpoint, None, examples_path, atlas, replace(settings, method="as-released"))
 
 
 def test_tensorboard_logs_are_kept(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
