@@ -1,4 +1,4 @@
-"""One retriever for every way to search: dense, BM25, both fused, reranked, filtered.
+"""One retriever for every way to search: dense, BM25, both fused, sparse, reranked, filtered.
 
 Fusion is by scores (a convex combination, as in Bruch et al. 2023: cosine, and BM25's share of the
 query's best), or by reciprocal ranks (Cormack et al. 2009).
@@ -19,6 +19,7 @@ from neurorit.retrieval.bm25.bm25 import LexicalIndex
 from neurorit.retrieval.index.index import Hit, Index, passage_text
 from neurorit.retrieval.index.passage_store import PassageParts
 from neurorit.retrieval.settings import FUSIONS, MODES, Mode, SearchSettings
+from neurorit.retrieval.sparse.sparse import SparseIndex
 
 __all__ = ["FUSIONS", "MODES", "Retriever", "SearchSettings"]
 
@@ -30,8 +31,10 @@ class Retriever:
         self.index = index
         self.settings = settings
         self.directory = directory
-        self._lexical = None
-        if settings.mode != "dense":
+        self._lexical: LexicalIndex | SparseIndex | None = None
+        if settings.mode == "sparse":
+            self._lexical = SparseIndex.load(directory, index.digest)
+        elif settings.mode != "dense":
             self._lexical = LexicalIndex.of(directory, index.passages, index.digest)
         self._only = _matching(index.passages, settings.filters) if settings.filters else None
         self._cross = load_cross_encoder(settings.rerank) if settings.rerank else None
@@ -89,10 +92,12 @@ class Retriever:
         made.settings = replace(
             own, mode=mode or own.mode, filters={**(filters or {}), **own.filters}
         )
-        if made.settings.mode != "dense" and self._lexical is None:
-            raise BadInput(
-                f"search: {mode} is not loaded here; start with `--retriever hybrid` for every way"
-            )
+        loaded = ("dense", "sparse") if own.mode == "sparse" else ("dense", "bm25", "hybrid")
+        if made.settings.mode != "dense" and (
+            self._lexical is None or made.settings.mode not in loaded
+        ):
+            way = "sparse" if made.settings.mode == "sparse" else "hybrid"
+            raise BadInput(f"search: {mode} is not loaded here; start with `--retriever {way}`")
         if filters and not hasattr(self.index, "passages"):
             raise BadInput("search: filters are not loaded here")
         if filters:
@@ -121,7 +126,7 @@ class Retriever:
         """At most k passages for a query, best first; a hit's `ranks` say which part found it.
 
         Of several queries, a list for each. The score is the cosine of dense search, BM25's, the
-        fused one or the cross-encoder's.
+        fused one, a sparse encoder's inner product or the cross-encoder's.
         """
         if k < 1:
             raise BadInput(f"k must be at least 1, not {k}")
@@ -132,7 +137,7 @@ class Retriever:
         mode, deep = self.settings.mode, max(k, self.settings.depth)
         first = deep if self._cross is not None or mode == "hybrid" else k
         parts = []
-        if mode != "bm25":
+        if mode in ("dense", "hybrid"):
             parts.append(("dense", self.settings.dense_weight, self._dense(queries, first)))
         if mode != "dense" and self._lexical is not None:
             chosen = None if self._only is None else self.index.passages.rows_of(self._only)
@@ -141,7 +146,8 @@ class Retriever:
                 [Hit(self.index.passages[row], s, i) for i, (row, s) in enumerate(found, start=1)]
                 for found in rows
             ]
-            parts.append(("bm25", 1.0 - self.settings.dense_weight, hits))
+            name = "sparse" if mode == "sparse" else "bm25"
+            parts.append((name, 1.0 - self.settings.dense_weight, hits))
         if len(parts) == 1:
             name, _, found = parts[0]
             merged = [[_ranked(hit, hit.score, {name: hit.rank}) for hit in hits] for hits in found]

@@ -14,7 +14,7 @@ from neurorit.retrieval.bm25.words import ENGLISH
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.index.faiss_kinds import Kind, most_vectors
 
-Mode = Literal["dense", "bm25", "hybrid"]
+Mode = Literal["dense", "bm25", "hybrid", "sparse"]
 Fusion = Literal["scores", "ranks"]
 MODES: tuple[str, ...] = get_args(Mode)
 FUSIONS: tuple[str, ...] = get_args(Fusion)
@@ -28,7 +28,8 @@ class SearchSettings(Settings):
     """How passages are found."""
 
     mode: Mode = "dense"
-    """By vectors (dense), by words (bm25), or by both (hybrid)."""
+    """By vectors (dense), by words (bm25), by both (hybrid), or by the weights that a sparse
+    encoder such as SPLADE gives to words (sparse; `index --sparse`)."""
     depth: AtLeastOne = 100
     """Passages of each part that are fused or reranked."""
     fusion: Fusion = "scores"

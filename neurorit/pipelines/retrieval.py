@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.errors import BadInput
-from neurorit.pipelines.progress import reporting
+from neurorit.pipelines.progress import Reporter, reporting
 from neurorit.pipelines.recipe import Recipe, parse_assignments
 
 if TYPE_CHECKING:
+    from neurorit.retrieval.encoders.sparse import SparseEncoder
+    from neurorit.retrieval.index.index import Index
     from neurorit.retrieval.retriever import SearchSettings
 
 _SEARCHED = 256  # questions at once
@@ -26,6 +28,7 @@ def index(
     overwrite: bool,
     restart: bool = False,
     bm25: bool = False,
+    sparse: str = "",
     plan: bool = False,
     ray: str | None = None,
     ray_gpus: float = 0.0,
@@ -33,9 +36,10 @@ def index(
 ) -> Mapping[str, Any]:
     """Build an index; returns where it is and what it holds.
 
-    restart: throw away an unfinished build of something else; bm25: make its BM25 too; plan: only
-    say what it will take; ray: a cluster that encodes, with so many GPUs for each task; options:
-    see `neurorit.retrieval.index.build.BuildSettings`.
+    restart: throw away an unfinished build of something else; bm25: make its BM25 too; sparse: an
+    encoder by which to make its sparse vectors too; plan: only say what it will take; ray: a
+    cluster that encodes, with so many GPUs for each task; options: see
+    `neurorit.retrieval.index.build.BuildSettings`.
     """
     from neurorit.retrieval.index.build import SKIPPED
     from neurorit.retrieval.index.estimate import plan_index
@@ -49,6 +53,7 @@ def index(
             return plan_index(corpus, encoder, settings)
 
     with reporting() as report, contextlib.ExitStack() as stack:
+        weights = _sparse_encoder(sparse, settings.batch_size)
         used: Any = encoder
         if ray is not None:
             from neurorit.retrieval.ray_cluster import ClusterEncoder, connected
@@ -75,9 +80,37 @@ def index(
             report.say("counting words for BM25")
             LexicalIndex.of(out, built.passages, built.digest, memory=settings.memory)
             summary["bm25"] = str(lexical_place(out))
+        if weights is not None:
+            summary |= _sparse(built, weights, report, restart)
     if summary.get("skipped"):
         summary["skipped_file"] = str(out / SKIPPED)
     return {"index": str(out), **summary}
+
+
+def _sparse_encoder(name: str, batch_size: int) -> SparseEncoder | None:
+    """Before anything is built, so that a bad name costs nothing; None without a name."""
+    if not name:
+        return None
+    from neurorit.retrieval.encoders.sparse import SparseEncoder
+
+    return SparseEncoder.load(name, batch_size=batch_size)
+
+
+def _sparse(
+    index: Index, encoder: SparseEncoder, report: Reporter, restart: bool = False
+) -> dict[str, Any]:
+    """Make the sparse vectors of an index; returns what was made."""
+    from neurorit.retrieval.sparse.build import write_sparse
+
+    assert index.directory is not None
+    return write_sparse(
+        index.directory,
+        index.passages,
+        index.digest,
+        encoder,
+        restart=restart,
+        progress=report.named("passages encoded sparsely"),
+    )
 
 
 def update(
@@ -88,17 +121,20 @@ def update(
     batch_size: int,
     *,
     compact: bool = False,
+    sparse: str = "",
 ) -> Mapping[str, Any]:
     """Add passages to an index and delete some of it; returns what it then holds.
 
-    compact: bring its segments together afterwards, without what was deleted.
+    compact: bring its segments together afterwards, without what was deleted; sparse: an encoder
+    by which to make the sparse vectors of what is left.
     """
     from neurorit.retrieval.index.compact import compact_index
     from neurorit.retrieval.index.update import update_index
 
     made: dict[str, Any] = {}
     with reporting() as report:
-        if add is not None or delete is not None or delete_where or not compact:
+        weights = _sparse_encoder(sparse, batch_size)
+        if add is not None or delete is not None or delete_where or not (compact or sparse):
             made = update_index(
                 directory,
                 add=add,
@@ -111,6 +147,10 @@ def update(
             made |= compact_index(
                 directory, batch_size=batch_size, progress=report.named("passages moved")
             )
+        if weights is not None:
+            from neurorit.retrieval.index.index import Index
+
+            made |= _sparse(Index.load(directory), weights, report)
     return {"index": str(directory), **made}
 
 

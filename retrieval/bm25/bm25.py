@@ -65,23 +65,30 @@ class LexicalIndex:
 
         only: int64 rows, to find no others.
         """
-        import numpy as np
-
         found: list[list[tuple[int, float]]] = []
         for words in words_of(queries, self._language):
             known = [word for word in words if word in self._bm25.vocab_dict]
-            if not known or not self._size:
-                found.append([])
-                continue
-            scores = self._bm25.get_scores(known)
-            rows = np.arange(len(scores)) if only is None else only
-            scores = scores[rows]
-            count = min(k, len(scores))
-            best = np.argpartition(-scores, count - 1)[:count]
-            # Equal scores come in the passages' order, so that a search gives the same twice.
-            best = best[np.lexsort((rows[best], -scores[best]))]
-            found.append([(int(rows[i]), float(scores[i])) for i in best if scores[i] > 0])
+            scores = self._bm25.get_scores(known) if known and self._size else ()
+            found.append(best_rows(scores, k, only))
         return found
+
+
+def best_rows(scores: Any, k: int, only: Any = None) -> list[tuple[int, float]]:
+    """(row, score) of at most k of the scores [n] above zero, best first.
+
+    only: int64 rows, to take no others.
+    """
+    import numpy as np
+
+    if not len(scores) or (only is not None and not len(only)):
+        return []
+    rows = np.arange(len(scores)) if only is None else only
+    scores = scores[rows]
+    count = min(k, len(scores))
+    best = np.argpartition(-scores, count - 1)[:count]
+    # Equal scores come in the passages' order, so that a search gives the same twice.
+    best = best[np.lexsort((rows[best], -scores[best]))]
+    return [(int(rows[i]), float(scores[i])) for i in best if scores[i] > 0]
 
 
 def lexical_place(index: Path) -> Path:

@@ -120,7 +120,7 @@ class _SearchOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    retriever: Literal["dense", "bm25", "hybrid"] | None = Field(
+    retriever: Literal["dense", "bm25", "hybrid", "sparse"] | None = Field(
         default=None, description="a way that the server has loaded"
     )
     filters: Annotated[dict[_Name, _Value], Field(max_length=10)] = Field(

@@ -39,6 +39,9 @@ def index(
     bm25: Annotated[
         bool, typer.Option("--bm25", help="Count words for BM25 and hybrid search now.")
     ] = False,
+    sparse: Annotated[
+        str, typer.Option(help="A sparse encoder (SPLADE), a folder or hub name, to search by too.")
+    ] = "",
     plan: Annotated[bool, typer.Option(help="Only say what memory, disk and time it takes.")] = (
         False
     ),
@@ -70,6 +73,7 @@ def index(
             overwrite=overwrite,
             restart=restart,
             bm25=bm25,
+            sparse=sparse,
             plan=plan,
             ray=ray,
             ray_gpus=ray_gpus,

@@ -29,6 +29,10 @@ def update(
         bool,
         typer.Option("--compact", help="Bring the segments together, without what was deleted."),
     ] = False,
+    sparse: Annotated[
+        str,
+        typer.Option(help="A sparse encoder (SPLADE) to search by too: encode all that is left."),
+    ] = "",
     batch_size: Annotated[int, option(BuildSettings, "batch_size")] = BuildSettings.batch_size,
     as_json: Json = False,
 ) -> None:
@@ -36,6 +40,8 @@ def update(
 
     def work() -> Mapping[str, Any]:
         where = parse_fields(delete_where, "--delete-where")
-        return body.update(index_dir, add, delete, where, batch_size, compact=compact)
+        return body.update(
+            index_dir, add, delete, where, batch_size, compact=compact, sparse=sparse
+        )
 
     run(work, as_json)
