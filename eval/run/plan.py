@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import nsmallest
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -47,7 +47,7 @@ class Plan:
 
     calls: system -> for each prompt the hash of what is asked; keys: the same with the place in the
     run; prints: system -> fingerprint; identities: server -> what it says of its model; skipped:
-    questions whose pools are too small.
+    questions whose pools are too small; unread: those of the file that cannot be asked, by reason.
     """
 
     systems: tuple[System, ...]
@@ -60,6 +60,7 @@ class Plan:
     max_tokens: int
     seed: int
     identities: dict[str, Identity]
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def questions(self) -> int:
@@ -92,6 +93,9 @@ class Plan:
                 f"{len(self.skipped)} of {of} questions are left out of all conditions, since they "
                 f"lack passages for one; the first: {why}"
             )
+        if self.unread:
+            told = ", ".join(f"{reason}: {count}" for reason, count in self.unread.items())
+            found.append(f"questions of the file that are not asked: {told}")
         return [text for text in found if text]
 
 
@@ -113,6 +117,7 @@ def make_plan(
     limit: so many questions; sample: drawn by the seed, or the first ones. identities: of the
     servers among the systems, from `identify_all`.
     """
+    unread: dict[str, int] = {}
     names = tuple(dict.fromkeys(conditions))
     if not systems:
         raise BadInput("no system to evaluate: name at least one")
@@ -126,7 +131,7 @@ def make_plan(
     for system in systems:
         system.check(names)
     models = {s.name: s.place for s in systems if s.kind == "checkpoint"}
-    chosen = _sample(_read(examples), limit, sample, seed)
+    chosen = _sample(_read(examples, unread), limit, sample, seed)
     retrieved = _retrieve(systems, chosen, names, retrieve, seed)
     prompts, skipped = render_prompts(models, chosen, names, seed, retrieved, PromptTemplate())
     known = dict(identities or {})
@@ -152,7 +157,8 @@ def make_plan(
         for name, of_system in calls.items()
     }
     return Plan(
-        tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens, seed, known
+        *(tuple(systems), names, prompts, skipped, prints, calls, keys, max_tokens, seed, known),
+        unread,
     )
 
 
@@ -272,8 +278,9 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def _read(examples: Path) -> Iterator[Example]:
-    return read_examples(examples_file(Path(examples)), unanswered="unanswerable")
+def _read(examples: Path, unread: dict[str, int]) -> Iterator[Example]:
+    place = examples_file(Path(examples))
+    return read_examples(place, unanswered="unanswerable", left_out=unread)
 
 
 def _sample(

@@ -25,7 +25,13 @@ from neurorit.core.errors import BadInput
 from neurorit.data.answers import answer_texts
 from neurorit.data.examples import NOISE, Example, Passage, passage_kinds
 from neurorit.data.formats.record_files import TABLES, read_rows
-from neurorit.data.formats.squad_beir import QUERIES, beir_records, is_squad_document, squad_records
+from neurorit.data.formats.squad_beir import (
+    QUERIES,
+    LeftOut,
+    beir_records,
+    is_squad_document,
+    squad_records,
+)
 
 Unanswered = Literal["refused", "unanswerable", "all"]
 
@@ -66,16 +72,19 @@ def examples_file(place: Path) -> Path:
     return place / "examples.jsonl" if place.is_dir() and not beir else place
 
 
-def read_examples(path: Path, *, unanswered: Unanswered = "refused") -> Iterator[Example]:
+def read_examples(
+    path: Path, *, unanswered: Unanswered = "refused", left_out: LeftOut | None = None
+) -> Iterator[Example]:
     """Stream examples (or bare questions); raises BadInput with file:line.
 
     unanswered: what becomes of questions without an answer: all `refused` (of SQuAD's document
     those that are impossible are left out), `unanswerable` ones read, or `all` read, where answers
-    are not looked at.
+    are not looked at. left_out: counts, by their reason, the questions of SQuAD's document and of
+    BEIR's folder that are not read.
     """
     path = Path(path)
     seen: set[str] = set()
-    for where, record in _records(path, unanswered):
+    for where, record in _records(path, unanswered, {} if left_out is None else left_out):
         try:
             example = parse_example(record, unanswered)
         except ValueError as error:
@@ -88,13 +97,15 @@ def read_examples(path: Path, *, unanswered: Unanswered = "refused") -> Iterator
         raise BadInput(f"{path}: holds no example")
 
 
-def load_examples(source: ExampleSource) -> list[Example]:
+def load_examples(source: ExampleSource, *, left_out: LeftOut | None = None) -> list[Example]:
     """The examples of a file, of what `mix` wrote, or those in memory; also unanswerable ones.
 
+    left_out: as in `read_examples`.
     Raises BadInput with file:line, or with the number of the one in memory (from 0), for a bad one.
     """
     if isinstance(source, (str, PathLike)):
-        return list(read_examples(examples_file(Path(source)), unanswered="unanswerable"))
+        place = examples_file(Path(source))
+        return list(read_examples(place, unanswered="unanswerable", left_out=left_out))
     if isinstance(source, Mapping):
         raise BadInput("examples: a single record was given; give a list of them")
     loaded: dict[str, Example] = {}
@@ -128,10 +139,10 @@ def examples_digest(source: ExampleSource, loaded: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def _records(path: Path, unanswered: Unanswered) -> Iterator[tuple[str, Any]]:
+def _records(path: Path, unanswered: Unanswered, left_out: LeftOut) -> Iterator[tuple[str, Any]]:
     """(file:line, decoded record) of a file or folder in any of the forms."""
     if (path / QUERIES).is_file():
-        yield from beir_records(path, unanswered)
+        yield from beir_records(path, unanswered, left_out)
         return
     if not path.is_file():
         told = f"a folder without {QUERIES} or examples.jsonl" if path.is_dir() else "no such file"
@@ -140,7 +151,7 @@ def _records(path: Path, unanswered: Unanswered) -> Iterator[tuple[str, Any]]:
     needed = _QUESTIONS if is_table else ()
     for where, record in read_rows(path, _refuse, "an example", needed=needed):
         if is_squad_document(record):
-            yield from squad_records(record, path, unanswered != "refused")
+            yield from squad_records(record, path, unanswered != "refused", left_out)
         else:
             yield where, _read_cells(record) if is_table else record
 

@@ -170,7 +170,10 @@ def search(
 
     if (question is None) == (questions is None):
         raise BadInput("search: give a question, or ‹questions› FILE, and not both")
-    asked = list(read_examples(questions, unanswered="all")) if questions is not None else []
+    unread: dict[str, int] = {}
+    asked = []
+    if questions is not None:
+        asked = list(read_examples(questions, unanswered="all", left_out=unread))
     with reporting() as report:
         report.say("loading the index")
         retriever = Retriever.load(index, settings)
@@ -198,6 +201,7 @@ def search(
         "mode": settings.mode,
         **ranking_figures(rankings, gold),
         **({"gold not in the index": unknown} if unknown else {}),
+        **({"questions not read": dict(unread)} if unread else {}),
     }
 
 

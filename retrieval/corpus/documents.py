@@ -28,10 +28,14 @@ LeftOut = Callable[[str, str], None]
 
 
 class Document(NamedTuple):
-    """A file's title and text; page counts from 1 for a PDF's pages and is 0 for other files."""
+    """A title and text of a file, or of a part of it, and where these stand.
+
+    page counts from 1 for a PDF's pages and is 0 for other files.
+    """
 
     title: str
     text: str
+    place: str
     page: int = 0
     meta: dict[str, Any] = {}  # noqa: RUF012 (nobody changes it)
 
@@ -53,10 +57,10 @@ def read_document(path: Path, left_out: LeftOut = lambda place, why: None) -> It
             yield from _pdf(path, left_out)
         elif suffix in _MAIL:
             for title, text, meta, place in mails(path, left_out):
-                yield from _part(Document(title, text, meta=meta), path, place, left_out)
+                yield from _part(Document(title, text, place, meta=meta), path, left_out)
         else:
             title, text = docx_text(path) if suffix == ".docx" else _text(path, suffix)
-            yield from _part(Document(title, text), path, str(path), left_out)
+            yield from _part(Document(title, text, str(path)), path, left_out)
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read: {reason_of(error)}") from error
 
@@ -73,12 +77,12 @@ def _text(path: Path, suffix: str) -> tuple[str, str]:
     return ("", text) if suffix == ".txt" else markdown_text(text)
 
 
-def _part(part: Document, path: Path, place: str, left_out: LeftOut) -> Iterator[Document]:
+def _part(part: Document, path: Path, left_out: LeftOut) -> Iterator[Document]:
     text = part.text.replace("\u00ad", "")  # a hyphen that is only seen where a line ends
     if text.strip():
         yield part._replace(title=part.title or _name(path), text=text)
     else:
-        left_out(place, TITLE_ALONE if part.title.strip() else NO_TEXT)
+        left_out(part.place, TITLE_ALONE if part.title.strip() else NO_TEXT)
 
 
 def _pdf(path: Path, left_out: LeftOut) -> Iterator[Document]:
@@ -88,10 +92,11 @@ def _pdf(path: Path, left_out: LeftOut) -> Iterator[Document]:
         left_out(str(path), f"{SCANNED} ({pages})")
         return
     for number, text in enumerate(texts, start=1):
+        place = f"{path}, page {number}"
         if text.strip():
-            yield Document(title.strip() or _name(path), text, number)
+            yield Document(title.strip() or _name(path), text, place, number)
         else:
-            left_out(f"{path}, page {number}", SCANNED)
+            left_out(place, SCANNED)
 
 
 def _name(path: Path) -> str:

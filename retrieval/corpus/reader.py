@@ -315,14 +315,12 @@ def _document(file: Path, folder: Path, chunking: Chunking, skipped: Skipped) ->
     name = os.fsencode(file.relative_to(folder)).decode("utf-8", "backslashreplace")
     number = 0
     try:
-        for turn, part in enumerate(read_document(file, skipped.left_out)):
-            place = f"{file}, page {part.page}" if part.page else f"{file}, part {turn}"
-            place = place if part.page or part.meta else str(file)
+        for part in read_document(file, skipped.left_out):
             for text in chunking.chunks(part.text):
                 meta: dict[str, Any] = {"source": name, **part.meta}
                 if part.page:
                     meta["page"] = part.page
-                yield Passage(f"{name}#{number}", part.title, text, meta=meta), place
+                yield Passage(f"{name}#{number}", part.title, text, meta=meta), part.place
                 number += 1
     except BadInput as error:
         skipped.bad(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,10 @@ def stored_records(value: Any) -> Iterable[tuple[str, dict[str, Any]]] | None:
     if isinstance(value.get("ids"), list) and isinstance(value.get("documents"), list):
         return _chroma(value)
     if isinstance(value.get("_source"), Mapping):
-        return [("hit", {"_id": value.get("_id"), **value["_source"]})]
+        return [("hit", _hit(value))]
+    hits = value.get("hits")
+    if isinstance(hits, Mapping) and isinstance(hits.get("hits"), list):
+        return ((f"hits[{i}]", _hit(one)) for i, one in enumerate(hits["hits"]))
     if any(name in value for name in TEXTS):
         return None
     if isinstance(value.get("data"), list):
@@ -147,7 +151,9 @@ def stored_records(value: Any) -> Iterable[tuple[str, dict[str, Any]]] | None:
         if isinstance(value.get(name), list):
             return ((f"{name}[{i}]", one) for i, one in enumerate(value[name]))
     inner = list(value.values())
-    if inner and all(isinstance(one, Mapping) and ("lc" in one or "text" in one) for one in inner):
+    if all(isinstance(one, Mapping) for one in inner) and any(
+        "lc" in one or "text" in one for one in inner
+    ):
         # LangChain's InMemoryVectorStore, or its stored documents by their keys.
         return (
             (f"key {key}", {"id": key, **(_lang_chain(one) if "lc" in one else one)})
@@ -156,13 +162,20 @@ def stored_records(value: Any) -> Iterable[tuple[str, dict[str, Any]]] | None:
     return None
 
 
+def _hit(hit: Any) -> Any:
+    if not isinstance(hit, Mapping) or not isinstance(hit.get("_source"), Mapping):
+        return hit
+    return {"_id": hit.get("_id"), **hit["_source"]}
+
+
 def _llama_index(nodes: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for key, node in nodes.items():
         data = node.get("__data__", node) if isinstance(node, Mapping) else node
         if isinstance(data, str):
-            data = json.loads(data)
+            with suppress(ValueError):
+                data = json.loads(data)
         if not isinstance(data, Mapping):
-            yield f"node {key}", {}
+            yield f"node {key}", data
             continue
         resource = data.get("text_resource")
         text = data.get("text") or (resource.get("text") if isinstance(resource, Mapping) else "")

@@ -70,18 +70,20 @@ def mix(
     examples are made alone, as they are among all the others. out: where the artifact is written
     (`examples.jsonl`, `ledger.jsonl`); None writes nothing.
 
-    Questions for which no passage at all was found are left out and counted; `examples_short_of`
-    says of each kind how many examples found fewer passages than were wanted. Raises BadInput for
+    Questions for which no passage at all was found are left out and counted, and those of the file
+    that cannot be asked (`questions_not_read`, by reason); `examples_short_of` says of each kind
+    how many examples found fewer passages than were wanted. Raises BadInput for
     unreadable questions or settings, ArtifactError for a bad index.
     """
     settings = settings or MixSettings()
     named = examples_name(questions)
-    asked = every = load_examples(questions)
+    unread: dict[str, int] = {}
+    asked = every = load_examples(questions, left_out=unread)
     if settings.limit and settings.limit < len(asked):
         asked = sorted(asked, key=lambda q: _digest(seed, q.id))[: settings.limit]
     wanted = _only(named, asked, only) if only else asked
     if out is None:
-        return _mixed(_loaded(index), asked, wanted, settings, seed, named, progress)
+        return _mixed(_loaded(index), asked, wanted, settings, seed, named, unread, progress)
     counts: dict[str, Any] = {}
     of_index = (
         {"index": index.digest} if isinstance(index, Index) else hash_inputs(index=Path(index))
@@ -95,7 +97,7 @@ def mix(
         made=counts,
     )
     with writing(Path(out), manifest, overwrite=overwrite) as folder:
-        mixture = _mixed(_loaded(index), asked, wanted, settings, seed, named, progress)
+        mixture = _mixed(_loaded(index), asked, wanted, settings, seed, named, unread, progress)
         write_examples(folder / EXAMPLES, mixture)
         with open(folder / LEDGER, "w", encoding="utf-8") as stream:
             for record in mixture.ledger:
@@ -111,6 +113,7 @@ def _mixed(
     settings: MixSettings,
     seed: int,
     named: str,
+    unread: Mapping[str, int],
     progress: Callable[[int, int], None] | None,
 ) -> Mixture:
     kinds: Counter[str] = Counter()
@@ -134,6 +137,8 @@ def _mixed(
     if not examples:
         raise BadInput(f"{named}: no question found a passage in {index.directory}")
     made: dict[str, Any] = {**counts, "passages": dict(sorted(kinds.items()))}
+    if unread:
+        made["questions_not_read"] = dict(sorted(unread.items()))
     if short:
         made["examples_short_of"] = dict(sorted(short.items()))
     return Mixture(examples, made, ledger)

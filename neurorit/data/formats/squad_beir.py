@@ -5,7 +5,7 @@ They become the records that `neurorit.data.example_files` parses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,10 @@ from neurorit.data.formats.record_files import read_rows
 from neurorit.data.formats.text_files import numbered_lines
 
 QUERIES = "queries.jsonl"
+NOT_JUDGED, NOT_ANSWERED, IMPOSSIBLE = "not in the qrels", "no answer", "unanswerable"
+
+LeftOut = MutableMapping[str, int]
+"""Reason -> how many questions were not read for it."""
 
 
 def is_squad_document(record: Any) -> bool:
@@ -52,11 +56,12 @@ def squad_rows(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, d
 
 
 def squad_records(
-    document: Mapping[str, Any], path: Path, unanswerable: bool
+    document: Mapping[str, Any], path: Path, unanswerable: bool, left_out: LeftOut
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) of each question; its paragraph is the gold passage.
 
-    unanswerable: also those without an answer, whose paragraph is a distractor.
+    unanswerable: also those without an answer, whose paragraph is a distractor; else they are
+    counted in left_out.
     """
     for number, (where, row) in enumerate(squad_rows(document, path)):
         try:
@@ -66,6 +71,7 @@ def squad_records(
         if converted.question is None or (
             converted.question.get("unanswerable") and not unanswerable
         ):
+            _count(left_out, IMPOSSIBLE)
             continue
         kind = "distractor" if converted.question.get("unanswerable") else "gold"
         shown = [{**passage, "kind": kind} for passage in converted.passages]
@@ -73,11 +79,14 @@ def squad_records(
         yield where, record | {"passages": shown}
 
 
-def beir_records(folder: Path, unanswered: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def beir_records(
+    folder: Path, unanswered: str, left_out: LeftOut
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, record) of BEIR's queries; passages that `qrels` calls relevant are gold.
 
     BEIR is made for retrieval: only queries whose `metadata` holds an `answer` can be asked of a
-    language model. Raises BadInput where none does, naming the file, unless `unanswered` is `all`.
+    language model; the others are counted in left_out. Raises BadInput where none does, naming the
+    file, unless `unanswered` is `all`.
     """
     path = folder / QUERIES
     relevant = _relevant(folder)
@@ -93,6 +102,7 @@ def beir_records(folder: Path, unanswered: str) -> Iterator[tuple[str, dict[str,
         gold = relevant.get(str(identity), [])
         record: dict[str, Any] = {"id": identity, "question": row.get("text"), "meta": {}}
         if relevant and not gold:
+            _count(left_out, NOT_JUDGED)
             continue
         if gold:
             record["meta"]["gold"] = gold
@@ -101,6 +111,8 @@ def beir_records(folder: Path, unanswered: str) -> Iterator[tuple[str, dict[str,
         if answers or unanswered == "all":
             answered += 1
             yield where, record
+        else:
+            _count(left_out, NOT_ANSWERED)
     if not answered:
         told = "none of its queries is in the qrels"
         if unanswered != "all":
@@ -158,6 +170,10 @@ def _relevant(folder: Path) -> dict[str, list[str]]:
     ]
     chosen = [table for table in tables if table.stem.endswith("test")] or tables
     return read_qrels(chosen[0]) if chosen else {}
+
+
+def _count(left_out: LeftOut, reason: str) -> None:
+    left_out[reason] = left_out.get(reason, 0) + 1
 
 
 def _refuse(error: BadInput) -> NoReturn:

@@ -176,6 +176,9 @@ STORES: dict[str, Any] = {
                "metadatas": [{"a": 1}, None]},
     "Elasticsearch": [{"_id": "n1", "_source": {"text": "Kiln.", "meta": {"a": 1}}},
                       {"_id": "n2", "_source": {"text": "Barge."}}],
+    "Elasticsearch, an answer": {"took": 1, "hits": {"hits": [
+        {"_id": "n1", "_source": {"text": "Kiln.", "meta": {"a": 1}}},
+        {"_id": "n2", "_source": {"text": "Barge."}}]}},
     "a list by a name": {"documents": [{"id": "n1", "text": "Kiln.", "meta": {"a": 1}},
                                        {"id": "n2", "text": "Barge."}]},
 }  # fmt: skip
@@ -196,7 +199,7 @@ def test_what_other_tools_stored_is_read(tmp_path: Path, store: str, indent: int
     [
         ({"ids": ["a", "b"], "documents": ["x"]}, r"of other lengths \(2, 1, 2\)"),
         ({"ids": [["a"]], "documents": [["x"]]}, "Chroma's `query` returns; what `get` returns"),
-        ({"docstore/data": {"a": "{"}}, "not a passage: "),
+        ({"docstore/data": {"a": "{"}}, "node a: not a passage: it is no JSON object"),
     ],
 )
 def test_a_store_that_would_lose_something_is_refused(
@@ -206,6 +209,18 @@ def test_a_store_that_would_lose_something_is_refused(
     path.write_text(json.dumps(store))
     with pytest.raises(BadInput, match=rf"store\.json:1: not a passage: .*{told}|{told}"):
         as_written(path)
+
+
+def test_of_a_store_only_what_is_bad_is_left_out(tmp_path: Path) -> None:
+    node = '{"__data__": {"text": "Kiln."}}'
+    for store in (
+        {"docstore/data": {"n1": "{", "n2": json.loads(node)}},
+        {"n1": {"vector": [0.5]}, "n2": {"text": "Kiln.", "vector": [0.5]}},
+    ):
+        (tmp_path / "store.json").write_text(json.dumps(store))
+        skipped = Skipped()
+        assert [p.id for p in as_written(tmp_path / "store.json", skipped)] == ["n2"]
+        assert len(skipped) == 1 and "n1: not a passage" in next(iter(skipped))
 
 
 def test_a_form_that_is_not_known_is_told_with_what_is_read(tmp_path: Path) -> None:

@@ -197,6 +197,22 @@ def test_a_question_of_several_hops_gets_all_its_gold_passages(index: Index) -> 
     assert all(identity.startswith(second.id) for identity in false)
 
 
+def test_questions_of_a_beir_folder_that_cannot_be_asked_are_counted(
+    tmp_path: Path, index: Index
+) -> None:
+    passage = next(p for p in index.passages if p.id.startswith("test"))
+    value = next(iter(passage.meta["facts"].values()))[0]
+    queries = [
+        {"_id": "q1", "text": passage.text, "metadata": {"answer": value}},
+        {"_id": "q2", "text": "Who?"},
+    ]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(q) + "\n" for q in queries))
+    mixture = mix(tmp_path, index, MixSettings(), out=tmp_path / "mixed")
+    assert [e.id for e in mixture] == ["q1"]
+    made = json.loads((tmp_path / "mixed" / "manifest.json").read_text())["made"]
+    assert mixture.counts["questions_not_read"] == made["questions_not_read"] == {"no answer": 1}
+
+
 def test_an_unknown_gold_passage_is_refused(tmp_path: Path, index_dir: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps({"id": "q", "question": "Who?", "answers": ["x"], "gold": ["no"]}))

@@ -29,7 +29,9 @@ def test_squad_document(tmp_path: Path, indent: int | None) -> None:
     """The paragraph is the gold passage; what cannot be answered is left out."""
     path = tmp_path / "dev.json"
     path.write_text(json.dumps(SQUAD, indent=indent))
-    (example,) = read_examples(path)
+    left_out: dict[str, int] = {}
+    (example,) = read_examples(path, left_out=left_out)
+    assert left_out == {"unanswerable": 1}
     assert (example.id, example.answers) == ("1", ("Amazon",))
     (gold,) = example.passages
     assert (gold.title, gold.text, gold.kind) == ("Amazon River", PARAGRAPH["context"], "gold")
@@ -47,12 +49,15 @@ def test_beir_folder(tmp_path: Path) -> None:
     queries = [
         {"_id": "q1", "text": "Which river?", "metadata": {"answer": "Amazon"}},
         {"_id": "q2", "text": "Unjudged?", "metadata": {"answer": "x"}},
+        {"_id": "q3", "text": "Unanswered?"},
     ]
     (tmp_path / "queries.jsonl").write_text("".join(json.dumps(q) + "\n" for q in queries))
     (tmp_path / "qrels").mkdir()
-    table = "query-id\tcorpus-id\tscore\nq1\tp1\t1\nq1\tp2\t0\n"
+    table = "query-id\tcorpus-id\tscore\nq1\tp1\t1\nq1\tp2\t0\nq3\tp3\t1\n"
     (tmp_path / "qrels" / "test.tsv").write_text(table)
-    (example,) = read_examples(examples_file(tmp_path))
+    left_out: dict[str, int] = {}
+    (example,) = read_examples(examples_file(tmp_path), left_out=left_out)
+    assert left_out == {"not in the qrels": 1, "no answer": 1}
     assert (example.question, example.answers) == ("Which river?", ("Amazon",))
     assert example.meta["gold"] == ["p1"]
 
