@@ -157,8 +157,14 @@ def run(body: Body, as_json: bool, show: Callable[[Mapping[str, Any]], None] | N
         show(result)
     else:
         for name, value in result.items():
-            if isinstance(value, (str, int, float, Path)):
+            if isinstance(value, Mapping) and all(map(_is_plain, value.values())):
+                value = ", ".join(f"{inner}: {one}" for inner, one in value.items())
+            if _is_plain(value) and value != "":
                 typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, Path))
 
 
 def parse_fields(given: list[str] | None, option: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from typing import Any, Literal, NoReturn
 
 from neurorit.core.artifact import MANIFEST, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
+from neurorit.core.hashing import content_id
 from neurorit.data.answers import answer_texts
 from neurorit.data.examples import NOISE, Example, Passage, passage_kinds
 from neurorit.data.formats.record_files import TABLES, read_rows
@@ -35,9 +36,14 @@ from neurorit.data.formats.squad_beir import (
 
 Unanswered = Literal["refused", "unanswerable", "all"]
 
-_IDS = ("id", "_id", "qid", "question_id", "query_id")
-_QUESTIONS = ("question", "query", "text")
-_ANSWERS = ("answers", "golden_answers", "answer", "generation_gt")
+_IDS = ("id", "_id", "qid", "question_id", "query_id", "questionid")
+_QUESTIONS = ("question", "query", "text", "user_input")
+_ANSWERS = (
+    *("answers", "golden_answers", "answer", "generation_gt"),
+    *("ground_truth", "ground_truths", "reference"),
+)
+_NO_ANSWER = "No Answer Present."  # as MS MARCO says it
+_LISTS = ("questions", "examples", "queries", "data")
 _GOLD = ("gold", "retrieval_gt")
 _CELLS = ("choices", "passages", "meta", "metadata", "unanswerable", "is_impossible")
 # Where other tools keep passages: what is read without them is no longer the same example.
@@ -90,7 +96,7 @@ def read_examples(
         except ValueError as error:
             raise BadInput(f"{where}: not an example: {error}") from error
         if example.id in seen:
-            raise BadInput(f"{where}: the id {example.id!r} was used before")
+            raise BadInput(f"{where}: {_used(example)}")
         seen.add(example.id)
         yield example
     if not seen:
@@ -117,7 +123,7 @@ def load_examples(source: ExampleSource, *, left_out: LeftOut | None = None) -> 
             raise BadInput(f"examples[{number}]: not an example: {error}") from error
         example = given if isinstance(given, Example) else example
         if example.id in loaded:
-            raise BadInput(f"examples[{number}]: the id {example.id!r} was used before")
+            raise BadInput(f"examples[{number}]: {_used(example)}")
         loaded[example.id] = example
     if not loaded:
         raise BadInput("examples: there are none")
@@ -152,8 +158,25 @@ def _records(path: Path, unanswered: Unanswered, left_out: LeftOut) -> Iterator[
     for where, record in read_rows(path, _refuse, "an example", needed=needed):
         if is_squad_document(record):
             yield from squad_records(record, path, unanswered != "refused", left_out)
+        elif listed := _listed(record):
+            name, members = listed
+            yield from ((f"{where}, {name}[{i}]", one) for i, one in enumerate(members))
         else:
             yield where, _read_cells(record) if is_table else record
+
+
+def _listed(record: Any) -> tuple[str, list[Any]] | None:
+    """The one list of questions that an object holds, as TriviaQA's and other files do."""
+    if not isinstance(record, Mapping) or any(name in record for name in _QUESTIONS):
+        return None
+    lists = ((name, one) for name, one in record.items() if str(name).lower() in _LISTS)
+    return next(((name, one) for name, one in lists if isinstance(one, list)), None)
+
+
+def _used(example: Example) -> str:
+    if example.id == content_id("", example.question):
+        return "its question was asked before, and it has no id of its own"
+    return f"the id {example.id!r} was used before"
 
 
 def _read_cells(row: Mapping[str, str]) -> dict[str, Any]:
@@ -192,13 +215,18 @@ def parse_example(record: Any, unanswered: Unanswered = "refused") -> Example:
     """An Example from one decoded JSON record; raises ValueError saying which field is wrong."""
     if not isinstance(record, Mapping):
         raise ValueError("it is no JSON object")
+    record = in_small_letters(record)
     question = _first(record, _QUESTIONS)
     if question is None or _form_of(record):
         raise ValueError(_unknown(record))
     if not isinstance(question, str) or not question.strip():
         raise ValueError("'question' must be a non-empty string")
-    identity = id_text(_first(record, _IDS), "'id'")
+    named = any(name in record for name in _IDS)
+    identity = id_text(_first(record, _IDS), "'id'") if named else content_id("", question)
     meta = record.get("meta", record.get("metadata")) or {}
+    if isinstance(meta, str):  # tables keep it as JSON
+        with suppress(ValueError):
+            meta = json.loads(meta)
     if not isinstance(meta, Mapping):
         raise ValueError("'meta' must be an object")
     answers = _answers(record)
@@ -250,9 +278,16 @@ def example_record(example: Example) -> dict[str, Any]:
     }
 
 
+def in_small_letters(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record whose names may be in capitals (ID, Text); a name as it stands goes first."""
+    if all(str(name).islower() for name in record):
+        return record
+    return {str(name).lower(): value for name, value in record.items()} | dict(record)
+
+
 def id_text(given: Any, what: str) -> str:
     """An id as text: of a text or a whole number; raises ValueError for any other."""
-    if isinstance(given, float) and given == given and given == int(given):
+    if isinstance(given, float) and given.is_integer():
         given = int(given)  # tables with a gap make whole numbers fractions
     if isinstance(given, bool) or not isinstance(given, (str, int)) or given == "":
         raise ValueError(f"{what} must be a non-empty string or a whole number")
@@ -267,11 +302,16 @@ def _answers(record: Mapping[str, Any]) -> list[str]:
     given = _first(record, _ANSWERS)
     if isinstance(given, Mapping):  # as `datasets` has SQuAD's
         given = given.get("text", given)
+        small = in_small_letters(given) if isinstance(given, Mapping) else {}
+        if isinstance(small.get("value"), str):  # TriviaQA's
+            aliases = small.get("aliases")
+            given = [small["value"], *(aliases if isinstance(aliases, list) else [])]
     if isinstance(given, Mapping):
         seen = ", ".join(map(repr, given))
         raise ValueError(f"'answers' must be a list, not an object of {seen}")
     choices = record.get("choices")
-    return answer_texts(given, choices if isinstance(choices, list) else ())
+    texts = answer_texts(given, choices if isinstance(choices, list) else ())
+    return [] if texts == [_NO_ANSWER] else texts
 
 
 def _marked(
@@ -286,7 +326,8 @@ def _marked(
         raise ValueError("'unanswerable' must be true or false")
     if told and answers:
         raise ValueError("it is said to be unanswerable and has answers")
-    if told or (told is None and any(record.get(name) == [] for name in _ANSWERS)):
+    none = any(record.get(name) in ([], [_NO_ANSWER]) for name in _ANSWERS)
+    if told or (told is None and none):
         kept["unanswerable"] = True
     return kept
 
@@ -299,8 +340,8 @@ def _check_unanswered(
     if unanswerable:
         raise ValueError("'answers' is empty: an unanswerable question is of no use here")
     raise ValueError(
-        "it has no 'answers'; without them a search can be measured (`search --questions`), and an "
-        'unanswerable question has "answers": []'
+        f"it has no 'answers' (its fields are {_seen(record)}); without them a search can be "
+        'measured (`search --questions`), and an unanswerable question has "answers": []'
     )
 
 
@@ -311,15 +352,19 @@ def _unknown(record: Mapping[str, Any]) -> str:
             f"it is in the form of {form}: "
             f"`neurorit-rag data fetch {form} --source FILE --out DIR` makes questions of it"
         )
-    seen = ", ".join(sorted(map(str, record))[:12]) or "none"
-    return f"it has no 'question'; its fields are {seen}; {_READ}"
+    return f"it has no 'question'; its fields are {_seen(record)}; {_READ}"
+
+
+def _seen(record: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(map(str, record))[:12]) or "none"
 
 
 def _form_of(record: Mapping[str, Any]) -> str:
     """The published form whose fields a record has, with passages that would be lost here."""
     for form, fields in _FETCHED.items():
         brought = fields <= record.keys() and "passages" not in record
-        if brought and (form != "squad" or isinstance(record["answers"], Mapping)):
+        kind = {"squad": ("answers", Mapping), "kilt": ("output", list)}.get(form)
+        if brought and (kind is None or isinstance(record[kind[0]], kind[1])):
             return form
     return ""
 
@@ -327,6 +372,8 @@ def _form_of(record: Mapping[str, Any]) -> str:
 def _gold_ids(given: Any) -> list[str]:
     """Ids of gold passages: of one, a list, or AutoRAG's lists of lists."""
     listed = given if isinstance(given, (list, tuple)) else [given]
+    if isinstance(given, Mapping) and all(isinstance(one, (int, float)) for one in given.values()):
+        listed = [name for name, grade in given.items() if grade > 0]  # as qrels are kept
     flat = [x for one in listed for x in (one if isinstance(one, (list, tuple)) else [one])]
     return list(dict.fromkeys(id_text(one, "an id in 'gold'") for one in flat))
 

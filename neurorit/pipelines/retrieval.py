@@ -209,6 +209,8 @@ def _unknown(gold: Mapping[str, Iterable[str]], index: Any) -> int:
     """How many gold ids name no passage; raises BadInput where none does: they are other ids."""
     named = {identity for ids in gold.values() for identity in ids}
     absent = sorted(identity for identity in named if identity not in index)
+    if absent and not len(index):
+        raise BadInput("the index holds no passage: all of them were deleted")
     if absent and len(absent) == len(named):
         raise BadInput(
             f"‹questions›: none of their {len(named)} gold ids is in the index, such as "

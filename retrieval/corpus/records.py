@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import BadInput
-from neurorit.data.example_files import id_text
+from neurorit.data.example_files import id_text, in_small_letters
 from neurorit.data.examples import Passage
 from neurorit.data.formats.record_files import plain_row, read_rows
 from neurorit.data.formats.text_files import Bad
@@ -60,11 +60,13 @@ def parse_passage(record: Any) -> Passage:
     """A passage from one decoded record; raises ValueError saying which field is wrong."""
     if not isinstance(record, Mapping):
         raise ValueError("it is no JSON object")
-    if not all(str(name).islower() for name in record):  # ID, Text; a name as it stands goes first
-        record = {str(name).lower(): value for name, value in record.items()} | dict(record)
+    record = in_small_letters(record)
     identity = next((id_text(record[name], "'id'") for name in IDS if name in record), "")
     title = next((record[name] for name in TITLES if record.get(name) is not None), "")
     named = next((name for name in TEXTS if record.get(name) is not None), None)
+    empty = next((name for name in TEXTS if name in record), None) if named is None else None
+    if empty is not None:
+        raise _no_text(title, empty)
     if named is None:
         seen = ", ".join(map(str, list(record)[:12])) or "none"
         raise UnknownForm(
@@ -81,12 +83,14 @@ def parse_passage(record: Any) -> Passage:
     if named == "contents" and not title:
         title, text = split_contents(text)
     if not text.strip():
-        raise (
-            NoText("a title without text")
-            if title.strip()
-            else ValueError(f"'{named}' must be a non-empty string")
-        )
+        raise _no_text(title, named)
     return Passage(identity, title, text, meta=_meta(record))
+
+
+def _no_text(title: Any, named: str) -> ValueError:
+    if str(title).strip():
+        return NoText("a title without text")
+    return ValueError(f"'{named}' must be a non-empty string")
 
 
 def parse_row(record: Mapping[str, Any]) -> Passage:

@@ -113,7 +113,7 @@ class _Values:
         self._ended = False
 
     def __iter__(self) -> Rows:
-        decoder = json.JSONDecoder()
+        decoder = json.JSONDecoder(parse_constant=lambda name: None)
         with open_utf8(self._path) as stream:
             reader = codecs.getreader("utf-8")(stream)
             array = self._next(reader) == "["
@@ -269,7 +269,8 @@ def _cells(lines: _Lines, delimiter: str, columns: int) -> list[str]:
             return cells
         opened = next((i for i, cell in enumerate(cells, 1) if cell[:1] == '"'), None)
         if opened is None:
-            raise ValueError(f"no row of a table: {error}") from error
+            told = "a line ends with \\r alone" if "\r" in line else "no row of a table"
+            raise ValueError(told) from error
         raise ValueError(
             f'the quote that opens column {opened} is not closed; write "" for a quote in a cell '
             "that is in quotes"

@@ -24,7 +24,10 @@ LeftOut = MutableMapping[str, int]
 def is_squad_document(record: Any) -> bool:
     """Whether a decoded value is SQuAD's own document (`data`, `paragraphs`, `qas`)."""
     listed = record.get("data") if isinstance(record, Mapping) else None
-    return isinstance(listed, list) and "question" not in record
+    if not isinstance(listed, list) or "question" in record:
+        return False
+    flat = any(isinstance(one, Mapping) and "question" in one for one in listed)
+    return not flat
 
 
 def squad_rows(document: Mapping[str, Any], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

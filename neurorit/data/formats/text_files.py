@@ -25,6 +25,9 @@ _MARKS = (
 # What no text has many of: not ends of lines and pages, tabs, escapes, or letters struck twice.
 _CONTROLS = bytes(code for code in range(0x20) if code not in b"\b\t\n\v\f\r\x1b")
 
+# NaN and Infinity, which Python writes and no other tool reads, are nothing.
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None)
+
 Bad = Callable[[BadInput], None]
 
 
@@ -93,9 +96,11 @@ def open_utf8(path: Path) -> IO[bytes]:
         if stream.peek(2)[:2] == b"\x1f\x8b":
             stream.close()
             stream = gzip.open(path, "rb")  # noqa: SIM115
-        codec, mark = encoding_of(stream.peek(_LOOKED_AT))
+        head: bytes = stream.peek(_LOOKED_AT)
+        codec, mark = encoding_of(head)
         stream.read(mark)
-        return stream if codec == "utf-8" else io.BufferedReader(_Recoded(stream, codec))
+        by_cr = b"\r" in head and b"\n" not in head  # lines as old Macs end them
+        return io.BufferedReader(_Recoded(stream, codec)) if by_cr or codec != "utf-8" else stream
     except BaseException:
         stream.close()
         raise
@@ -133,7 +138,7 @@ def decode_line(line: bytes) -> Any:
     Half of a surrogate pair (`"\\ud800"`) is none: no encoder and no file takes it.
     """
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = _DECODER.decode(line.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except UnicodeDecodeError as error:
@@ -154,11 +159,12 @@ def check_text(text: str) -> None:
 
 
 class _Recoded(io.RawIOBase):
-    """A stream of another encoding as UTF-8."""
+    """A stream of another encoding as UTF-8, with the usual ends of lines."""
 
     def __init__(self, stream: IO[bytes], codec: str) -> None:
         self._stream = stream
-        self._decoder = codecs.getincrementaldecoder(codec)()
+        decoder = codecs.getincrementaldecoder(codec)()
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
         self._left = b""
 
     def readable(self) -> bool:

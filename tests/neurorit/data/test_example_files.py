@@ -52,7 +52,8 @@ def test_ids_are_texts_whatever_json_has(identity: Any, gold: list[Any]) -> None
 
 @given(
     st.one_of(
-        st.none(), st.booleans(), st.just(""), st.just(1.5), st.lists(st.integers(), min_size=1)
+        *(st.none(), st.booleans(), st.just(""), st.just(1.5), st.just(float("inf"))),
+        st.lists(st.integers(), min_size=1),
     )
 )
 def test_what_is_no_id_is_refused(identity: Any) -> None:
@@ -85,7 +86,7 @@ def test_answers_that_are_no_texts_become_texts(fields: dict[str, Any], answers:
         ({"answers": [["a"]]}, "'answers' holds a list"),
         ({"answers": [""]}, "'answers' holds an empty text"),
         ({"answers": [7], "choices": ["a"]}, "names choice 7 of 1"),
-        ({"answers": {"value": "x"}}, "not an object of 'value'"),
+        ({"answers": {"score": "x"}}, "not an object of 'score'"),
         ({"meta": {"parts": 3}}, "'meta.parts' is read as the parts of an answer"),
         ({"meta": {"parts": ["wheel", "axle"]}}, "'meta.parts' is read as"),
         ({"meta": {"readings": 12}}, "'meta.readings' is read as"),
@@ -136,7 +137,7 @@ def test_questions_without_answers_are_for_searching_or_for_abstaining(tmp_path:
     (example,) = read_lines(path, bare, unanswered="all")
     assert (example.answers, example.meta["gold"], example.unanswerable) == ((), ["101"], False)
     for unanswered in ("refused", "unanswerable"):
-        with pytest.raises(BadInput, match=r"q\.jsonl:1: .* no 'answers'; .*search --questions"):
+        with pytest.raises(BadInput, match=r"q\.jsonl:1: .* no 'answers' .*; .*search --questions"):
             list(read_examples(path, unanswered=unanswered))  # type: ignore[arg-type]
     (example,) = read_lines(path, bare | {"answers": []}, unanswered="unanswerable")
     assert example.unanswerable
@@ -257,3 +258,51 @@ def test_questions_are_read_in_every_encoding_and_form_of_json(
         (row["question"], row["answers"][0])
         for row in rows  # type: ignore[index]
     ]
+
+
+TRIVIA = {"Value": "Ada", "Aliases": ["A. L.", "Ada"], "NormalizedValue": "ada"}
+
+
+@pytest.mark.parametrize(
+    ("row", "answers"),
+    [
+        ({"Question": "Who?", "Answer": "Ada"}, ("Ada",)),
+        ({"Question": "Who?", "QuestionId": "t", "Answer": TRIVIA}, ("Ada", "A. L.")),
+        ({"user_input": "Who?", "reference": "Ada"}, ("Ada",)),
+        ({"question": "Who?", "ground_truths": ["Ada", "Lovelace"]}, ("Ada", "Lovelace")),
+        ({"query": "Who?", "answers": ["No Answer Present."]}, ()),
+        ({"question": "Who?", "answers": 1815, "meta": '{"page": 3}'}, ("1815",)),
+    ],
+)
+def test_names_and_answers_of_other_tools(
+    tmp_path: Path, row: dict[str, Any], answers: tuple[str, ...]
+) -> None:
+    (example,) = read_lines(tmp_path / "q.jsonl", row, unanswered="unanswerable")
+    assert (example.question, example.answers) == ("Who?", answers)
+    assert example.unanswerable == (not answers)
+    assert len(example.id) == (1 if "QuestionId" in row else 16)
+    listed = tmp_path / "q.json"
+    listed.write_text(json.dumps({"Version": 1, "Data": [row]}))
+    assert list(read_examples(listed, unanswered="unanswerable")) == [example]
+
+
+def test_a_question_without_an_id_is_named_by_its_words(tmp_path: Path) -> None:
+    row = {"question": "Who?", "answers": ["Ada"]}
+    with pytest.raises(
+        BadInput, match=r"q\.jsonl:2: its question was asked before, and it has no id"
+    ):
+        read_lines(tmp_path / "q.jsonl", row, row)
+
+
+def test_grades_of_gold_are_read_as_qrels_are() -> None:
+    assert parse_example(ASKED | {"gold": {"p1": 2, "p2": 0, "p3": 1}}).meta["gold"] == ["p1", "p3"]
+
+
+def test_what_is_near_a_form_is_told_rightly(tmp_path: Path) -> None:
+    tuning = {"instruction": "Who?", "input": "", "output": "Ada"}
+    with pytest.raises(BadInput, match="no 'question'; its fields are input, instruction, output"):
+        read_lines(tmp_path / "q.jsonl", tuning)
+    with pytest.raises(
+        BadInput, match=r"has no 'answers' \(its fields are id, question, solution\)"
+    ):
+        read_lines(tmp_path / "q.jsonl", {"id": 1, "question": "Who?", "solution": "Ada"})
