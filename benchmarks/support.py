@@ -4,7 +4,8 @@ Real questions of SQuAD and Natural Questions with the gold passage among five. 
 answer in a sentence, the gold passage's own sentence with it, and that sentence with its words
 outside the answer halved. Unsupported: another question's answer in a sentence, the gold sentence
 with that answer in place of its own, and a sentence of a passage that was not shown. None of them
-is a person's paraphrase, so the share that is marked wrongly is a lower bound.
+is a person's paraphrase, so the share that is marked wrongly is a lower bound. Also: how often the
+words leave it in doubt, and what is then decided without a judge; with --judge, by that judge.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gzip
 import json
 import random
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,22 @@ from typing import Any
 from harness.bench import Bench, options, table
 from harness.data import data_option, missing
 
+from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.data.answers import held_answer, normalize_answer
 from neurorit.data.examples import Passage
-from neurorit.data.support import unsupported_spans
+from neurorit.data.support import support_of
 from neurorit.data.text import sentences
+from neurorit.eval.judges.endpoint import EndpointJudge
+from neurorit.eval.judges.judge import CachedJudge
+from neurorit.eval.judges.support import Answered, judge_support
 from neurorit.eval.stats.intervals import rate_intervals
 
 QUESTIONS = 2_000
 FILES = ("corpus", "nq-dev", "squad-dev")
+COLUMNS = [
+    *("sentence", "it is", "n", "marked", "95 %", "in doubt", "wrong and sure"),
+    *("with the judge", "unscored"),
+]
 
 
 def read(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -66,6 +76,7 @@ def main() -> None:
     parser = options(__doc__ or "")
     data_option(parser)
     parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--judge", metavar="URL/v1#MODEL", help="a judge behind an address")
     chosen = parser.parse_args()
     bench = Bench("support", {"questions": chosen.questions})
     if reason := missing(chosen.data, FILES):
@@ -83,7 +94,7 @@ def main() -> None:
     by_kind: dict[str, list[str]] = {}
     for question in asked:
         by_kind.setdefault(kind_of(question["answers"][0]), []).append(question["answers"][0])
-    marked: dict[tuple[str, bool], list[float]] = {}
+    said: dict[tuple[str, bool], list[Answered]] = {}
     for question in asked[: chosen.questions]:
         gold = by_id[question["gold"][0]]
         near = [p for p in by_title[gold.title] if p.id != gold.id]
@@ -95,18 +106,45 @@ def main() -> None:
         if held_answer(held, [other]) is not None:
             continue
         for name, supported, text in claims(question, gold, other, rng.choice(corpus), rng):
-            # Marked where any part of it is: abbreviations make several sentences of one.
-            found = bool(unsupported_spans(text, shown, question["question"]))
-            marked.setdefault((name, supported), []).append(float(found))
-    rows = []
-    for (name, supported), values in marked.items():
-        (low, high) = rate_intervals([[value] for value in values])[0]
-        share = sum(values) / len(values)
-        bench.add(name, "marked", share, "share")
-        side = "supported" if supported else "unsupported"
-        rows.append([name, side, str(len(values)), f"{share:.3f}", f"{low:.3f} to {high:.3f}"])
-    table("Marked as unsupported", ["sentence", "it is", "n", "marked", "95 %"], rows)
+            said.setdefault((name, supported), []).append(
+                Answered(question["question"], text, shown)
+            )
+    with tempfile.TemporaryDirectory() as folder, Cache(Path(folder)) as store:
+        judge = CachedJudge(judge_at(chosen.judge), store) if chosen.judge else None
+        table("Marked as unsupported", COLUMNS, list(measured(bench, said, judge)))
     bench.finish(chosen.json)
+
+
+def judge_at(place: str) -> EndpointJudge:
+    """A judge behind URL/v1#MODEL."""
+    url, _, model = place.partition("#")
+    return EndpointJudge(url, model)
+
+
+def measured(
+    bench: Bench, said: dict[tuple[str, bool], list[Answered]], judge: CachedJudge | None
+) -> Iterator[list[str]]:
+    """A row for each kind of sentence: marked by their words, in doubt, wrong and sure of it."""
+    for (name, supported), answers in said.items():
+        # Marked where any part of it is: abbreviations make several sentences of one.
+        parts = [support_of(a.answer, a.passages, a.question) for a in answers]
+        marked = [float(not all(part.supported for part in of)) for of in parts]
+        doubtful = [any(part.doubtful for part in of) for of in parts]
+        wrong = [m == supported for m in marked]
+        sure = sum(w and not d for w, d in zip(wrong, doubtful, strict=True)) / len(parts)
+        (low, high) = rate_intervals([[value] for value in marked])[0]
+        share, doubt = sum(marked) / len(parts), sum(doubtful) / len(parts)
+        for metric, value in (("marked", share), ("in doubt", doubt), ("wrong and sure", sure)):
+            bench.add(name, metric, value, "share")
+        row = [name, "supported" if supported else "unsupported", str(len(parts))]
+        row += [f"{share:.3f}", f"{low:.3f} to {high:.3f}", f"{doubt:.3f}", f"{sure:.3f}"]
+        if judge is not None:
+            spans, counts = judge_support(judge, answers)
+            settled = sum(map(bool, spans)) / len(spans)
+            bench.add(name, "marked with the judge", settled, "share")
+            bench.add(name, "unscored", counts["unscored"], "sentences")
+            row += [f"{settled:.3f}", str(counts["unscored"])]
+        yield row + [""] * (len(COLUMNS) - len(row))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from neurorit.eval.judges.prompts import (
     NUGGET,
     PAIRWISE,
     RUBRIC,
+    SUPPORT,
     YES_NO,
     fill_prompt,
     safe,
@@ -195,8 +196,15 @@ class EndpointJudge:
 
     def of_nuggets(self) -> EndpointJudge:
         """The same judge, which is asked whether an answer says what the reference says."""
+        return self._asked(NUGGET)
+
+    def of_support(self) -> EndpointJudge:
+        """The same judge, which is asked whether passages say what a sentence says."""
+        return self._asked(SUPPORT)
+
+    def _asked(self, template: str) -> EndpointJudge:
         made = copy.copy(self)
-        made._template, made._mode, made._sure = NUGGET, "yes-no", {}
+        made._template, made._mode, made._sure = template, "yes-no", {}
         return made
 
     def _verdict(self, endpoint: Endpoint, item: Item) -> Verdict:

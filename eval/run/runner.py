@@ -28,6 +28,7 @@ from neurorit.eval.judges.judge import (
     give_verdicts,
 )
 from neurorit.eval.judges.nuggets import judge_nuggets
+from neurorit.eval.judges.support import Answered, judge_support
 from neurorit.eval.metrics.scoring import rescored
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import VERDICTS, Item, Journal, Prediction, Verdict, writing_alone
@@ -179,6 +180,9 @@ def run_evaluation(
         analysis=analysis,
         examples=asked_about,
     )
+    with Cache(cache or out) as store:
+        judged = CachedJudge(judge, store) if judge is not None else None
+        report["support"] = _support(judged, report["examples"], passages, own, tell)
     timings["summary"] = time.perf_counter() - begun
     counted = Counter(p.verdict for p in predictions)
     counted["unscored"] += sum(missing.reason == "failed" for missing in unanswered)
@@ -241,6 +245,29 @@ def _passages(
                     read[prompt.example.id, prompt.condition] = found
         own[system.name] = read
     return shown, own
+
+
+def _support(
+    judge: CachedJudge | None,
+    examples: Sequence[Mapping[str, Any]],
+    passages: Passages,
+    own: Mapping[str, Passages],
+    tell: Progress,
+) -> dict[str, Any]:
+    """Mark what no passage supports in the answers that the report shows; returns the counts."""
+    marked, answers = [], []
+    for example in examples:
+        for output in example["outputs"]:
+            shown = own.get(output["system"], passages).get((example["id"], example["condition"]))
+            if shown and not output["abstained"]:
+                marked.append(output)
+                answers.append(Answered(example["question"], output["output"], shown))
+    found, counts = judge_support(
+        judge, answers, lambda done, total: tell("sentences", done, total)
+    )
+    for output, spans in zip(marked, found, strict=True):
+        output["unsupported"] = [list(span) for span in spans]
+    return counts
 
 
 def _indexes(retriever: Mapping[str, Any] | None) -> dict[str, Path]:

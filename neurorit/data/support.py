@@ -2,13 +2,15 @@
 
 A sentence is supported by a passage that holds all its particulars (numbers and names) and most of
 its other words; the question's words and those that frame an answer say nothing. Measured by
-benchmarks/support.py. It reads words, not meaning: "not" and "never" change nothing.
+benchmarks/support.py. It reads words, not meaning: "not" and "never" change nothing. What the words
+leave in doubt a judge can be asked about (`neurorit.eval.judges.support`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from neurorit.data.answers import normalize_answer
 from neurorit.data.citations import without_citations
@@ -25,6 +27,8 @@ believe known called named who which what when where name
 FRAME = frozenset(_FRAME_TEXT.split())
 # Of the words that are no particulars so many must stand in the passage.
 _SHARED = 0.7
+# Where fewer of all words stand in any passage, none of them is what the sentence is about.
+_ABOUT = 0.5
 _PARTICULAR = re.compile(r"\d|^[^\W\d_a-z][^\W_]*", re.UNICODE)
 _ENDINGS = ("ings", "ing", "edly", "ed", "es", "s", "ly")
 _SHORTEST = 4  # letters that stay of a word without its ending
@@ -46,7 +50,48 @@ def unsupported_spans(
     ]
 
 
+class Support(NamedTuple):
+    """A sentence from `start` to `end` of an answer: whether a passage supports it by its words.
+
+    doubtful: the words do not settle it. They do where one sentence of a passage holds all of them,
+    and where no passage holds half of them.
+    """
+
+    start: int
+    end: int
+    supported: bool
+    doubtful: bool
+
+
+def support_of(answer: str, passages: Sequence[Passage], question: str = "") -> list[Support]:
+    """Every sentence of an answer, in order; none for no answer."""
+    held = [_stems(f"{p.title} {p.text}") for p in passages]
+    stated = [
+        _stems(f"{p.title} {p.text[start:end]}")
+        for p in passages
+        for start, end in sentence_spans(p.text)
+    ]
+    plain = FRAME | STOP_WORDS | set(_words(question))
+    found = []
+    for start, end in sentence_spans(answer):
+        particulars, others = _claims(without_citations(answer[start:end]), plain)
+        claimed = particulars | others
+        supported = _holds(particulars, others, held)
+        if supported:
+            doubtful = bool(claimed) and not any(claimed <= words for words in stated)
+        else:
+            most = max((len(claimed & words) for words in held), default=0)
+            doubtful = most >= _ABOUT * len(claimed)
+        found.append(Support(start, end, supported, doubtful))
+    return found
+
+
 def _supported(sentence: str, held: Sequence[set[str]], plain: Iterable[str]) -> bool:
+    return _holds(*_claims(sentence, plain), held)
+
+
+def _claims(sentence: str, plain: Iterable[str]) -> tuple[set[str], set[str]]:
+    """What a sentence claims: its particulars, and its other words."""
     particulars: set[str] = set()
     others: set[str] = set()
     for place, raw in enumerate(sentence.split()):
@@ -58,6 +103,10 @@ def _supported(sentence: str, held: Sequence[set[str]], plain: Iterable[str]) ->
                 place > 0 and bool(_PARTICULAR.match(raw.lstrip("\"'(\u201c\u2018")))
             )
             (particulars if special else others).add(_stem(word))
+    return particulars, others
+
+
+def _holds(particulars: set[str], others: set[str], held: Sequence[set[str]]) -> bool:
     if not particulars and not others:
         return True
     return any(
