@@ -29,7 +29,7 @@ from neurorit.data.support import support_of
 from neurorit.data.text import sentences
 from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.judges.judge import CachedJudge
-from neurorit.eval.judges.support import Answered, judge_support
+from neurorit.eval.judges.support import Answered, judge_support, support_judge
 from neurorit.eval.stats.intervals import rate_intervals
 
 QUESTIONS = 2_000
@@ -110,7 +110,7 @@ def main() -> None:
                 Answered(question["question"], text, shown)
             )
     with tempfile.TemporaryDirectory() as folder, Cache(Path(folder)) as store:
-        judge = CachedJudge(judge_at(chosen.judge), store) if chosen.judge else None
+        judge = support_judge(CachedJudge(judge_at(chosen.judge), store)) if chosen.judge else None
         table("Marked as unsupported", COLUMNS, list(measured(bench, said, judge)))
     bench.finish(chosen.json)
 

@@ -58,6 +58,9 @@ class ServeSettings(Settings):
     """The largest rank of an adapter that may be added; 0: that of those named."""
     admin_key_file: Path | None = None
     """The key of who may add and remove adapters; else NEURORIT_ADMIN_KEY. Without, nobody may."""
+    judge: str = ""
+    """URL/v1#MODEL of a judge: asked about sentences of which their words do not say whether a
+    passage supports them; its key in NEURORIT_JUDGE_KEY. Without, words alone say it."""
     history: Annotated[int, Within(0, 10)] = 0
     """Earlier questions that a search sees too."""
     requests_per_minute: Count = 0

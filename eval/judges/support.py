@@ -33,15 +33,22 @@ class Answered(NamedTuple):
     passages: Sequence[Passage]
 
 
+def support_judge(judge: CachedJudge | None) -> CachedJudge | None:
+    """A judge that is asked about sentences, its verdicts cached; None where it cannot be."""
+    if judge is None or not isinstance(judge.judge, SupportJudge):
+        return None
+    return CachedJudge(judge.judge.of_support(), judge.cache)
+
+
 def judge_support(
-    judge: CachedJudge | None,
+    judge: Judge | None,
     answers: Sequence[Answered],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[list[tuple[int, int]]], dict[str, Any]]:
     """(for each answer where its unsupported sentences begin and end, counts of sentences).
 
-    The counts: `sentences`, `unsupported`, `doubtful` by their words, of these `judged` and
-    `unscored` where the judge was asked, and the `judge`, None where there is none that can be.
+    judge: from `support_judge` or `SupportJudge.of_support`. The counts: `sentences`,
+    `unsupported`, `doubtful` by their words, of these `judged` and `unscored`, and the `judge`.
     Equal sentences over the same passages are asked about once.
     """
     found = [support_of(one.answer, one.passages, one.question) for one in answers]
@@ -50,11 +57,9 @@ def judge_support(
         for one, sentences in zip(answers, found, strict=True)
     ]
     asked = list(dict.fromkeys(item for of_one in items for item in of_one if item is not None))
-    able = judge is not None and isinstance(judge.judge, SupportJudge)
     said: dict[Item, str] = {}
-    if judge is not None and isinstance(judge.judge, SupportJudge) and asked:
-        own = CachedJudge(judge.judge.of_support(), judge.cache)
-        said = dict(zip(asked, own.decide(asked, progress), strict=True))
+    if judge is not None and asked:
+        said = dict(zip(asked, judge.decide(asked, progress), strict=True))
     spans, verdicts = [], []
     for sentences, of_one in zip(found, items, strict=True):
         marked = []
@@ -72,7 +77,7 @@ def judge_support(
         "doubtful": len(verdicts),
         "judged": sum(verdict in ("right", "wrong") for verdict in verdicts),
         "unscored": verdicts.count("unscored"),
-        "judge": judge.name if judge is not None and able else None,
+        "judge": judge.name if judge is not None else None,
     }
     return spans, counts
 

@@ -28,7 +28,7 @@ from neurorit.eval.judges.judge import (
     give_verdicts,
 )
 from neurorit.eval.judges.nuggets import judge_nuggets
-from neurorit.eval.judges.support import Answered, judge_support
+from neurorit.eval.judges.support import Answered, judge_support, support_judge
 from neurorit.eval.metrics.scoring import rescored
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import VERDICTS, Item, Journal, Prediction, Verdict, writing_alone
@@ -263,7 +263,7 @@ def _support(
                 marked.append(output)
                 answers.append(Answered(example["question"], output["output"], shown))
     found, counts = judge_support(
-        judge, answers, lambda done, total: tell("sentences", done, total)
+        support_judge(judge), answers, lambda done, total: tell("sentences", done, total)
     )
     for output, spans in zip(marked, found, strict=True):
         output["unsupported"] = [list(span) for span in spans]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from neurorit.data.examples import Passage
 from neurorit.serving.backends.adapters import Adapters
 from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.gateway.requests import RagOptions
@@ -15,6 +17,9 @@ from neurorit.serving.middleware.errors import ApiError
 from neurorit.serving.rag.pipeline import Event, Outcome, RagPipeline, Request
 from neurorit.serving.rag.prompt_budget import Turn
 from neurorit.serving.settings import ServeSettings
+
+Support = Callable[[str, str, Sequence[Passage]], Sequence[tuple[int, int]]]
+"""(question, answer, passages) -> where its unsupported sentences begin and end; may take time."""
 
 
 @dataclass
@@ -25,7 +30,8 @@ class Gateway:
     base_phase: a second system for comparisons, and its phase; adapters: what the model's engine
     serves beside it; history: earlier questions that a search sees too; digests: name of a model
     -> digest of all that its answers depend on, where that is known; max_tokens_limit: tokens of an
-    answer that a request may ask for; leaving: it will end soon, and is to be sent nothing more.
+    answer that a request may ask for; leaving: it will end soon, and is to be sent nothing more;
+    support: a judge of sentences that their words leave in doubt.
     """
 
     model: str
@@ -39,6 +45,7 @@ class Gateway:
     digests: dict[str, str] = field(default_factory=dict)
     max_tokens_limit: int = ServeSettings.max_tokens_limit
     leaving: bool = False
+    support: Support | None = None
     metrics: Metrics = field(default_factory=Metrics)
 
     @property
@@ -100,7 +107,8 @@ class Asked:
     async def answer(self) -> Outcome:
         """The outcome alone; see `RagPipeline.answer`."""
         with self.gateway.written_by(self.model, self._sampling) as sampling:
-            return await self.pipeline.answer(replace(self.request, sampling=sampling))
+            outcome = await self.pipeline.answer(replace(self.request, sampling=sampling))
+        return await self._judged(outcome)
 
     async def stream(self) -> AsyncGenerator[Event, None]:
         """The events; see `RagPipeline.stream`."""
@@ -108,7 +116,16 @@ class Asked:
             events = self.pipeline.stream(replace(self.request, sampling=sampling))
             async with aclosing(events):
                 async for event in events:
-                    yield event
+                    yield await self._judged(event) if isinstance(event, Outcome) else event
+
+    async def _judged(self, outcome: Outcome) -> Outcome:
+        """With what the gateway's judge says of its sentences, where it has one."""
+        judge = self.gateway.support
+        if judge is None or outcome.abstained or not outcome.hits:
+            return outcome
+        passages = [hit.passage for hit in outcome.hits]
+        spans = await asyncio.to_thread(judge, self.request.question, outcome.answer, passages)
+        return replace(outcome, unsupported=tuple(spans))
 
     @property
     def _sampling(self) -> Sampling:

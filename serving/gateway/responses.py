@@ -195,7 +195,9 @@ def _unsupported(outcome: Outcome) -> list[list[int]]:
     """Where the sentences that no passage supports begin and end; none where none were shown."""
     if outcome.abstained or not outcome.hits:
         return []
-    spans = unsupported_spans(outcome.answer, [hit.passage for hit in outcome.hits])
+    spans: Sequence[tuple[int, int]] | None = outcome.unsupported
+    if spans is None:
+        spans = unsupported_spans(outcome.answer, [hit.passage for hit in outcome.hits])
     return [list(span) for span in spans]
 
 

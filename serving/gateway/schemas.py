@@ -100,7 +100,8 @@ class Verdict(_Shape):
     attempts: int
     cited: list[str] = Field(description="ids of the passages that the answer cites or quotes")
     unsupported: list[tuple[int, int]] = Field(
-        description="where sentences that no passage supports, by their words, begin and end"
+        description="where sentences begin and end that no passage supports, by their words and, "
+        "where these leave it in doubt, by the server's judge"
     )
     reason: str | None = Field(description="`model ended` or `no passage above X`")
     nearest: list[PassageRecord] = Field(description="found, but not near enough to be shown")

@@ -15,7 +15,7 @@ from typing import Any
 
 from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.serving.backends.vllm_server import require_free_port
-from neurorit.serving.gateway.asking import Gateway
+from neurorit.serving.gateway.asking import Gateway, Support
 from neurorit.serving.gateway.connection_limits import allow_many
 from neurorit.serving.gateway.lifecycle import LoadRetriever, Running, systems_of
 from neurorit.serving.middleware.auth import Keys, read_admin_key, read_api_keys
@@ -30,11 +30,17 @@ Tell = Callable[[str], None]
 
 
 def run_server(
-    model: Path, index: Path, settings: ServeSettings | None = None, *, tell: Tell | None = None
+    model: Path,
+    index: Path,
+    settings: ServeSettings | None = None,
+    *,
+    tell: Tell | None = None,
+    support: Support | None = None,
 ) -> None:
     """Serve a checkpoint and an index until SIGINT or SIGTERM; requests in flight are finished.
 
-    tell: is told phases and, when ready, the address. Raises BadInput for what cannot be used
+    tell: is told phases and, when ready, the address; support: a judge of the answers' sentences
+    (`Gateway`). Raises BadInput for what cannot be used
     (before anything is started) and NeuroritError when vLLM does not start or keeps ending.
     """
     settings = settings or ServeSettings()
@@ -62,7 +68,14 @@ def run_server(
             return hash_inputs(index=index)["index"]
 
         # Segments in the actors of a cluster are loaded once.
-        serve(model, load, settings, tell=tell, generation=generation if not settings.ray else None)
+        serve(
+            model,
+            load,
+            settings,
+            tell=tell,
+            generation=generation if not settings.ray else None,
+            support=support,
+        )
 
 
 def serve(
@@ -72,6 +85,7 @@ def serve(
     *,
     tell: Tell | None = None,
     generation: Callable[[], str] | None = None,
+    support: Support | None = None,
 ) -> None:
     """As `run_server`, with any retriever; it is loaded while vLLM starts.
 
@@ -102,6 +116,7 @@ def serve(
         adapters=systems[0].adapters,
         history=settings.history,
         max_tokens_limit=settings.max_tokens_limit,
+        support=support,
     )
     running = Running(gateway, systems, settings, load_retriever, say, generation)
     try:

@@ -93,7 +93,9 @@ class Outcome:
     grounded: the answer was written with passages in view; attempts: prompts that were tried;
     tokens are counted by the model's server or its own tokenizer; retrieval_seconds: spent on
     finding passages, waiting included; reasoning: what a thinking model thought before it;
-    left_out: what of the chat and the passages the model's context had no room for.
+    left_out: what of the chat and the passages the model's context had no room for; unsupported:
+    where a judge says that sentences begin and end which no passage supports, None where none was
+    asked.
     """
 
     answer: str
@@ -110,6 +112,7 @@ class Outcome:
     left_out: LeftOut = NOTHING
     reason: str = ""
     nearest: tuple[Found, ...] = ()
+    unsupported: tuple[tuple[int, int], ...] | None = None
 
 
 Event = Retrieved | Text | Outcome

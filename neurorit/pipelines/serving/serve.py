@@ -5,16 +5,20 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.errors import NeuroritError
+from neurorit.core.errors import BadInput, NeuroritError
 
 if TYPE_CHECKING:
+    from neurorit.data.examples import Passage
+    from neurorit.serving.gateway.asking import Support
     from neurorit.serving.settings import ServeSettings
 
 _SECONDS = 300.0
+_JUDGE_SECONDS = 10.0
+JUDGE_KEY = "NEURORIT_JUDGE_KEY"
 
 
 def serve(model: Path, index: Path, settings: ServeSettings) -> Mapping[str, Any]:
@@ -23,8 +27,42 @@ def serve(model: Path, index: Path, settings: ServeSettings) -> Mapping[str, Any
 
     # Registered before all that is loaded: it runs after what that has registered.
     atexit.register(end_quietly)
-    run_server(model, index, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    run_server(
+        model,
+        index,
+        settings,
+        tell=lambda line: print(line, file=sys.stderr, flush=True),
+        support=support_of_server(settings.judge),
+    )
     return {"served": str(model), "index": str(index)}
+
+
+def support_of_server(judge: str) -> Support | None:
+    """What marks unsupported sentences with the judge at URL/v1#MODEL; None without one.
+
+    A judge that does not answer in time leaves a sentence as its words say.
+    """
+    if not judge:
+        return None
+    from neurorit.core.endpoint.call_settings import CallSettings
+    from neurorit.eval.judges.endpoint import EndpointJudge
+    from neurorit.eval.judges.support import Answered, judge_support
+
+    url, _, model = judge.partition("#")
+    if not model or "://" not in url or "@" in url:
+        raise BadInput(f"‹judge={judge}›: write URL/v1#MODEL, and its key into {JUDGE_KEY}")
+    asked = EndpointJudge(
+        url,
+        model,
+        api_key=os.environ.get(JUDGE_KEY) or None,
+        calls=CallSettings(timeout=_JUDGE_SECONDS, retries=0),
+    ).of_support()
+
+    def mark(question: str, answer: str, passages: Sequence[Passage]) -> Sequence[tuple[int, int]]:
+        spans, _ = judge_support(asked, [Answered(question, answer, passages)])
+        return spans[0]
+
+    return mark
 
 
 def end_quietly() -> None:

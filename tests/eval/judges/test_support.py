@@ -18,7 +18,7 @@ from neurorit.data.examples import Example, Passage
 from neurorit.data.support import support_of, unsupported_spans
 from neurorit.eval.judges.endpoint import EndpointJudge
 from neurorit.eval.judges.judge import CachedJudge
-from neurorit.eval.judges.support import Answered, judge_support
+from neurorit.eval.judges.support import Answered, judge_support, support_judge
 from neurorit.eval.predictions import Item, Verdict
 from neurorit.eval.report.html import render_page
 from neurorit.eval.run.runner import run_evaluation
@@ -78,7 +78,7 @@ def judge(body: dict[str, Any]) -> Reply:
 def test_a_judge_settles_what_is_in_doubt(tmp_path: Path) -> None:
     answer = f"{TRUE} {FALSE} {SAID_OTHERWISE} {TWISTED} {LOST} {TWISTED}"
     with serving(judge) as server, Cache(tmp_path) as store:
-        made = CachedJudge(EndpointJudge(server.url, "j", calls=QUICK), store)
+        made = support_judge(CachedJudge(EndpointJudge(server.url, "j", calls=QUICK), store))
         before = sum(server.asked.values())
         asked = [Answered("Who?", answer, PASSAGES), Answered("Who?", answer, PASSAGES)]
         spans, counts = judge_support(made, asked)
@@ -106,7 +106,7 @@ def test_a_judge_of_another_form_is_not_asked(tmp_path: Path) -> None:
             raise AssertionError("it was asked")
 
     with Cache(tmp_path) as store:
-        judged = CachedJudge(Plain(), store)
+        judged = support_judge(CachedJudge(Plain(), store))
         spans, counts = judge_support(judged, [Answered("Who?", TWISTED, PASSAGES)])
     assert spans == [[]]
     assert (counts["doubtful"], counts["judged"], counts["judge"]) == (1, 0, None)

@@ -14,12 +14,15 @@ from starlette.testclient import TestClient
 from neurorit.core.endpoint.replies import Piece
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model.prompts import PromptTemplate
+from neurorit.pipelines.serving.serve import support_of_server
 from neurorit.retrieval.retriever import SearchSettings
 from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.gateway.lifecycle import answers_digest
 from neurorit.serving.middleware.auth import read_api_keys
 from neurorit.serving.rag.pipeline import ABSTAINED, RagPipeline
 from neurorit.serving.settings import ServeSettings
+from tests.eval.chat_server import said as chat_said
+from tests.eval.chat_server import serving
 from tests.serving.fakes import Upstream, WordRetriever
 from tests.serving.tiny_llama import tiny_tokenizer
 
@@ -176,6 +179,42 @@ def test_what_no_passage_supports_is_named() -> None:
     ]  # fmt: skip
     passage = body["neurorit"]["passages"][0]["text"]
     assert ask(Upstream([[passage]])).json()["neurorit"]["unsupported"] == []
+    # Of a stream the last event with a choice tells it, for the whole answer in its pieces.
+    pieces = [said[:9], said[9:30], said[30:]]
+    for path, asked in (("chat/completions", QUESTION), ("completions", {"prompt": "Where?"})):
+        client = serve(Upstream([pieces]))
+        chunks = sent(client.post(f"/v1/{path}", json={**asked, "stream": True}))
+        assert chunks.pop() == "[DONE]"
+        assert chunks[-1]["neurorit"]["unsupported"] == spans
+        assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+        assert not any("unsupported" in (chunk.get("neurorit") or {}) for chunk in chunks[:-1])
+
+
+def test_a_judge_settles_what_the_words_leave_in_doubt() -> None:
+    """Through the pieces of `serve --judge`, with a judge behind an address; a lost one changes
+    nothing."""
+    said = "Nobody knows Zanzibar. Karvel was where Solden, in 2931, was born."
+
+    def judge(body: dict[str, Any]) -> tuple[int, Any]:
+        text = body["messages"][0]["content"]
+        assert "<sentence>Karvel was" in text and "Where was Mira Solden born?" in text
+        return chat_said("Yes")
+
+    with serving(judge) as server:
+        for place, marked in (
+            (f"{server.url}#j", ["Nobody knows Zanzibar."]),
+            ("http://127.0.0.1:9/v1#j", [said[:22], said[23:]]),
+        ):
+            upstream = Upstream([[said]])
+            made = RagPipeline(WordRetriever(), TOKENIZER, PromptTemplate(), upstream.client())
+            gateway = Gateway("tiny", "ready", made, support=support_of_server(place))
+            client = TestClient(create_app(gateway))
+            whole = client.post("/v1/chat/completions", json=QUESTION).json()["neurorit"]
+            assert [said[a:b] for a, b in whole["unsupported"]] == marked
+        assert len(server.requests) == 1
+    assert support_of_server("") is None
+    with pytest.raises(BadInput, match="write URL/v1#MODEL"):
+        support_of_server("http://127.0.0.1:9/v1")
 
 
 def test_the_last_user_message_is_the_question() -> None:

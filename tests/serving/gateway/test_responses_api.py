@@ -82,6 +82,19 @@ def test_an_answer_that_was_cut_is_incomplete() -> None:
     assert lines[-2].startswith("event: response.incomplete\n")
 
 
+def test_the_last_event_of_a_stream_names_what_no_passage_supports() -> None:
+    said = "Nobody knows Zanzibar. It was in 2931."
+    whole = post(Upstream([[said]])).json()["neurorit"]["unsupported"]
+    assert [said[start:end] for start, end in whole] == [
+        "Nobody knows Zanzibar.", "It was in 2931.",
+    ]  # fmt: skip
+    events = post(Upstream([[said[:9], said[9:30], said[30:]]]), stream=True).text.split("\n\n")
+    told = [json.loads(event.partition("data: ")[2]) for event in events if "data: {" in event]
+    assert told[-1]["type"] == "response.completed"
+    assert told[-1]["response"]["neurorit"]["unsupported"] == whole
+    assert sum("unsupported" in event for event in events) == 1
+
+
 def test_what_writes_reaches_the_model() -> None:
     upstream = Upstream([["{}"]])
     form = {"type": "json_schema", "name": "a", "schema": {"type": "object"}}
