@@ -59,7 +59,13 @@ async function compare(question) {
   page.sides.replaceChildren(...found.systems.map(sideItem));
   page.sides.hidden = false;
   showPassages(found.passages);
-  for (const side of found.systems) markCited(side.cited, `cited: ${SYSTEMS[side.system].toLowerCase()}`);
+  for (const [number, side] of found.systems.entries()) {
+    markCited(side.cited, `cited: ${SYSTEMS[side.system].toLowerCase()}`);
+    const shown = page.sides.children[number];
+    linkCitations(shown.querySelector(".text"), side.cited);
+    const links = numbersOf(side.cited).map(linkTo);
+    if (links.length) shown.querySelector(".note").append(" · cites ", ...links);
+  }
 }
 
 async function post(path, body) {
@@ -147,6 +153,9 @@ function showVerdict(verdict, choice, milliseconds) {
   if (choice.finish_reason === "length") addFact("cut at the length limit", "warn");
   addFact(`${(milliseconds / 1000).toFixed(1)} s`);
   markCited(verdict.cited, "cited");
+  linkCitations(page.answer, verdict.cited);
+  const links = numbersOf(verdict.cited).map(linkTo);
+  if (links.length) addFact("cites ", "good").append(...links);
 }
 
 function sideItem(side) {
@@ -187,14 +196,37 @@ function addFact(text, kind = "plain") {
   item.textContent = text;
   item.dataset.kind = kind;
   page.facts.append(item);
+  return item;
+}
+
+// Where a citation leads: the passage has the focus then, and a reader of screens goes on there.
+function linkTo(number) {
+  const link = document.createElement("a");
+  link.href = `#passage-${number}`;
+  link.textContent = number;
+  link.setAttribute("aria-label", `passage ${number}`);
+  return link;
+}
+
+function numbersOf(ids) {
+  const cited = [...page.passages.children].filter((item) => ids.includes(item.dataset.id));
+  return cited.map((item) => item.dataset.number);
+}
+
+// Numbers in brackets, as [1] or [1, 3], become links where the server read them as citations.
+function linkCitations(element, ids) {
+  const numbers = numbersOf(ids);
+  const parts = element.textContent.split(/(?<!\w)(\[\s*\d+(?:\s*,\s*\d+)*\s*\])/);
+  const linked = (part) => part.split(/(\d+)/).map((one) => (numbers.includes(one) ? linkTo(one) : one));
+  element.replaceChildren(...parts.flatMap((part, at) => (at % 2 ? linked(part) : [part])));
 }
 
 function showPassages(passages) {
   page.noPassages.hidden = passages.length > 0;
-  page.passages.replaceChildren(...passages.map(passageItem));
+  page.passages.replaceChildren(...passages.map((passage, at) => passageItem(passage, at + 1)));
 }
 
-function passageItem(passage) {
+function passageItem(passage, number) {
   const item = document.createElement("li");
   const head = document.createElement("div");
   const title = document.createElement("h3");
@@ -214,6 +246,9 @@ function passageItem(passage) {
   text.textContent = passage.text;
   badges.className = "badges";
   item.dataset.id = passage.id;
+  item.dataset.number = number;
+  item.id = `passage-${number}`;
+  item.tabIndex = -1;
   head.append(title, bar, score);
   if (passage.kind === "random") head.replaceChildren(title);
   item.append(head, badges, text);

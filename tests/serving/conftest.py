@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from neurorit.model.prompts import PromptTemplate
+from neurorit.serving.backends.adapters import Adapters
+from neurorit.serving.backends.lora import Lora, read_lora
 from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.rag.pipeline import RagPipeline
 from tests.serving.fakes import KEY, Upstream, WordRetriever
@@ -51,3 +55,36 @@ def address(upstream: Upstream) -> Iterator[str]:
     pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
     with listening(create_app(Gateway("tiny", "ready", pipeline), api_keys=[KEY])) as url:
         yield url
+
+
+class NoEngine:
+    """Takes adapters and does nothing with them."""
+
+    async def load(self, lora: Lora) -> None:
+        pass
+
+    async def unload(self, lora: Lora) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def beside(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    """A gateway whose engine holds the adapter `city` beside its model `tiny`."""
+    folder = tmp_path_factory.mktemp("models")
+    model = save_tiny_llama(folder / "tiny")
+    city = read_lora("city", save_lora(folder / "city", model), model)
+    pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
+    return Gateway("tiny", "ready", pipeline, adapters=Adapters(model, NoEngine(), [city], most=2))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium on this machine: apt-get install -y chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -15,15 +15,9 @@ from typing import Any
 import openai
 import pytest
 
-from neurorit.model.prompts import PromptTemplate
-from neurorit.serving.backends.adapters import Adapters
-from neurorit.serving.backends.lora import Lora, read_lora
 from neurorit.serving.gateway.app import Gateway, create_app
-from neurorit.serving.rag.pipeline import RagPipeline
-from tests.serving.fakes import KEY, Upstream, WordRetriever
+from tests.serving.fakes import KEY, Upstream
 from tests.serving.listening import listening
-from tests.serving.loras import save_lora
-from tests.serving.tiny_llama import save_tiny_llama, tiny_tokenizer
 
 TEXT = "Where was Mira Solden born?"
 QUESTION = [{"role": "user", "content": TEXT}]
@@ -33,23 +27,9 @@ INSTALLED = Path(sys.prefix) / "clients"
 MODELS = ("tiny", "city")
 
 
-class Engine:
-    async def load(self, lora: Lora) -> None:
-        pass
-
-    async def unload(self, lora: Lora) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def url(upstream: Upstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("models")
-    model = save_tiny_llama(folder / "tiny")
-    city = read_lora("city", save_lora(folder / "city", model), model)
-    pipeline = RagPipeline(WordRetriever(), tiny_tokenizer(), PromptTemplate(), upstream.client())
-    gateway = Gateway("tiny", "ready", pipeline)
-    gateway.adapters = Adapters(model, Engine(), [city], most=2)
-    with listening(create_app(gateway, api_keys=[KEY])) as address:
+def url(beside: Gateway) -> Iterator[str]:
+    with listening(create_app(beside, api_keys=[KEY])) as address:
         yield f"{address}/v1"
 
 
