@@ -33,9 +33,11 @@ class Retriever:
         self.directory = directory
         self._lexical: LexicalIndex | SparseIndex | None = None
         if settings.mode == "sparse":
-            self._lexical = SparseIndex.load(directory, index.digest)
+            self._lexical = SparseIndex.load(directory, index.digest, in_memory=index.in_memory)
         elif settings.mode != "dense":
-            self._lexical = LexicalIndex.of(directory, index.passages, index.digest)
+            self._lexical = LexicalIndex.of(
+                directory, index.passages, index.digest, in_memory=index.in_memory
+            )
         self._only = _matching(index.passages, settings.filters) if settings.filters else None
         self._cross = load_cross_encoder(settings.rerank) if settings.rerank else None
 

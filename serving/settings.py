@@ -73,6 +73,8 @@ class ServeSettings(Settings):
     """Seconds to finish what has begun when told to end."""
     search: SearchSettings = field(default_factory=SearchSettings)
     """How passages are found."""
+    in_memory: bool = False
+    """Read the index's large files instead of mapping them: nobody can cut them short meanwhile."""
     ray: str | None = None
     """Search the index in actors of a Ray cluster: its address, auto or local."""
     running: AtLeastOne = 64

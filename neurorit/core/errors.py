@@ -56,6 +56,17 @@ class MissingExtra(NeuroritError):
         )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True where an error of Python, torch, FAISS or OpenVINO says that there is no memory left."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(
+        words in said
+        for words in ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+    )
+
+
 class GateMissed(NeuroritError):
     """A --fail-under gate was not reached. Exit code 3."""
 

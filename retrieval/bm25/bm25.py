@@ -6,7 +6,7 @@ or on first use, and again when the index has changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.examples import Passage
 from neurorit.retrieval.bm25.build import method_of, write_bm25
 from neurorit.retrieval.bm25.words import ENGLISH, words_of
+from neurorit.retrieval.index.mapped_files import MappedFiles, is_small
 
 MEMORY = 10**9  # bytes that making the artifact should not exceed, beside the vocabulary
 
@@ -22,19 +23,29 @@ MEMORY = 10**9  # bytes that making the artifact should not exceed, beside the v
 class LexicalIndex:
     """BM25 of the passages of an index. Make one with `LexicalIndex.of`."""
 
-    def __init__(self, bm25: Any, size: int, language: str = ENGLISH) -> None:
+    def __init__(
+        self, bm25: Any, size: int, language: str = ENGLISH, mapped: Iterable[Path] = ()
+    ) -> None:
+        self._files = MappedFiles(mapped)
         self._bm25 = bm25
         self._size = size
         self._language = language
 
     @classmethod
     def of(
-        cls, index: Path, passages: Sequence[Passage], digest: str, *, memory: int = MEMORY
+        cls,
+        index: Path,
+        passages: Sequence[Passage],
+        digest: str,
+        *,
+        memory: int = MEMORY,
+        in_memory: bool = False,
     ) -> LexicalIndex:
         """The BM25 artifact `INDEX-bm25`, made now unless it is there and of the same passages.
 
         digest: of the manifest that the passages were loaded with, which may have been replaced
-        since. Raises BadInput where it must be made and cannot be written.
+        since; in_memory: read its files where they are large too. Raises BadInput where it must be
+        made and cannot be written.
         """
         import bm25s
 
@@ -56,7 +67,14 @@ class LexicalIndex:
                     f"{place}: BM25 of this index cannot be written there ({error.strerror}); "
                     "make it where that is allowed, with `neurorit-rag index --bm25`"
                 ) from error
-        return cls(bm25s.BM25.load(place, mmap=True, show_progress=False), len(passages), language)
+        files = [path for path in place.iterdir() if path.is_file()]
+        mapped = not (in_memory or is_small(files))
+        return cls(
+            bm25s.BM25.load(place, mmap=mapped, show_progress=False),
+            len(passages),
+            language,
+            files if mapped else (),
+        )
 
     def search(
         self, queries: Sequence[str], k: int, only: Any = None
@@ -65,6 +83,7 @@ class LexicalIndex:
 
         only: int64 rows, to find no others.
         """
+        self._files.check()
         found: list[list[tuple[int, float]]] = []
         for words in words_of(queries, self._language):
             known = [word for word in words if word in self._bm25.vocab_dict]

@@ -1,8 +1,8 @@
 """The index: passages and their vectors in segments, searched as one, as one checked artifact.
 
-A segment's `passages.jsonl` and `vectors.faiss` share an order: row i is line i. Both are mapped
-into memory, so that an index may be larger than it. The manifest records which encoder made the
-vectors; loading refuses any other.
+A segment's `passages.jsonl` and `vectors.faiss` share an order: row i is line i. Unless they are
+small both are mapped into memory, so that an index may be larger than it. The manifest records
+which encoder made the vectors; loading refuses any other.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from neurorit.retrieval.encoders.endpoint import at_named_address
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
 from neurorit.retrieval.index.build import Progress, write_index
 from neurorit.retrieval.index.faiss_search import find
+from neurorit.retrieval.index.mapped_files import MappedFiles, is_small
 from neurorit.retrieval.index.passage_store import PassageParts
 from neurorit.retrieval.index.segments import SEGMENTS, VECTORS, passage_text
 from neurorit.retrieval.settings import BuildSettings
@@ -94,8 +95,10 @@ class Index:
         effort: int | None = None,
         digest: str = "",
         directory: Path | None = None,
+        in_memory: bool = False,
     ) -> None:
         self.directory = directory
+        self.in_memory = in_memory
         self.passages = passages
         self.encoder = encoder
         self.effort = effort
@@ -112,20 +115,24 @@ class Index:
         segments: Sequence[str] | None = None,
         verify: bool | None = None,
         batch_size: int = 64,
+        in_memory: bool = False,
     ) -> Index:
         """Read and check an index artifact.
 
         encoder: one that is loaded already; None loads the one that the manifest names. effort:
         efSearch of a graph, nprobe of an inverted file (None: as the index was tuned). segments:
         only these. verify: hash every file; None does so up to 4 GiB, beyond which FAISS checks the
-        sizes of its own. batch_size: of the encoder. Raises ArtifactError if a file is missing or
-        changed, or if the encoder is another one.
+        sizes of its own. batch_size: of the encoder. in_memory: read large files too, which are
+        mapped otherwise: then nobody can cut them short meanwhile. Raises ArtifactError if a file
+        is missing or changed, or if the encoder is another one.
         """
         directory = Path(directory)
         for left in reversed(range(_LOADS)):
             before = _manifest_bytes(directory)
             try:
-                return cls._load(directory, encoder, effort, segments, verify, batch_size)
+                return cls._load(
+                    directory, encoder, effort, segments, verify, batch_size, in_memory
+                )
             except (ArtifactError, FileNotFoundError):
                 # An update has replaced the manifest, and taken away what the former one names.
                 if not left or _manifest_bytes(directory) == before:
@@ -141,6 +148,7 @@ class Index:
         segments: Sequence[str] | None,
         verify: bool | None,
         batch_size: int,
+        in_memory: bool,
     ) -> Index:
         manifest = read_index_manifest(directory, verify=verify)
         model = encoder or load_encoder(
@@ -158,9 +166,10 @@ class Index:
         ]
         gone = read_deleted(directory, manifest)
         places = [directory / SEGMENTS / record["name"] for record in records]
-        passages = load_passages(directory, records, gone)
+        passages = load_passages(directory, records, gone, in_memory=in_memory)
+        mapped = not (in_memory or is_small(place / VECTORS for place in places))
         loaded = [
-            _Segment(place, record, gone.get(record["name"]))
+            _Segment(place, record, gone.get(record["name"]), mapped=mapped)
             for place, record in zip(places, records, strict=True)
         ]
         return cls(
@@ -170,6 +179,7 @@ class Index:
             effort=effort,
             digest=manifest_digest(manifest),
             directory=directory,
+            in_memory=in_memory,
         )
 
     def __len__(self) -> int:
@@ -241,14 +251,18 @@ class Index:
 
 
 class _Segment:
-    """The vectors of one segment, mapped into memory."""
+    """The vectors of one segment."""
 
-    def __init__(self, place: Path, record: Mapping[str, Any], gone: Any) -> None:
+    def __init__(
+        self, place: Path, record: Mapping[str, Any], gone: Any, *, mapped: bool = True
+    ) -> None:
         import faiss
 
-        # It is not read but mapped: pages come as searches need them, and go when memory is short.
+        self._files = MappedFiles([place / VECTORS] if mapped else ())
+        # Of what is mapped pages come as searches need them, and go when memory is short.
+        flags = faiss.IO_FLAG_MMAP_IFC if mapped else 0
         try:
-            self._vectors = faiss.read_index(str(place / VECTORS), faiss.IO_FLAG_MMAP_IFC)
+            self._vectors = faiss.read_index(str(place / VECTORS), flags)
         except RuntimeError as error:
             raise ArtifactError(
                 f"{place / VECTORS} cannot be read; build the index again with `neurorit-rag index`"
@@ -264,6 +278,7 @@ class _Segment:
 
     def search(self, queries: Any, k: int, effort: int | None, only: Any) -> Any:
         """(scores, rows) [n, at most k]."""
+        self._files.check()
         most = max(1, min(k, self._left if only is None else len(only)))
         return find(self._vectors, queries, most, effort or self._effort, self._gone, only)
 
@@ -284,13 +299,18 @@ def read_index_manifest(directory: Path, *, verify: bool | None = None) -> Manif
 
 
 def load_passages(
-    directory: Path, records: Sequence[Mapping[str, Any]], gone: Mapping[str, Any]
+    directory: Path,
+    records: Sequence[Mapping[str, Any]],
+    gone: Mapping[str, Any],
+    *,
+    in_memory: bool = False,
 ) -> PassageParts:
     """The passages of these segments; gone: what `read_deleted` says."""
     names = [str(record["name"]) for record in records]
     return PassageParts(
         [directory / SEGMENTS / name for name in names],
         {number: gone[name] for number, name in enumerate(names) if name in gone},
+        in_memory=in_memory,
     )
 
 

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from neurorit.core.errors import ArtifactError
 from neurorit.core.hashing import id_number
@@ -30,8 +30,8 @@ class Fields:
         self._rows = rows
 
     @classmethod
-    def load(cls, place: Path) -> Fields:
-        """What `FieldsWriter.write` wrote, mapped into memory; raises ArtifactError without it."""
+    def load(cls, place: Path, *, mapped: bool = True) -> Fields:
+        """What `FieldsWriter.write` wrote, read or mapped; raises ArtifactError without it."""
         import numpy as np
 
         if not (place / FIELDS).is_file():
@@ -39,8 +39,9 @@ class Fields:
                 f"{place} was made by an older version, whose filters knew fewer kinds of values; "
                 "build the index again with `neurorit-rag index`"
             )
+        how: Literal["r"] | None = "r" if mapped else None
         try:
-            return cls(*(np.load(place / name, mmap_mode="r") for name in (FIELDS, FIELD_ROWS)))
+            return cls(*(np.load(place / name, mmap_mode=how) for name in (FIELDS, FIELD_ROWS)))
         except ValueError:  # nothing at all cannot be mapped
             return cls(*(np.load(place / name) for name in (FIELDS, FIELD_ROWS)))
 

@@ -12,27 +12,35 @@ import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from neurorit.core.hashing import id_number
 from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.records import parse_passage
-from neurorit.retrieval.index.meta_filters import Fields, FieldsWriter
+from neurorit.retrieval.index.mapped_files import MappedFiles, is_small
+from neurorit.retrieval.index.meta_filters import FIELD_ROWS, FIELDS, Fields, FieldsWriter
 
 PASSAGES, OFFSETS, IDS = "passages.jsonl", "offsets.npy", "ids.npy"
-_HELD = 64 * 2**20  # bytes of text up to which all passages are held in memory
 
 
 class PassageParts(Sequence[Passage]):
     """The passages of several parts [S] as one sequence.
 
-    gone: part -> int64 rows that were deleted, ascending.
+    gone: part -> int64 rows that were deleted, ascending; in_memory: nothing is mapped, of however
+    much text.
     """
 
-    def __init__(self, parts: Sequence[Path], gone: Mapping[int, Any] | None = None) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Path],
+        gone: Mapping[int, Any] | None = None,
+        *,
+        in_memory: bool = False,
+    ) -> None:
         import numpy as np
 
-        self._parts = [_Part(place) for place in parts]
+        small = is_small(place / PASSAGES for place in parts)
+        self._parts = [_Part(place, mapped=not (small or in_memory)) for place in parts]
         self._left: dict[int, Any] = {}
         for number, rows in (gone or {}).items():
             left = np.ones(len(self._parts[number]), dtype=bool)
@@ -41,7 +49,7 @@ class PassageParts(Sequence[Passage]):
         sizes = [len(self._left.get(i, part)) for i, part in enumerate(self._parts)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._held: list[Passage] | None = None
-        if sum(part.size for part in self._parts) <= _HELD:
+        if small:
             self._held = list(self._read())
 
     def __len__(self) -> int:
@@ -125,24 +133,31 @@ class _Part:
     All its files are opened at once: a directory that is replaced later changes nothing here.
     """
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, mapped: bool) -> None:
         import numpy as np
 
-        self._offsets = np.load(place / OFFSETS, mmap_mode="r")
-        self._hashes = np.load(place / IDS, mmap_mode="r")
-        self.fields = Fields.load(place)  # which rows have which values in their `meta`
+        used = [place / name for name in (PASSAGES, OFFSETS, IDS, FIELDS, FIELD_ROWS)]
+        self._files = MappedFiles(used if mapped else ())
+        how: Literal["r"] | None = "r" if mapped else None
+        self._offsets = np.load(place / OFFSETS, mmap_mode=how)
+        self._hashes = np.load(place / IDS, mmap_mode=how)
+        self._fields = Fields.load(place, mapped=mapped)
         with open(place / PASSAGES, "rb") as stream:
-            self._text = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            self._text: bytes | mmap.mmap = (
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if mapped else stream.read()
+            )
 
     @property
-    def size(self) -> int:
-        """Bytes of text."""
-        return len(self._text)
+    def fields(self) -> Fields:
+        """Which rows have which values in their `meta`."""
+        self._files.check()
+        return self._fields
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
     def __getitem__(self, row: int) -> Passage:
+        self._files.check()
         line = self._text[int(self._offsets[row]) : int(self._offsets[row + 1])]
         return parse_passage(json.loads(line))
 
@@ -150,6 +165,7 @@ class _Part:
         """Rows with that id (one, or none)."""
         import numpy as np
 
+        self._files.check()
         hashes, order = self._sorted
         wanted = np.uint64(id_number(identity))
         at = int(hashes.searchsorted(wanted))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,37 @@ from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.retrieval.bm25.bm25 import best_rows
 from neurorit.retrieval.encoders.sparse import SparseEncoder
+from neurorit.retrieval.index.mapped_files import MappedFiles, is_small
 from neurorit.retrieval.sparse.build import KIND, ROWS, STARTS, WEIGHTS, sparse_place
 
 
 class SparseIndex:
-    """The sparse vectors of an index's passages, mapped. Make one with `SparseIndex.load`.
+    """The sparse vectors of an index's passages. Make one with `SparseIndex.load`.
 
     starts [V + 1], rows and weights: the entries of word w are those from starts[w] on.
     """
 
     def __init__(
-        self, encoder: SparseEncoder, starts: Any, rows: Any, weights: Any, size: int
+        self,
+        encoder: SparseEncoder,
+        starts: Any,
+        rows: Any,
+        weights: Any,
+        size: int,
+        mapped: Iterable[Path] = (),
     ) -> None:
+        self._files = MappedFiles(mapped)
         self._encoder = encoder
         self._starts, self._rows, self._weights = starts, rows, weights
         self._size = size
 
     @classmethod
-    def load(cls, index: Path, digest: str) -> SparseIndex:
+    def load(cls, index: Path, digest: str, *, in_memory: bool = False) -> SparseIndex:
         """What `index --sparse` or `update --sparse` has made of the index.
 
-        digest: of the manifest that the passages were loaded with. Raises BadInput where it is not
-        there or of another state of the index, ArtifactError where it or its encoder has changed.
+        digest: of the manifest that the passages were loaded with; in_memory: read its files where
+        they are large too. Raises BadInput where it is not there or of another state of the index,
+        ArtifactError where it or its encoder has changed.
         """
         import numpy as np
 
@@ -48,8 +57,11 @@ class SparseIndex:
                 f"{place} was built with another encoder than {encoder.name!r} now is; {way} anew"
             )
         starts = np.load(place / STARTS)
-        rows, weights = (np.load(place / name, mmap_mode="r") for name in (ROWS, WEIGHTS))
-        return cls(encoder, starts, rows, weights, int(manifest.made["passages"]))
+        files = [place / name for name in (ROWS, WEIGHTS)]
+        mapped = not (in_memory or is_small(files))
+        rows, weights = (np.load(file, mmap_mode="r" if mapped else None) for file in files)
+        size = int(manifest.made["passages"])
+        return cls(encoder, starts, rows, weights, size, files if mapped else ())
 
     def search(
         self, queries: Sequence[str], k: int, only: Any = None
@@ -60,6 +72,7 @@ class SparseIndex:
         """
         import numpy as np
 
+        self._files.check()
         asked = self._encoder.encode_queries(queries)
         found: list[list[tuple[int, float]]] = []
         for start, end in zip(asked.indptr[:-1], asked.indptr[1:], strict=True):

@@ -207,7 +207,7 @@ class Running:
             await asyncio.sleep(_SEARCH_SECONDS)
             pipeline = self._gateway.pipeline
             if pipeline is not None and pipeline.search_fails:
-                with contextlib.suppress(NeuroritError):
+                with contextlib.suppress(Exception):  # it only asks whether searches work again
                     await pipeline.retrieve("?", 1)
 
     async def _follow_index(self) -> None:
@@ -217,9 +217,13 @@ class Running:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._look_now.wait()
+            told = self._look_now.is_set()
             self._look_now.clear()
             now = await asyncio.to_thread(self._generation)
-            if now in (seen, _ABSENT):
+            # Files that were damaged and put back have the same manifest: SIGHUP reads them again.
+            pipeline = self._gateway.pipeline
+            mended = told and pipeline is not None and pipeline.search_fails
+            if now == _ABSENT or (now == seen and not mended):
                 continue
             # One that cannot be used is tried again when it has changed again.
             seen = now

@@ -55,7 +55,12 @@ def run_server(
             few_threads()
             if settings.ray is None:
                 encoder = before.index.encoder if isinstance(before, IndexRetriever) else None
-                found = Index.load(index, encoder=encoder, effort=settings.search.effort or None)
+                found = Index.load(
+                    index,
+                    encoder=encoder,
+                    effort=settings.search.effort or None,
+                    in_memory=settings.in_memory,
+                )
                 if (hurry := getattr(found.encoder, "hurry", None)) is not None:
                     hurry()  # somebody waits for each search
                 return IndexRetriever.load(found, settings.search)

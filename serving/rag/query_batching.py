@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.errors import BadInput, NeuroritError, is_out_of_memory
 from neurorit.serving.metrics import Metrics
 
 Search = Callable[[list[str], Any], Awaitable[Sequence[Sequence[Any]]]]
@@ -60,6 +60,8 @@ class SearchBatches:
                 await self._answer(asked[:half], how)
                 await self._answer(asked[half:], how)
                 return
+            if is_out_of_memory(error):  # fewer at once were tried: it is no query's fault
+                error = NeuroritError("the machine has no memory left to search with")
             for _, _, future in asked:
                 if not future.done():
                     future.set_exception(error)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurorit.retrieval.index.meta_filters import Fields, FieldsWriter, spelt, values_at
@@ -42,6 +42,7 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, value)]
 
 
+@settings(deadline=None)  # the first example imports numpy
 @given(st.lists(st.dictionaries(NAMES, JSON, max_size=3), max_size=4))
 def test_each_value_finds_the_passages_that_have_it(metas: list[dict[str, Any]]) -> None:
     fields = fields_of(*metas)

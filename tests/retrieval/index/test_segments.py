@@ -123,7 +123,7 @@ def test_product_quantization_takes_an_eighth_of_a_byte_a_dimension(tmp_path: Pa
 def test_a_mapped_index_is_not_read_into_memory(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurorit.retrieval.index.passage_store._HELD", 0)
+    monkeypatch.setattr("neurorit.retrieval.index.mapped_files.SMALL", 0)
     index = built(made, tmp_path / "index")
     assert index.passages._held is None
     assert index.passages[7].id == "p7" and index.passages[-1].id == "p4999"

@@ -190,7 +190,7 @@ def test_a_filter_finds_as_many_as_there_are(
 def test_a_new_filter_reads_no_passage(
     tmp_path: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurorit.retrieval.index.passage_store._HELD", 0)
+    monkeypatch.setattr("neurorit.retrieval.index.mapped_files.SMALL", 0)
     place = built(tmp_path, encoder, "flat")
     retriever = Retriever.load(place)
     read: list[int] = []

@@ -336,6 +336,35 @@ def test_an_index_that_is_updated_is_searched_without_a_refused_request(
     assert told.count("the index was updated: searches are in the new one") == 2
 
 
+def test_files_that_were_damaged_and_put_back_are_read_again_on_sighup(folder: Path) -> None:
+    loads = list[str]()
+
+    class Cut(OfGeneration):
+        def search(self, queries: Any, k: int) -> list[list[Hit]]:
+            if len(loads) == 1:
+                raise NeuroritError("index/vectors.faiss was cut short while it was in use")
+            return super().search(queries, k)
+
+    def load(before: Any) -> Cut:
+        loads.append("again")
+        return Cut("one")
+
+    async def work(client: httpx.AsyncClient) -> None:
+        assert (await retrieved(client))[0] == 503
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()["phase"]) == (503, "passages cannot be searched")
+        signal.raise_signal(signal.SIGHUP)
+        while await retrieved(client) != (200, "one"):
+            await asyncio.sleep(0.01)
+        assert (await client.get("/ready")).status_code == 200
+        signal.raise_signal(signal.SIGHUP)  # what works is left as it is
+        await asyncio.sleep(0.2)
+        assert len(loads) == 2
+
+    settings = ServeSettings(port=0, index_seconds=0)
+    run([Playing("tuned", folder)], work, settings, load=load, generation=lambda: "one")
+
+
 def test_an_updated_index_that_cannot_be_used_leaves_the_former_one(folder: Path) -> None:
     now, told = ["one"], list[str]()
 

@@ -53,3 +53,38 @@ def test_a_search_that_is_down_is_asked_once_for_all() -> None:
         assert calls == 1
 
     asyncio.run(body())
+
+
+NO_MEMORY = (
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:98] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("std::bad_alloc"),
+)
+
+
+@pytest.mark.parametrize("fault", NO_MEMORY)
+@pytest.mark.parametrize("room", [4, 0])
+def test_without_memory_fewer_are_searched_at_once(fault: Exception, room: int) -> None:
+    largest = 0
+
+    async def search(queries: list[str], how: Any) -> list[list[str]]:
+        nonlocal largest
+        if len(queries) > room:
+            raise fault
+        largest = max(largest, len(queries))
+        return [[query] for query in queries]
+
+    async def body() -> None:
+        batches = SearchBatches(search)
+        asked = [f"q{i}" for i in range(32)]
+        found = await asyncio.gather(
+            *(batches.find(query, None) for query in asked), return_exceptions=True
+        )
+        if room:
+            assert found == [(query,) for query in asked]
+        else:
+            assert all(type(error) is NeuroritError for error in found)
+            assert "no memory left" in str(found[0])
+
+    asyncio.run(body())
+    assert largest == room
