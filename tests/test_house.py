@@ -128,6 +128,21 @@ def test_documents_name_paths_that_exist(path: Path) -> None:
         assert dotted.startswith("neurorit.") and named, f"{path.name}: {dotted}"
 
 
+def test_no_deadline_rate_or_lease_hangs_on_a_clock_that_may_be_set() -> None:
+    """Times of day are told to people, and read from Retry-After, where the wait has a bound."""
+    used = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\.(now|utcnow|today)\(|\btime\.ctime\(")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in sources()
+        if used.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {
+        "neurorit/core/endpoint/client.py",
+        "serving/gateway/responses.py",
+        "serving/gateway/responses_api.py",
+    }
+
+
 def test_version_is_one() -> None:
     from importlib.metadata import version
 

@@ -48,7 +48,8 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
 
     The manifest's `files` are computed here, and `manifest.made` may be filled in the block. On an
     error nothing of the new artifact is left, and an older one at `out` is untouched. Raises
-    BadInput if `out` exists and `overwrite` is false.
+    BadInput if `overwrite` is false and `out` exists, or does by the end: of two that write it at
+    once the second to end is refused.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -61,6 +62,11 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
     temporary.mkdir()
     try:
         yield temporary
+        if out.exists() and not overwrite:
+            raise BadInput(
+                f"{out}: another process has written it meanwhile; name another ‹out› or pass "
+                "‹overwrite=True›"
+            )
         seal(temporary, manifest, out)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

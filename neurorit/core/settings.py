@@ -27,6 +27,7 @@ from typing import (
 )
 
 from neurorit.core.errors import BadInput
+from neurorit.core.yaml_text import load_yaml
 
 Made = TypeVar("Made")
 _WORDS: Mapping[Any, str] = {
@@ -157,14 +158,12 @@ def read_yaml(path: Path, what: str, top: str = "NAME: VALUE lines") -> dict[str
 
     what, top: the kind of file, and what stands at its top, for the message.
     """
-    import yaml
-
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not {what}: {' '.join(str(error).split())}") from error
+        document = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise BadInput(f"{path}: not {what}: {error}") from error
     if not isinstance(document, dict):
         raise BadInput(f"{path}: {what} has {top} at its top")
     return document

@@ -13,6 +13,7 @@ from typing import Any
 
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import Made, fill, read_yaml
+from neurorit.core.yaml_text import load_yaml
 from neurorit.tuning.settings import TUNINGS
 
 LAB_RECIPE = Path(__file__).parents[1] / "recipes" / "lab.yaml"
@@ -62,18 +63,15 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
     Raises BadInput for an option without a name or without '='.
     """
-    import yaml
-
     values: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not name or not equals:
             raise BadInput(f"--set {assignment}: write NAME=VALUE")
         try:
-            values[name.strip().replace("-", "_")] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise BadInput(f"--set {assignment}: the value is no YAML: {reason}") from error
+            values[name.strip().replace("-", "_")] = load_yaml(text)
+        except ValueError as error:
+            raise BadInput(f"--set {assignment}: the value is no YAML: {error}") from error
     return values
 
 

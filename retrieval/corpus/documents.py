@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from neurorit.core.errors import BadInput
+from neurorit.core.yaml_text import load_yaml
 from neurorit.data.formats.text_files import decoded, reason_of
 from neurorit.retrieval.corpus.html import fragment_text, page_source, page_text
 from neurorit.retrieval.corpus.mail_and_word import docx_text, mails
@@ -151,8 +152,6 @@ def front_matter(source: str) -> tuple[str, str]:
     """
     import tomllib
 
-    import yaml
-
     if block := _PANDOC.match(source):
         return " ".join(block[1].split()), source[block.end() :]
     source = source.lstrip("\n")
@@ -160,10 +159,10 @@ def front_matter(source: str) -> tuple[str, str]:
     if front is None:
         return "", source
     try:
-        load: Any = tomllib.loads if source.startswith(("+", "---toml")) else yaml.safe_load
+        load: Any = tomllib.loads if source.startswith(("+", "---toml")) else load_yaml
         load = json.loads if source.startswith("{") else load
         fields = load(front[1])
-    except (yaml.YAMLError, ValueError):
+    except (ValueError, RecursionError):
         if source.startswith("{"):
             return "", source
         # Written by hand, with a colon in a title: it still is about the page, not of it.

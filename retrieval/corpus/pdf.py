@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import BadInput, MissingExtra
 
+_SECONDS = 600.0  # of a processor, that one file may take; a thousand full pages take 60
 _HEAD = 1024  # bytes in which a PDF says that it is one
 # As fonts have them; other characters with a plain form (a power, a fraction) mean something else.
 _LIGATURES = str.maketrans(
@@ -34,7 +36,7 @@ def pdf_pages(path: Path) -> tuple[str, list[str]]:
                 raise BadInput(f"{path}: no PDF that can be read: it does not begin as one")
         reader: Any = PdfReader(path)
         title = str((reader.metadata.title if reader.metadata else None) or "")
-        texts = [page.extract_text() for page in reader.pages]
+        texts = list(_texts(path, reader))
     except BadInput:
         raise
     except FileNotDecryptedError as error:
@@ -49,6 +51,18 @@ def pdf_pages(path: Path) -> tuple[str, list[str]]:
         reason = told[0] if told else "it is damaged"
         raise BadInput(f"{path}: no PDF that can be read: {reason}") from error
     return _whole(title), list(mended([_whole(text).replace("\0", " ") for text in texts]))
+
+
+def _texts(path: Path, reader: Any) -> Iterator[str]:
+    """Each page's text. pypdf bounds what a page may unpack to; a file may show one many times."""
+    started = time.thread_time()
+    for number, page in enumerate(reader.pages, start=1):
+        yield page.extract_text()
+        if time.thread_time() - started > _SECONDS:
+            raise BadInput(
+                f"{path}: no PDF that can be read: its first {number} of {len(reader.pages)} pages "
+                f"took more than {_SECONDS:g} s; it may be made to take long"
+            )
 
 
 def mended(pages: Sequence[str]) -> Iterator[str]:

@@ -64,6 +64,33 @@ def test_a_failure_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "data.txt").read_text() == "two"
 
 
+def test_of_two_that_write_one_the_second_to_end_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = Manifest("atlas", "a test")
+    with (
+        pytest.raises(BadInput, match="another process has written it meanwhile"),
+        writing(out, manifest) as slow,
+    ):
+        (slow / "by").write_text("the slow one")
+        # Another process's temporary folder has another name.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("neurorit.core.artifact.own_mark", lambda: "elsewhere-1")
+            with writing(out, manifest) as quick:
+                (quick / "by").write_text("the quick one")
+    assert (out / "by").read_text() == "the quick one"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with (
+        writing(out, manifest, overwrite=True) as slow,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        (slow / "by").write_text("the slow one")
+        patch.setattr("neurorit.core.artifact.own_mark", lambda: "elsewhere-1")
+        with writing(out, manifest, overwrite=True) as quick:
+            (quick / "by").write_text("the quick one")
+    assert (out / "by").read_text() == "the slow one"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_another_machine_writes_is_left_to_it(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
                           capture_output=True, text=True, check=True)  # fmt: skip
