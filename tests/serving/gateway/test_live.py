@@ -175,6 +175,8 @@ HOSTILE_FORMS: list[dict[str, Any]] = [
     {"guided_regex": "\\p{Nonsense}"},
     {"guided_json": {"$ref": "#"}},
     {"guided_json": {"$ref": "http://127.0.0.1:1/schema"}},
+    {"guided_json": {"properties": {"a": {"$ref": "#"}}, "required": ["a"]}},
+    {"guided_json": {"$ref": "#/$defs/t", "$defs": {"t": {"items": {"$ref": "#/$defs/t"}}}}},
     {"guided_json": {"type": "nonsense"}},
     {"guided_json": {"type": "array", "items": {"type": "string"}, "minItems": 1000}},
     {"guided_json": {"enum": [str(number) for number in range(2000)]}},
@@ -190,8 +192,9 @@ def test_hostile_forms_of_answers_leave_the_engine_running(live: Live) -> None:
     before = vllm_pid(live)
     for form in HOSTILE_FORMS:
         answer = chat(live, max_tokens=4, neurorit={"top_k": 0}, **form)
-        # To a schema that is nothing but itself vLLM answers 500.
-        assert answer.status_code in (200, 400, 502), (form, answer.text)
+        # To a grammar that no text fits vLLM answers 500.
+        allowed = (200, 400, 502) if "guided_grammar" in form else (200, 400)
+        assert answer.status_code in allowed, (form, answer.text)
     assert chat(live).status_code == 200
     assert vllm_pid(live) == before
 

@@ -114,6 +114,20 @@ def test_a_server_that_is_no_vllm_gets_none_of_them() -> None:
     assert post(client, QUESTION).status_code == 200
 
 
+ROUND = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"not": {"$ref": "#"}}}}
+LINKS = {f"n{i}": {"$ref": f"#/$defs/n{i + 1}"} for i in range(500)}
+CHAIN = {"$ref": "#/$defs/n0", "$defs": {**LINKS, "n500": {}}}
+
+
+def test_a_schema_may_hold_itself_where_a_value_is_between() -> None:
+    tree = {"properties": {"name": {"const": {"$ref": "#"}}, "children": {"$ref": "#/$defs/x~1y"}}}
+    twice = {"anyOf": [{"$ref": "#/$defs/leaf"}, {"$ref": "#/$defs/leaf"}]}
+    tree["$defs"] = {"x/y": {"items": {"$ref": "#"}}, "leaf": {"type": "string"}, "both": twice}
+    upstream = Upstream([["{}"]])
+    assert post(serve(upstream), {**QUESTION, "guided_json": tree}).status_code == 200
+    assert upstream.requests
+
+
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
@@ -127,6 +141,13 @@ def test_a_server_that_is_no_vllm_gets_none_of_them() -> None:
         ({"guided_json": {"minLength": 10**9}}, "minLength in the schema is above 1000"),
         ({"guided_json": {"items": {"pattern": "a{100000}"}}}, "repeats more than"),
         ({"guided_json": "[]"}, "a schema is an object"),
+        ({"guided_json": {"$ref": "#"}}, "leads back to itself"),
+        ({"guided_json": {"items": {"anyOf": [{}, {"$ref": "#/items"}]}}}, "leads back to itself"),
+        ({"guided_json": ROUND}, "leads back to itself"),
+        ({"guided_json": CHAIN}, "follow each other"),
+        ({"guided_json": {"$ref": "http://127.0.0.1:1/schema"}}, "is no path in it"),
+        ({"guided_json": {"$ref": "#/$defs/absent"}}, "'#/$defs/absent' is not there"),
+        ({"guided_json": {"items": {"$dynamicRef": "#x"}}}, "only $ref is followed"),
         ({"guided_choice": []}, "at least 1"),
         ({"chat_template_kwargs": {"tokenize": True}}, "the server's to say"),
         ({"chat_template_kwargs": {"x": "<|im_end|>"}}, "a short text of letters"),
