@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -36,6 +37,7 @@ from neurorit.serving.backends.openai_client import Sampling
 from neurorit.tuning.adapter_file import save_adapter
 
 TOP_K = 5
+BATCH = 25
 UNCACHED = "--no-enable-prefix-caching"
 BASE = ""
 
@@ -52,14 +54,31 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--changes", type=int, default=50, help="adapters added and removed")
     parser.add_argument("--max-tokens", type=int, default=16)
+    parser.add_argument(
+        "--work", type=Path, help="a folder that keeps adapters and what is expected of them"
+    )
+    parser.add_argument("--prepare", action="store_true", help="make only what --work keeps")
     given = parser.parse_args()
-    bench = Bench("adapters", {key: value for key, value in vars(given).items() if key != "json"})
+    unsaid = ("json", "work", "prepare")
+    bench = Bench(
+        "adapters", {key: value for key, value in vars(given).items() if key not in unsaid}
+    )
     with tempfile.TemporaryDirectory() as folder:
-        _measure(bench, given, Path(folder))
-    bench.finish(given.json)
+        prepared = _prepared(given, given.work or Path(folder))
+        if not given.prepare:
+            _measure(bench, given, given.work or Path(folder), prepared)
+            bench.finish(given.json)
 
 
-def _measure(bench: Bench, given: Any, folder: Path) -> None:
+def _prepared(given: Any, folder: Path) -> dict[str, Any]:
+    """Prompts, and the answers of each merged checkpoint; the adapters lie in the folder."""
+    asked = [given.prompts, given.adapters, given.neurons, given.moved, given.max_tokens]
+    kept = folder / "prepared.json"
+    if kept.is_file() and (found := json.loads(kept.read_text()))["asked"] == asked:
+        return dict(found)
+    for former in ("neurons", "merged", "lora"):
+        shutil.rmtree(folder / former, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     model = base_model_dir()
     prompts = _prompts(folder, model, given.prompts)
     names = [f"adapter-{number}" for number in range(given.adapters)]
@@ -72,10 +91,19 @@ def _measure(bench: Bench, given: Any, folder: Path) -> None:
     for name in (BASE, *names):
         directory = folder / "merged" / name if name else model
         expected[name] = _answers(directory, prompts, given.max_tokens, end[0])
-    for name in names:
+    made = {"asked": asked, "prompts": prompts, "expected": expected, "end": end}
+    kept.write_text(json.dumps(made))
+    return made
+
+
+def _measure(bench: Bench, given: Any, folder: Path, prepared: Mapping[str, Any]) -> None:
+    expected = prepared["expected"]
+    for name in expected:
         differ = [a != b for a, b in zip(expected[name], expected[BASE], strict=True)]
-        bench.add(name, "answers_unlike_the_bases", statistics.mean(differ), "share")
-    asyncio.run(_served(bench, given, folder, model, prompts, expected, end))
+        if name != BASE:
+            bench.add(name, "answers_unlike_the_bases", statistics.mean(differ), "share")
+    served = (base_model_dir(), prepared["prompts"], expected, prepared["end"])
+    asyncio.run(_served(bench, given, folder, *served))
 
 
 async def _served(
@@ -206,19 +234,28 @@ def _neuron_adapter(model: Path, out: Path, given: Any, seed: int) -> None:
 
 @torch.inference_mode()
 def _answers(model: Path, prompts: Sequence[list[int]], most: int, end: int) -> list[str]:
-    """Greedy answers of a checkpoint, computed without vLLM."""
+    """Greedy answers of a checkpoint, computed without vLLM; prompts of like lengths together."""
     loaded, tokenizer = load_model(model, dtype="auto", device="cpu")
-    answers = []
-    for ids in prompts:
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        width = max(len(prompts[number]) for number in chosen)
+        ids = torch.full((len(chosen), width), end)
+        mask = torch.zeros_like(ids)
+        for row, number in enumerate(chosen):
+            ids[row, width - len(prompts[number]) :] = torch.tensor(prompts[number])
+            mask[row, width - len(prompts[number]) :] = 1
         made = loaded.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            ids,
+            attention_mask=mask,
             max_new_tokens=most,
             do_sample=False,
             eos_token_id=end,
             pad_token_id=end,
-        )[0, len(ids) :]
-        answers.append(tokenizer.decode(made, skip_special_tokens=True).strip())
+        )[:, width:]
+        for row, number in enumerate(chosen):
+            answers[number] = tokenizer.decode(made[row], skip_special_tokens=True).strip()
     return answers
 
 
