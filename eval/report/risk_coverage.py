@@ -33,7 +33,12 @@ def page(curves: Steps, chosen: Mapping[str, Any]) -> str:
     for name in curves:
         one, what = chosen[name], name.replace("_", "-")
         facts += [
-            (f"Not answered, {what}", f"{100 * one['abstention']:.1f}%", f"n {one['questions']}"),
+            (
+                f"Not answered, {what}",
+                f"{100 * one['abstention']:.1f}%",
+                f"{one['not_answered']} of {one['questions']}; 95 % interval "
+                + " to ".join(f"{100 * end:.1f}%" for end in one["interval"]),
+            ),
             (f"Risk, {what}", f"{100 * one['risk']:.1f}%", "answered without the answer at hand"),
         ]
     shown = "".join(

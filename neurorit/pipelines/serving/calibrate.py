@@ -61,7 +61,7 @@ def calibrate(
         **({"asked_abstention": abstain} if abstain is not None else {"asked_risk": risk}),
     }
     for name, scored in found.items():
-        result[name] = _figures(at(scored, threshold), len(scored))
+        result[name] = _figures(scored, at(scored, threshold))
     if out is not None:
         curves = {name: curve(scored) for name, scored in found.items()}
         inputs = hash_inputs(index=index, questions=questions)
@@ -83,18 +83,25 @@ def show(result: Mapping[str, Any]) -> None:
         if name in result:
             one = result[name]
             typer.echo(
-                f"{name.replace('_', '-')}: {one['questions']} questions, "
-                f"{100 * one['abstention']:.1f} % not answered; of the answered "
+                f"{name.replace('_', '-')}: {one['not_answered']} of {one['questions']} questions "
+                f"not answered, {100 * one['abstention']:.1f} % "
+                f"({' to '.join(f'{100 * end:.1f}' for end in one['interval'])}); of the answered "
                 f"{100 * one['risk']:.1f} % without the answer in their passages"
             )
     if "report" in result:
         typer.echo(f"report: {result['report']}/report.html")
 
 
-def _figures(step: Step, count: int) -> dict[str, Any]:
+def _figures(scored: Sequence[Found], step: Step) -> dict[str, Any]:
+    """interval: 95 %, of the share that is not answered."""
+    from neurorit.eval.stats.intervals import rate_intervals
+
+    below = [[float(one.score < step.threshold)] for one in scored]
     return {
-        "questions": count,
+        "questions": len(scored),
+        "not_answered": int(sum(map(sum, below))),
         "abstention": 1 - step.coverage,
+        "interval": list(rate_intervals(below)[0]),
         "coverage": step.coverage,
         "risk": step.risk,
     }
