@@ -94,7 +94,7 @@ def _top(
         raise typer.Exit()
 
 
-def _disk_failure(error: Exception) -> str | None:
+def disk_failure(error: Exception) -> str | None:
     """One line for what SQLite and FAISS say of a disk, in errors of their own; else None."""
     said = str(error)
     if type(error).__module__ == "sqlite3" and any(
@@ -121,7 +121,7 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         # None of these libraries is imported here only to name its error.
-        if (told := _disk_failure(error)) is not None:
+        if (told := disk_failure(error)) is not None:
             typer.echo(f"error: {told}", err=True)
             sys.exit(1)
         if type(error).__name__ != "OutOfMemoryError":

@@ -7,12 +7,12 @@ which encoder made the vectors; loading refuses any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from neurorit.core.artifact import MANIFEST, Manifest, manifest_digest, read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
@@ -31,6 +31,7 @@ from neurorit.retrieval.settings import BuildSettings
 __all__ = ["Hit", "Index", "build_index", "passage_text"]
 
 DELETED = "deleted"
+_Read = TypeVar("_Read")
 _LOADS = 5
 _CHECKED = 4 * 2**30  # bytes of files up to which every load hashes them all
 
@@ -126,18 +127,11 @@ class Index:
         mapped otherwise: then nobody can cut them short meanwhile. Raises ArtifactError if a file
         is missing or changed, or if the encoder is another one.
         """
-        directory = Path(directory)
-        for left in reversed(range(_LOADS)):
-            before = _manifest_bytes(directory)
-            try:
-                return cls._load(
-                    directory, encoder, effort, segments, verify, batch_size, in_memory
-                )
-            except (ArtifactError, FileNotFoundError):
-                # An update has replaced the manifest, and taken away what the former one names.
-                if not left or _manifest_bytes(directory) == before:
-                    raise
-        raise AssertionError("the last attempt returns or raises")
+        place = Path(directory)
+        return beside_updates(
+            place,
+            lambda: cls._load(place, encoder, effort, segments, verify, batch_size, in_memory),
+        )
 
     @classmethod
     def _load(
@@ -281,6 +275,21 @@ class _Segment:
         self._files.check()
         most = max(1, min(k, self._left if only is None else len(only)))
         return find(self._vectors, queries, most, effort or self._effort, self._gone, only)
+
+
+def beside_updates(directory: Path, read: Callable[[], _Read]) -> _Read:
+    """What `read` finds in an index; it is called again where an update has come between.
+
+    An update replaces the manifest, and takes away what the former one names.
+    """
+    for left in reversed(range(_LOADS)):
+        before = _manifest_bytes(directory)
+        try:
+            return read()
+        except (ArtifactError, FileNotFoundError):
+            if not left or _manifest_bytes(directory) == before:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _manifest_bytes(directory: Path) -> bytes:

@@ -44,7 +44,9 @@ def run_server(
     (before anything is started) and NeuroritError when vLLM does not start or keeps ending.
     """
     settings = settings or ServeSettings()
-    read_manifest(index, "index", verify=False)
+    from neurorit.retrieval.index.index import beside_updates
+
+    beside_updates(index, lambda: read_manifest(index, "index", verify=False))
 
     with contextlib.ExitStack() as stack:
 
