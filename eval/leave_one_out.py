@@ -97,9 +97,10 @@ def _by_halves(case: Case, metric: Metric) -> _Search:
     ]
     known: dict[Without, str] = {}
     # Of many passages all are left out first: that is short, and where it changes nothing none of
-    # them is to blame. Of a few it is quicker to leave out what says the answer.
+    # them is to blame. Of a few it is quicker to leave out what says the answer, and then the rest.
+    few = len(others) <= _FEW
     told = [i for i in others if i + 1 in read]
-    first = [told, others] if len(others) <= _FEW else [others]
+    first = [told, [i for i in others if i not in told]] if few else [others]
     group, parts, finer = others, [part for part in first if part], False
     while parts:
         for part in parts:
@@ -121,6 +122,8 @@ def _by_halves(case: Case, metric: Metric) -> _Search:
         parts = [said, [i for i in group if i not in said]]
         if not all(parts):
             parts = [group[: len(group) // 2], group[len(group) // 2 :]]
+            # What comes before a later passage has been read already.
+            parts = parts[::-1] if few else parts
         parts = parts if len(group) > 1 else []
 
 
