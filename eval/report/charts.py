@@ -195,7 +195,9 @@ def frontier(places: Sequence[Place]) -> str:
             # A name stands above its point, and keeps within the frame.
             anchor = "start" if x < left + 70 else "end" if x > WIDTH - right - 70 else "middle"
             css = f"label {css_class(place.name)}"
-            parts.append(_text(x, heights[place.name], name, anchor, css))
+            # At the frame it stands beside the whisker, which may go up through it.
+            beside = x + {"start": 6, "end": -6}.get(anchor, 0)
+            parts.append(_text(beside, heights[place.name], name, anchor, css))
     words = "; ".join(
         f"{p.name}: retention {100 * p.x[0]:.1f}%, robustness {100 * p.y[0]:.1f}%"
         + (", dominated" if p.dominated else "")
