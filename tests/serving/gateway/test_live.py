@@ -20,8 +20,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from neurorit.eval.judges.endpoint import EndpointJudge
-from neurorit.eval.predictions import Item
 from neurorit.serving.backends.offline import OfflineEngine
 from tests.serving.live import (
     ADMIN,
@@ -199,24 +197,6 @@ def test_hostile_forms_of_answers_leave_the_engine_running(live: Live) -> None:
         assert answer.status_code in allowed, (form, answer.text)
     assert chat(live).status_code == 200
     assert vllm_pid(live) == before
-
-
-def test_a_judge_that_thinks_first_is_read_after_its_thinking(live: Live) -> None:
-    """Asked by `max_completion_tokens` alone; a random model thinks because its form says so."""
-    url, key = vllm_address(live)
-    form = {"regex": "<think>[a-z]{4,12}</think>(Yes|No)"}
-
-    def asked(tokens: int) -> EndpointJudge:
-        request = {"max_tokens": None, "max_completion_tokens": tokens, "structured_outputs": form}
-        return EndpointJudge(
-            f"{url}/v1", "tiny", api_key=key, thinking_tokens=tokens, request=request
-        )
-
-    items = [Item("Who?", ("Ada",), name) for name in ("Ada", "Bea")]
-    assert set(asked(64).decide(items)) <= {"right", "wrong"}
-    cut = asked(10)
-    assert cut.decide(items) == ["unscored", "unscored"]
-    assert "the judge thinks and came to no verdict: raise its thinking_tokens" in cut.failure
 
 
 def test_neither_questions_nor_keys_are_in_the_logs_of_either_process(live: Live) -> None:
