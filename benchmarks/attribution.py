@@ -4,12 +4,18 @@ The lab's model reads questions of another world with their gold passage, or wit
 Real patching puts one neuron at a time to its value without the context, at the last position, and
 takes what F loses; an attribution estimates exactly that. Correlations are Spearman's over the
 neurons of a context, averaged over contexts. The ratios of mining's own benchmark stand beside.
+
+With --precisions the exact attribution is computed in each of the settings' `activations` instead,
+by this or another model: how far scores are from adding up, and from those in float32.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +26,9 @@ from scipy.stats import spearmanr
 
 from neurorit.lab import base_model_dir
 from neurorit.lab.unseen import other_questions
-from neurorit.mining.integrated_gradients import Query, Settings, attribute
+from neurorit.mining.integrated_gradients import Attribution, Query, Settings, attribute
 from neurorit.model.feed_forward import feed_forward
+from neurorit.model.float32 import BFLOAT16, FLOAT32, TF32, float32_activations
 from neurorit.model.hooks import recording
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, render_prompt
@@ -29,6 +36,7 @@ from neurorit.model.shared_prefix import Prefix
 
 METHODS = ("integrated-gradients", "relevance", "gradient-activation", "activation")
 _AT_ONCE = 64  # neurons patched in one pass
+_TOP = 20
 
 
 def queries(tokenizer: Any, template: PromptTemplate, count: int) -> list[Query]:
@@ -139,13 +147,59 @@ def compare(bench: Bench, contexts: int, patched_contexts: int) -> None:
         bench.ratios[name] = by[method]["spearman to patching"]
 
 
+def precisions(bench: Bench, place: Path, contexts: int, dtype: str) -> None:
+    """The exact attribution with products of inputs of each precision."""
+    model, tokenizer = load_model(place, device="cpu", dtype=dtype)
+    model.requires_grad_(False)
+    asked = queries(tokenizer, PromptTemplate.of_checkpoint(place), contexts)
+    found: dict[str, list[Attribution]] = {}
+    rows = []
+    for name in (FLOAT32, TF32, BFLOAT16, "as-weights"):
+        by = model if name != "as-weights" else model.bfloat16()  # the last
+        with float32_activations(by, name) if name != "as-weights" else nullcontext():
+            found[name] = []
+            for place_of, query in enumerate(asked):
+                # What float32 says is what all are of.
+                target = found[FLOAT32][place_of].target if name != FLOAT32 else None
+                given = replace(query, target=target)
+                found[name] += attribute(by, [given], Settings(steps=STEPS, rows=256))
+        exact = [one.scores.numpy() for one in found[FLOAT32]]
+        scores = [one.scores.numpy() for one in found[name]]
+        residuals = [one.residual for one in found[name]]
+        shared = [
+            len(np.intersect1d(*(np.argsort(-s.ravel())[:_TOP] for s in pair))) / _TOP
+            for pair in zip(scores, exact, strict=True)
+        ]
+        figures = {
+            "median residual": float(np.median(residuals)),
+            "largest residual": max(residuals),
+            "top-20 agreement": float(np.mean(shared)),
+            "spearman to float32": correlation(scores, exact),
+        }
+        for metric, value in figures.items():
+            bench.add(name, metric, value, "1")
+        rows.append([name, *(f"{value:.4f}" for value in figures.values())])
+    heads = ["activations", "median residual", "largest", "top 20", "to float32"]
+    table(f"{len(asked)} contexts, weights as {dtype}", heads, rows)
+
+
 def main() -> None:
     """Run it, and mining's rivals unless they are left out."""
     parser = options(__doc__ or "")
+    parser.add_argument("--precisions", action="store_true", help="compare these alone")
+    parser.add_argument("--model", type=Path, help="for --precisions (default: the lab's)")
+    parser.add_argument("--dtype", default="auto", help="of the weights, for --precisions")
     parser.add_argument("--contexts", type=int, default=16)
     parser.add_argument("--patched", type=int, default=8)
     parser.add_argument("--without-mining", action="store_true", help="leave mining's ratios out")
     chosen = parser.parse_args()
+    if chosen.precisions:
+        place = chosen.model or base_model_dir()
+        settings = {"model": str(place), "contexts": chosen.contexts, "steps": STEPS}
+        bench = Bench("attribution-precisions", settings)
+        precisions(bench, place, chosen.contexts, chosen.dtype)
+        bench.finish(chosen.json)
+        return
     settings = {
         "model": "lab", "contexts": chosen.contexts, "patched": chosen.patched, "steps": STEPS,
         "mining": {"layers": DEPTH, "hidden": HIDDEN, "tokens": TOKENS},

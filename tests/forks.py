@@ -65,16 +65,22 @@ def command(arguments: list[str], log: Path, **environment: str) -> BaseProcess:
 
 
 def run_in_two_processes(code: str, *arguments: Path) -> None:
-    """Run Python code in two processes on the CPU that know each other as torchrun's do.
+    """As `run_in_processes`, in two."""
+    run_in_processes(2, code, *arguments)
 
-    When one fails the other is ended too; the AssertionError says how and shows what they wrote.
+
+def run_in_processes(count: int, code: str, *arguments: Path) -> None:
+    """Run Python code in processes on the CPU that know each other as torchrun's do.
+
+    When one fails the others are ended too; the AssertionError says how and shows what they wrote.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
+        many = str(count)
+        shared = {"WORLD_SIZE": many, "LOCAL_WORLD_SIZE": many, "ACCELERATE_USE_CPU": "1"}
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         processes = []
-        for rank in ("0", "1"):
+        for rank in map(str, range(count)):
             environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
             # Sums are rounded alike only with as many threads as here.
             given = (code, arguments, log, environment, torch.get_num_threads())
@@ -91,7 +97,7 @@ def run_in_two_processes(code: str, *arguments: Path) -> None:
                     process.join()
         ended = [process.exitcode or 0 for process in processes]
         names = [signal.Signals(-code).name if code < 0 else str(code) for code in ended]
-        assert ended == [0, 0], f"ended with {', '.join(names)}\n{log.read_text(errors='replace')}"
+        assert not any(ended), f"ended with {', '.join(names)}\n{log.read_text(errors='replace')}"
 
 
 def _run_code(

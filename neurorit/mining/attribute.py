@@ -38,6 +38,8 @@ def attribute(
     is no passage: nothing would differ.
     """
     settings = settings or MiningSettings()
+    if settings.pipeline > 1:
+        raise BadInput("‹pipeline›: contexts are attributed by one process here; leave it at 1")
     join(settings.device)
     if isinstance(question, Example):
         passages = question.passages if passages is None else passages

@@ -19,7 +19,7 @@ from neurorit.mining.contexts import IRRELEVANT, Context
 from neurorit.mining.integrated_gradients import Attribution, Query, Settings, attribute
 from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import ATTRIBUTIONS, MiningSettings
-from neurorit.model.feed_forward import feed_forward
+from neurorit.model.distributed.pipeline import part_of
 from neurorit.model.float32 import float32_activations
 from neurorit.model.precision import pays
 from neurorit.model.prompts import (
@@ -33,9 +33,9 @@ from neurorit.model.prompts import (
 from neurorit.model.shared_prefix import Prefix, Rows
 from neurorit.model.source import ModelSource
 
-_MOST = 16  # prompts in one pass of rows; more gain nothing
+MOST = 16  # prompts in one pass of rows; more gain nothing
 _PROBES = 8, 24  # rows whose memory is measured
-_SLACK = 1.5  # of what backward needs beside the saved activations
+SLACK = 1.5  # of what backward needs beside the saved activations
 _ASKED_TOKENS = 16_384  # of prompts that are asked together, padding counted
 _ASKED_MOST = 32
 
@@ -60,7 +60,9 @@ class Miner:
         cls, source: ModelSource, chosen: Sequence[Context], settings: MiningSettings
     ) -> Miner:
         """Load the model where it is not loaded, and render the contexts' prompts."""
-        model, tokenizer = source.load(dtype=settings.dtype, device=settings.device)
+        model, tokenizer = source.load(
+            dtype=settings.dtype, device=settings.device, pipeline=settings.pipeline
+        )
         model.requires_grad_(False)
         template = source.template
 
@@ -89,10 +91,10 @@ class Miner:
 
     def batches(self, keys: Sequence[str]) -> list[list[str]]:
         """Keys of contexts of like length, as many together as the rows of one pass allow."""
-        path = feed_forward(self.model).depth * (self.settings.steps + 1)
+        path = part_of(self.model).depth * (self.settings.steps + 1)
         if not ATTRIBUTIONS.get(self.settings.method, "mine: method").along_path:
             path = 1
-        most = max(1, min(_MOST, self.rows // path))
+        most = max(1, min(MOST, self.rows // path))
         order = self._by_length(keys)
         return [order[i : i + most] for i in range(0, len(order), most)]
 
@@ -113,6 +115,7 @@ class Miner:
     def ask(self, keys: Sequence[str]) -> list[dict[str, Any]]:
         """The records of what the model answers from contexts, and whether it follows them.
 
+        Of a model whose layers are parted over processes the last part has all records.
         class: one of reading.CLASSES; span: first and last (exclusive) of the answer's tokens that
         follow the context, where it does.
         """
@@ -120,6 +123,8 @@ class Miner:
         model, computing = self._asking
         with computing():
             answers = Prefix(model, prompts).greedy(self.settings.answer_tokens, self.end)
+        if not part_of(model).ends:
+            return []
         records = []
         for key, answer in zip(keys, answers, strict=True):
             context = self.contexts[key]
@@ -197,7 +202,8 @@ class Miner:
         """The records of contexts that share a pass: scores, residual, gains and target."""
         settings = self.settings
         records = []
-        for key, one in zip(keys, self.attributions(keys, answers), strict=True):
+        # Of a model whose layers are parted over processes the last part alone has attributions.
+        for key, one in zip(keys, self.attributions(keys, answers), strict=False):
             index, values = widest_scores(one.scores.numpy(), settings.stored, settings.top)
             records.append(
                 {
@@ -218,7 +224,7 @@ class Miner:
         if self.settings.activations == "as-weights":
             yield
             return
-        with float32_activations(self.model):
+        with float32_activations(self.model, self.settings.activations):
             yield
 
 
@@ -254,7 +260,7 @@ def asking_dtype(asked: str, model: Any) -> torch.dtype:
     stored: torch.dtype = model.dtype
     if stored != torch.float32 or model.device.type != "cpu":
         return stored
-    return torch.bfloat16 if pays(model.num_parameters()) else stored
+    return torch.bfloat16 if pays(part_of(model).weights) else stored
 
 
 @dataclass(frozen=True)
@@ -281,16 +287,19 @@ def rows_within(memory: int, model: Any, prompt: Sequence[int], path: int) -> in
 
     path: rows of each layer. Raises BadInput if the budget holds none.
     """
-    budget = memory / _SLACK
-    row, depth = row_bytes(model, prompt), feed_forward(model).depth
+    budget = memory / SLACK
+    part = part_of(model)
+    row, depth = row_bytes(model, prompt), part.depth
     whole = row.of(depth * path, path, depth)
-    if whole <= budget:
-        # All of a context's rows fit: several contexts share a pass.
-        return int(budget // whole) * depth * path
+    # Where all of a context's rows fit, several contexts share a pass.
+    contexts = part.least(int(budget // whole))
+    if contexts:
+        return contexts * depth * path
     # The prompt's own token is a row too.
     rows = bisect_right(range(depth * path), budget, key=lambda n: row.of(n, path, depth)) - 1
+    rows = part.least(rows)
     if rows < 2:
-        needed = _SLACK * row.of(2, path, depth)
+        needed = SLACK * row.of(2, path, depth)
         raise BadInput(
             f"‹memory={write_bytes(memory)}› holds no row of this model; "
             f"one takes {needed / 2**20:.1f} MiB"
@@ -299,12 +308,17 @@ def rows_within(memory: int, model: Any, prompt: Sequence[int], path: int) -> in
 
 
 def row_bytes(model: Any, prompt: Sequence[int]) -> RowBytes:
-    """What the rows of a prompt keep for the backward pass: measured on a few, fitted by a line."""
-    depth = feed_forward(model).depth
+    """What the rows of a prompt keep for the backward pass: measured on a few, fitted by a line.
+
+    In a part of a model every row counts as one that goes through all of its layers.
+    """
+    part = part_of(model)
     few, more = _PROBES
     first, first_more = (_kept_bytes(model, prompt, [0] * rows) for rows in _PROBES)
-    last, last_more = (_kept_bytes(model, prompt, [depth - 1] * rows) for rows in _PROBES)
     each = (first_more - first) / (more - few)
+    if len(part.layers) < part.depth:
+        return RowBytes(first - few * each, each, each)
+    last, last_more = (_kept_bytes(model, prompt, [part.depth - 1] * rows) for rows in _PROBES)
     return RowBytes(first - few * each, each, (last_more - last) / (more - few))
 
 

@@ -73,7 +73,14 @@ class Records:
         return Collected(list(self.candidates), self._records(self.candidates), {}, {})
 
     def loaded(self) -> tuple[Any, Any]:
-        """The model and its tokenizer."""
+        """The model and its tokenizer. Raises BadInput where no process has the whole of it."""
+        if self.settings.pipeline > 1:
+            raise BadInput(
+                f"‹selection={self.settings.selection}› measures the whole model, and with "
+                f"‹pipeline={self.settings.pipeline}› no process has it; mine with "
+                "‹selection=count› (what is attributed is kept), then choose with `atlas select` "
+                "where the model fits"
+            )
         return self._miner.model, self._miner.tokenizer
 
     @cached_property
@@ -179,6 +186,8 @@ class Records:
                 if all(keys[key] in self._done for key in batch):
                     continue
                 records = work(batch)
+                if not records:
+                    continue  # another process of the line keeps them
                 append(records)
                 self._done.update({record["key"]: record for record in records})
                 tell(keys.values())

@@ -12,6 +12,7 @@ Source: docs/method.md, Phase 1 [P2, K]; the one pass and its measure are our ow
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ class Comparison:
 
     blocks: where they are; rows: the tokens that predict the answer, over the prompts [B]; without
     [B, L, N, F]: the neurons' values there without the context; difference: how much they change.
+    Of a model whose layers are parted over processes these are of the part's own layers.
     Of a site whose neurons are several coordinates each F counts these; they are summed later.
     """
 
@@ -102,8 +104,9 @@ class Method:
     """A method of attribution.
 
     score: gives scores [B, L, F], and F [B, L] at each layer's start of the path where the scores
-    are to add up to what is between (None for methods that have no completeness). along_path: a
-    context takes a row for each step of each layer, so that fewer share a pass.
+    are to add up to what is between (None for methods that have no completeness), which only the
+    last part of a model knows. along_path: a context takes a row for each step of each layer, so
+    that fewer share a pass.
     """
 
     score: Callable[[Comparison], tuple[torch.Tensor, torch.Tensor | None]]
@@ -113,7 +116,8 @@ class Method:
 def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[Attribution]:
     """Attribute each query's prediction to the neurons; one batch.
 
-    Parameters need no gradients; none are left behind.
+    Parameters need no gradients; none are left behind. Of a model whose layers are parted over
+    processes the last part gives what all have found, the others nothing.
     """
     method: Method = ATTRIBUTIONS.get(settings.method)
     blocks: Site = SITES.get(settings.site)(model)
@@ -133,11 +137,14 @@ def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[
         with holding(blocks, without):
             neuron_gain = (gold - _score(rows.plain(), rows, settings)[:, 0]).cpu()
     difference = (present - without) * rows.real[:, None, :, None]
-    scores, start = method.score(Comparison(blocks, rows, without, difference, settings))
-    gain = torch.zeros(len(queries), blocks.depth)
+    own, start = method.score(Comparison(blocks, rows, without, difference, settings))
+    own = own.float().cpu().unflatten(2, (blocks.width, blocks.unit)).sum(3)
+    scores = prefix.part.joined(own)
+    if scores is None:
+        return []
+    gain = torch.zeros(scores.shape[:2])
     if start is not None:
         gain = (gold[:, None] - start).float().cpu()
-    scores = scores.float().cpu().unflatten(2, (blocks.width, blocks.unit)).sum(3)
     off = (scores.sum(2) - gain).abs().sum(1) / gain.abs().sum(1).clamp_min(_TINY)
     complete = start is not None
     return [
@@ -207,36 +214,45 @@ def _integrate(given: Comparison, *, scaled: bool = False) -> tuple[torch.Tensor
 
     scaled: weight step k by its place on the path.
     """
-    blocks, rows, settings = given.blocks, given.rows, given.settings
+    rows, steps, part = given.rows, given.settings.steps, given.rows.prefix.part
     without, difference = given.without, given.difference
-    steps, depth = settings.steps, blocks.depth
     alpha = (torch.arange(steps, device=without.device, dtype=torch.float32) + 0.5) / steps
     # Step `steps` of each layer is the start of its path: it needs no gradient, only F there.
     alpha = torch.cat([alpha, alpha.new_zeros(1)])
     weight = alpha if scaled else torch.ones_like(alpha)
     weight = weight / steps
     weight[steps] = 0.0
-    plan = [(layer, k) for layer in range(depth) for k in range(steps + 1)]
-    batch, _, span, width = without.shape
-    total = torch.zeros(batch, depth, span, width, device=without.device)
-    start = torch.zeros(batch, depth, device=without.device)
-    size = max(1, settings.rows // (batch * span) - 1)  # the prompt's own tokens go along
-    for first in range(0, len(plan), size):
-        chunk = plan[first : first + size]
-        layers = torch.tensor([layer for layer, _ in chunk], device=without.device)
-        places = torch.tensor([k for _, k in chunk], device=without.device)
-        part = (
-            without[:, layers]
-            + alpha[places, None, None].to(without.dtype) * (difference[:, layers])
-        )
-        part = part.detach().requires_grad_()
-        with _patched_rows(blocks, part, layers.tolist()):
-            value = _score(rows.logits(layers.tolist(), blocks.early), rows, settings)
-        (gradient,) = torch.autograd.grad(value.sum(), part)
-        weighted = gradient.float() * weight[places, None, None]
-        total.index_add_(1, layers, weighted)
-        ends = (places == steps).nonzero()[:, 0]
-        start[:, layers[ends]] = value.detach()[:, ends].to(start.dtype)
+    batch, _, span, _ = without.shape
+    total = torch.zeros(without.shape, dtype=torch.float32, device=without.device)
+    start = torch.zeros(batch, part.depth, device=without.device)
+
+    def forward(chunk: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """The layers and steps of this part's rows, their values, and where gradients begin."""
+        layers = [layer for layer, _ in chunk]
+        here = [(layer - part.layers.start, k) for layer, k in chunk if layer in part.layers]
+        own = torch.tensor(here, dtype=torch.long, device=without.device).view(-1, 2)
+        path = alpha[own[:, 1], None, None].to(without.dtype) * difference[:, own[:, 0]]
+        values = (without[:, own[:, 0]] + path).detach().requires_grad_()
+        before = bisect_left(layers, part.layers.start)
+        with _patched_rows(given.blocks, values, own[:, 0].tolist(), before):
+            value = _score(rows.logits(layers, given.blocks.early), rows, given.settings)
+        root = part.root(value)
+        for row, (layer, k) in enumerate(chunk):
+            if k == steps:
+                start[:, layer] = value.detach()[:, row]
+        return own, values, root
+
+    def backward(own: torch.Tensor, values: torch.Tensor, root: Any) -> None:
+        for gradient in part.gradients(root, [values] if len(own) else []):
+            total.index_add_(1, own[:, 0], gradient.float() * weight[own[:, 1], None, None])
+
+    plan = [(layer, k) for layer in range(part.depth) for k in range(steps + 1)]
+    # The prompt's own tokens go along. Parts of a line have a pass each under way.
+    size = max(1, given.settings.rows // (batch * span * part.ahead) - 1)
+    chunks = [plan[first : first + size] for first in range(0, len(plan), size)]
+    for first in range(0, len(chunks), part.ahead):
+        for way in [forward(chunk) for chunk in chunks[first : first + part.ahead]]:
+            backward(*way)
     return (total * difference.float()).sum(2), start
 
 
@@ -279,12 +295,18 @@ def plain_gradient(blocks: Site, rows: Rows, settings: Settings) -> torch.Tensor
     finally:
         for handle in hooks:
             handle.remove()
-    found = torch.autograd.grad(value.sum(), [own[layer] for layer in range(blocks.depth)])
-    return torch.stack(found, dim=1)
+    part = rows.prefix.part
+    found = part.gradients(part.root(value), [own[layer] for layer in range(blocks.depth)])
+    return torch.stack(list(found), dim=1)
 
 
 def _score(logits: torch.Tensor, rows: Rows, settings: Settings) -> torch.Tensor:
-    """F [B, R] of each row, in float32, from logits [B, R, N, vocabulary]."""
+    """F [B, R] of each row, in float32, from logits [B, R, N, vocabulary].
+
+    Where these are no last part's it is nothing.
+    """
+    if not rows.prefix.part.ends:
+        return torch.zeros(logits.shape[:2], device=logits.device)
     logs = logits.float().log_softmax(-1)
     index = rows.targets[:, None, :, None].expand(-1, logs.shape[1], -1, 1)
     found = (logs.gather(-1, index)[..., 0] * rows.real[:, None]).sum(-1)
@@ -311,10 +333,13 @@ def _stack(seen: dict[int, torch.Tensor], blocks: Site) -> torch.Tensor:
 
 
 @contextmanager
-def _patched_rows(blocks: Site, values: torch.Tensor, layers: Sequence[int]) -> Iterator[None]:
+def _patched_rows(
+    blocks: Site, values: torch.Tensor, layers: Sequence[int], before: int
+) -> Iterator[None]:
     """Put values [B, R, N, F] into the rows of their layers; other rows stay as they are.
 
-    The prompt's own tokens stand before the rows (see `Rows.logits`) and stay as they are too.
+    before: rows of lower layers, which are no part of this model. The prompt's own tokens stand
+    before all rows (see `Rows.logits`) and stay as they are too.
     """
     hooks = []
     batch, _, span, width = values.shape
@@ -324,8 +349,8 @@ def _patched_rows(blocks: Site, values: torch.Tensor, layers: Sequence[int]) -> 
 
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
             hidden = inputs[0].unflatten(1, (-1, span))
-            hidden = hidden.index_copy(1, index + 1, values[:, index].to(hidden.dtype))
-            return (hidden.reshape(batch, -1, width),)
+            put = values[:, index].to(hidden.dtype)
+            return (hidden.index_copy(1, index + before + 1, put).reshape(batch, -1, width),)
 
         return hook
 

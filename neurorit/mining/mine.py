@@ -3,7 +3,8 @@
 Relevant contexts show the gold passages alone, irrelevant ones noise alone; each is compared with
 the same question without passages. Every context's kept scores go to a journal as they are made, so
 a killed run goes on where it was and ends in the same bytes (on a GPU, which sums in no fixed
-order, to rounding); torchrun or accelerate may start several processes, which share the contexts.
+order, to rounding). torchrun or accelerate may start several processes: lines of `pipeline` of them
+part the model's layers, and share the contexts.
 
 Source: docs/method.md, Phase 1, steps 3 and 4.
 """
@@ -34,7 +35,8 @@ from neurorit.mining.selection.discovery import LEVEL, surviving
 from neurorit.mining.selection.gradients import Measurements
 from neurorit.mining.selection.rules import keep_scores, most_frequent
 from neurorit.mining.settings import AFTERWARDS, FILES, MiningSettings
-from neurorit.model.distributed import count, join
+from neurorit.model.distributed import count, join, rank, wait
+from neurorit.model.distributed.pipeline import Line
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 
@@ -91,7 +93,10 @@ def mine(
     texts = _texts(settings, general)
     with tempfile.TemporaryDirectory() as nowhere, source.kept():
         place = Path(nowhere) / "atlas" if out is None else Path(out)
-        journal = Journal(place, _identity(settings, seed, inputs))
+        line = Line.of(settings.pipeline)
+        journal = Journal(
+            place, _identity(settings, seed, inputs), line.number, line.lines, line.ends
+        )
         records = Records(source, candidates, settings, journal, progress)
         collected = records.collect()
         chosen, kept = collected.contexts, collected.records
@@ -111,7 +116,7 @@ def mine(
             atlas = _chosen(atlas, settings, seed, measure)
         median = float(np.median(atlas.residuals))
         check_residual(median, settings, len(kept))
-        if out is not None and journal.rank == 0:
+        if out is not None and rank() == 0:
             manifest = Manifest(
                 kind="atlas",
                 command="neurorit-rag mine",
@@ -140,13 +145,14 @@ def mine(
             )
             atlas.save(place, manifest, overwrite=overwrite)
             journal.remove()
-        journal.barrier()
+        wait()
     return atlas
 
 
 def _identity(settings: MiningSettings, seed: int, inputs: dict[str, str]) -> dict[str, Any]:
     """What a journal's records depend on; what is made of them afterwards may change."""
-    of_records = {k: v for k, v in asdict(settings).items() if k not in AFTERWARDS}
+    left_out = (*AFTERWARDS, "pipeline")  # who computes what changes nothing
+    of_records = {k: v for k, v in asdict(settings).items() if k not in left_out}
     return {"settings": of_records, "seed": seed, "inputs": inputs}
 
 

@@ -51,6 +51,10 @@ AFTERWARDS = (
     "selection", "share", "neurons", "sizes", "measured", "general", "neuron_list", "resamples",
     "max_residual", "force",
 )  # fmt: skip
+# Rules that measure more of a model than its scores.
+MEASURING = (
+    "gradient", "fisher", "spared-gradient", "spared-fisher", "noise-gradient", "active",
+)  # fmt: skip
 # Settings of the choice alone: an atlas that differs in no other need not be mined anew.
 OF_THE_CHOICE = ("selection", "neurons", "sizes", "measured", "general", "neuron_list")
 # Settings that name a file which the atlas is made of.
@@ -133,11 +137,15 @@ class MiningSettings(Settings):
     """An atlas whose median completeness residual is above is refused."""
     dtype: str = "auto"
     """Of the weights: auto (as stored), float32 or bfloat16."""
-    activations: Literal["float32", "as-weights"] = "float32"
-    """What is computed in; as-weights is quicker on a GPU in bfloat16, and its scores add up to
-    some 10 %."""
+    activations: Literal["float32", "tf32", "bfloat16-inputs", "as-weights"] = "float32"
+    """What is computed in. tf32, bfloat16-inputs: float32, but its products are of inputs with 10
+    or 7 bits, which a GPU multiplies quickly (a CPU rounds them by hand, which is slower).
+    as-weights: all as weights are stored, in bfloat16 with scores that add up to some 10 %."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    pipeline: AtLeastOne = 1
+    """So many of the processes that torchrun started part the model's layers between them, each
+    with a device of its own and no other layers' weights; lines of them share the contexts."""
     force: bool = False
     """Keep an atlas whose residual is above `max_residual`."""
 
@@ -148,6 +156,12 @@ class MiningSettings(Settings):
         SITES.check(self.site, "‹site›")
         if self.sizes and (self.neurons is not None or len(self.sizes) < 3):
             raise BadInput("‹sizes›: name rel, irrel and shared, and leave ‹neurons› out")
+        if self.pipeline > 1 and self.selection in MEASURING:
+            raise BadInput(
+                f"‹selection={self.selection}› measures the whole model, and with "
+                f"‹pipeline={self.pipeline}› no process has it; mine with ‹selection=count›, then "
+                "choose with `atlas select` where the model fits"
+            )
         if self.task == "yes-no" and (self.contexts, self.irrelevant_target) != ("all", "gold"):
             raise BadInput(
                 "‹task=yes-no› has one target, YES, on both sides: set ‹contexts=all› and "

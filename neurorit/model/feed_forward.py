@@ -270,10 +270,15 @@ def check_no_dropout(config: Mapping[str, Any], named: str) -> None:
             )
 
 
+def layers_name(model: Any) -> str:
+    """What the layers are called in the model, as `model.layers`; of a type of the table."""
+    return _ARCHITECTURES[str(model.config.model_type)].layers
+
+
 def decoder_layers(model: Any) -> Sequence[nn.Module]:
     """The model's layers, lowest first; of a type that `feed_forward` knows."""
     layers: Any = model
-    for part in _ARCHITECTURES[str(model.config.model_type)].layers.split("."):
+    for part in layers_name(model).split("."):
         layers = getattr(layers, part)
     return list(layers)
 

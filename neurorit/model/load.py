@@ -79,11 +79,18 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def laid_out(path: str | Path, *, dtype: str = "auto", attention: str = "sdpa") -> tuple[Any, Any]:
+def laid_out(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    attention: str = "sdpa",
+    layers: range | None = None,
+) -> tuple[Any, Any]:
     """As `load_model`, without the weights: these stand on torch's meta device.
 
     What is no weight, such as the table of positions, is real. dtype: auto is the type that
-    config.json names. Raises BadInput when there is no checkpoint.
+    config.json names. layers: of these layers alone (None: of all). Raises BadInput when there is
+    no checkpoint.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -94,6 +101,8 @@ def laid_out(path: str | Path, *, dtype: str = "auto", attention: str = "sdpa") 
         config = AutoConfig.from_pretrained(folder)
         config = config.text_config if config.model_type in _TEXT_INSIDE else config
         kind = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+        if layers is not None:
+            _cut(config, layers)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(
                 config, dtype=kind or torch.float32, attn_implementation=attention
@@ -107,6 +116,50 @@ def laid_out(path: str | Path, *, dtype: str = "auto", attention: str = "sdpa") 
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")
     return model.eval(), tokenizer
+
+
+def without_weights(folder: Path, dtype: str, layers: range | None = None) -> Any:
+    """A model from its config.json alone, for plans: call it where no weights are made.
+
+    layers: of these alone (None: of all). Raises BadInput when there is no configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = _configuration(folder)
+    if layers is not None:
+        _cut(config, layers)
+    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+
+
+def dtype_named(folder: Path, dtype: str) -> str:
+    """The type's name; auto is the one that config.json names."""
+    if dtype != "auto":
+        return dtype
+    stored = getattr(_configuration(folder), "dtype", None)
+    return str(stored or torch.float32).removeprefix("torch.")
+
+
+def layer_count(folder: Path) -> int:
+    """How many layers a checkpoint has, by config.json."""
+    return int(_configuration(folder).num_hidden_layers)
+
+
+def _configuration(folder: Path) -> Any:
+    """Of the language model, where a model also sees."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"‹model={folder}›: no configuration there: {error}") from error
+    return config.text_config if config.model_type in _TEXT_INSIDE else config
+
+
+def _cut(config: Any, layers: range) -> None:
+    """Make it the configuration of a model of these layers alone."""
+    config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in layers]
 
 
 def text_name(name: str) -> str:

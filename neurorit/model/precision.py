@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from neurorit.core.errors import BadInput
 
 # Weights from which bfloat16 is quicker than float32 (docs/models.md has the measurement).
 LARGE = 30_000_000
+EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole passes
 DTYPES = ("auto", "stored", "float32", "bfloat16", "float16")
 
 
@@ -78,3 +80,19 @@ def count_weights(checkpoint: Path) -> int:
                 raise BadInput(f"{path}: no safetensors file: {error}") from error
         total += sum(prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
     return total
+
+
+def matrix_speed(dtype: str, size: int = 1024) -> float:
+    """Floating-point operations a second of a square matrix product on this machine."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = getattr(torch, dtype)
+    a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        c = a @ b
+        float(c[0, 0])  # waits for the GPU
+        best = min(best, time.perf_counter() - started)
+    return float(2 * size**3 / best)

@@ -2,6 +2,9 @@
 
 Prompts are prefilled once, padded on the left. A row is the last token of a prompt followed by the
 answer's tokens but the last; it sees its prompt's prefix and itself, and no other row.
+
+Of a model whose layers are parted over processes each goes through its own, at the same prompts;
+logits that are not the last part's mean nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import DynamicCache
 
+from neurorit.model.distributed.pipeline import part_of
 from neurorit.model.feed_forward import attention_of, decoder_layers, feed_forward
 
 
@@ -29,7 +33,7 @@ class Prefix:
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
         self.device = model.device
-        self.layers = decoder_layers(model)
+        self.part = part_of(model)
         self.lengths = torch.tensor([len(p) - 1 for p in prompts], device=self.device)
         self.width = int(self.lengths.max())
         ids = torch.zeros((len(prompts), self.width + 1), dtype=torch.long)
@@ -39,24 +43,15 @@ class Prefix:
         places = torch.arange(self.width + 1, device=self.device) - start
         self.visible = places[:, :-1] >= 0
         padded = not bool(self.visible.all())
-        # Nothing reads the last block's output but that of the last token.
-        narrow = (
-            feed_forward(model)
-            .blocks[-1]
-            .register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, -1:],))
-        )
-        try:
-            with torch.no_grad():
-                found = model(
-                    input_ids=ids.to(self.device),
-                    attention_mask=(places >= 0).long() if padded else None,
-                    position_ids=places.clamp_min(0),
-                    past_key_values=DynamicCache(),
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-        finally:
-            narrow.remove()
+        with torch.no_grad(), _last_token_alone(model, self.part.ends):
+            found = model(
+                input_ids=ids.to(self.device),
+                attention_mask=(places >= 0).long() if padded else None,
+                position_ids=places.clamp_min(0),
+                past_key_values=DynamicCache(),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         self.last_logits: torch.Tensor = found.logits[:, -1]
         # What the model computes in, which need not be what its weights are kept in.
         self.dtype = self.last_logits.dtype
@@ -97,7 +92,7 @@ class Prefix:
                 use_cache=self.cache is not None,
             ).logits
         self._crop()
-        return logits
+        return logits if self.part.ends else logits.new_zeros(batch, count, 1)
 
     def _within_window(self, mask: torch.Tensor, positions: torch.Tensor, lowest: float) -> Any:
         """The mask, by kind of layer where some layers see a window of the last tokens alone."""
@@ -139,7 +134,7 @@ class Prefix:
         ended = [False] * len(written)
         logits = self.last_logits
         for place in range(1, most + 1):
-            best = logits.argmax(-1)
+            best = self.part.told(logits.argmax(-1))
             for row, token in enumerate(best.tolist()):
                 ended[row] = ended[row] or (token == end and bool(written[row]))
                 if not ended[row]:
@@ -237,8 +232,10 @@ class Rows:
         own = torch.arange(count, device=device).repeat_interleave(span)
         order = place.repeat(count)
         seen = (own[:, None] == own) & (order[:, None] >= order)
-        depth = len(self.prefix.layers)
-        there = [(1 + bisect_right(layers, at + early)) * span for at in range(-1, depth)]
+        part = self.prefix.part.layers
+        there = [
+            (1 + bisect_right(layers, at + early)) * span for at in range(part.start - 1, part.stop)
+        ]
         found: torch.Tensor = self.prefix.forward(
             self.tokens.repeat(1, count),
             order.expand(batch, -1),
@@ -256,9 +253,23 @@ class Rows:
         return self.prefix.forward(self.tokens, place.expand(len(self.tokens), -1), seen)[:, None]
 
 
+@contextmanager
+def _last_token_alone(model: Any, wanted: bool) -> Iterator[None]:
+    """Narrow the last block: nothing reads its output but that of the last token."""
+    if not wanted:  # the next part reads all of it
+        yield
+        return
+    block = feed_forward(model).blocks[-1]
+    narrow = block.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, -1:],))
+    try:
+        yield
+    finally:
+        narrow.remove()
+
+
 class _Growth(NamedTuple):
     """How many tokens there are: of the prompt's own, in the first layer's attention, and behind
-    each layer's down-projection."""
+    each layer's down-projection; of the part's own layers."""
 
     first: int
     start: int

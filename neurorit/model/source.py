@@ -16,6 +16,7 @@ import torch
 
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_dir, weights_digest
+from neurorit.model.distributed.pipeline import Line, load_part
 from neurorit.model.feed_forward import check_no_dropout, check_tunable, feed_forward
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
@@ -77,8 +78,22 @@ class ModelSource:
                 "attn_implementation='sdpa', or 'eager'"
             )
 
-    def load(self, *, dtype: str = "auto", device: str = "auto") -> tuple[Any, Any]:
-        """The model in evaluation mode, and its tokenizer; one in memory as it is."""
+    def load(
+        self, *, dtype: str = "auto", device: str = "auto", pipeline: int = 1
+    ) -> tuple[Any, Any]:
+        """The model in evaluation mode, and its tokenizer; one in memory as it is.
+
+        pipeline: processes that its layers are parted over, of which this one loads its part.
+        """
+        if pipeline > 1:
+            if self.folder is None:
+                raise BadInput(
+                    f"‹pipeline={pipeline}›: a model that is loaded whole is not parted; give its "
+                    "folder"
+                )
+            line = Line.of(pipeline)
+            model, tokenizer = load_part(self.folder, line, dtype=dtype, device=device)
+            return model, self.tokenizer or tokenizer
         if self.folder is None:
             return self.loaded.eval(), self.tokenizer
         model, tokenizer = load_model(self.folder, dtype=dtype, device=device)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.core.errors import ArtifactError
@@ -14,6 +14,9 @@ from neurorit.data.plain_text import Text, read_texts
 from neurorit.pipelines.progress import Reporter, reporting
 from neurorit.pipelines.recipe import Recipe, parse_assignments
 from neurorit.tuning.settings import MAX_LORA_RANK
+
+if TYPE_CHECKING:
+    from neurorit.mining.settings import MiningSettings
 
 _OTHER_DOCUMENTS = 1_000_003
 
@@ -34,12 +37,9 @@ def mine(
     options: settings by name, over the recipe's and the assignments'; None leaves one alone.
     """
     from neurorit.mining.mine import mine as mine_atlas
-    from neurorit.mining.settings import MiningSettings
     from neurorit.pipelines.atlas import describe
 
-    chosen = {name: value for name, value in (options or {}).items() if value is not None}
-    assigned = {**parse_assignments(assignments or ()), **chosen}
-    settings = Recipe(recipe).settings(MiningSettings, "mine", assigned)
+    settings = _mining_settings(recipe, assignments, options)
     with reporting() as report:
         mine_atlas(
             model,
@@ -53,6 +53,31 @@ def mine(
             progress=_mining_progress(report),
         )
     return describe(out)
+
+
+def plan_mining(
+    model: Path,
+    examples: Path,
+    recipe: Path | None,
+    assignments: Iterable[str] | None,
+    seed: int,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any]:
+    """What `mine` would need on 1, 2, 4 and 8 devices; nothing is mined."""
+    from neurorit.mining.estimate import plan as make_plan
+
+    return make_plan(model, examples, _mining_settings(recipe, assignments, options), seed=seed)
+
+
+def _mining_settings(
+    recipe: Path | None, assignments: Iterable[str] | None, options: Mapping[str, Any] | None
+) -> MiningSettings:
+    from neurorit.mining.settings import MiningSettings
+
+    chosen = {name: value for name, value in (options or {}).items() if value is not None}
+    assigned = {**parse_assignments(assignments or ()), **chosen}
+    return Recipe(recipe).settings(MiningSettings, "mine", assigned)
 
 
 def tune(

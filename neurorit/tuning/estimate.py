@@ -7,7 +7,6 @@ logits and what checkpoints compute again. Time is an estimate from the machine'
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,8 @@ from neurorit.mining.atlas import FEED_FORWARD, NeuronAtlas
 from neurorit.mining.settings import SITES
 from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import Site, check_tunable, decoder_layers
-from neurorit.model.precision import autocasts
+from neurorit.model.load import dtype_named, without_weights
+from neurorit.model.precision import EFFICIENCY, autocasts, matrix_speed
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.rivals.full import FullTuning
 from neurorit.tuning.rivals.reshaped_masks import ReshapedMasks
@@ -32,7 +32,6 @@ from neurorit.tuning.settings import METHODS, REPLICATION, TUNINGS, TuneSettings
 from neurorit.tuning.stages import lora, s2ft_parameters
 
 _RESPONSE = 32  # tokens of a response, whose logits are computed
-_EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole steps
 
 
 def plan(
@@ -52,7 +51,7 @@ def plan(
     """
     model_dir = checkpoint_dir(model_dir)
     check_tunable(model_dir)
-    settings = replace(settings, dtype=_dtype(model_dir, settings.dtype))
+    settings = replace(settings, dtype=dtype_named(model_dir, settings.dtype))
     # peft moves its matrices, which fake tensors do not take: there autocast is not traced.
     lora = settings.method in METHODS and _is_lora(settings.method)
     with torch.device("meta") if lora else FakeTensorMode(allow_non_fake_inputs=True):
@@ -62,7 +61,7 @@ def plan(
 def _plan(
     model_dir: Path, settings: TuneSettings, atlas: NeuronAtlas | None, share: float, length: int
 ) -> Mapping[str, Any]:
-    model = _layout(model_dir, settings.dtype)
+    model = without_weights(model_dir, settings.dtype)
     size = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(parameter.nbytes for parameter in model.parameters())
     trainable = _install(model, settings, atlas, share)
@@ -110,50 +109,10 @@ def _plan(
         **each,
         "steps": steps,
         "tokens_a_step": tokens * settings.accumulation,
-        "seconds_a_step": work / (speed * _EFFICIENCY),
-        "hours": steps * work / (speed * _EFFICIENCY) / 3600,
+        "seconds_a_step": work / (speed * EFFICIENCY),
+        "hours": steps * work / (speed * EFFICIENCY) / 3600,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
     }
-
-
-def matrix_speed(dtype: str, size: int = 1024) -> float:
-    """Floating-point operations a second of a square matrix product on this machine."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = getattr(torch, dtype)
-    a, b = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        c = a @ b
-        float(c[0, 0])  # waits for the GPU
-        best = min(best, time.perf_counter() - started)
-    return float(2 * size**3 / best)
-
-
-def _layout(model_dir: Path, dtype: str) -> Any:
-    """The model without weights, in a mode that makes none."""
-    from transformers import AutoModelForCausalLM
-
-    config = _configuration(model_dir)
-    config = getattr(config, "text_config", config)  # see models.load_model
-    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-
-
-def _dtype(model_dir: Path, dtype: str) -> str:
-    """The type's name; auto is the one that the checkpoint is stored in."""
-    if dtype != "auto":
-        return dtype
-    stored = getattr(_configuration(model_dir), "dtype", None)
-    return str(stored or torch.float32).removeprefix("torch.")
-
-
-def _configuration(model_dir: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"‹model={model_dir}›: no configuration there: {error}") from error
 
 
 def _install(model: Any, settings: TuneSettings, atlas: NeuronAtlas | None, share: float) -> Any:

@@ -8,7 +8,7 @@ Checkpoints are read and written in parts too: no process ever holds one whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ import torch
 import torch.distributed as distributed
 from torch import nn
 
-from neurorit.core.errors import BadInput
+from neurorit.model.distributed.weights import is_sharded, local_shard, read_parts, weights_of
 from neurorit.model.feed_forward import decoder_layers
-from neurorit.model.load import text_name
 
 _COUNT = "processes"
 _INDEX = "model.safetensors.index.json"
@@ -42,48 +41,6 @@ def shard(model: Any, device: torch.device, weights: Path | None = None) -> None
         read_parts(model, weights, device)
 
 
-def is_in_parts(model: Any, folder: Path) -> bool:
-    """Whether each weight of a model stands in the checkpoint under its name.
-
-    Of a type that is stored under other names (GPT-NeoX's output layer) it can only be loaded
-    whole.
-    """
-    stored = dict(_stored(model, folder))
-    return all(any(name in stored for name in names) for names, _ in _weights(model))
-
-
-@torch.no_grad()
-def read_parts(model: Any, folder: Path, device: torch.device) -> None:
-    """Read this process's rows of every weight from a checkpoint, into a sharded, laid out model.
-
-    Raises BadInput, naming the weight, where the checkpoint lacks one or has it in another shape.
-    """
-    from safetensors import safe_open
-
-    # What is no weight was made with the layout, and is lost where weights get their memory.
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.to_empty(device=device)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])
-    stored = dict(_stored(model, folder))
-    kind = getattr(model.config, "dtype", None)  # in which they are used where they are not trained
-    for names, parameter in _weights(model):
-        place = next((stored[name] for name in names if name in stored), None)
-        if place is None:
-            raise BadInput(f"‹model={folder}›: its weights lack {names[0]}")
-        rows, first = local_shard(parameter), first_row(parameter)
-        # Opened for each: what was read stays in memory as long as its file is open.
-        with safe_open(place[0], framework="pt") as stream:
-            whole = stream.get_slice(place[1])
-            if list(whole.get_shape()) != list(parameter.shape):
-                raise BadInput(
-                    f"‹model={folder}›: {names[0]} has the shape {whole.get_shape()} there, and "
-                    f"config.json asks for {list(parameter.shape)}"
-                )
-            if rows.numel():
-                rows.copy_(whole[first : first + len(rows)].to(kind or rows.dtype))
-
-
 @torch.no_grad()
 def write_parts(model: Any, folder: Path | None, kinds: Mapping[str, torch.dtype]) -> None:
     """Write a sharded model as an ordinary checkpoint in files of about a layer's size.
@@ -94,7 +51,7 @@ def write_parts(model: Any, folder: Path | None, kinds: Mapping[str, torch.dtype
     """
     from safetensors.torch import save_file
 
-    weights = [(names[0], parameter) for names, parameter in _weights(model)]
+    weights = [(names[0], parameter) for names, parameter in weights_of(model)]
     most = max(sum(p.numel() for p in layer.parameters()) for layer in decoder_layers(model))
     files: list[list[str]] = [[]]
     held = 0
@@ -127,56 +84,17 @@ def write_parts(model: Any, folder: Path | None, kinds: Mapping[str, torch.dtype
 
 def kinds_of(model: Any) -> dict[str, torch.dtype]:
     """The type of every weight, by name."""
-    return {names[0]: parameter.dtype for names, parameter in _weights(model)}
-
-
-def _weights(model: Any) -> Iterator[tuple[list[str], nn.Parameter]]:
-    """Every weight once, with its names: two where they are tied."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    for _, parameter in model.named_parameters():
-        yield names[id(parameter)], parameter
-
-
-def _stored(model: Any, folder: Path) -> Iterator[tuple[str, tuple[Path, str]]]:
-    """Name in the model -> (file, name there) of a checkpoint's weights."""
-    from safetensors import safe_open
-
-    prefix = f"{model.base_model_prefix}."
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as stream:
-            for name in stream.keys():  # noqa: SIM118, it is no mapping
-                known = text_name(name)
-                # Some checkpoints are of the body alone, whose names have no prefix.
-                yield f"{prefix}{known}", (path, name)
-                yield known, (path, name)
+    return {names[0]: parameter.dtype for names, parameter in weights_of(model)}
 
 
 def _whole(weight: torch.Tensor) -> torch.Tensor:
-    whole: torch.Tensor = weight.full_tensor() if _is_sharded(weight) else weight  # type: ignore[attr-defined]
+    whole: torch.Tensor = weight.full_tensor() if is_sharded(weight) else weight  # type: ignore[attr-defined]
     return whole
-
-
-def local_shard(weight: torch.Tensor) -> torch.Tensor:
-    """The rows of a weight that this process holds; all of one that is not sharded."""
-    from torch.distributed.tensor import DTensor
-
-    return weight.to_local() if isinstance(weight, DTensor) else weight
-
-
-def first_row(weight: torch.Tensor) -> int:
-    """Where in the whole weight this process's rows begin."""
-    if not _is_sharded(weight):
-        return 0
-    # As FSDP deals them out: equal parts, rounded up, so that the last may hold fewer or none.
-    part = -(-weight.shape[0] // distributed.get_world_size())
-    return min(distributed.get_rank() * part, weight.shape[0])
 
 
 def average(parameters: Iterable[nn.Parameter]) -> None:
     """Average the gradients of those that are not sharded over all processes."""
-    gradients = [p.grad for p in parameters if p.grad is not None and not _is_sharded(p.grad)]
+    gradients = [p.grad for p in parameters if p.grad is not None and not is_sharded(p.grad)]
     if not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -191,11 +109,11 @@ def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
     """Scale all gradients so that their common norm is at most `most`."""
     from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-    kinds = [[p for p in parameters if _is_sharded(p) is sharded] for sharded in (True, False)]
+    kinds = [[p for p in parameters if is_sharded(p) is sharded] for sharded in (True, False)]
     norms = []
     for chosen in kinds:
         norm: Any = get_total_norm([p.grad for p in chosen if p.grad is not None])
-        norms.append(norm.full_tensor() if _is_sharded(norm) else norm)
+        norms.append(norm.full_tensor() if is_sharded(norm) else norm)
     total = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
     for chosen in kinds:
         clip_grads_with_norm_(chosen, most, total)
@@ -208,7 +126,7 @@ def save_shards(tensors: Mapping[str, torch.Tensor], folder: Path) -> Path:
     kept = {
         name: local_shard(tensor).detach().cpu().contiguous()
         for name, tensor in tensors.items()
-        if _is_sharded(tensor) or distributed.get_rank() == 0
+        if is_sharded(tensor) or distributed.get_rank() == 0
     }
     path = folder / f"state-{distributed.get_rank():05d}.safetensors"
     save_file(kept, path, metadata={_COUNT: str(distributed.get_world_size())})
@@ -241,9 +159,3 @@ def load_whole(folder: Path) -> dict[str, torch.Tensor]:
     if len(files) != wanted:
         raise FileNotFoundError(f"{len(files)} of {wanted} processes' files are there")
     return {name: p[0] if len(p) == 1 else torch.cat(p) for name, p in found.items()}
-
-
-def _is_sharded(tensor: torch.Tensor) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)

@@ -23,8 +23,8 @@ from torch import nn
 
 from neurorit.mining.atlas import FEED_FORWARD
 from neurorit.mining.settings import SITES
+from neurorit.model.distributed.weights import first_row, local_shard
 from neurorit.model.feed_forward import Lines, Site
-from neurorit.tuning.fsdp import first_row, local_shard
 from neurorit.tuning.hold import Copies
 
 

@@ -19,7 +19,8 @@ from torch import nn
 
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import NeuroritError
-from neurorit.tuning.fsdp import load_shards, load_whole, local_shard, save_shards
+from neurorit.model.distributed.weights import local_shard
+from neurorit.tuning.fsdp import load_shards, load_whole, save_shards
 
 Named = list[tuple[str, nn.Parameter]]
 TRAINER_FILE = "trainer_state.json"

@@ -22,13 +22,14 @@ from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.controls import activity, control_atlas, control_layers
 from neurorit.mining.settings import SITES
 from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
+from neurorit.model.distributed.weights import is_in_parts
 from neurorit.model.feed_forward import Site
 from neurorit.model.load import device_named, laid_out, load_model, make_savable, release
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from neurorit.tuning.adapter_file import save_adapter
 from neurorit.tuning.evidence import Teacher, responses
-from neurorit.tuning.fsdp import is_in_parts, kinds_of, write_parts
+from neurorit.tuning.fsdp import kinds_of, write_parts
 from neurorit.tuning.hold import (
     Measured,
     draw_measured,

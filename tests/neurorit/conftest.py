@@ -56,15 +56,15 @@ def atlas_dir(
     return out
 
 
-def run_by_torchrun(code: str, *arguments: Path) -> None:
-    """As `tests.forks.run_in_two_processes`, in new processes: what they take is theirs alone."""
+def run_by_torchrun(code: str, *arguments: Path, processes: int = 2) -> None:
+    """As `tests.forks.run_in_processes`, in new processes: what they take is theirs alone."""
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "work.py"
         script.write_text(code, encoding="utf-8")
         done = subprocess.run(
             [
                 sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--nproc-per-node=2", str(script), *map(str, arguments),
+                f"--nproc-per-node={processes}", str(script), *map(str, arguments),
             ],
             env={
                 **os.environ,

@@ -23,7 +23,7 @@ from neurorit.mining.settings import MiningSettings
 
 @options_from(
     MiningSettings, "method", "objective", "irrelevant_target", "memory", "selection", "share",
-    "neurons", "general", "neuron_list", file=True,
+    "neurons", "general", "neuron_list", "pipeline", file=True,
 )  # fmt: skip
 def mine(
     model: Model,
@@ -32,6 +32,10 @@ def mine(
         typer.Option("--examples", "--data", help="What `mix` wrote, or an examples JSONL file."),
     ],
     out: Out,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only say what it would need on 1, 2, 4 and 8 devices."),
+    ] = False,
     recipe: RecipeFile = None,
     settings: Assign = None,
     seed: Seed = 0,
@@ -41,6 +45,12 @@ def mine(
 ) -> None:
     from neurorit.pipelines import method as body
 
+    if plan:
+        run(
+            lambda: body.plan_mining(model, examples, recipe, settings, seed, options=options),
+            as_json,
+        )
+        return
     run(
         lambda: body.mine(model, examples, out, recipe, settings, seed, overwrite, options=options),
         as_json,

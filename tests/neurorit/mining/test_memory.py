@@ -43,7 +43,7 @@ measured = {}
 for rows in map(int, sys.argv[1:]):
     for _ in range(2):  # the first makes room that stays
         ig.attribute(model, [query], ig.Settings(steps=steps, rows=rows))
-    wanted = attributor._SLACK * attributor.row_bytes(model, prompt).of(rows, steps + 1, depth)
+    wanted = attributor.SLACK * attributor.row_bytes(model, prompt).of(rows, steps + 1, depth)
     measured[rows] = {"peak": peaks[-1], "wanted": wanted}
 print(json.dumps(measured))
 """

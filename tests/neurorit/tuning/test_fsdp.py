@@ -14,7 +14,7 @@ from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import NeuroritError
 from neurorit.tuning.resume import clear, last_saved, read_values
 from neurorit.tuning.tune import tune
-from tests.forks import run_in_two_processes
+from tests.forks import run_in_processes, run_in_two_processes
 from tests.neurorit.conftest import run_by_torchrun
 from tests.neurorit.tuning.test_tune import ONE_STEP, SETTINGS, distance
 
@@ -76,11 +76,16 @@ def test_a_sharded_model_learns_what_whole_copies_do(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_a_sharded_run_that_is_killed_goes_on_to_the_same_weights(
-    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path, processes: int
 ) -> None:
+    """They are also those of shards that were cut from whole copies."""
     code = TUNE + (
+        "from neurorit.tuning.settings import TUNINGS\n"
         "os.environ['ACCELERATE_USE_FSDP'] = 'true'  # as `accelerate launch --use_fsdp` does\n"
+        "if paths[2].name == 'copies':\n"
+        "    object.__setattr__(TUNINGS.get('neuro-rit'), 'lays_out', False)\n"
         "def die(stage, step, steps):\n"
         "    if (stage, step) == ('stage2', 5) and paths[2].name == 'killed':\n"
         "        (paths[2].parent / 'died').touch()\n"
@@ -90,14 +95,17 @@ def test_a_sharded_run_that_is_killed_goes_on_to_the_same_weights(
         "tune(paths[0], None, paths[1], paths[3], settings, out=paths[2], progress=die)\n"
     )
     paths = checkpoint, examples_path
-    run_in_two_processes(code, *paths, tmp_path / "whole", atlas_dir)
+    for name in ("whole", "copies"):
+        run_in_processes(processes, code, *paths, tmp_path / name, atlas_dir)
     with pytest.raises(AssertionError, match="SIGKILL"):
-        run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
+        run_in_processes(processes, code, *paths, tmp_path / "killed", atlas_dir)
     assert (tmp_path / ".killed.tuning" / "stage2" / "step-3").is_dir()
-    run_in_two_processes(code, *paths, tmp_path / "killed", atlas_dir)
+    run_in_processes(processes, code, *paths, tmp_path / "killed", atlas_dir)
     assert read_manifest(tmp_path / "whole", "checkpoint").settings["shard"] is True
-    found, wanted = stored(tmp_path / "killed"), stored(tmp_path / "whole")
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    killed, copies, wanted = (stored(tmp_path / n) for n in ("killed", "copies", "whole"))
+    assert all(torch.equal(killed[name], wanted[name]) for name in wanted)
+    assert all(torch.equal(copies[name], wanted[name]) for name in wanted)
+    assert distance(wanted, stored(checkpoint)) > 1e-3
 
 
 # Run by each of two processes, on the same batches.
@@ -139,10 +147,11 @@ MEMORY = """
 import gc, sys
 from pathlib import Path
 import torch, transformers.models.llama.modeling_llama
-from neurorit.model.distributed import join, rank, wait
+from neurorit.model.distributed import count, join, rank, wait
 from neurorit.model.feed_forward import decoder_layers
 from neurorit.model.load import laid_out
-from neurorit.tuning.fsdp import is_in_parts, kinds_of, shard, write_parts
+from neurorit.model.distributed.weights import is_in_parts
+from neurorit.tuning.fsdp import kinds_of, shard, write_parts
 from tests.neurorit.tiny_models import ARCHITECTURES, tiny
 from tests.neurorit.tuning.test_neuron_adapter import tokens
 from tests.serving.tiny_llama import tiny_tokenizer
@@ -168,8 +177,9 @@ folder = Path(sys.argv[1])
 model, loaded, written = in_parts(folder / "twelve", folder / "twelve-out")
 whole, layer = (sum(4 * p.numel() for p in one.parameters()) for one in
                 (model, decoder_layers(model)[0]))
-assert loaded < whole / 2 + layer + 20e6 < whole, (loaded, whole, layer)
-assert written < whole / 2 + 3 * layer + 20e6 < whole, (written, whole, layer)
+share = whole / count()
+assert loaded < share + layer + 20e6 < whole, (loaded, whole, layer)
+assert written < share + 3 * layer + 20e6 < whole, (written, whole, layer)
 for kind in ARCHITECTURES:
     place = folder / kind
     if rank() == 0:
@@ -187,7 +197,8 @@ for kind in ARCHITECTURES:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_read_and_written_in_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_checkpoint_is_read_and_written_in_parts(tmp_path: Path, processes: int) -> None:
     from tests.neurorit.tiny_models import ARCHITECTURES
     from tests.serving.tiny_llama import tiny_tokenizer
 
@@ -196,7 +207,7 @@ def test_a_checkpoint_is_read_and_written_in_parts(tmp_path: Path) -> None:
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "twelve", max_shard_size="30MB")
     tiny_tokenizer().save_pretrained(tmp_path / "twelve")
-    run_by_torchrun(MEMORY, tmp_path)
+    run_by_torchrun(MEMORY, tmp_path, processes=processes)
     for kind in ("twelve", *(one for one in ARCHITECTURES if one != "gpt_neox")):
         found, wanted = (stored(tmp_path / name) for name in (f"{kind}-out", kind))
         assert found.keys() == wanted.keys()

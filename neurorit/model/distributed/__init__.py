@@ -14,7 +14,7 @@ from typing import Any
 
 from neurorit.core.errors import BadInput
 
-_PATIENCE = timedelta(days=7)
+PATIENCE = timedelta(days=7)
 
 
 def rank() -> int:
@@ -83,7 +83,7 @@ def _joined(cpu: bool) -> None:
 def _patient() -> Any:
     import torch.distributed as distributed
 
-    return distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _leave() -> None:
