@@ -29,7 +29,8 @@ def test_what_processes_make_is_what_the_experiment_looks_for(
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     recipe, atlas, out = (tmp_path / name for name in ("recipe.yaml", "atlas", "tuned"))
     recipe.write_text(RECIPE)
-    read, mining, own = Recipe(recipe), {"share": 0.25}, {"dense_layers": 1}
+    read, own = Recipe(recipe), {"dense_layers": 1}
+    mining = {"share": 0.25, "pipeline": 2}  # one line of both
 
     launch("mine", checkpoint, examples_path, atlas, recipe, 3, mining, 2)
     assert tuning.is_mined(atlas, checkpoint, examples_path, read, 3, mining)
