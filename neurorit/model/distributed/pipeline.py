@@ -49,8 +49,8 @@ class Line:
         """The line of this process, of so many. Raises BadInput where they cannot be parted so."""
         if count() % length:
             raise BadInput(
-                f"‹pipeline={length}›: {count()} processes cannot be parted into lines of "
-                f"{length}; start a multiple of it, as with torchrun --nproc-per-node={length}"
+                f"‹pipeline={length}›: the number of processes, {count()}, is no multiple of it; "
+                f"start so many, as with torchrun --nproc-per-node={length}"
             )
         number = rank() // length
         first = number * length
