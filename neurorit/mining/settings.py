@@ -140,7 +140,8 @@ class MiningSettings(Settings):
     activations: Literal["float32", "tf32", "bfloat16-inputs", "as-weights"] = "float32"
     """What is computed in. tf32, bfloat16-inputs: float32, but its products are of inputs with 10
     or 7 bits, which a GPU multiplies quickly (a CPU rounds them by hand, which is slower).
-    as-weights: all as weights are stored, in bfloat16 with scores that add up to some 10 %."""
+    as-weights: all as weights are stored. The lab's model has median residuals of 0.02 %, 0.4 %,
+    2.6 % and (in bfloat16) 11 % so."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     pipeline: AtLeastOne = 1
