@@ -134,7 +134,7 @@ class ClusterEncoder:
             return list(self._ray.get(pending))
         except self._ray.exceptions.RayError as error:
             raise NeuroritError(
-                f"‹ray›: encoding failed on the cluster: {_cause(error)}"
+                f"‹ray›: encoding failed on the cluster: {cause_of(error)}"
             ) from error
 
     def _vectors(self, made: tuple[Any, str, str]) -> Any:
@@ -230,9 +230,9 @@ class ClusterIndex:
             cause = error.cause
             if isinstance(cause, NeuroritError):
                 raise cause from error
-            raise NeuroritError(f"the cluster's index failed: {_cause(error)}") from error
+            raise NeuroritError(f"the cluster's index failed: {cause_of(error)}") from error
         except self._ray.exceptions.RayError as error:
-            raise NeuroritError(f"the cluster's index failed: {_cause(error)}") from error
+            raise NeuroritError(f"the cluster's index failed: {cause_of(error)}") from error
 
 
 class _Shard:
@@ -293,6 +293,7 @@ def _by_score(hit: Hit) -> float:
     return hit.score
 
 
-def _cause(error: Exception) -> str:
+def cause_of(error: Exception) -> str:
+    """Why something failed on the cluster: the last line of what Ray says."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__

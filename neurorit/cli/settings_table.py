@@ -18,7 +18,7 @@ from neurorit.pipelines.evaluation.settings import (
     RetrieverSettings,
     SystemSettings,
 )
-from neurorit.pipelines.experiment.run import Experiment
+from neurorit.pipelines.experiment.document import Experiment
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.noise.settings import MixSettings, PoolSettings
 from neurorit.retrieval.settings import BuildSettings, SearchSettings

@@ -13,8 +13,14 @@ from neurorit.cli.options import Json, run
 def experiment(
     file: Annotated[Path, typer.Argument(help="YAML: what is tuned, how, and on what measured.")],
     out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Tune and evaluate on a Ray cluster (extra scale): its address, `auto`, `local`."
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     from neurorit.pipelines.experiment import run as body
 
-    run(lambda: body.run(file, out), as_json)
+    run(lambda: body.run(file, out, ray), as_json)

@@ -1,0 +1,132 @@
+"""The pieces of an experiment: one variant mined for and tuned, systems evaluated.
+
+What is there already, made of the same things, is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurorit.core.artifact import hash_inputs
+from neurorit.pipelines import method as tuning
+from neurorit.pipelines.experiment.document import Experiment, Variant
+from neurorit.pipelines.progress import Reporter, reporting
+from neurorit.pipelines.recipe import Recipe
+from neurorit.pipelines.torchrun import assigned, launch
+
+if TYPE_CHECKING:
+    from neurorit.pipelines.evaluation.retention import RetentionSettings
+    from neurorit.tuning.settings import TuneSettings
+
+
+def settings_of(variant: Variant, recipe: Path) -> TuneSettings:
+    from neurorit.tuning.settings import TuneSettings
+
+    options = {**variant.settings, "method": variant.method}
+    return Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+
+
+def shares_atlas(variant: Variant) -> bool:
+    """Whether it is mined for together with the experiment's other variants."""
+    from neurorit.mining.settings import OF_THE_CHOICE
+    from neurorit.tuning.settings import needs_atlas
+
+    # What differs in the choice alone is chosen from what one run has mined.
+    alike = variant.examples is None and set(variant.mine) <= set(OF_THE_CHOICE)
+    return needs_atlas(variant.method) and alike
+
+
+def mine_for_all(experiment: Experiment, seed: int, model: Path, recipe: Path, mined: Path) -> None:
+    """Mine what variants share (`shares_atlas`), unless it is there."""
+    _mined(experiment, mined, model, experiment.examples, recipe, seed, {})
+
+
+def _mined(
+    experiment: Experiment,
+    place: Path,
+    model: Path,
+    examples: Path,
+    recipe: Path,
+    seed: int,
+    options: Mapping[str, Any],
+) -> Path:
+    read, processes = Recipe(recipe), experiment.processes
+    there = processes > 1 and tuning.is_mined(place, model, examples, read, seed, options)
+    if processes > 1 and not there:
+        launch("mine", model, examples, place, recipe, seed, options, processes)
+    with reporting() as report:
+        return tuning.mined_at(place, model, examples, read, seed, report, options)
+
+
+def tune(
+    experiment: Experiment,
+    variant: Variant,
+    seed: int,
+    model: Path,
+    recipe: Path,
+    out: Path,
+    mined: Path,
+) -> None:
+    """Tune one variant with one seed. mined: the atlas that variants share."""
+    from neurorit.model.checkpoint import weights_digest
+    from neurorit.tuning.settings import needs_atlas
+
+    settings = settings_of(variant, recipe)
+    examples = variant.examples or experiment.examples
+    own = out.with_name(f"{out.name}-atlas")
+    needed = None
+    if shares_atlas(variant):
+        needed = _mined(experiment, mined, model, examples, recipe, seed, {})
+        if variant.mine:
+            with reporting() as report:
+                needed = tuning.chosen_at(
+                    own, mined, model, examples, Recipe(recipe), seed, report, variant.mine
+                )
+    elif needs_atlas(variant.method):
+        needed = _mined(experiment, own, model, examples, recipe, seed, variant.mine)
+    wanted = {
+        **hash_inputs(examples=examples, **({"atlas": needed} if needed else {})),
+        "model": weights_digest(model),
+    }
+    if tuning.made_of(out, "checkpoint", settings, seed, wanted):
+        return
+    if experiment.processes > 1:
+        more = {"method": variant.method, **({"atlas": needed} if needed else {})}
+        given, processes = variant.settings, experiment.processes
+        launch("tune", model, examples, out, recipe, seed, given, processes, more)
+        return
+    texts = assigned(variant.settings)
+    tuning.tune(model, examples, out, variant.method, needed, recipe, texts, seed, True)
+
+
+def evaluate(
+    experiment: Experiment,
+    systems: Mapping[str, Path],
+    examples: Path,
+    out: Path,
+    report: Reporter,
+    retention: RetentionSettings | None = None,
+) -> dict[str, Any]:
+    """The report of what systems answer to examples, written into `out`."""
+    from neurorit.eval.report.write import write_report
+    from neurorit.pipelines.evaluation.evaluate import evaluate
+
+    document = evaluate(
+        systems,
+        examples,
+        experiment.conditions,
+        engine=experiment.engine,
+        max_tokens=experiment.max_tokens,
+        unended_as_wrong=True,
+        limit=experiment.limit,
+        sample="first",
+        retention=retention,
+        out=out,
+        progress=report,
+    ).report
+    families = experiment.families()
+    if retention is None or not families:
+        return document
+    return write_report(document | {"families": families}, out)
