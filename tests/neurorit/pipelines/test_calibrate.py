@@ -9,11 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from neurorit.cli import app
-from neurorit.lab.world import write_world
-from neurorit.pipelines.serving.calibrate import calibrate as calibrate_index
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index.index import build_index
-from neurorit.retrieval.settings import SearchSettings
 
 THINGS = ("otter", "bridge", "pump", "trout", "bread", "glass", "violin", "harbour")
 
@@ -73,30 +70,3 @@ def test_foreign_questions_are_not_answered_and_the_report_shows_it(place: Path)
 def test_one_of_the_two_is_to_be_asked(place: Path, options: list[str]) -> None:
     code, said = calibrate(place, *options)
     assert code != 0 and "--abstain or --risk" in said
-
-
-@pytest.mark.slow
-def test_on_held_out_questions_of_the_lab_each_asked_share_is_met(tmp_path: Path) -> None:
-    """400 questions each way: half a share too many or too few lies outside of what is allowed."""
-    paths = write_world(tmp_path / "world", 3, train=1, validation=400, test=400)
-    build_index(paths["corpus"], tmp_path / "index", encoder=load_encoder())
-    thresholds = []
-    for asked in (0.05, 0.10, 0.20):
-        found = calibrate_index(
-            tmp_path / "index",
-            paths["validation"],
-            abstain=asked,
-            risk=None,
-            held_out=paths["test"],
-            top_k=3,
-            settings=SearchSettings(),
-            out=None,
-        )
-        assert found["validation"]["abstention"] == pytest.approx(asked, abs=0.005)
-        held = found["held_out"]
-        assert held["questions"] == 400
-        assert held["abstention"] == held["not_answered"] / 400
-        assert abs(held["abstention"] - asked) < min(0.03, asked / 2)
-        assert held["interval"][0] < asked < held["interval"][1]
-        thresholds.append(found["min_score"])
-    assert thresholds == sorted(set(thresholds))
