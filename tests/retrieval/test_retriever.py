@@ -140,7 +140,7 @@ def test_the_bm25_artifact_follows_its_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"mode": "sparse"}, "mode"),
+        ({"mode": "sparsely"}, "mode"),
         ({"depth": 0}, "depth"),
         ({"dense_weight": 2.0}, "weight"),
         ({"fusion": "sum"}, "fusion"),
