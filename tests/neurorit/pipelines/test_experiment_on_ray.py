@@ -1,9 +1,11 @@
-"""An experiment whose pieces are made by tasks: the table of one process. Ray is stood for here."""
+"""An experiment on a Ray cluster: the table of one process, though a node is lost on the way."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,12 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.pipelines.experiment import cluster
 from neurorit.pipelines.experiment import run as experiment
 from neurorit.pipelines.experiment.document import Experiment
+from tests.forks import command
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +36,29 @@ RECIPE = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    # A busy machine takes longer than Ray's own thirty seconds to start a node.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster as Nodes
+
+    head = {"num_cpus": 0, "include_dashboard": False}
+    made = started(lambda: Nodes(initialize_head=True, head_node_args=head))
+    yield made
+    made.shutdown()
+
+
+def started(start: Callable[[], Any]) -> Any:
+    """A node of Ray; skips where the machine is too busy for the half minute that Ray gives it."""
+    try:
+        return start()
+    except Exception as error:
+        if "timed out during startup" in str(error):
+            pytest.skip(f"Ray's node does not start here: {error}")
+        raise
+
+
 @pytest.fixture
 def file(checkpoint: Path, examples_path: Path, tmp_path: Path) -> Path:
     recipe, path = tmp_path / "recipe.yaml", tmp_path / "experiment.yaml"
@@ -42,7 +69,7 @@ def file(checkpoint: Path, examples_path: Path, tmp_path: Path) -> Path:
         "evaluate": str(examples_path),
         "recipe": str(recipe),
         "methods": ["neuro-rit"],
-        "variants": {"long": {"method": "sft", "settings": {"steps": 3}}},
+        "variants": {"long": {"method": "sft", "settings": {"steps": 300, "checkpoint_every": 20}}},
         "conditions": ["clean", "distractor-1"],
         "limit": 12,
         "max_tokens": 4,
@@ -52,6 +79,34 @@ def file(checkpoint: Path, examples_path: Path, tmp_path: Path) -> Path:
     }
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_nodes_make_the_table_of_one_process_though_one_is_lost(
+    nodes: Any, file: Path, tmp_path: Path
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a task gets
+    wanted = experiment.run(file, tmp_path / "alone")
+    torch.set_num_threads(threads)
+    first, out = started(lambda: nodes.add_node(num_cpus=1)), tmp_path / "spread"
+    words = ["experiment", str(file), "--out", str(out), "--ray", nodes.address]
+    process = command(words, tmp_path / "log")
+    while process.is_alive() and not list(out.glob(".long-0.tuning/*/step-*")):
+        time.sleep(0.02)
+    # The long training has saved what it has: its node is lost, and another one comes.
+    made = [*out.glob("*/manifest.json"), *out.rglob("parts/*/report.json")]
+    finished = {path: path.stat().st_mtime_ns for path in made}
+    nodes.remove_node(first, allow_graceful=False)
+    assert not (out / "long-0").exists()
+    started(lambda: nodes.add_node(num_cpus=1))
+    process.join(400)
+    assert process.exitcode == 0, (tmp_path / "log").read_text(encoding="utf-8")
+    assert (out / "atlas-0" / "manifest.json") in finished
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    found = json.loads((out / "table.json").read_text(encoding="utf-8"))
+    for name in ("rows", "paired", "selected", "test"):
+        assert found[name] == json.loads(json.dumps(wanted[name])), name
 
 
 class _Ray:
@@ -98,6 +153,7 @@ def test_what_tasks_made_is_what_the_experiment_finds(
 ) -> None:
     document = yaml.safe_load(file.read_text())
     document |= {"cpus": 2, "gpus": 0.5}
+    document["variants"]["long"]["settings"] = {"steps": 3}
     file.write_text(yaml.safe_dump(document))
     wanted = experiment.run(file, tmp_path / "alone")
     ray, told = _Ray(), []
