@@ -103,7 +103,7 @@ def mine(
         shape = (int(kept[0]["shape"][0]), int(kept[0]["shape"][1]))
         atlas = _aggregate(kept, chosen, shape, settings, seed)
         atlas = replace(atlas, model=source.digest, site=settings.site)
-        if settings.selection != "count" or settings.neurons is not None:
+        if settings.selection != "count" or settings.neurons is not None or settings.sizes:
             measure = Measurements(
                 records.loaded,
                 source.template,

@@ -90,6 +90,13 @@ def test_the_sets_have_the_share_that_was_asked_for(atlas_dir: Path) -> None:
     assert len(atlas.residuals) == 12
 
 
+def test_sets_have_the_sizes_that_were_asked_for(checkpoint: Path, examples_path: Path) -> None:
+    sizes: Any = {"rel": 3, "irrel": 2, "shared": 1}
+    settings = replace(SETTINGS, sizes=sizes)
+    atlas = mine(checkpoint, None, examples_path, settings)
+    assert {name: len(getattr(atlas, name)) for name in sizes} == sizes
+
+
 def test_mining_again_gives_the_same_bytes(
     checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
 ) -> None:
