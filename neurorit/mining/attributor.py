@@ -21,6 +21,7 @@ from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import ATTRIBUTIONS, MiningSettings
 from neurorit.model.distributed.pipeline import part_of
 from neurorit.model.float32 import float32_activations
+from neurorit.model.memory import kept_for_backward
 from neurorit.model.precision import pays
 from neurorit.model.prompts import (
     PromptTemplate,
@@ -324,22 +325,13 @@ def row_bytes(model: Any, prompt: Sequence[int]) -> RowBytes:
 
 def _kept_bytes(model: Any, prompt: Sequence[int], layers: Sequence[int]) -> int:
     """Bytes that are kept for the backward pass of rows that come in at those layers."""
-    weights = {parameter.data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     rows = Rows.of(Prefix(model, [prompt]), [prompt[-1]], [[0]])
     handle = model.get_input_embeddings().register_forward_hook(
         lambda _module, _inputs, out: out.detach().requires_grad_()
     )
     try:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        with kept_for_backward(model) as kept:
             rows.logits(layers).float().log_softmax(-1)
+            return kept()
     finally:
         handle.remove()
-    return sum(kept.values())

@@ -29,6 +29,7 @@ from neurorit.model.distributed.pipeline import shares_of, whole_size
 from neurorit.model.feed_forward import check_tunable, decoder_layers
 from neurorit.model.float32 import FLOAT32, TF32, float32_activations
 from neurorit.model.load import dtype_named, layer_count, load_tokenizer, without_weights
+from neurorit.model.memory import kept_for_backward
 from neurorit.model.precision import EFFICIENCY, matrix_speed
 from neurorit.model.prompts import PromptTemplate, render_prompt
 
@@ -216,15 +217,6 @@ def _heads(config: Any) -> tuple[int, int]:
 
 def _kept(model: Any, length: int, rows: int, settings: MiningSettings) -> int:
     """Bytes that rows behind a prompt keep for going back through a model of few layers."""
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    found: dict[int, torch.UntypedStorage] = {}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            found[storage._cdata] = storage
-        return tensor
-
     model.eval().requires_grad_(False)
     cache = DynamicCache()
     kind = model.dtype if settings.activations == "as-weights" else torch.float32
@@ -238,7 +230,7 @@ def _kept(model: Any, length: int, rows: int, settings: MiningSettings) -> int:
     raised = settings.activations != "as-weights"
     try:
         with (
-            torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+            kept_for_backward(model) as kept,
             float32_activations(model) if raised else nullcontext(),
         ):
             model(
@@ -249,9 +241,9 @@ def _kept(model: Any, length: int, rows: int, settings: MiningSettings) -> int:
                 use_cache=True,
                 logits_to_keep=1,
             )
+            return kept()
     finally:
         handle.remove()
-    return sum(storage.nbytes() for storage in found.values())
 
 
 def _work(weights: int, depth: int, settings: MiningSettings, prompts: Prompts) -> float:

@@ -1,9 +1,13 @@
-"""How much memory and disk a process may still take, and whether a piece of work fits."""
+"""How much memory and disk a process may still take, whether a piece of work fits, what autograd
+keeps."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from neurorit.core.errors import BadInput
 
@@ -18,6 +22,27 @@ def free_memory() -> int | None:
         return int(psutil.virtual_memory().available)
     except (OSError, psutil.Error):
         return None
+
+
+@contextmanager
+def kept_for_backward(model: Any) -> Iterator[Callable[[], int]]:
+    """Counts what autograd keeps in the block, but for the model's weights.
+
+    What it yields gives the bytes, of real tensors and of fake ones alike.
+    """
+    import torch
+
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield lambda: sum(storage.nbytes() for storage in kept.values())
 
 
 def check_room(what: str, out: Path, *, memory: int, disk: int, way_out: str) -> None:

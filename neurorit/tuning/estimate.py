@@ -23,6 +23,7 @@ from neurorit.mining.settings import SITES
 from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import Site, check_tunable, decoder_layers
 from neurorit.model.load import dtype_named, without_weights
+from neurorit.model.memory import kept_for_backward
 from neurorit.model.precision import EFFICIENCY, autocasts, matrix_speed
 from neurorit.tuning.neuron_adapter import Group, NeuronAdapters
 from neurorit.tuning.rivals.full import FullTuning
@@ -195,19 +196,10 @@ def _activations(
 
 def _kept(model: Any, trainable: Any, batch: int, length: int, mixed: bool) -> tuple[int, int]:
     """Bytes that the backward pass needs, and those of the logits' gradient, without computing."""
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage
-        return tensor
-
     ids = torch.zeros((batch, length), dtype=torch.long)
     trainable.samples(torch.ones(batch, dtype=torch.bool))
     with (
-        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        kept_for_backward(model) as kept,
         torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed),
     ):
         # A mask of four dimensions is taken as it is; others would be looked into.
@@ -216,5 +208,5 @@ def _kept(model: Any, trainable: Any, batch: int, length: int, mixed: bool) -> t
             input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=_RESPONSE
         ).logits
         loss = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, :_RESPONSE].flatten())
-    del loss
-    return sum(storage.nbytes() for storage in kept.values()), 4 * logits.numel()
+        del loss
+        return kept(), 4 * logits.numel()
