@@ -156,7 +156,8 @@ def test_scores_are_those_of_one_process_and_memory_that_of_a_part(
         found = NeuronAtlas.load(out)
         for side in SIDES:
             given = (scores_by_neuron(atlas, side) for atlas in (found, wanted))
-            np.testing.assert_allclose(*given, rtol=0, atol=1e-6, err_msg=f"{out.name} {side}")
+            # Float32's own rounding, of scores up to one half: it differs between processors.
+            np.testing.assert_allclose(*given, rtol=1e-5, atol=1e-6, err_msg=f"{out.name} {side}")
         np.testing.assert_allclose(found.residuals, wanted.residuals, atol=1e-3)
         for name in ("rel", "irrel", "shared"):
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
