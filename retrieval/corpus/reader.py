@@ -58,12 +58,14 @@ Corpus = Path | Sequence[Passage]
 class Skipped:
     """What gave no passage: each record, page or file once, in order, with its reason.
 
-    lenient: what is bad is noted too, in place of raised. `used` counts the records, pages and
-    files of the latest reading that gave passages.
+    lenient: what is bad is noted too, in place of raised. way_out: of what is raised, where the
+    caller has one. `used` counts the records, pages and files of the latest reading that gave
+    passages.
     """
 
-    def __init__(self, lenient: bool = True) -> None:
+    def __init__(self, lenient: bool = True, way_out: str = "") -> None:
         self.lenient = lenient
+        self._way_out = way_out
         self.used = 0
         self._messages: dict[str, None] = {}
 
@@ -80,6 +82,8 @@ class Skipped:
 
     def bad(self, error: BadInput) -> None:
         """Raise what cannot be read, or note it; a second reading of the same adds nothing."""
+        if not self.lenient and self._way_out:
+            raise BadInput(f"{error}; {self._way_out}") from error
         if not self.lenient:
             raise error
         self._messages.setdefault(str(error))

@@ -41,6 +41,7 @@ from neurorit.retrieval.settings import BuildSettings
 REPEATS = "duplicates.jsonl"
 SKIPPED = "skipped.txt"
 _COMPARED = 16  # passages whose given vectors are compared with the encoder's
+LEFT_OUT = "mend it, or leave out and list what is bad with ‹skip_bad=True›"
 LISTED = 100  # of what gave no passage, in the result; the file lists all
 _ASKED = 1_000  # questions of a file that a search is tuned with
 
@@ -71,7 +72,7 @@ def write_index(
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
     # A first pass over the text alone finds every bad line before any time goes into vectors.
-    skipped = Skipped(lenient=settings.skip_bad)
+    skipped = Skipped(settings.skip_bad, LEFT_OUT)
     read = partial(read_corpus, corpus, chunking=settings.chunking, skipped=skipped)
     seen = survey(read, settings.near_duplicates)
     share = skipped.share

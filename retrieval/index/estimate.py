@@ -15,6 +15,7 @@ from typing import Any
 from neurorit.retrieval.bm25.words import check_language
 from neurorit.retrieval.corpus.reader import Skipped, read_corpus
 from neurorit.retrieval.encoders.load import load_encoder
+from neurorit.retrieval.index.build import LEFT_OUT
 from neurorit.retrieval.index.faiss_build import make_vectors
 from neurorit.retrieval.index.faiss_kinds import (
     build_bytes,
@@ -43,7 +44,7 @@ def plan_index(corpus: Path, encoder: str, settings: BuildSettings) -> dict[str,
     passages = text = 0
     sample: list[str] = []
     step = 1
-    skipped = Skipped(lenient=settings.skip_bad)
+    skipped = Skipped(settings.skip_bad, LEFT_OUT)
     for passage in read_corpus(corpus, chunking=settings.chunking, skipped=skipped):
         if passages % step == 0:
             sample.append(passage_text(passage))
