@@ -103,36 +103,39 @@ def test_one_name_is_installed(built: dict[str, Path]) -> None:
     assert set(contents["wheel"]) == files - {f"neurorit/{name}" for name in USERS}
 
 
+# Several commands in one process: its imports take longer than they do.
+SEVERAL = """
+import json, sys
+from neurorit.cli import main
+from neurorit.lab import base_model_dir
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["neurorit-rag", *(w.replace("MODEL", str(base_model_dir())) for w in words)]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
 @pytest.mark.slow
 def test_commands_work_beside_packages_of_the_same_names(python: Path, users_folder: Path) -> None:
-    command = (python, "-m", "neurorit.cli")
     place = run(
         python, "-c", "import neurorit.eval; print(neurorit.eval.__file__)", cwd=users_folder
     )
     assert ("site-packages" in place) == (python != Path(sys.executable))
-    assert "serve" in run(*command, "--help", cwd=users_folder)
-    run(*command, "index", "corpus.jsonl", "--out", "index", cwd=users_folder)
-    result = json.loads(
-        run(*command, "search", "index", "bridges of Town 7", "-k", 1, "--json", cwd=users_folder)
-    )
-    assert result["passages"][0]["id"] == "p7"
-    model = run(
-        python,
-        "-c",
-        "from neurorit.lab import base_model_dir; print(base_model_dir())",
-        cwd=users_folder,
-    )
-    options = (
-        "--examples",
-        "test.jsonl",
-        "--condition",
-        "clean",
-        "--condition",
-        "distractor-1",
-        "--out",
-        "report",
-    )
+    assert "serve" in run(python, "-m", "neurorit.cli", "--help", cwd=users_folder)
+    commands = [
+        ["index", "corpus.jsonl", "--out", "index", "--json"],
+        ["search", "index", "bridges of Town 7", "-k", "1", "--json"],
+        [
+            "eval", "--system", "base=MODEL", "--examples", "test.jsonl", "--condition", "clean",
+            "--condition", "distractor-1", "--out", "report", "--json",
+        ],
+    ]  # fmt: skip
     engine = {} if python != Path(sys.executable) else stand_in(users_folder)
-    run(*command, "eval", "--system", f"base={model.strip()}", *options, cwd=users_folder, **engine)
+    said = run(python, "-c", SEVERAL, json.dumps(commands), cwd=users_folder, **engine)
+    result = json.loads(said.splitlines()[1])
+    assert result["passages"][0]["id"] == "p7"
     report = json.loads((users_folder / "report" / "report.json").read_text())
     assert [row["n"] for row in report["results"]] == [1, 1]

@@ -91,7 +91,7 @@ def test_logits_are_those_of_transformers_own_reading(gguf: Path, smollm2: Path)
     ).eval()
     for number in range(20):
         asked = example(number)
-        passages = asked.passages[: number % 2 + 1]
+        passages = asked.passages[: number % 2]
         ids = render_prompt(tokenizer, PromptTemplate(), asked.question, passages)
         with torch.no_grad():
             difference = model(torch.tensor([ids])).logits - own(torch.tensor([ids])).logits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,13 @@ from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
 from neurorit.retrieval.settings import BuildSettings
+from tests.ray_nodes import nodes_of_ray, started
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    # A busy machine takes longer than Ray's own thirty seconds to start a node.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield made
-    made.shutdown()
+    with nodes_of_ray(cpus=1) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +41,7 @@ def test_two_nodes_give_what_one_process_gives_though_one_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cluster, "_TASK", 8)
-    second = nodes.add_node(num_cpus=1)
+    second = started(lambda: nodes.add_node(num_cpus=1))
     encoder = cluster.ClusterEncoder(ray, "minilm")
     nodes_used: set[str] = set()
     died_after: list[int] = []
@@ -76,11 +70,11 @@ def test_two_nodes_give_what_one_process_gives_though_one_dies(
     assert len(made) == len(index) and len(set(queries)) == 1000
     assert _ids(made.search(queries, 10)) == _ids(wanted)
 
-    # One index of several segments, each in an actor, behind the retriever that serves.
-    monkeypatch.setattr(BuildSettings, "segment", lambda self, dimension: 32)
+    # One index of two segments, each in an actor, behind the retriever that serves.
+    monkeypatch.setattr(BuildSettings, "segment", lambda self, dimension: len(index) // 2 + 1)
     build_index(world["corpus"], tmp_path / "many", encoder=index.encoder)
     spread = Retriever.on_cluster(ray, tmp_path / "many", SearchSettings())
-    assert len(spread.index._shards) > 1  # type: ignore[attr-defined]
+    assert len(spread.index._shards) == 2  # type: ignore[attr-defined]
     assert _ids(spread.search(queries, 10)) == _ids(wanted)
     with pytest.raises(BadInput, match="without filters"):
         Retriever.on_cluster(ray, tmp_path / "many", SearchSettings(mode="bm25"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from neurorit.pipelines.experiment import cluster
 from neurorit.pipelines.experiment import run as experiment
 from neurorit.pipelines.experiment.document import Experiment
 from tests.forks import command
+from tests.ray_nodes import nodes_of_ray, started
 
 pytestmark = pytest.mark.slow
 
@@ -38,25 +38,8 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    # A busy machine takes longer than Ray's own thirty seconds to start a node.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster as Nodes
-
-    head = {"num_cpus": 0, "include_dashboard": False}
-    made = started(lambda: Nodes(initialize_head=True, head_node_args=head))
-    yield made
-    made.shutdown()
-
-
-def started(start: Callable[[], Any]) -> Any:
-    """A node of Ray; skips where the machine is too busy for the half minute that Ray gives it."""
-    try:
-        return start()
-    except Exception as error:
-        if "timed out during startup" in str(error):
-            pytest.skip(f"Ray's node does not start here: {error}")
-        raise
+    with nodes_of_ray(cpus=0) as made:
+        yield made
 
 
 @pytest.fixture
@@ -69,7 +52,7 @@ def file(checkpoint: Path, examples_path: Path, tmp_path: Path) -> Path:
         "evaluate": str(examples_path),
         "recipe": str(recipe),
         "methods": ["neuro-rit"],
-        "variants": {"long": {"method": "sft", "settings": {"steps": 300, "checkpoint_every": 20}}},
+        "variants": {"long": {"method": "sft", "settings": {"steps": 200, "checkpoint_every": 10}}},
         "conditions": ["clean", "distractor-1"],
         "limit": 12,
         "max_tokens": 4,

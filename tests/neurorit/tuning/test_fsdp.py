@@ -178,8 +178,8 @@ model, loaded, written = in_parts(folder / "twelve", folder / "twelve-out")
 whole, layer = (sum(4 * p.numel() for p in one.parameters()) for one in
                 (model, decoder_layers(model)[0]))
 share = whole / count()
-assert loaded < share + layer + 20e6 < whole, (loaded, whole, layer)
-assert written < share + 3 * layer + 20e6 < whole, (written, whole, layer)
+assert loaded < share + layer + 40e6 < whole, (loaded, whole, layer)
+assert written < share + 3 * layer + 40e6 < whole + layer, (written, whole, layer)
 for kind in ARCHITECTURES:
     place = folder / kind
     if rank() == 0:
@@ -207,7 +207,10 @@ def test_a_checkpoint_is_read_and_written_in_parts(tmp_path: Path, processes: in
     )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "twelve", max_shard_size="30MB")
     tiny_tokenizer().save_pretrained(tmp_path / "twelve")
-    run_by_torchrun(MEMORY, tmp_path, processes=processes)
+    if processes == 2:
+        run_by_torchrun(MEMORY, tmp_path, processes=processes)
+    else:  # forked, which spares their imports
+        run_in_processes(processes, MEMORY, tmp_path)
     for kind in ("twelve", *(one for one in ARCHITECTURES if one != "gpt_neox")):
         found, wanted = (stored(tmp_path / name) for name in (f"{kind}-out", kind))
         assert found.keys() == wanted.keys()

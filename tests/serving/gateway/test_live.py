@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from neurorit.eval.judges.endpoint import EndpointJudge
+from neurorit.eval.predictions import Item
 from neurorit.serving.backends.offline import OfflineEngine
 from tests.serving.live import (
     ADMIN,
@@ -84,6 +86,26 @@ def test_vllm_itself_refuses_those_without_its_key(live: Live) -> None:
     url, key = vllm_address(live)
     assert httpx.get(f"{url}/v1/models").status_code == 401
     assert key not in " ".join(Path(f"/proc/{vllm_pid(live)}/cmdline").read_text().split("\0"))
+
+
+@pytest.mark.parametrize(("word", "verdict"), [("Yes", "right"), ("No", "wrong")])
+def test_a_judge_that_thinks_first_is_read_after_its_thinking(
+    live: Live, word: str, verdict: str
+) -> None:
+    """It takes `max_completion_tokens` alone; with too few of them it comes to no verdict."""
+    url, key = vllm_address(live)
+    form = {"regex": f"<think>[a-z ]{{20,30}}</think>{word}"}
+
+    def judge(room: int) -> EndpointJudge:
+        fields = {"max_tokens": None, "max_completion_tokens": room, "structured_outputs": form}
+        name = live.model.name
+        return EndpointJudge(f"{url}/v1", name, api_key=key, thinking_tokens=room, request=fields)
+
+    items = [Item(QUESTION, ("Karvel",), answer) for answer in ("Karvel", "Glass")]
+    thoughtful, hasty = judge(100), judge(10)
+    assert thoughtful.decide(items) == [verdict, verdict]
+    assert hasty.decide(items) == ["unscored", "unscored"]
+    assert "thinking_tokens" in hasty.failure
 
 
 def test_a_gateway_before_a_running_server_says_the_same(live: Live, front: Live) -> None:
