@@ -1,17 +1,19 @@
-"""How much memory and disk a process may still take, whether a piece of work fits, what autograd
-keeps."""
+"""Memory and disk: what a process may still take, whether work fits, what autograd keeps, and what
+is given back."""
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import BadInput
 
 _GIB = 2**30
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def free_memory() -> int | None:
@@ -43,6 +45,16 @@ def kept_for_backward(model: Any) -> Iterator[Callable[[], int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         yield lambda: sum(storage.nbytes() for storage in kept.values())
+
+
+def give_back_freed() -> None:
+    """Freed blocks of a mebibyte and more go back to the system, until this process ends.
+
+    glibc raises that bound to 32 MiB by itself: what one step frees then stays beside what the next
+    one takes. Another C library keeps its ways.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def check_room(what: str, out: Path, *, memory: int, disk: int, way_out: str) -> None:

@@ -25,6 +25,7 @@ from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
 from neurorit.model.distributed.weights import is_in_parts
 from neurorit.model.feed_forward import Site
 from neurorit.model.load import device_named, laid_out, load_model, make_savable, release
+from neurorit.model.memory import give_back_freed
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from neurorit.tuning.adapter_file import save_adapter
@@ -99,6 +100,8 @@ def tune(
     if neurons is not None and neurons.model and not source.has_weights(neurons.model):
         raise BadInput(_of_other_weights(atlas))
     join(settings.device)
+    if device_named(settings.device).type == "cpu":
+        give_back_freed()
     shard_on = device_named(settings.device) if settings.shard and count() > 1 else None
     in_parts = False
     if shard_on is not None and method.lays_out and source.folder is not None:
