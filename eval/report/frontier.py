@@ -13,7 +13,7 @@ def frontier(
 
     robustness: the report's rows; retention: the report's, None where it was not measured.
     dominated_by: the systems that are as good on both and better on one; `clearly_by`: those of
-    them whose intervals lie above its own on both.
+    them whose intervals lie above its own on both, none where an interval (`ci95`) is None.
     """
     if retention is None:
         return []
@@ -26,9 +26,10 @@ def frontier(
         {
             "system": kept["system"],
             "retention": kept["value"],
-            "retention_ci95": list(kept["ci95"]),
+            "retention_ci95": kept["ci95"] and list(kept["ci95"]),
             "robustness": robust[kept["system"]]["value"],
-            "robustness_ci95": list(robust[kept["system"]]["ci95"]),
+            "robustness_ci95": robust[kept["system"]]["ci95"]
+            and list(robust[kept["system"]]["ci95"]),
         }
         for kept in retention["figures"]
         if kept["system"] in robust
@@ -49,4 +50,5 @@ def _dominates(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _clearly(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     axes = ("robustness_ci95", "retention_ci95")
-    return all(one[axis][0] > other[axis][1] for axis in axes)
+    known = all(row[axis] is not None for row in (one, other) for axis in axes)
+    return known and all(one[axis][0] > other[axis][1] for axis in axes)

@@ -66,20 +66,22 @@ def rows(
 def frontier_of(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Robustness against retention of the rows' means over seeds, with who dominates whom.
 
-    Empty where retention was not measured. Intervals are those over seeds, of no width for one.
+    Empty where retention was not measured. Intervals are those over seeds, of no width for the
+    base, which has none; in an experiment of one seed there are no intervals.
     """
     from neurorit.eval.report.frontier import frontier
 
     sides: list[list[dict[str, Any]]] = []
     for axis in _AXES:
         held = [(row["variant"], row["figures"].get(axis) or {}) for row in table]
+        several = any(found.get("ci95") for _, found in held)
         sides.append(
             [
                 {
                     "system": name,
                     "metric": axis,
                     "value": found["mean"],
-                    "ci95": found["ci95"] or [found["mean"]] * 2,
+                    "ci95": found["ci95"] or ([found["mean"]] * 2 if several else None),
                 }
                 for name, found in held
                 if found.get("mean") is not None
@@ -240,9 +242,9 @@ def _markdown_frontier(table: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(["variant", *_AXES, "dominated by"], cells)
 
 
-def _wide(interval: Sequence[float]) -> Sequence[float] | None:
-    """An interval over seeds; None where there was one seed."""
-    return interval if interval[0] < interval[1] else None
+def _wide(interval: Sequence[float] | None) -> Sequence[float] | None:
+    """An interval over seeds; None where there was one seed, or none."""
+    return interval if interval and interval[0] < interval[1] else None
 
 
 def _markdown_paired(table: Sequence[Mapping[str, Any]]) -> str:

@@ -41,6 +41,12 @@ def test_who_is_dominated() -> None:
     assert found["base"]["dominated_by"] == []
     assert [found[n]["clearly_by"] for n in "abcd"] == [[], [], ["a", "b"], []]
     assert frontier([], None) == []
+    unknown = [
+        {"system": n, "metric": "robustness", "value": v, "ci95": None}
+        for n, v in (("a", 0.9), ("b", 0.1))
+    ]
+    (_, low) = frontier(unknown, {"figures": unknown})
+    assert (low["dominated_by"], low["clearly_by"]) == (["a"], [])
 
 
 @pytest.fixture

@@ -270,6 +270,8 @@ def test_every_learning_rate_is_a_point_of_robustness_against_retention(
     assert points["sft@0.1"]["retention"] == 0.9
     assert points["sft@0.2"]["dominated_by"] == ["faster", "sft@0.1"]
     assert points["base"]["dominated_by"] == ["faster"]
+    # Of one seed nothing is clear.
+    assert all(row["clearly_by"] == [] and not row["robustness_ci95"] for row in table["frontier"])
     settings = read_manifest(tmp_path / "out" / "sft@0.1-0", "checkpoint").settings
     assert settings["learning_rate"] == 0.1
     assert written[0]["families"] == {"sft@0.1-0": "sft-0", "sft@0.2-0": "sft-0"}
