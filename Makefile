@@ -14,11 +14,11 @@ ACCELERATOR ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 EXTRAS ?= dev,documents,gguf,int8,scale
 ARGS ?=
 # One thread a process: two that wait for each other on one core take twice as long. Slow tests run
-# as two processes, of the method and of all else: much of their time is waiting for servers.
+# as two processes, of the method and of all else, which take as long: much of it is waiting.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 FAST := $(PYTEST) -n logical --maxprocesses 4 --dist loadfile -m "not slow"
 SLOW := $(PYTEST) -m slow
-METHOD := tests/neurorit tests/eval
+METHOD := tests/neurorit
 
 .PHONY: help
 help: ## show this list
