@@ -122,9 +122,11 @@ def main() -> None:
     parser.add_argument(
         "--wider", type=int, default=1, help="a random model, so many times as wide as the lab's"
     )
+    parser.add_argument("--model", type=Path, help="in place of the lab's")
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     given = parser.parse_args()
-    settings = {key: value for key, value in vars(given).items() if key != "json"}
+    settings = {key: value for key, value in vars(given).items() if key not in ("json", "model")}
+    settings["model"] = given.model and str(given.model)
     bench = Bench("serving", settings)
     few_threads()  # as the gateway does
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +136,7 @@ def main() -> None:
 
 async def _measure(bench: Bench, given: Any, folder: Path) -> None:
     index, questions = _data(folder, given.encoder)
-    model = _model(folder, given.wider)
+    model = given.model or _model(folder, given.wider)
     prompts = _prompts(index, questions, model, given.retriever)
     running = given.concurrency
     with (
