@@ -14,7 +14,7 @@ ACCELERATOR ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 EXTRAS ?= dev,documents,gguf,int8,scale
 ARGS ?=
 # One thread a process: two that wait for each other on one core take twice as long. Slow tests run
-# as two processes, of the method and of all else, which take as long: much of it is waiting.
+# as two processes, of the method and of all else, which take as long: one computes while the other waits.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 FAST := $(PYTEST) -n logical --maxprocesses 4 --dist loadfile -m "not slow"
 SLOW := $(PYTEST) -m slow
@@ -35,7 +35,7 @@ demo: $(STAMP) ## run the whole job on the embedded world; report in runs/demo
 test: $(STAMP) browser clients ## run all tests, with a real vLLM server and browser
 ifeq ($(ARGS),)
 	@status=0; $(FAST) || status=$$?; \
-	others=$$(mktemp); trap 'kill $$! 2>/dev/null || true; rm -f $$others' EXIT; \
+	others=$$(mktemp); trap 'kill -INT $$! 2>/dev/null || true; rm -f $$others' EXIT; \
 	$(SLOW) $(METHOD:%=--ignore %) >$$others 2>&1 & \
 	$(SLOW) $(METHOD) || status=$$?; \
 	wait $$! || status=$$?; cat $$others; exit $$status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,10 @@ from neurorit.data.examples import Example, Passage
 
 if TYPE_CHECKING:
     from tests.shared_vllm import SharedWorker
+
+# Beside another process a shell starts this one deaf to Ctrl-C, and servers would outlive it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))
 CHAT = (

@@ -12,7 +12,7 @@ import pytest
 
 @contextmanager
 def nodes_of_ray(cpus: int) -> Iterator[Any]:
-    """A cluster whose head has so many processors; its `add_node` goes through `started`."""
+    """A cluster whose head has so many processors; start its other nodes by `started`."""
     # A busy machine takes longer than Ray's own thirty seconds to start a node, and leaves next to
     # nothing to workers of a lower priority.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
