@@ -82,10 +82,8 @@ class Skipped:
 
     def bad(self, error: BadInput) -> None:
         """Raise what cannot be read, or note it; a second reading of the same adds nothing."""
-        if not self.lenient and self._way_out:
-            raise BadInput(f"{error}; {self._way_out}") from error
         if not self.lenient:
-            raise error
+            raise BadInput(f"{error}; {self._way_out}") if self._way_out else error
         self._messages.setdefault(str(error))
 
     def left_out(self, place: str, reason: str) -> None:

@@ -53,7 +53,7 @@ def test_a_bad_line_is_named_and_nothing_is_written(tmp_path: Path, line: str, s
     out = tmp_path / "index"
     with pytest.raises(BadInput, match=r"corpus\.jsonl:2: ") as caught:
         build_index(path, out)
-    assert said in str(caught.value)
+    assert said in str(caught.value) and "skip_bad=True" in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.jsonl"]
 
 
