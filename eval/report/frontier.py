@@ -17,6 +17,10 @@ def frontier(
     """
     if retention is None:
         return []
+
+    def interval(row: Mapping[str, Any]) -> list[float] | None:
+        return None if row["ci95"] is None else list(row["ci95"])
+
     robust = {
         row["system"]: row
         for row in robustness
@@ -26,10 +30,9 @@ def frontier(
         {
             "system": kept["system"],
             "retention": kept["value"],
-            "retention_ci95": kept["ci95"] and list(kept["ci95"]),
+            "retention_ci95": interval(kept),
             "robustness": robust[kept["system"]]["value"],
-            "robustness_ci95": robust[kept["system"]]["ci95"]
-            and list(robust[kept["system"]]["ci95"]),
+            "robustness_ci95": interval(robust[kept["system"]]),
         }
         for kept in retention["figures"]
         if kept["system"] in robust
