@@ -15,6 +15,7 @@ const SLIDERS = ["distractor", "random"];
 const KINDS = { distractor: "near miss", random: "random" };
 const SYSTEMS = { base: "Before tuning", tuned: "Tuned" };
 let running = null;
+let postponed = null;  // what was asked of a server that still starts
 
 page.form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -39,10 +40,16 @@ async function run(question, work) {
     await work(question, performance.now());
   } catch (error) {
     if (error.name === "AbortError") addFact("stopped");
+    else if (error.code === "not_ready" && page.status.dataset.state !== "ready") postpone(question, work);
     else showProblem(error.message || "The answer could not be read.");
   } finally {
     end();
   }
+}
+
+function postpone(question, work) {
+  postponed = () => run(question, work);
+  showProblem("The server is still starting. The question is asked as soon as it is ready.");
 }
 
 async function ask(question, started) {
@@ -72,7 +79,7 @@ async function post(path, body) {
   const response = await fetch(path, {
     method: "POST", headers: headers(), body: JSON.stringify(body), signal: running.signal,
   });
-  if (!response.ok) throw new Error(await refusal(response));
+  if (!response.ok) throw await refusal(response);
   return response;
 }
 
@@ -103,10 +110,10 @@ async function refusal(response) {
   if (response.status === 401) {
     page.key.closest("details").open = true;
     page.key.focus();
-    return "This server asks for an API key: enter it in the settings.";
+    return new Error("This server asks for an API key: enter it in the settings.");
   }
-  const body = await response.json().catch(() => null);
-  return body?.error?.message ?? `The server answered with status ${response.status}.`;
+  const { message, code } = (await response.json().catch(() => null))?.error ?? {};
+  return Object.assign(new Error(message ?? `The server answered with status ${response.status}.`), { code });
 }
 
 // Server-sent events of a response, decoded; a chunk may end in the middle of an event.
@@ -258,6 +265,7 @@ function passageItem(passage, number) {
 
 function begin(question) {
   running = new AbortController();
+  postponed = null;
   page.problem.hidden = true;
   page.result.hidden = false;
   page.result.setAttribute("aria-busy", "true");
@@ -313,5 +321,6 @@ async function watchReadiness() {
   page.status.dataset.state = state.ready ? "ready" : "waiting";
   const text = state.ready ? `${state.model} · ready` : state.phase;
   if (page.status.textContent !== text) page.status.textContent = text;
+  if (state.ready && !running) postponed?.();
   setTimeout(watchReadiness, state.ready ? 15000 : 1500);
 }

@@ -153,6 +153,29 @@ def test_the_reason_of_an_abstention_is_shown(page: Any, tmp_path: Path) -> None
     _picture(page, tmp_path, "page-abstained", "light")
 
 
+def test_what_is_asked_of_a_server_that_starts_is_asked_when_it_is_ready(
+    browser: Any, front: Live
+) -> None:
+    from playwright.sync_api import expect
+
+    starting = {"ready": False, "phase": "starting vLLM", "model": "", "adapters": []}
+    refused = {"error": {"message": "the server is not ready", "code": "not_ready"}}
+    opened = browser.new_page()
+    opened.route("**/ready", lambda route: route.fulfill(status=503, json=starting))
+    opened.route("**/chat/completions", lambda route: route.fulfill(status=503, json=refused))
+    opened.goto(front.url)
+    expect(opened.locator("#status")).to_have_text("starting vLLM")
+    opened.keyboard.type(QUESTION)
+    opened.keyboard.press("Enter")
+    expect(opened.locator("#problem")).to_contain_text("as soon as it is ready")
+    opened.unroute("**/chat/completions")
+    opened.unroute("**/ready")
+    expect(opened.locator("#passages li")).to_have_count(3, timeout=60_000)
+    expect(opened.locator("#problem")).to_be_hidden()
+    expect(opened.locator("#asked")).to_have_text(QUESTION)
+    opened.close()
+
+
 def _nothing_near(route: Any) -> None:
     asked = route.request.post_data_json
     route.continue_(post_data={**asked, "neurorit": {**asked["neurorit"], "min_score": 5}})
