@@ -9,7 +9,7 @@ leave in doubt a judge can be asked about (`neurorit.eval.judges.support`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from neurorit.data.answers import normalize_answer
@@ -41,7 +41,7 @@ def unsupported_spans(
 
     A sentence of which nothing but the question's words and a frame is left claims nothing.
     """
-    held = [_stems(f"{p.title} {p.text}") for p in passages]
+    held = [_Held(f"{p.title} {p.text}") for p in passages]
     plain = FRAME | STOP_WORDS | set(_words(question))
     return [
         (start, end)
@@ -86,7 +86,24 @@ def support_of(answer: str, passages: Sequence[Passage], question: str = "") -> 
     return found
 
 
-def _supported(sentence: str, held: Sequence[set[str]], plain: Iterable[str]) -> bool:
+class _Held:
+    """The stems of a text, looked up one by one: most of its words no answer asks for."""
+
+    def __init__(self, text: str) -> None:
+        self._words = f" {' '.join(_words(text))} "
+
+    def __contains__(self, stem: object) -> bool:
+        # A stem begins the words that have it.
+        place = self._words.find(f" {stem}")
+        while place >= 0:
+            end = self._words.index(" ", place + 1)
+            if _stem(self._words[place + 1 : end]) == stem:
+                return True
+            place = self._words.find(f" {stem}", end)
+        return False
+
+
+def _supported(sentence: str, held: Sequence[Container[str]], plain: Iterable[str]) -> bool:
     return _holds(*_claims(sentence, plain), held)
 
 
@@ -106,11 +123,13 @@ def _claims(sentence: str, plain: Iterable[str]) -> tuple[set[str], set[str]]:
     return particulars, others
 
 
-def _holds(particulars: set[str], others: set[str], held: Sequence[set[str]]) -> bool:
+def _holds(particulars: set[str], others: set[str], held: Sequence[Container[str]]) -> bool:
     if not particulars and not others:
         return True
     return any(
-        particulars <= words and len(others & words) >= _SHARED * len(others) for words in held
+        all(word in words for word in particulars)
+        and sum(word in words for word in others) >= _SHARED * len(others)
+        for words in held
     )
 
 

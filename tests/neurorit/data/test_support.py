@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurorit.data.examples import Passage
-from neurorit.data.support import unsupported_spans
+from neurorit.data.support import support_of, unsupported_spans
 
 PASSAGES = [
     Passage("a", "Ada Lovelace", "Lovelace was born in 1815 in London. She published long notes."),
@@ -52,3 +52,12 @@ def test_spans_lie_in_order_within_any_text(text: str) -> None:
     assert flat == sorted(flat) and all(0 <= at <= len(text) for at in flat)
     assert all(text[a:b].strip() for a, b in spans)
     assert not unsupported_spans(PASSAGES[0].text, PASSAGES)
+
+
+WORDS = st.sampled_from("notes noted note publish published was born borne Bergen bergens olav's".split())
+
+
+@given(st.lists(WORDS | st.text(max_size=6), max_size=12).map(" ".join))
+def test_both_ways_to_ask_agree(text: str) -> None:
+    told = [(one.start, one.end) for one in support_of(text, PASSAGES) if not one.supported]
+    assert unsupported_spans(text, PASSAGES) == told
