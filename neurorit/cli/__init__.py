@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from neurorit.cli.options import PLAIN, App
 from neurorit.core import __version__
+from neurorit.core.cores import wait_asleep
 from neurorit.core.errors import NeuroritError
 
 # Name -> where its function, or its table of commands, is.
@@ -109,6 +110,7 @@ def disk_failure(error: Exception) -> str | None:
 
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one line and an exit code."""
+    wait_asleep()
     try:
         app()
     except NeuroritError as error:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+FEW = 8  # cores, as of a laptop
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _MOUNT = Path("/sys/fs/cgroup")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -39,6 +40,16 @@ def physical_cores() -> int:
     if not hasattr(os, "sched_getaffinity"):
         return usable_cores()
     return min(usable_cores(), len(_cores(os.sched_getaffinity(0), _TOPOLOGY)))
+
+
+def wait_asleep() -> None:
+    """On few cores, let OpenMP's threads sleep while they wait for each other; before it is loaded.
+
+    One that waits busily takes the core of another that it waits for, wherever something else runs
+    or two cores are hyperthreads of one. What the user set stays.
+    """
+    if usable_cores() <= FEW:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @cache

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit import core
-from neurorit.core.cores import physical_cores, usable_cores
+from neurorit.core.cores import FEW, physical_cores, usable_cores
 from neurorit.core.errors import BadInput, MissingExtra, NeuroritError
 from neurorit.model.checkpoint import checkpoint_dir
 
@@ -42,7 +42,6 @@ _OWNED = {
     "--ssl-keyfile": "the gateway asks it on the loopback interface",
     "--ssl-certfile": "the gateway asks it on the loopback interface",
 }
-_FEW_CORES = 8
 _PLACED = {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS"}
 _SEVERAL = (
     "--tensor-parallel", "-tp", "--pipeline-parallel", "-pp", "--data-parallel", "-dp",
@@ -92,7 +91,7 @@ def engine_environment(flags: Sequence[str] = ()) -> dict[str, str]:
     environment = vllm_environment()
     cores, physical = usable_cores(), physical_cores()
     chosen = _PLACED & set(environment) or any(flag.startswith(_SEVERAL) for flag in flags)
-    if has_gpu() or cores > _FEW_CORES or chosen:
+    if has_gpu() or cores > FEW or chosen:
         return environment
     # One core less, as vLLM itself does: here it is the gateway's, which else takes hyperthreads.
     threads = physical if physical < cores else max(1, cores - 1)

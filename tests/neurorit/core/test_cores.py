@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neurorit.core import cores
-from neurorit.core.cores import usable_cores
+from neurorit.core.cores import usable_cores, wait_asleep
 
 
 @pytest.fixture
@@ -64,3 +64,17 @@ def test_the_first_version_of_control_groups(machine: Path) -> None:
     assert usable_cores() == 2
     write(top, cpu__cfs_quota_us="-1")
     assert usable_cores() == 16
+
+
+def test_on_few_cores_threads_sleep_unless_the_user_chose(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    wait_asleep()
+    assert "OMP_WAIT_POLICY" not in os.environ  # sixteen
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    wait_asleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    wait_asleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
