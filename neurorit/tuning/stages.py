@@ -129,7 +129,6 @@ def evidence(task: Task) -> Stage:
 
 def _neurons(task: Task) -> list[Stage]:
     """All chosen neurons learn from every sample, in one stage."""
-    _parted(task)
     atlas, settings = _atlas(task), task.settings
 
     def install(model: Any, device: Any) -> NeuronAdapters:
@@ -142,7 +141,6 @@ def _neurons(task: Task) -> list[Stage]:
 
 def _dense_only(task: Task) -> list[Stage]:
     """The dense layers' blocks learn from every sample, in one stage."""
-    _parted(task)
     rate = task.settings.dense_learning_rate or task.settings.learning_rate
     site = _atlas(task).site
 
