@@ -71,25 +71,26 @@ class Measurements:
             if not rows:
                 raise BadInput("‹general›: no text of it has two tokens")
             return {name: _mean(squared_gradients(model, rows, self.site))}
+        return self._gradients(name)
+
+    def _gradients(self, name: str) -> dict[str, np.ndarray]:
         told = [example.has_evidence for example in self._chosen]
-        if all(told) or not any(told):
-            what = "without" if all(told) else "with"
+        sides = {"gradient_rel": True, "gradient_irrel": False}
+        if name in sides and sides[name] not in told:
+            what = "with" if sides[name] else "without"
             raise BadInput(
                 f"selection: none of {len(told)} examples is {what} evidence, whose gradient it "
                 "takes; raise `measured`, or mix some with `neurorit-rag mix`"
             )
-        sums: dict[bool, list[np.ndarray]] = {True: [], False: []}
+        model, _ = self._loaded
+        sums: dict[bool, np.ndarray] = {}
         rows = [self._row(example) for example in self._chosen]
         for evidence, one in zip(told, squared_gradients(model, rows, self.site), strict=True):
             # Two sums rather than as many arrays as there are samples.
-            sums[evidence] = [sums[evidence][0] + one] if sums[evidence] else [one]
-        (with_it,), (without,) = sums[True], sums[False]
-        count = sum(told)
-        return {
-            "gradient_rel": (with_it / count).astype(np.float32),
-            "gradient_irrel": (without / (len(told) - count)).astype(np.float32),
-            "gradient_mixed": ((with_it + without) / len(told)).astype(np.float32),
-        }
+            sums[evidence] = sums[evidence] + one if evidence in sums else one
+        found = {of: sums[side] / told.count(side) for of, side in sides.items() if side in sums}
+        found["gradient_mixed"] = np.sum(list(sums.values()), axis=0) / len(told)
+        return {of: mean.astype(np.float32) for of, mean in found.items()}
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

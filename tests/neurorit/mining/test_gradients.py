@@ -93,8 +93,11 @@ def test_samples_are_measured_as_tuning_teaches_them(checkpoint: Path) -> None:
         wanted = np.mean(np.array(each)[of], axis=0)
         np.testing.assert_allclose(found[f"gradient_{name}"], wanted, rtol=1e-5)
     evidence = [one for one in examples() if one.has_evidence]
+    told_alone = replace(measure, examples=evidence, most=100)
     with pytest.raises(BadInput, match="none of 16 examples is without evidence"):
-        replace(measure, examples=evidence, most=100)("gradient_mixed")
+        told_alone("gradient_irrel")
+    alone = told_alone("gradient_mixed")
+    np.testing.assert_array_equal(alone["gradient_mixed"], alone["gradient_rel"])
     with pytest.raises(BadInput, match="text that the model is to keep"):
         measure("gradient_general")
 

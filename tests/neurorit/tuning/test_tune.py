@@ -368,6 +368,10 @@ def test_what_cannot_be_tuned_is_refused(
     with pytest.raises(BadInput, match="without evidence"):
         tune(checkpoint, None, path, atlas_dir, SETTINGS, out=out)
     assert not out.exists()
+    # Chosen neurons that only ever answer need none.
+    alone = replace(SETTINGS, method="neurons", stage1_steps=0, steps=1)
+    tune(checkpoint, None, path, atlas_dir, alone, out=out)
+    assert (out / "manifest.json").is_file()
 
 
 def test_another_models_atlas_is_refused(
