@@ -28,6 +28,7 @@ class Reporter:
         self._tasks: dict[str, TaskID] = {}
         self._told: dict[str, float] = {}
         self._begun: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, int] = {}
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         """Report `done` of `total` pieces of `what`; a new name starts a new line.
@@ -58,11 +59,14 @@ class Reporter:
             self.console.print(f"  {what}: {done}{whole}{beside}", highlight=False, markup=False)
 
     def _rate(self, what: str, done: int) -> float:
-        """Pieces a second since the work was first reported; work done before is not counted.
+        """Pieces a second since the work began; what was done before is not counted.
 
-        0 where too little is done to tell.
+        Work that stands at less than before has begun anew. 0 where too little is done to tell.
         """
         now = time.monotonic()
+        if done < self._last.get(what, 0):
+            self._begun.pop(what, None)
+        self._last[what] = done
         started, before = self._begun.setdefault(what, (now, done))
         if done <= before or now - started < _RATED_SECONDS:
             return 0.0
