@@ -119,10 +119,11 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--encoder", default="minilm+int8", help="of the gateway's index")
     parser.add_argument("--retriever", default="dense", help="dense, bm25 or hybrid")
-    parser.add_argument(
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
         "--wider", type=int, default=1, help="a random model, so many times as wide as the lab's"
     )
-    parser.add_argument("--model", type=Path, help="in place of the lab's")
+    models.add_argument("--model", type=Path, help="in place of the lab's")
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     given = parser.parse_args()
     settings = {key: value for key, value in vars(given).items() if key not in ("json", "model")}
