@@ -6,6 +6,8 @@ from pathlib import Path
 
 from neurorit.core.errors import NeuroritError
 
+# It, wherever a model, text or examples are named; a file or folder of this name is `./lab`.
+LAB = "lab"
 _DATA = Path(__file__).parent / "data"
 
 

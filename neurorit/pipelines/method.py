@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.core.errors import ArtifactError
 from neurorit.data.plain_text import Text, read_texts
+from neurorit.lab import LAB
 from neurorit.pipelines.progress import Reporter, reporting
 from neurorit.pipelines.recipe import Recipe, parse_assignments
 from neurorit.tuning.settings import MAX_LORA_RANK
@@ -305,7 +306,7 @@ def general_texts(named: str, model: Path, most: int, seed: int) -> list[Text]:
 
     Raises BadInput for a file that cannot be read.
     """
-    if named == "lab" and not Path(named).is_file():
+    if named == LAB:
         from neurorit.lab.unseen import plain_documents
         from neurorit.model.load import load_tokenizer
 

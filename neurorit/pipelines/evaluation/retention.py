@@ -18,7 +18,7 @@ from neurorit.eval.retention.harness_tasks import HarnessTasks
 from neurorit.eval.retention.instructions import make_instructions
 from neurorit.eval.retention.measure import Suite, measure_retention
 from neurorit.eval.run.systems import System
-from neurorit.lab import base_model_dir
+from neurorit.lab import LAB, base_model_dir
 from neurorit.lab.unseen import other_questions, plain_documents
 from neurorit.model.load import load_model, load_tokenizer, release
 from neurorit.model.prompts import PromptTemplate
@@ -53,12 +53,12 @@ class RetentionSettings(Settings):
         if self.limit < 2 or self.instructions < 0:
             raise BadInput("retention: limit is at least 2, and instructions at least 0")
         texts: Sequence[Text] = ()
-        if self.text == "lab" and not (root / "lab").is_file():
+        if self.text == LAB:
             documents = plain_documents(load_tokenizer(base_model_dir()), self.limit, seed)
             texts = [Text(*document) for document in documents]
         elif self.text:
             texts = read_texts(root / self.text)[: self.limit]
-        if self.examples == "lab" and not (root / "lab").exists():
+        if self.examples == LAB:
             examples = other_questions(self.limit, seed)
         else:
             examples = load_examples(root / self.examples) if self.examples else []

@@ -25,6 +25,7 @@ from neurorit.core.settings import (
 )
 from neurorit.eval.conditions import CONDITIONS, parse_condition
 from neurorit.eval.metrics.settings import Analysis
+from neurorit.lab import LAB
 from neurorit.pipelines.recipe import LAB_RECIPE
 from neurorit.retrieval.settings import SearchSettings
 
@@ -219,7 +220,7 @@ class EvalSettings(Analysis):
 
         made = self._part(RetentionSettings, self.retention, "retention")
         text, examples = (
-            str(self.path(place)) if place not in ("", "lab") else place
+            str(self.path(place).absolute()) if place not in ("", LAB) else place
             for place in (made.text, made.examples)
         )
         folder = str(self.path(made.lm_eval_folder)) if made.lm_eval_folder else ""
@@ -273,7 +274,7 @@ class EvalSettings(Analysis):
         )
 
     def _model(self, text: str, fetch: bool) -> Path:
-        if text == "lab" and not self.path(text).exists():
+        if text == LAB:
             from neurorit.lab import base_model_dir
 
             return base_model_dir()

@@ -202,10 +202,10 @@ def _show(table: Mapping[str, Any]) -> None:
 
 
 def _model(name: str) -> Path:
-    if name != "lab":
+    from neurorit.lab import LAB, base_model_dir
+
+    if name != LAB:
         from neurorit.model.checkpoint import checkpoint_dir
 
         return checkpoint_dir(name)
-    from neurorit.lab import base_model_dir
-
     return base_model_dir()

@@ -14,6 +14,7 @@ from neurorit.core.errors import BadInput, GateMissed
 from neurorit.pipelines.evaluation.command import evaluate_settings, show_estimate
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
 from neurorit.pipelines.evaluation.judge import judge_of_run
+from neurorit.pipelines.evaluation.retention import RetentionSettings
 from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings, retriever_of_options
 from tests.eval.chat_server import said, serving
 from tests.eval.run.test_remote import answer_by_prompt
@@ -283,3 +284,16 @@ def test_retrieval_is_as_the_file_says_and_stands_in_the_manifest(tmp_path: Path
     assert (made["retriever"]["mode"], made["retriever"]["k"]) == ("bm25", 5)
     assert len(made["inputs"]["index"]) == 64
     assert document["results"][0]["recall"] == 1.0
+
+
+def test_lab_is_the_embedded_world_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lab").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = {"text": "lab", "examples": "lab", "instructions": 0, "limit": 4}
+    suite = RetentionSettings(**asked).suite()
+    assert len(suite.texts) == len(suite.examples) == 4
+    path = write(tmp_path / "eval.yaml", **(FULL | {"retention": {"text": "./lab"}}))
+    found = EvalSettings.read(path, {}).retention_settings()
+    assert found is not None and Path(found.text).is_absolute()  # the folder
