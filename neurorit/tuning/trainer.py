@@ -22,6 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import NeuroritError
 from neurorit.model.distributed import rank, wait
+from neurorit.model.memory import FreedMemory
 from neurorit.model.precision import autocasts
 from neurorit.model.prompts import end_token_id
 from neurorit.tuning.fsdp import average, clip, shard
@@ -216,7 +217,10 @@ class TrainingRun:
             model=self._model,
             args=arguments,
             train_dataset=pool,
-            callbacks=[_Steps(report)] if report is not None else [],
+            callbacks=[
+                *([_Steps(report)] if report is not None else []),
+                *([_Memory()] if torch.device(device).type == "cpu" else []),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.final_rate, trainer.second_moment = settings.final_rate, settings.second_moment
@@ -454,6 +458,16 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._report(state.global_step)
+
+
+class _Memory(TrainerCallback):  # type: ignore[misc]
+    """Keeps freed memory on a CPU where there is room."""
+
+    def __init__(self) -> None:
+        self._freed = FreedMemory()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._freed.mind()
 
 
 def _measures(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
