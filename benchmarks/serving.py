@@ -113,6 +113,7 @@ class WithoutGateway:
 def main() -> None:
     """Measure and print."""
     parser = options(__doc__ or "")
+    parser.add_argument("--latency", type=int, default=120, help="requests, one at a time")
     parser.add_argument("--requests", type=int, default=320, help="of one turn of throughput")
     parser.add_argument("--turns", type=int, default=8, help="of each of the three")
     parser.add_argument("--concurrency", type=int, default=16)
@@ -152,7 +153,7 @@ async def _measure(bench: Bench, given: Any, folder: Path) -> None:
             Asker(url, questions, stream=False, options=tokens) as ours,
         ):
             await ours.check()
-            await _latency(bench, plain, ours, len(questions))
+            await _latency(bench, plain, ours, given.latency)
             await _throughput(
                 bench, {"vllm": plain.send, "parts": parts.send, "gateway": ours.send}, given
             )
