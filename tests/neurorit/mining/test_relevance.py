@@ -48,6 +48,7 @@ def test_the_rules_change_scores_and_nothing_else(kind: str) -> None:
     )
     assert found.residual == 0.0
     assert found.scores.abs().max() > 0
-    for below in range(2):
+    # Beside its attention, GPT-NeoX's first block sees the last token alone: no context changes it.
+    for below in range(1 if kind == "gpt_neox" else 0, 2):
         assert not torch.allclose(found.scores[below], plain.scores[below], rtol=1e-3, atol=0)
     torch.testing.assert_close(found.context_gain, plain.context_gain)
