@@ -75,6 +75,10 @@ class FreedMemory:
     """
 
     def __init__(self) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """What was kept too: for work that is done, or begins."""
         self.kept = False
         give_back_freed()
 
@@ -84,9 +88,11 @@ class FreedMemory:
         if room is None or most is None:
             return
         keep = room >= (_STILL_ROOM if self.kept else _ROOM) * most
-        if keep != self.kept:
-            self.kept = keep
-            (keep_freed if keep else give_back_freed)()
+        if self.kept and not keep:
+            self.give_back()
+        elif keep and not self.kept:
+            self.kept = True
+            keep_freed()
 
 
 def most_resident() -> int | None:
