@@ -265,8 +265,9 @@ class _Job:
             out / f"examples-{name}",
             out / "atlas.svg",
         )
-        systems = {"instruct": instruct, READER: self.reader}
-        systems |= {method: out / method for method in METHODS}
+        # In the order of comparison: the first, of the method with the reader, is the headline.
+        systems = {READER: self.reader, **{method: out / method for method in METHODS}}
+        systems["instruct"] = instruct
         draw(out / "atlas", picture)
         causal = json.loads((out / _CAUSAL).read_text(encoding="utf-8"))
 

@@ -69,6 +69,8 @@ def test_the_whole_job_and_going_on_with_it(
     report = json.loads((tmp_path / "run" / "report-lab" / "report.json").read_text())
     assert {row["condition"] for row in report["results"]} == {"clean", "distractor-1"}
     assert report["retention"]["base"] == "reader"
+    # The headline is of the method.
+    assert (report["comparisons"][0]["a"], report["comparisons"][0]["b"]) == ("neuro-rit", "reader")
     reader = json.loads((tmp_path / "run" / "examples-reader" / "manifest.json").read_text())
     assert reader["settings"]["limit"] == 24 and reader["settings"]["without_gold"] == 0
     for name in ("instruct", "lora", "distractor-1"):
