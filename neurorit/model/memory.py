@@ -66,6 +66,16 @@ def keep_freed() -> None:
     _tell_malloc(from_system=32 * 2**20, trim=2**31 - 1)
 
 
+@contextmanager
+def giving_back() -> Iterator[None]:
+    """Freed memory goes back as the block begins and ends, however it ends."""
+    give_back_freed()
+    try:
+        yield
+    finally:
+        give_back_freed()
+
+
 class FreedMemory:
     """Freed memory of work in steps: given back until there is room to keep it.
 
@@ -75,10 +85,6 @@ class FreedMemory:
     """
 
     def __init__(self) -> None:
-        self.give_back()
-
-    def give_back(self) -> None:
-        """What was kept too: for work that is done, or begins."""
         self.kept = False
         give_back_freed()
 
@@ -88,11 +94,9 @@ class FreedMemory:
         if room is None or most is None:
             return
         keep = room >= (_STILL_ROOM if self.kept else _ROOM) * most
-        if self.kept and not keep:
-            self.give_back()
-        elif keep and not self.kept:
-            self.kept = True
-            keep_freed()
+        if keep != self.kept:
+            self.kept = keep
+            (keep_freed if keep else give_back_freed)()
 
 
 def most_resident() -> int | None:

@@ -469,9 +469,6 @@ class _Memory(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._freed.mind()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._freed.give_back()
-
 
 def _measures(log: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """The measures of selectivity in a log, each with its step."""

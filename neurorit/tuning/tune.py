@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -25,7 +26,7 @@ from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
 from neurorit.model.distributed.weights import is_in_parts
 from neurorit.model.feed_forward import Site
 from neurorit.model.load import device_named, laid_out, load_model, make_savable, release
-from neurorit.model.memory import give_back_freed
+from neurorit.model.memory import giving_back
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from neurorit.tuning.adapter_file import save_adapter
@@ -100,8 +101,7 @@ def tune(
     if neurons is not None and neurons.model and not source.has_weights(neurons.model):
         raise BadInput(_of_other_weights(atlas))
     join(settings.device)
-    if device_named(settings.device).type == "cpu":
-        give_back_freed()
+    freed = giving_back() if device_named(settings.device).type == "cpu" else nullcontext()
     shard_on = device_named(settings.device) if settings.shard and count() > 1 else None
     in_parts = False
     if shard_on is not None and method.lays_out and source.folder is not None:
@@ -109,7 +109,7 @@ def tune(
     if shard_on is not None and source.folder is None:
         raise BadInput("shard: the weights of a loaded model cannot be spread; give its folder")
     source = source if in_place else source.copied()
-    with tempfile.TemporaryDirectory() as nowhere, source.kept():
+    with freed, tempfile.TemporaryDirectory() as nowhere, source.kept():
         place = Path(nowhere) / "tuned" if out is None else Path(out)
         said = _responses(pool, settings, place, progress)
         tuned, words = _load(source, settings, shard_on, in_parts, savable=out is not None)

@@ -60,3 +60,8 @@ def test_freed_memory_is_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatc
         freed.mind()
         assert freed.kept is wanted
     assert told == ["given back", "kept", "given back"]
+    # Stopped work leaves nothing kept to a process that goes on.
+    with pytest.raises(KeyboardInterrupt), memory.giving_back():
+        memory.keep_freed()
+        raise KeyboardInterrupt
+    assert told[3:] == ["given back", "kept", "given back"]
