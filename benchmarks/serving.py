@@ -189,9 +189,11 @@ async def _latency(bench: Bench, plain: Plain, ours: Asker, count: int) -> None:
 
 async def _throughput(bench: Bench, systems: Mapping[str, Send], given: Any) -> None:
     rates: dict[str, list[float]] = {system: [] for system in systems}
+    names = list(systems)
     for turn in range(given.turns + 1):
-        for system, send in systems.items():
-            load = await by_clients(send, given.requests, given.concurrency)
+        # Who is first changes, so that a machine that gets slower or quicker does so for all.
+        for system in names[turn % len(names) :] + names[: turn % len(names)]:
+            load = await by_clients(systems[system], given.requests, given.concurrency)
             assert set(load.statuses) == {200}, load.statuses
             if turn:  # the first one warms up
                 rates[system].append(load.per_second)
