@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from neurorit.pipelines.recipe import Recipe, find_recipe
 from neurorit.pipelines.stages import Stages
 
 READER = "reader"
-METHODS = ("neuro-rit", "sft", "lora")
+METHOD = "neuro-rit"
+WITHOUT_DATA = "lab"  # the recipe's variant for the embedded world
 _CAUSAL = "causal.json"
 
 
@@ -58,10 +58,8 @@ def demo(
             f"‹model={model}›: known by name is {', '.join(MODELS)}; beside a checkpoint's folder "
             "name a recipe with ‹recipe›, such as smollm2"
         )
-    asked = {"questions": questions, "lab_questions": questions}
-    settings = Recipe(recipe).settings(DemoSettings, "demo", asked)
-    if data is None:
-        settings = replace(settings, questions=settings.lab_questions)
+    asked, variant = {"questions": questions}, WITHOUT_DATA if data is None else ""
+    settings = Recipe(recipe).settings(DemoSettings, "demo", asked, variant)
     sources = None if data is None else find_sources(data)
     with reporting() as report:
         stages = Stages(out, resume=resume, tell=report.say)
@@ -184,9 +182,9 @@ class _Job:
             settings={"seed": seed, "recipe": self._sections("mine")},
             outputs=[atlas],
         )
-        for method in METHODS:
-            neurons = atlas if method == "neuro-rit" else None
-            self._tune(self.reader, method, method, examples, neurons)
+        self._tune(self.reader, METHOD, METHOD, examples, atlas)
+        for rival in self.settings.rivals:
+            self._tune(self.reader, rival, rival, examples, None)
 
     def _tune(
         self,
@@ -245,7 +243,7 @@ class _Job:
     def served(self, name: str) -> dict[str, Any]:
         """One question of the test, asked of a server that a user would start."""
         out = self.out
-        model, index, asked = out / METHODS[0], out / "index", out / f"examples-{name}"
+        model, index, asked = out / METHOD, out / "index", out / f"examples-{name}"
         with open(asked / "examples.jsonl", encoding="utf-8") as stream:
             record = json.loads(stream.readline())
         return self.stages.run(
@@ -266,7 +264,8 @@ class _Job:
             out / "atlas.svg",
         )
         # In the order of comparison: the first, of the method with the reader, is the headline.
-        systems = {READER: self.reader, **{method: out / method for method in METHODS}}
+        rivals = settings.rivals
+        systems = {READER: self.reader, **{name: out / name for name in (METHOD, *rivals)}}
         systems["instruct"] = instruct
         draw(out / "atlas", picture)
         causal = json.loads((out / _CAUSAL).read_text(encoding="utf-8"))
@@ -280,7 +279,7 @@ class _Job:
                     engine="vllm",
                     max_tokens=settings.max_tokens,
                     unended_as_wrong=True,
-                    analysis=Analysis(compare=(READER, *((METHODS[0], r) for r in METHODS[1:]))),
+                    analysis=Analysis(compare=(READER, *((METHOD, rival) for rival in rivals))),
                     seed=self.seed,
                     out=made,
                     mining={**describe(out / "atlas"), "causal": causal},
@@ -333,7 +332,7 @@ class _Job:
         reports = [out / f"report-{name}" / "report.html" for name in documents]
         more = "" if data is None else f" --data {data}"
         commands = (
-            f"neurorit-rag serve --model {out / METHODS[0]} --index {out / 'index'}",
+            f"neurorit-rag serve --model {out / METHOD} --index {out / 'index'}",
             f"neurorit-rag atlas plot {out / 'atlas'} --out atlas.svg",
             f"neurorit-rag demo --model {model}{more} --out {out} --resume",
         )

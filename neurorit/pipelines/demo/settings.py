@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Count, Settings
 from neurorit.eval.conditions import CONDITIONS, parse_condition
+from neurorit.tuning.settings import RIVALS
 
 # Some answers of real text have no other of their kind to take their place.
 _CONDITIONS = tuple(name for name in CONDITIONS if not name.startswith("counterfactual"))
@@ -18,8 +19,8 @@ class DemoSettings(Settings):
 
     questions: AtLeastOne = 300
     """Test questions of each set."""
-    lab_questions: AtLeastOne = 120
-    """Test questions without data, of the embedded world."""
+    rivals: tuple[str, ...] = ("sft", "lora")
+    """Methods that learn from the same samples as neuro-rit and are asked beside it."""
     conditions: tuple[str, ...] = _CONDITIONS
     """Conditions of the evaluation."""
     max_tokens: AtLeastOne = 24
@@ -51,3 +52,8 @@ class DemoSettings(Settings):
             raise BadInput("‹test_share› must be above 0 and below 1")
         for condition in self.conditions:
             parse_condition(condition)
+        for rival in self.rivals:
+            if rival not in RIVALS:
+                raise BadInput(f"‹rivals›: {rival!r} is none of {', '.join(RIVALS)}")
+            if self.rivals.count(rival) > 1:
+                raise BadInput(f"‹rivals›: {rival!r} stands there twice")

@@ -12,11 +12,14 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.pipelines.demo import real
+from neurorit.pipelines.demo.settings import DemoSettings
 from neurorit.pipelines.evaluation.evaluate import evaluate
+from neurorit.pipelines.recipe import Recipe, find_recipe
 
 RECIPE = """
-demo: {encoder: minilm, lab_questions: 20, conditions: [clean, distractor-1], max_tokens: 4,
+demo: {encoder: minilm, conditions: [clean, distractor-1], max_tokens: 4,
        people: 24, causal_contexts: 2, retained: 2, instructions: 2}
+demo-lab: {questions: 20, rivals: [sft, lora]}
 mix-reader: {distractor: [0], random: [0], without_gold: 0, limit: 24}
 mix: {limit: 24}
 mine: {contexts: all, least_gain: 0, samples: 4, steps: 4, force: true}
@@ -89,3 +92,23 @@ def test_a_model_without_a_recipe_needs_one(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="recipe=nosuch: no such file"):
         real.demo("smollm2", tmp_path / "run", recipe=Path("nosuch"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rivals", "said"),
+    [("[sft, dpo]", "rivals: 'dpo' is none of sft, lora"), ("[sft, sft]", "'sft' stands there tw")],
+)
+def test_rivals_are_known_methods(tmp_path: Path, rivals: str, said: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"demo-lab: {{rivals: {rivals}}}\n")
+    with pytest.raises(BadInput, match=said):
+        real.demo("smollm2", tmp_path / "run", recipe=recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_packaged_recipe_asks_more_of_real_text_than_of_the_lab() -> None:
+    recipe = Recipe(find_recipe("smollm2"))
+    text = recipe.settings(DemoSettings, "demo", {})
+    lab = recipe.settings(DemoSettings, "demo", {}, real.WITHOUT_DATA)
+    assert set(lab.conditions) < set(text.conditions) and lab.questions < text.questions
+    assert set(lab.rivals) < set(text.rivals) and lab.least_words == text.least_words
