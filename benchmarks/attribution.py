@@ -6,12 +6,15 @@ takes what F loses; an attribution estimates exactly that. Correlations are Spea
 neurons of a context, averaged over contexts. The ratios of mining's own benchmark stand beside.
 
 With --precisions the exact attribution is computed in each of the settings' `activations` instead,
-by this or another model: how far scores are from adding up, and from those in float32.
+by this or another model: how far scores are from adding up, and from those in float32. With
+--quadratures by each rule for the path and several numbers of steps: the same, against 32 steps of
+Gauss and Legendre, over contexts that mining would count.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,6 +30,7 @@ from scipy.stats import spearmanr
 from neurorit.lab import base_model_dir
 from neurorit.lab.unseen import other_questions
 from neurorit.mining.integrated_gradients import Attribution, Query, Settings, attribute
+from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.float32 import BFLOAT16, FLOAT32, TF32, float32_activations
 from neurorit.model.hooks import recording
@@ -37,6 +41,10 @@ from neurorit.model.shared_prefix import Prefix
 METHODS = ("integrated-gradients", "relevance", "gradient-activation", "activation")
 _AT_ONCE = 64  # neurons patched in one pass
 _TOP = 20
+RULES = (
+    *(("midpoint", steps) for steps in (20, 10, 5)),
+    *(("gauss-legendre", steps) for steps in (8, 6, 5, 4, 3)),
+)
 
 
 def queries(tokenizer: Any, template: PromptTemplate, count: int) -> list[Query]:
@@ -163,41 +171,86 @@ def precisions(bench: Bench, place: Path, contexts: int, dtype: str) -> None:
                 target = found[FLOAT32][place_of].target if name != FLOAT32 else None
                 given = replace(query, target=target)
                 found[name] += attribute(by, [given], Settings(steps=STEPS, rows=256))
-        exact = [one.scores.numpy() for one in found[FLOAT32]]
-        scores = [one.scores.numpy() for one in found[name]]
-        residuals = [one.residual for one in found[name]]
-        shared = [
-            len(np.intersect1d(*(np.argsort(-s.ravel())[:_TOP] for s in pair))) / _TOP
-            for pair in zip(scores, exact, strict=True)
-        ]
-        figures = {
-            "median residual": float(np.median(residuals)),
-            "largest residual": max(residuals),
-            "top-20 agreement": float(np.mean(shared)),
-            "spearman to float32": correlation(scores, exact),
-        }
+        figures = _against(found[name], found[FLOAT32])
         for metric, value in figures.items():
             bench.add(name, metric, value, "1")
         rows.append([name, *(f"{value:.4f}" for value in figures.values())])
-    heads = ["activations", "median residual", "largest", "top 20", "to float32"]
-    table(f"{len(asked)} contexts, weights as {dtype}", heads, rows)
+    heads = ["activations", "median residual", "largest", "top 20", "Spearman"]
+    table(f"{len(asked)} contexts, weights as {dtype}, against float32", heads, rows)
+
+
+def quadratures(bench: Bench, place: Path, contexts: int) -> None:
+    """The exact attribution by each rule that sums the path."""
+    model, tokenizer = load_model(place, device="cpu")
+    model.requires_grad_(False)
+    asked = queries(tokenizer, PromptTemplate.of_checkpoint(place), contexts)
+    exact: list[Attribution] = []
+    rows = []
+    for rule, steps in (("gauss-legendre", 32), *RULES):
+        started = time.perf_counter()
+        found = []
+        for query in asked:
+            how = Settings(steps=steps, quadrature=rule, rows=512)
+            with float32_activations(model, FLOAT32):
+                found += attribute(model, [query], how)
+        seconds = (time.perf_counter() - started) / len(asked)
+        exact = exact or found
+        least = MiningSettings().least_gain
+        counted = [
+            place_of
+            for place_of, one in enumerate(exact)
+            if min(one.context_gain, one.neuron_gain) >= least
+        ]
+        figures = {
+            "contexts": float(len(counted)),
+            "seconds a context": seconds,
+            **_against([found[i] for i in counted], [exact[i] for i in counted]),
+        }
+        name = f"{rule}, {steps}"
+        for metric, value in figures.items():
+            bench.add(name, metric, value, "s" if metric.startswith("seconds") else "1")
+        rows.append([name, *(f"{value:.5f}" for value in figures.values())])
+    heads = ["rule, steps", "contexts", "seconds", "median residual", "largest", "top 20"]
+    table("against the first", [*heads, "Spearman"], rows)
+
+
+def _against(found: Sequence[Attribution], exact: Sequence[Attribution]) -> dict[str, float]:
+    """How far scores are from adding up, and from the exact ones of the same contexts."""
+    scores, wanted = ([one.scores.numpy() for one in some] for some in (found, exact))
+    residuals = [one.residual for one in found]
+    shared = [
+        len(np.intersect1d(*(np.argsort(-s.ravel())[:_TOP] for s in pair))) / _TOP
+        for pair in zip(scores, wanted, strict=True)
+    ]
+    return {
+        "median residual": float(np.median(residuals)),
+        "largest residual": max(residuals),
+        "top-20 agreement": float(np.mean(shared)),
+        "spearman": correlation(scores, wanted),
+    }
 
 
 def main() -> None:
     """Run it, and mining's rivals unless they are left out."""
     parser = options(__doc__ or "")
     parser.add_argument("--precisions", action="store_true", help="compare these alone")
-    parser.add_argument("--model", type=Path, help="for --precisions (default: the lab's)")
+    parser.add_argument("--quadratures", action="store_true", help="compare these alone")
+    parser.add_argument("--model", type=Path, help="for these two (default: the lab's)")
     parser.add_argument("--dtype", default="auto", help="of the weights, for --precisions")
     parser.add_argument("--contexts", type=int, default=16)
     parser.add_argument("--patched", type=int, default=8)
     parser.add_argument("--without-mining", action="store_true", help="leave mining's ratios out")
     chosen = parser.parse_args()
+    place = chosen.model or base_model_dir()
+    settings = {"model": str(place), "contexts": chosen.contexts}
     if chosen.precisions:
-        place = chosen.model or base_model_dir()
-        settings = {"model": str(place), "contexts": chosen.contexts, "steps": STEPS}
-        bench = Bench("attribution-precisions", settings)
+        bench = Bench("attribution-precisions", {**settings, "steps": STEPS})
         precisions(bench, place, chosen.contexts, chosen.dtype)
+        bench.finish(chosen.json)
+        return
+    if chosen.quadratures:
+        bench = Bench("attribution-quadratures", settings)
+        quadratures(bench, place, chosen.contexts)
         bench.finish(chosen.json)
         return
     settings = {

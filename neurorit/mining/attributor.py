@@ -189,6 +189,7 @@ class Miner:
             site=settings.site,
             objective=settings.objective,
             steps=settings.steps,
+            quadrature=settings.quadrature,
             rows=self.rows,
             end=self.end,
             longest=settings.answer_tokens,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from neurorit.mining.settings import ATTRIBUTIONS, SITES
@@ -68,15 +69,16 @@ class Settings:
     with the context, activation no gradient, a control, and scaled-gradients the predecessors'
     published code, which weights step k by its place on the path: it does not add up.
     objective: F is the probability of the answer's first token, of the whole answer (answer-span),
-    or its logarithm (log-prob). steps: m of the midpoint rule. rows: most tokens in one pass, the
-    bound on memory. end: token that ends the model's own answer, which has at most `longest`
-    tokens. site: where the neurons are.
+    or its logarithm (log-prob). steps: m of the rule that sums the path, `quadrature` (midpoint or
+    gauss-legendre). rows: most tokens in one pass, the bound on memory. end: token that ends the
+    model's own answer, which has at most `longest` tokens. site: where the neurons are.
     """
 
     method: str = "integrated-gradients"
     site: str = "feed-forward"
     objective: str = "first-token"
     steps: int = 20
+    quadrature: str = "midpoint"
     rows: int = 512
     end: int | None = None
     longest: int = 16
@@ -165,6 +167,7 @@ def attribute_by_loop(
     query: Query,
     *,
     steps: int = 20,
+    quadrature: str = "midpoint",
     objective: str = "first-token",
     site: str = "feed-forward",
 ) -> torch.Tensor:
@@ -182,19 +185,31 @@ def attribute_by_loop(
     present, without = (torch.stack(found) for found in values)
     ids = _ids(model, [*query.prompt_with, *tail])
     scores = present.new_zeros(blocks.depth, blocks.width * blocks.unit)
+    places, weights = path_nodes(quadrature, steps)
     for layer in range(blocks.depth):
         difference = present[layer] - without[layer]
-        for k in range(steps):
-            value = without[layer] + (k + 0.5) / steps * difference
+        for place, weight in zip(places.tolist(), weights.tolist(), strict=True):
+            value = without[layer] + place * difference
             value = value.detach().requires_grad_()
             with _patched(blocks.down(layer), partial(_replace_last, value)):
                 logits = model(input_ids=ids, use_cache=False).logits[0, -len(target) :]
             logs = logits.float().log_softmax(-1)[range(len(target)), target].sum()
             score = logs if objective == "log-prob" else logs.exp()
             (gradient,) = torch.autograd.grad(score, value)
-            scores[layer] += (gradient * difference).sum(0) / steps
+            scores[layer] += (gradient * difference).sum(0) * weight
     summed: torch.Tensor = scores.unflatten(1, (blocks.width, blocks.unit)).sum(2)
     return summed
+
+
+def path_nodes(quadrature: str, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places on the path from 0 to 1, and their weights [steps], which add up to 1.
+
+    midpoint: of equal pieces; gauss-legendre: exact for polynomials of degree below 2 * steps.
+    """
+    if quadrature == "midpoint":
+        return (torch.arange(steps) + 0.5) / steps, torch.full((steps,), 1.0 / steps)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)  # from -1 to 1
+    return torch.tensor((nodes + 1) / 2).float(), torch.tensor(weights / 2).float()
 
 
 def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> list[list[int]]:
@@ -216,12 +231,12 @@ def _integrate(given: Comparison, *, scaled: bool = False) -> tuple[torch.Tensor
     """
     rows, steps, part = given.rows, given.settings.steps, given.rows.prefix.part
     without, difference = given.without, given.difference
-    alpha = (torch.arange(steps, device=without.device, dtype=torch.float32) + 0.5) / steps
+    places, weights = path_nodes(given.settings.quadrature, steps)
     # Step `steps` of each layer is the start of its path: it needs no gradient, only F there.
-    alpha = torch.cat([alpha, alpha.new_zeros(1)])
-    weight = alpha if scaled else torch.ones_like(alpha)
-    weight = weight / steps
-    weight[steps] = 0.0
+    alpha = torch.cat([places, places.new_zeros(1)]).to(without.device)
+    weight = torch.cat([weights, weights.new_zeros(1)]).to(without.device)
+    if scaled:
+        weight = weight * alpha
     batch, _, span, _ = without.shape
     total = torch.zeros(without.shape, dtype=torch.float32, device=without.device)
     start = torch.zeros(batch, part.depth, device=without.device)

@@ -94,7 +94,10 @@ class MiningSettings(Settings):
     """What is attributed: the probability of the answer's first token or of the whole answer
     (answer-span), or its logarithm (log-prob)."""
     steps: AtLeastOne = 20
-    """Steps of the midpoint rule, m."""
+    """Steps of the path, m."""
+    quadrature: Literal["midpoint", "gauss-legendre"] = "midpoint"
+    """The rule that sums the path: midpoint, or gauss-legendre, of which six steps are as exact as
+    twenty (docs/log.md) [I]."""
     rows: AtLeastOne = 512
     """Tokens in one pass at most, the bound on memory."""
     memory: Annotated[int, Amount()] | None = None

@@ -95,6 +95,20 @@ def test_scores_add_up_to_the_gain_as_steps_grow(objective: str) -> None:
     assert residuals[2] < 0.01
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_twelve_gaussian_steps_are_more_exact_than_twenty_of_equal_length(objective: str) -> None:
+    model, twelve = tiny("llama"), {"steps": 12, "quadrature": "gauss-legendre"}
+    exact = one(model, steps=500, objective=objective)
+    gauss = one(model, objective=objective, **twelve)
+    twenty = one(model, steps=20, objective=objective)
+    off = [float((found.scores - exact.scores).abs().max()) for found in (gauss, twenty)]
+    assert off[0] < off[1] / 5
+    reference = attribute_by_loop(
+        model, Query(WITH, WITHOUT, ANSWER), objective=objective, **twelve
+    )
+    close(gauss.scores, reference)
+
+
 def test_the_predecessors_weighting_does_not_add_up() -> None:
     found = one(tiny("llama"), steps=64, method="scaled-gradients")
     assert found.residual > 0.1
