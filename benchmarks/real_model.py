@@ -183,13 +183,15 @@ def step_seconds(model: Path, examples: Sequence[Example], precision: str) -> fl
 
 
 def mined(model: Path, examples: Sequence[Example]) -> tuple[float, list[list[int]]]:
-    """Seconds of mining, and the prompts of all contexts that it asked."""
+    """Seconds of mining as the recipe says, and the prompts of all contexts that it asked."""
     from neurorit.core.artifact import read_manifest
     from neurorit.mining.contexts import contexts
     from neurorit.model.load import load_tokenizer
     from neurorit.model.prompts import PromptTemplate, render_prompt
+    from neurorit.pipelines.recipe import Recipe, find_recipe
 
-    settings = nr.MiningSettings(samples=MINED)
+    recipe = Recipe(find_recipe("smollm2"))
+    settings = recipe.settings(nr.MiningSettings, "mine", {"samples": MINED})
     with tempfile.TemporaryDirectory() as folder:
         write_examples(Path(folder) / "e.jsonl", examples)
         started = time.perf_counter()
