@@ -1,7 +1,8 @@
 """The report's plain sentences, each computed from its numbers and true of them.
 
-A difference is "above" or "below" only when its 95 % interval excludes zero and Holm's p is under
-0.05; else it is said not to be shown. Losses of the method are told as readily as its gains.
+A difference is "above" or "below" when its 95 % interval excludes zero, and is said to be no more
+than chance can make among so many comparisons unless Holm's p is under 0.05; else it is said not to
+be shown. Losses of the method are told as readily as its gains.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ def _against(row: Mapping[str, Any], cells: Mapping[tuple[str, str], Any]) -> st
         f"{percent(after)} against {percent(before)} {what} "
         f"(95 % interval of the difference {points(low)} to {points(high)})"
     )
-    if shown(row):
+    if shown(row) or low > 0 or high < 0:
         side = "above" if row["delta"] > 0 else "below"
         size = f"{abs(100 * row['delta']):.1f}"
-        return f"{row['a']} is {side} {row['b']} by {size} points {place}: {numbers}."
+        chance = "" if shown(row) else f", which among {row['family']} comparisons can be chance"
+        return f"{row['a']} is {side} {row['b']} by {size} points {place}{chance}: {numbers}."
     return f"{row['a']} and {row['b']} cannot be told apart {place}: {numbers}."
 
 
