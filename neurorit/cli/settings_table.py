@@ -12,6 +12,7 @@ from neurorit.core.settings import Setting, settings_of, takes
 from neurorit.core.units import write_bytes
 from neurorit.mining.settings import MiningSettings
 from neurorit.pipelines.demo.settings import DemoSettings
+from neurorit.pipelines.evaluation.retention import RetentionSettings
 from neurorit.pipelines.evaluation.settings import (
     EvalSettings,
     JudgeSettings,
@@ -66,6 +67,12 @@ _TABLES: tuple[tuple[str, type, str, str], ...] = (
     ),
     ("Evaluating: the retriever", RetrieverSettings, "eval", "Under `retriever:` there."),
     ("Evaluating: calls of servers", CallSettings, "eval", "Under `calls:` there."),
+    (
+        "Evaluating: retention",
+        RetentionSettings,
+        "",
+        "Under `retention:` there and of `experiment`.",
+    ),
     ("Experiments", Experiment, "", "The file of `experiment`."),
     ("The demonstration on a real model", DemoSettings, "demo", "A recipe's section `demo`."),
 )

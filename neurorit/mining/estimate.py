@@ -7,6 +7,7 @@ speed. Devices share the contexts, or the model's layers where `pipeline` says s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def plan(
     model_dir: Path, examples: ExampleSource, settings: MiningSettings, *, seed: int = 0
 ) -> Mapping[str, Any]:
     """What mining these examples needs; see `plan_of`."""
-    model_dir = checkpoint_dir(model_dir)
+    model_dir = checkpoint_dir(model_dir, weights=False)
     check_tunable(model_dir)
     tokenizer, template = load_tokenizer(model_dir), PromptTemplate.of_checkpoint(model_dir)
     chosen = list(
@@ -87,7 +88,7 @@ def plan_of(model_dir: Path, settings: MiningSettings, prompts: Prompts) -> Mapp
     depth = layer_count(model_dir)
     with FakeTensorMode(allow_non_fake_inputs=True):
         one, two = (without_weights(model_dir, dtype, range(n)) for n in (1, 2))
-        layer = _of_a_layer(one, two, prompts.longest, settings)
+        layer = _of_a_layer(one, two, depth, prompts.longest, settings)
         needs = {
             parts: max(
                 (
@@ -166,11 +167,24 @@ def _bytes(
     raised = settings.activations in (FLOAT32, TF32) and one.dtype != torch.float32
     path = settings.steps + 1
     along = ATTRIBUTIONS.get(settings.method).along_path
-    batch = max(1, min(MOST, settings.rows // (share.depth * path if along else 1)))
-    rows = min(settings.rows, batch * share.depth * path) if along else batch
-    passes = _passes(share, settings.rows, path) if along else batch * own
+    context = share.depth * path if along else 1  # rows of one context
     site = SITES.get(settings.site)(one)
-    kept = layer.row * passes + (2 * 4 * output.shape[0] * rows if ends else 0)
+
+    def contexts_in(rows: int) -> int:
+        return max(1, min(MOST, rows // context))
+
+    def kept(rows: int) -> float:
+        each = min(rows, context)
+        passes = _passes(share, each, path) if along else own
+        logits = 2 * 4 * output.shape[0] * each if ends else 0
+        return contexts_in(rows) * (layer.row * passes + logits)
+
+    rows = settings.rows
+    if settings.memory:
+        # As `rows_within` has it, with what is kept counted in place of measured.
+        most = range(1, MOST * context + 1)
+        rows = max(2, bisect_right(most, settings.memory / SLACK, key=kept))
+    batch = contexts_in(rows)
     return {
         "weights": weights,
         "raised_weight": 4 * widest if raised else 0,
@@ -178,7 +192,7 @@ def _bytes(
         # With and without the context, their difference, and what is summed along the path.
         "values": 4 * batch * own * site.width * site.unit * _itemsize(one, settings),
         # Prompts and rows are not in work at the same time.
-        "activations": max(SLACK * kept, batch * layer.working),
+        "activations": max(SLACK * kept(rows), batch * layer.working),
     }
 
 
@@ -191,9 +205,10 @@ def _passes(share: _Share, rows: int, path: int) -> int:
     return int(np.maximum(through, 0).sum())
 
 
-def _of_a_layer(one: Any, two: Any, length: int, settings: MiningSettings) -> _Layer:
-    """What the second layer of a model of two adds to one of one."""
-    rows = max(2, settings.rows)
+def _of_a_layer(one: Any, two: Any, depth: int, length: int, settings: MiningSettings) -> _Layer:
+    """What the second layer of a model of two adds to one of one; the model itself has `depth`."""
+    context = depth * (settings.steps + 1)
+    rows = max(2, context if settings.memory else min(settings.rows, context))
     kept = [_kept(model, length, rows, settings) for model in (one, two)]
     config, each = one.config, _itemsize(one, settings)
     # The block's three widest tensors, and some of the hidden states' width.

@@ -16,16 +16,18 @@ from neurorit.core.errors import BadInput
 
 _HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(?:@[\w./-]+)?")
 # What loading needs: weights in safetensors alone, and not the second copy that Mistral ships.
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+_WEIGHTS = "*.safetensors"
+_WANTED = ["*.json", _WEIGHTS, "*.model", "*.txt", "*.jinja", "*.py"]
 _UNWANTED = ["consolidated*", "original/*", "onnx/*"]
 ADAPTER = "adapter_config.json"  # of a PEFT folder
 
 
-def checkpoint_dir(model: str | Path) -> Path:
+def checkpoint_dir(model: str | Path, *, weights: bool = True) -> Path:
     """The folder of a checkpoint; of a hub's, that of its snapshot, fetched where it is missing.
 
-    What is neither a folder nor a hub's name is returned as it is. Raises BadInput for a hub's name
-    that cannot be fetched and is not in the cache, and for a GGUF or PEFT folder.
+    weights: False leaves a hub's weights there, for what needs the configuration and tokenizer
+    alone. What is neither a folder nor a hub's name is returned as it is. Raises BadInput for a
+    hub's name that cannot be fetched and is not in the cache, and for a GGUF or PEFT folder.
     """
     folder = Path(model)
     refuse_other_forms(folder)
@@ -38,7 +40,10 @@ def checkpoint_dir(model: str | Path) -> Path:
     name, _, revision = str(model).partition("@")
     try:
         found = snapshot_download(
-            name, revision=revision or None, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            name,
+            revision=revision or None,
+            allow_patterns=[wanted for wanted in _WANTED if weights or wanted != _WEIGHTS],
+            ignore_patterns=_UNWANTED,
         )
     except Exception as error:  # the hub's client and its transport raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -160,7 +160,7 @@ def plan(
     from neurorit.tuning.samples import make_samples
     from neurorit.tuning.settings import TuneSettings
 
-    model = checkpoint_dir(model)
+    model = checkpoint_dir(model, weights=False)
     read = Recipe(recipe)
     options = {**parse_assignments(assignments or ()), "method": method}
     settings = read.settings(TuneSettings, "tune", options, method)

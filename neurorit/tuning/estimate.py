@@ -50,7 +50,7 @@ def plan(
     neurons for each side, the most that mining can choose, spread evenly. length: tokens of the
     longest sample (None: max_length).
     """
-    model_dir = checkpoint_dir(model_dir)
+    model_dir = checkpoint_dir(model_dir, weights=False)
     check_tunable(model_dir)
     settings = replace(settings, dtype=dtype_named(model_dir, settings.dtype))
     # peft moves its matrices, which fake tensors do not take: there autocast is not traced.

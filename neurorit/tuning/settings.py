@@ -126,7 +126,8 @@ class TuneSettings(Settings):
     refusal: str = ""
     """What stage 2 teaches to say where no evidence stands; empty is the end at once."""
     teacher: str = ""
-    """OpenAI-compatible address that states the evidence; without, a sentence is picked."""
+    """OpenAI-compatible address that states the evidence, its key in NEURORIT_TEACHER_KEY; without,
+    a sentence is picked."""
     teacher_model: str = ""
     """Its model's name there."""
     teacher_request: Mapping[str, Any] = field(default_factory=dict)

@@ -29,6 +29,7 @@ from neurorit.pipelines.recipe import Recipe, find_recipe
 from neurorit.pipelines.stages import Stages
 
 READER = "reader"
+READER_SECTIONS = ("mix-reader", "tune-reader")
 METHOD = "neuro-rit"
 WITHOUT_DATA = "lab"  # the recipe's variant for the embedded world
 _CAUSAL = "causal.json"
@@ -58,6 +59,12 @@ def demo(
             f"‹model={model}›: known by name is {', '.join(MODELS)}; beside a checkpoint's folder "
             "name a recipe with ‹recipe›, such as smollm2"
         )
+    for section in READER_SECTIONS:
+        if not Recipe(recipe).section(section):
+            raise BadInput(
+                f"{recipe}: the section `{section}` is missing: the reader is tuned on gold "
+                f"passages alone, at a rate of its own, as in the packaged recipe smollm2"
+            )
     asked, variant = {"questions": questions}, WITHOUT_DATA if data is None else ""
     settings = Recipe(recipe).settings(DemoSettings, "demo", asked, variant)
     sources = None if data is None else find_sources(data)

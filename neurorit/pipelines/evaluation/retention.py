@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput
-from neurorit.core.settings import AtLeastOne, Settings
+from neurorit.core.settings import AtLeastOne, Count, Settings, Within
 from neurorit.data.example_files import load_examples
 from neurorit.data.plain_text import Text, read_texts
 from neurorit.eval.metrics.settings import BASE
@@ -33,9 +33,9 @@ class RetentionSettings(Settings):
     """JSONL with a `text` (and a `prefix` that does not count) a line, paragraphs, or lab."""
     examples: str = ""
     """Examples of another domain, asked closed-book and with their gold passages, or lab."""
-    instructions: int = 96
+    instructions: Count = 96
     """How many instructions to follow."""
-    limit: int = 200
+    limit: Annotated[int, Within(2)] = 200
     """Texts and examples at most."""
     base: str = ""
     """The system to compare with; empty: `base`, or the first one."""
@@ -50,8 +50,6 @@ class RetentionSettings(Settings):
 
     def suite(self, root: Path = Path(), seed: int = 0) -> Suite:
         """The texts, examples and instructions; paths start at `root`. Raises BadInput."""
-        if self.limit < 2 or self.instructions < 0:
-            raise BadInput("retention: limit is at least 2, and instructions at least 0")
         texts: Sequence[Text] = ()
         if self.text == LAB:
             documents = plain_documents(load_tokenizer(base_model_dir()), self.limit, seed)

@@ -316,6 +316,8 @@ def systems_of_options(
 ) -> dict[str, Any] | None:
     """--system and --key options as `systems` of a file; None when there are none."""
     if not texts:
+        if keys:
+            raise BadInput("‹keys› goes with ‹systems›; in a file a system has its own `key`")
         return None
     variables = dict(_pair(text, "keys") for text in keys or ())
     made: dict[str, Any] = {}

@@ -105,7 +105,8 @@ class Experiment(Settings):
         named = [("examples", self.examples), ("evaluate", self.evaluate), ("test", self.test)]
         for name, place in named + own:
             if place is not None and not place.exists():
-                demo = "; `make demo` writes it" if "demo" in place.parts else ""
+                made = place.name in ("examples-train", "examples-test") and "demo" in place.parts
+                demo = "; `make demo` writes it" if made else "; `neurorit-rag mix` makes examples"
                 raise BadInput(f"{path}: {name}: {place}: no such file or directory{demo}")
 
     def retention_settings(self) -> RetentionSettings | None:

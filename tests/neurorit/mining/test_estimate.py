@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from neurorit.cli import app
-from neurorit.mining.attributor import SLACK, row_bytes
+from neurorit.mining.attributor import SLACK, row_bytes, rows_within
 from neurorit.mining.estimate import Prompts, plan, plan_of
 from neurorit.mining.settings import MiningSettings
 
@@ -41,6 +41,26 @@ def test_rows_keep_what_is_said(eight: Path) -> None:
     kept = row_bytes(model, list(range(200))).of(88, path, 8)
     said = plan_of(eight, SETTINGS, PROMPTS)["activations_gib"] * 2**30 / SLACK
     assert said == pytest.approx(kept, rel=0.2)
+
+
+def test_contexts_that_share_a_pass_are_counted(eight: Path) -> None:
+    one, three = (
+        plan_of(eight, replace(SETTINGS, rows=rows), PROMPTS)["activations_gib"]
+        for rows in (88, 3 * 88)
+    )
+    assert three == pytest.approx(3 * one, rel=0.1)
+
+
+def test_a_budget_takes_the_place_of_rows(eight: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(eight).requires_grad_(False)
+    path = SETTINGS.steps + 1
+    for rows in (40, 2 * 88):
+        kept = row_bytes(model, list(range(200))).of(min(rows, 88), path, 8) * max(1, rows // 88)
+        budget = int(1.02 * SLACK * kept)
+        wanted = replace(SETTINGS, rows=rows_within(budget, model, list(range(200)), path))
+        said = plan_of(eight, replace(SETTINGS, memory=budget), PROMPTS)["activations_gib"]
+        assert said == pytest.approx(plan_of(eight, wanted, PROMPTS)["activations_gib"], rel=0.25)
+        assert said * 2**30 <= budget
 
 
 def test_parts_hold_less_and_lines_take_less_time(eight: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_dir, checkpoint_name, weights_digest
 from neurorit.model.load import load_model, load_tokenizer
+from neurorit.pipelines import method
 from neurorit.serving.backends.vllm_env import check_model
 
 NAME = "someone/tiny"
@@ -53,6 +54,26 @@ def test_a_hubs_model_is_its_snapshot_and_another_commit_is_another(
     assert checkpoint_dir(NAME).name == "b" * 40
     assert weights_digest(NAME) != weights_digest(checkpoint)
     assert checkpoint_dir(f"{NAME}@{'a' * 40}") == first
+
+
+def test_a_plan_leaves_the_weights_on_the_hub(
+    checkpoint: Path, examples_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    wanted: list[list[str]] = []
+
+    def fetched(name: str, *, allow_patterns: list[str], **_: object) -> str:
+        wanted.append(allow_patterns)
+        return str(checkpoint)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    method.plan(Path(NAME), examples_path, "sft", None, None, ["steps=1"])
+    method.plan_mining(Path(NAME), examples_path, None, ["samples=2"], 0)
+    assert wanted and all("*.json" in patterns for patterns in wanted)
+    assert not any("*.safetensors" in patterns for patterns in wanted)
+    checkpoint_dir(NAME)
+    assert "*.safetensors" in wanted[-1]
 
 
 def test_what_the_hub_has_not_is_named(hub: Path) -> None:

@@ -94,13 +94,20 @@ def test_a_model_without_a_recipe_needs_one(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_recipe_that_makes_no_reader_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"lab\.yaml: the section `mix-reader` is missing"):
+        real.demo("smollm2", tmp_path / "run", recipe=Path("lab"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("rivals", "said"),
     [("[sft, dpo]", "rivals: 'dpo' is none of sft, lora"), ("[sft, sft]", "'sft' stands there tw")],
 )
 def test_rivals_are_known_methods(tmp_path: Path, rivals: str, said: str) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"demo-lab: {{rivals: {rivals}}}\n")
+    readers = "mix-reader: {limit: 4}\ntune-reader: {steps: 1}\n"
+    recipe.write_text(f"{readers}demo-lab: {{rivals: {rivals}}}\n")
     with pytest.raises(BadInput, match=said):
         real.demo("smollm2", tmp_path / "run", recipe=recipe)
     assert not (tmp_path / "run").exists()

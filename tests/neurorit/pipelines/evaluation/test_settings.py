@@ -15,7 +15,12 @@ from neurorit.pipelines.evaluation.command import evaluate_settings, show_estima
 from neurorit.pipelines.evaluation.gates import check_gates, parse_gates
 from neurorit.pipelines.evaluation.judge import judge_of_run
 from neurorit.pipelines.evaluation.retention import RetentionSettings
-from neurorit.pipelines.evaluation.settings import EvalSettings, JudgeSettings, retriever_of_options
+from neurorit.pipelines.evaluation.settings import (
+    EvalSettings,
+    JudgeSettings,
+    retriever_of_options,
+    systems_of_options,
+)
 from tests.eval.chat_server import said, serving
 from tests.eval.run.test_remote import answer_by_prompt
 
@@ -79,6 +84,12 @@ def test_what_a_judge_of_a_folder_cannot_do_is_refused() -> None:
     for setting in ({"mode": "graded"}, {"repeats": 3}, {"rubric": "x"}, {"passing": 5.0}):
         with pytest.raises(BadInput, match=f"the judge's {next(iter(setting))} is for one behind"):
             make_judge(JudgeSettings(model="lab", **setting), 0)  # type: ignore[arg-type]
+
+
+def test_a_key_without_its_system_is_refused() -> None:
+    with pytest.raises(BadInput, match="keys goes with systems"):
+        systems_of_options(None, ["api=KEY"])
+    assert systems_of_options(None, None) is None
 
 
 def test_no_password_stands_in_a_judges_address() -> None:
