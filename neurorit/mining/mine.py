@@ -89,6 +89,7 @@ def mine(
         )
     )
     inputs = {"examples": examples_digest(examples, pool), "model": source.digest}
+    inputs["prompts"] = source.prompts
     files = given_files(settings)
     texts = _texts(settings, general)
     with tempfile.TemporaryDirectory() as nowhere, source.kept():
@@ -197,7 +198,8 @@ def choose_again(
         atlas.site,
     )
     chosen = _chosen(atlas, settings, seed, measure)
-    inputs = {name: former.inputs[name] for name in ("examples", "model")}
+    kept = ("examples", "model", "prompts")
+    inputs = {name: former.inputs[name] for name in kept if name in former.inputs}
     manifest = replace(
         former,
         settings=asdict(settings),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from neurorit.core.artifact import hash_file
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_dir, weights_digest
 from neurorit.model.distributed.pipeline import Line, load_part
@@ -21,6 +23,14 @@ from neurorit.model.feed_forward import check_no_dropout, check_tunable, feed_fo
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 
+# Files of a checkpoint that say which tokens a text becomes.
+_OF_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 _LOADED = "loaded "  # begins the digest of weights in memory
 _ATTENTIONS = ("eager", "sdpa")  # those that take a mask of four dimensions
 
@@ -63,6 +73,22 @@ class ModelSource:
     def digest(self) -> str:
         """What tells its weights from others': of the checkpoint's files, or of the tensors."""
         return weights_digest(self.folder) if self.folder else loaded_digest(self.loaded)
+
+    @cached_property
+    def prompts(self) -> str:
+        """What tells its prompts from others': a digest of their wording and of its tokenizer."""
+        digest = hashlib.sha256(json.dumps(asdict(self.template), sort_keys=True).encode())
+        if self.tokenizer is None:
+            assert self.folder is not None
+            for path in sorted(self.folder / name for name in _OF_TOKENIZER):
+                if path.is_file():
+                    digest.update(f"{path.name} {hash_file(path)}\n".encode())
+        else:
+            fast = getattr(self.tokenizer, "backend_tokenizer", None)
+            words = self.tokenizer.get_vocab() if fast is None else fast.to_str()
+            told = [words, getattr(self.tokenizer, "chat_template", None)]
+            digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
 
     def check_tunable(self) -> None:
         """Raise BadInput where it cannot be mined or tuned, before anything is loaded."""

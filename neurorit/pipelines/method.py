@@ -293,11 +293,9 @@ def is_mined(
     """Whether the atlas of this model, data and settings stands at `place`."""
     from neurorit.mining.mine import given_files
     from neurorit.mining.settings import MiningSettings
-    from neurorit.model.checkpoint import weights_digest
 
     settings = recipe.settings(MiningSettings, "mine", options or {})
-    inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
-    inputs |= hash_inputs(**given_files(settings))
+    inputs = inputs_of(model, examples=examples, **given_files(settings))
     return made_of(place, "atlas", settings, seed, inputs)
 
 
@@ -316,13 +314,32 @@ def general_texts(named: str, model: Path, most: int, seed: int) -> list[Text]:
     return read_texts(Path(named)) if named else []
 
 
-def made_of(place: Path, kind: str, settings: Any, seed: int, inputs: Mapping[str, str]) -> bool:
-    """Whether a whole artifact of that kind stands there, made with these settings and inputs."""
+def inputs_of(model: Path, **files: Path) -> dict[str, str]:
+    """Digests of what is mined or tuned: a model, how it is asked, and files."""
+    from neurorit.model.source import ModelSource
+
+    source = ModelSource.of(model)
+    return {**hash_inputs(**files), "model": source.digest, "prompts": source.prompts}
+
+
+def made_of(
+    place: Path,
+    kind: str,
+    settings: Any,
+    seed: int,
+    inputs: Mapping[str, str],
+    processes: int | None = None,
+) -> bool:
+    """Whether a whole artifact of that kind stands there, made with these settings and inputs.
+
+    processes: by so many, where that changes what is made.
+    """
     try:
         made = read_manifest(place, kind)
     except ArtifactError:
         return False
     same = json.loads(json.dumps(plain(settings))) == dict(made.settings)
+    same = same and processes in (None, made.made.get("processes", 1))
     return same and made.seed == seed and dict(inputs) == dict(made.inputs)
 
 

@@ -152,6 +152,7 @@ class TrainingRun:
 
     def _finish(self) -> None:
         """Back to the model's own types, where it is used further."""
+        check_finite(self._named, self.steps)
         if self._model.shard_on is not None:
             return
         for name, parameter in self._named:
@@ -194,6 +195,7 @@ class TrainingRun:
             save_strategy="steps",
             save_steps=settings.checkpoint_every,
             logging_steps=_LOGGED,
+            logging_nan_inf_filter=False,  # else a loss that is no number is logged as 0
             report_to=reporters or "none",
             ddp_find_unused_parameters=False,
             remove_unused_columns=False,
@@ -229,6 +231,17 @@ class TrainingRun:
         trainer.keep_model(self._model, pad)
         trainer.warm = max(1, round(settings.warmup * self.steps))
         return trainer
+
+
+def check_finite(named: Named, step: int) -> None:
+    """Raise NeuroritError where what is trained holds what is no number any more."""
+    for name, parameter in named:
+        own = getattr(parameter, "to_local", lambda p=parameter: p)()
+        if not bool(torch.isfinite(own).all()):
+            raise NeuroritError(
+                f"training diverged by step {step}: {name} holds what is no number; lower the "
+                "learning rate of this stage, or raise `warmup`"
+            )
 
 
 class _Arguments(TrainingArguments):  # type: ignore[misc]
@@ -398,6 +411,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         sharded, step = self.args.sharded, self.state.global_step
         if not (self.args.should_save or sharded):
             return
+        check_finite(self._named, step)
         folder = write_tensors(self._named, self._adamw, self._state_dir, step, sharded=sharded)
         if sharded:
             wait()  # the mark is of all parts

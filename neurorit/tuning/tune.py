@@ -87,6 +87,7 @@ def tune(
     method = TUNINGS.get(settings.method, "--method")
     pool = load_examples(examples)
     source = ModelSource.of(model, tokenizer, template)
+    prompts = source.prompts
     source = replace(source, template=source.template.worded(settings.wording))
     source.check_tunable()
     inputs = {"examples": examples_digest(examples, pool), **hold_inputs(settings)}
@@ -97,7 +98,7 @@ def tune(
     elif atlas is not None:
         neurons = NeuronAtlas.load(Path(atlas))
         inputs |= hash_inputs(atlas=Path(atlas))
-    inputs["model"] = source.digest
+    inputs |= {"model": source.digest, "prompts": prompts}
     if neurons is not None and neurons.model and not source.has_weights(neurons.model):
         raise BadInput(_of_other_weights(atlas))
     join(settings.device)
@@ -139,9 +140,10 @@ def tune(
         del whole
         state = place.with_name(f".{place.name}.tuning")
         identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
-        if shard_on is not None:
-            identity["processes"] = count()  # each saves its part
         made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
+        if count() > 1:
+            # A step learns from samples of each; of what is sharded each saves its part.
+            identity["processes"] = made["processes"] = count()
         work = _Work(
             source,
             words,

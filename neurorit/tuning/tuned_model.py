@@ -147,12 +147,18 @@ class TunedModel(nn.Module):
     def base_logits(self, inputs: Mapping[str, torch.Tensor], kept: int) -> torch.Tensor:
         """The base model's logits at the last `kept` positions but the last one."""
         training = self.model.training
-        with ExitStack() as stack:
-            for trainable in (self.trainable, *reversed(self.earlier)):
-                stack.enter_context(trainable.base())
-            self.model.eval()
-            logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
-        self.model.train(training)
+        # Autocast keeps casts by parameter, whatever its values are since: without this the tuned
+        # model would be compared with itself, and learn through casts that were made here.
+        torch.clear_autocast_cache()
+        try:
+            with ExitStack() as stack:
+                for trainable in (self.trainable, *reversed(self.earlier)):
+                    stack.enter_context(trainable.base())
+                self.model.eval()
+                logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+        finally:
+            torch.clear_autocast_cache()
+            self.model.train(training)
         found: torch.Tensor = logits
         return found
 

@@ -18,7 +18,7 @@ from neurorit.eval.metrics.settings import Analysis
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines import retrieval
 from neurorit.pipelines.demo.closing import close
-from neurorit.pipelines.demo.data import CORPUS, TRAIN, find_sources, lay_out
+from neurorit.pipelines.demo.data import CORPUS, TRAIN, Sources, find_sources, lay_out
 from neurorit.pipelines.demo.serving import ask_served
 from neurorit.pipelines.demo.settings import DemoSettings
 from neurorit.pipelines.evaluation.evaluate import evaluate
@@ -72,7 +72,7 @@ def demo(
         stages = Stages(out, resume=resume, tell=report.say)
     job = _Job(stages, recipe, settings, seed)
     instruct = job.model(model)
-    sets = job.data(None if data is None else data, sources)
+    sets = job.data(sources)
     job.mixed(sets, "" if data is not None else "split")
     job.tuned(instruct)
     job.causal(sets[0])
@@ -99,7 +99,7 @@ class _Job:
         self.stages.run("model", lambda: fetch(name, made, "auto", False, True), outputs=[made])
         return made
 
-    def data(self, folder: Path | None, sources: Any) -> list[str]:
+    def data(self, sources: Sources | None) -> list[str]:
         """Passages and questions; returns the names of the test sets."""
         made, settings = self.out / "data", self.settings
         if sources is not None:
@@ -111,9 +111,10 @@ class _Job:
             chosen = {
                 "words": [settings.least_words, settings.most_words],
                 "test_share": settings.test_share,
+                "tests": list(sources.tests),
             }
-            assert folder is not None
-            found = self.stages.run("data", work, inputs=[folder], settings=chosen, outputs=[made])
+            read = [sources.corpus, sources.train, *sources.tests.values()]
+            found = self.stages.run("data", work, inputs=read, settings=chosen, outputs=[made])
             return list(found["tests"])
         from neurorit.lab.world import write_world
 
@@ -138,7 +139,10 @@ class _Job:
         corpus, index = out / "data" / CORPUS, out / "index"
         self.stages.run(
             "index",
-            lambda: retrieval.index(corpus, index, self.settings.encoder, overwrite=True),
+            # An unfinished one of other passages is this run's own, and of no use to it.
+            lambda: retrieval.index(
+                corpus, index, self.settings.encoder, overwrite=True, restart=True
+            ),
             inputs=[corpus],
             settings={"encoder": self.settings.encoder},
             outputs=[index],
@@ -179,13 +183,17 @@ class _Job:
 
     def tuned(self, instruct: Path) -> None:
         """The reader, its atlas, and the methods on the same examples."""
+        from neurorit.mining.mine import given_files
+        from neurorit.mining.settings import MiningSettings
+
         out, seed = self.out, self.seed
         self._tune(instruct, READER, "sft", out / f"examples-{READER}", None, variant=READER)
         examples, atlas = out / "examples-train", out / "atlas"
+        mining = Recipe(self.recipe).settings(MiningSettings, "mine", {})
         self.stages.run(
             "mine",
             lambda: tuning.mine(self.reader, examples, atlas, self.recipe, None, seed, True),
-            inputs=[self.reader, examples],
+            inputs=[self.reader, examples, *given_files(mining).values()],
             settings={"seed": seed, "recipe": self._sections("mine")},
             outputs=[atlas],
         )
@@ -202,7 +210,11 @@ class _Job:
         atlas: Path | None,
         variant: str = "",
     ) -> None:
-        made = self.out / name
+        from neurorit.tuning.hold import hold_inputs
+        from neurorit.tuning.settings import TuneSettings
+
+        made, own = self.out / name, variant or method
+        settings = Recipe(self.recipe).settings(TuneSettings, "tune", {"method": method}, own)
         self.stages.run(
             f"tune {name}",
             partial(
@@ -221,7 +233,8 @@ class _Job:
             inputs=[model, examples, *([atlas] if atlas else [])],
             settings={
                 "seed": self.seed,
-                "recipe": self._sections("tune", variant or method),
+                "recipe": self._sections("tune", own),
+                **hold_inputs(settings),
             },
             outputs=[made],
         )
@@ -306,15 +319,17 @@ class _Job:
                 "max_tokens": settings.max_tokens,
                 "retention": [settings.retained, settings.instructions],
             },
-            outputs=[made / "predictions.jsonl"],
+            outputs=[made / "predictions.jsonl", made / "report.json"],
         )
         document: dict[str, Any] = json.loads((made / "report.json").read_text(encoding="utf-8"))
         return document
 
-    def _retention(self, name: str) -> RetentionSettings:
+    def _retention(self, name: str) -> RetentionSettings | None:
         """What the reader could before: the embedded world is unseen, where it is not the data."""
         unseen = "" if name == "lab" else "lab"
         settings = self.settings
+        if not unseen and not settings.instructions:
+            return None
         return RetentionSettings(
             text=unseen,
             examples=unseen,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from neurorit.core.errors import BadInput
-from neurorit.core.settings import AtLeastOne, Count, Settings
+from neurorit.core.settings import AtLeastOne, Count, Settings, Within
 from neurorit.eval.conditions import CONDITIONS, parse_condition
 from neurorit.tuning.settings import RIVALS
 
@@ -37,7 +38,7 @@ class DemoSettings(Settings):
     """Contexts of each side in which mined neurons are silenced."""
     causal_draws: AtLeastOne = 1
     """Sets of random neurons that are silenced beside them."""
-    retained: AtLeastOne = 60
+    retained: Annotated[int, Within(2)] = 60
     """Texts and questions of another domain, of which retention is measured."""
     instructions: Count = 24
     """Instructions to follow, of which it is measured too."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Settings, Within, fit, read_yaml
 from neurorit.eval.conditions import distractor_conditions, parse_condition
+from neurorit.eval.metrics.settings import BASE
 
 if TYPE_CHECKING:
     from neurorit.pipelines.evaluation.retention import RetentionSettings
@@ -91,6 +92,8 @@ class Experiment(Settings):
             raise BadInput(f"{path}: select knows clean_within and refused_clean, not {unknown}")
         if made.test is not None and not made.select:
             raise BadInput(f"{path}: `test` is for the chosen; declare the rule under `select`")
+        if len(set(made.seeds)) < len(made.seeds):
+            raise BadInput(f"{path}: seeds: one stands there twice")
         made.retention_settings()
         for condition in made.conditions:
             parse_condition(condition)
@@ -153,7 +156,12 @@ class Experiment(Settings):
                 )
                 for rate in rates
             ]
-        names = {variant.name for variant in made}
+        named = [variant.name for variant in made]
+        for name in named:
+            if name == BASE or named.count(name) > 1:
+                why = "the untuned model" if name == BASE else "another variant"
+                raise BadInput(f"variant {name}: that is the name of {why}; choose another")
+        names = set(named)
         for variant in made:
             if variant.against and variant.against not in names - {variant.name}:
                 raise BadInput(

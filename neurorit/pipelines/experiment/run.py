@@ -7,6 +7,7 @@ once: another choice later is refused, since it would have been made with the te
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import Manifest, hash_inputs, write_manifest
+from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, write_manifest
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
 from neurorit.pipelines import method as tuning
@@ -149,7 +150,13 @@ def _test_once(
     """Evaluate the chosen on test; refuses when the test was used for another choice before."""
     assert experiment.test is not None
     names = [name for name in table["selected"].values() if name is not None]
-    touched = {"selected": names, **hash_inputs(test=experiment.test)}
+    # One that was changed under its name is another choice.
+    made = {
+        system: _made_of(place)
+        for system, place in systems.items()
+        if system.rpartition("-")[0] in names
+    }
+    touched = {"selected": names, "made": made, **hash_inputs(test=experiment.test)}
     mark = out / "test-touched.json"
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != touched:
         raise BadInput(
@@ -169,6 +176,13 @@ def _test_once(
         "touched": touched,
         "rows": rows(document, names, experiment.seeds, experiment.conditions),
     }
+
+
+def _made_of(checkpoint: Path) -> str:
+    """Digest of the settings and inputs that a checkpoint was tuned with."""
+    made = read_manifest(checkpoint, "checkpoint", verify=False)
+    told = json.dumps([made.settings, made.inputs], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _record(

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurorit.core.artifact import hash_inputs
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.experiment.document import Experiment, Variant
 from neurorit.pipelines.progress import Reporter, reporting
@@ -70,7 +69,7 @@ def tune(
     mined: Path,
 ) -> None:
     """Tune one variant with one seed. mined: the atlas that variants share."""
-    from neurorit.model.checkpoint import weights_digest
+    from neurorit.tuning.hold import hold_inputs
     from neurorit.tuning.settings import needs_atlas
 
     settings = settings_of(variant, recipe)
@@ -86,11 +85,9 @@ def tune(
                 )
     elif needs_atlas(variant.method):
         needed = _mined(experiment, own, model, examples, recipe, seed, variant.mine)
-    wanted = {
-        **hash_inputs(examples=examples, **({"atlas": needed} if needed else {})),
-        "model": weights_digest(model),
-    }
-    if tuning.made_of(out, "checkpoint", settings, seed, wanted):
+    files = {"examples": examples, **({"atlas": needed} if needed else {})}
+    wanted = tuning.inputs_of(model, **files) | hold_inputs(settings)
+    if tuning.made_of(out, "checkpoint", settings, seed, wanted, experiment.processes):
         return
     if experiment.processes > 1:
         more = {"method": variant.method, **({"atlas": needed} if needed else {})}

@@ -22,6 +22,7 @@ from neurorit.mining.mine import mine
 from neurorit.mining.selection.rules import keep_scores, most_frequent
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.float32 import float32_activations
+from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from tests.forks import forked, run_in_two_processes
 from tests.neurorit.conftest import examples
@@ -104,6 +105,24 @@ def test_mining_again_gives_the_same_bytes(
     for name in ("atlas.safetensors", "manifest.json"):
         assert (tmp_path / "atlas" / name).read_bytes() == (atlas_dir / name).read_bytes()
     assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
+
+
+def test_a_run_under_another_wording_goes_on_from_nothing(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(_done: int, _total: int, _residual: float | None) -> None:
+        raise Killed
+
+    out, template = tmp_path / "atlas", PromptTemplate(question="Q: {question}")
+    with pytest.raises(Killed):
+        mine(checkpoint, None, examples_path, SETTINGS, out=out, progress=kill)
+    found = mine(checkpoint, None, examples_path, SETTINGS, out=out, template=template)
+    fresh = mine(checkpoint, None, examples_path, SETTINGS, template=template)
+    np.testing.assert_array_equal(found.scores_rel, fresh.scores_rel)
+    np.testing.assert_array_equal(found.scores_irrel, fresh.scores_irrel)
 
 
 @pytest.mark.parametrize("torn", [False, True])

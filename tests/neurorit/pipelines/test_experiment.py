@@ -8,20 +8,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, writing
+from neurorit.core.artifact import Manifest, read_manifest, writing
 from neurorit.core.errors import BadInput
 from neurorit.mining import mine as mining
-from neurorit.model.checkpoint import weights_digest
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.evaluation import evaluate
 from neurorit.pipelines.evaluation.evaluate import Evaluation
 from neurorit.pipelines.experiment import run as experiment
+from neurorit.pipelines.experiment import work
 from neurorit.pipelines.experiment.table import markdown, rows
 from neurorit.pipelines.recipe import LAB_RECIPE
 
@@ -47,7 +48,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         model: Path, _: Any, examples: Path, settings: Any, *, seed: int, out: Path, **__: Any
     ) -> None:
         made.append(out.name)
-        inputs = {**hash_inputs(examples=examples), "model": weights_digest(model)}
+        inputs = tuning.inputs_of(model, examples=examples)
         manifest = Manifest("atlas", "test", tuning.plain(settings), seed, inputs)
         with writing(out, manifest, overwrite=True):
             pass
@@ -62,10 +63,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(out.name)
         options = {**parse_assignments(assigned), "method": method}
         settings = Recipe(recipe).settings(TuneSettings, "tune", options, method)
-        inputs = {
-            **hash_inputs(examples=examples, **({"atlas": atlas} if atlas else {})),
-            "model": weights_digest(model),
-        }
+        inputs = tuning.inputs_of(model, examples=examples, **({"atlas": atlas} if atlas else {}))
         manifest = Manifest("checkpoint", "test", tuning.plain(settings), seed, inputs)
         with writing(out, manifest, overwrite=overwrite):
             pass
@@ -321,6 +319,51 @@ def test_another_choice_on_the_same_test_questions_is_refused(
         experiment.run(changed, tmp_path / "out")
 
 
+def test_what_is_chosen_again_but_made_otherwise_is_another_choice(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    experiment.run(file, tmp_path / "out")
+    experiment.run(file, tmp_path / "out")  # the same may go on
+    document = yaml.safe_load(file.read_text())
+    document["variants"]["faster"]["settings"]["dense_learning_rate"] = 0.005
+    changed = write(tmp_path, variants=document["variants"])
+    with pytest.raises(BadInput, match="used for another choice"):
+        experiment.run(changed, tmp_path / "out")
+
+
+def test_what_is_held_to_a_text_is_not_trained_again(
+    checkpoint: Path, examples_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"id": "a", "text": "a b c d e f g h"}\n')
+    settings = {"steps": 1, "stage1_steps": 0, "batch_size": 2, "dtype": "float32"}
+    settings |= {"kl_weight": 1.0, "kl_on": ["text"], "kl_text": str(text)}
+    document = {
+        "model": str(checkpoint),
+        "examples": str(examples_path),
+        "evaluate": str(examples_path),
+        "variants": {"held": {"method": "sft", "settings": settings}},
+        "conditions": ["clean"],
+    }
+    path, out, recipe = tmp_path / "e.yaml", tmp_path / "held", tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(document))
+    recipe.write_text("{}")
+    read = experiment.Experiment.read(path)
+    (variant,) = read.all_variants()
+    work.tune(read, variant, 0, checkpoint, recipe, out, tmp_path / "atlas")
+
+    def again(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(work.tuning, "tune", again)
+    work.tune(read, variant, 0, checkpoint, recipe, out, tmp_path / "atlas")
+    # By other processes it learns from other steps.
+    with pytest.raises(AssertionError):
+        more = replace(read, processes=2)
+        monkeypatch.setattr(work, "launch", again)
+        work.tune(more, variant, 0, checkpoint, recipe, out, tmp_path / "atlas")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -331,6 +374,9 @@ def test_another_choice_on_the_same_test_questions_is_refused(
         ({"select": {}}, "declare the rule"),
         ({"variants": {"one": {"settings": {}}}}, "variant one"),
         ({"seeds": "many"}, "seeds"),
+        ({"seeds": [0, 1, 0]}, "seeds: one stands there twice"),
+        ({"variants": {"sft": {"method": "sft"}}}, "variant sft: that is the name of another"),
+        ({"variants": {"base": {"method": "sft"}}}, "variant base: that is the name of the untun"),
         ({"variants": {"one": {"method": "sft", "against": "two"}}}, "no other variant"),
         ({"variants": {"one": {"method": "sft", "data": "x"}}}, "not {'data'}"),
     ],

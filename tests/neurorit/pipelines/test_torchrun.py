@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neurorit.core.artifact import hash_inputs
 from neurorit.core.errors import NeuroritError
-from neurorit.model.checkpoint import weights_digest
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.recipe import Recipe
 from neurorit.pipelines.torchrun import launch
@@ -39,11 +37,9 @@ def test_what_processes_make_is_what_the_experiment_looks_for(
     more = {"method": "neuro-rit", "atlas": atlas}
     launch("tune", checkpoint, examples_path, out, recipe, 3, own, 2, more)
     settings = read.settings(TuneSettings, "tune", {**own, "method": "neuro-rit"}, "neuro-rit")
-    inputs = {
-        **hash_inputs(examples=examples_path, atlas=atlas),
-        "model": weights_digest(checkpoint),
-    }
-    assert tuning.made_of(out, "checkpoint", settings, 3, inputs)
+    inputs = tuning.inputs_of(checkpoint, examples=examples_path, atlas=atlas)
+    assert tuning.made_of(out, "checkpoint", settings, 3, inputs, processes=2)
+    assert not tuning.made_of(out, "checkpoint", settings, 3, inputs, processes=1)
 
 
 def test_one_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,31 @@ def test_the_base_is_there_for_a_while_in_every_stage(first: str, later: str) ->
     assert not torch.equal(logits(model), after)
 
 
+def test_under_autocast_the_base_is_the_base_and_learning_goes_on() -> None:
+    model = tiny("llama")
+    trainable = FullTuning(model)
+    trainable.keep_base()
+    tuned = TunedModel(model, trainable, None, True, [(kl_to_base, 1.0)])
+    learn(TunedModel(model, trainable, None, mixed=False))
+    given: dict[str, Any] = batch()
+
+    def divergence(mixed: bool) -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            found: torch.Tensor = tuned(**given)
+        return found
+
+    exact = divergence(False)
+    assert exact > 1e-3
+    torch.testing.assert_close(divergence(True), exact, rtol=0.2, atol=0)
+    # Two passes in one region, as of accumulated batches: both reach every parameter.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tuned(**given)
+        second = tuned(**given)
+    model.zero_grad()
+    second.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained(trainable))
+
+
 def test_divergence_is_exact_and_a_mean_over_held_tokens() -> None:
     model = tiny("llama")
     trainable = FullTuning(model)

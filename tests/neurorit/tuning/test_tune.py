@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from neurorit.cli import app
 from neurorit.core.artifact import read_manifest
-from neurorit.core.errors import BadInput
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.data.example_files import write_examples
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.mine import mine
@@ -106,6 +106,36 @@ def test_stage_one_touches_neurons_of_irrelevant_context_alone(
         layer = int(name.split(".layers.")[1].split(".")[0])
         lines = changed.any(0) if "down_proj" in name else changed.any(1)
         assert {(layer, int(n)) for n in lines.nonzero()} <= chosen, name
+
+
+def test_a_run_under_another_wording_starts_anew(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(_stage: str, step: int, _steps: int) -> None:
+        if step == 6:
+            raise Killed
+
+    settings, out = replace(SETTINGS, method="lora"), tmp_path / "tuned"
+    template = PromptTemplate(question="Q: {question}")
+    with pytest.raises(Killed):
+        tune(checkpoint, None, examples_path, None, settings, out=out, progress=kill)
+    tune(checkpoint, None, examples_path, None, settings, out=out, template=template)
+    fresh = tmp_path / "fresh"
+    tune(checkpoint, None, examples_path, None, settings, out=fresh, template=template)
+    assert weights(out).keys() == weights(fresh).keys()
+    assert all(torch.equal(weights(out)[name], tensor) for name, tensor in weights(fresh).items())
+
+
+def test_a_training_that_diverges_is_an_error_and_leaves_no_checkpoint(
+    checkpoint: Path, examples_path: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, method="sft", learning_rate=1e30, checkpoint_every=100)
+    with pytest.raises(NeuroritError, match=r"diverged by step .* lower the learning rate"):
+        tune(checkpoint, None, examples_path, None, settings, out=tmp_path / "tuned")
+    assert not (tmp_path / "tuned").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.pipelines.demo import real
+from neurorit.pipelines.demo.data import find_sources
 from neurorit.pipelines.demo.settings import DemoSettings
 from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.recipe import Recipe, find_recipe
+from neurorit.pipelines.stages import Stages
 
 RECIPE = """
 demo: {encoder: minilm, conditions: [clean, distractor-1], max_tokens: 4,
@@ -84,6 +87,19 @@ def test_the_whole_job_and_going_on_with_it(
     again = run()
     made_anew = {name for name, seconds in again["seconds"].items() if seconds > 0.0}
     assert made_anew == {"tune sft", "eval lab"}
+    # A report that is not the one that was made is made anew, and so is an index that is gone,
+    # whatever an unfinished build of other passages left.
+    out = tmp_path / "run"
+    (out / "report-lab" / "report.json").write_text("{}")
+    shutil.rmtree(out / "index")
+    left = out / ".index.building"
+    left.mkdir()
+    (left / "build.json").write_text('{"of": "another"}')
+    (left / "journal.json").write_text("{}")
+    third = run()
+    made_anew = {name for name, seconds in third["seconds"].items() if seconds > 0.0}
+    assert made_anew == {"index", "eval lab"} and not left.exists()
+    assert json.loads((out / "report-lab" / "report.json").read_text())["retention"]
 
 
 def test_a_model_without_a_recipe_needs_one(tmp_path: Path) -> None:
@@ -92,6 +108,85 @@ def test_a_model_without_a_recipe_needs_one(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="recipe=nosuch: no such file"):
         real.demo("smollm2", tmp_path / "run", recipe=Path("nosuch"))
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_below_a_manifest_is_laid_out_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    passages = [{"id": f"p{n}", "title": "", "text": f"Passage {n} says that."} for n in range(9)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, passages)))
+    (folder / "manifest.json").write_text("{}")  # as `data fetch` leaves one
+
+    def asked(first: int, last: int) -> str:
+        rows = [
+            {"id": f"q{n}", "question": f"What says {n}?", "answers": ["that"], "gold": [f"p{n}"]}
+            for n in range(first, last)
+        ]
+        return "\n".join(map(json.dumps, rows))
+
+    (folder / "train.jsonl").write_text(asked(0, 4))
+    (folder / "test.jsonl").write_text(asked(4, 6))
+
+    def laid_out() -> tuple[list[str], str]:
+        stages = Stages(tmp_path / "run", resume=True, tell=lambda _: None)
+        job = real._Job(stages, tmp_path / "recipe.yaml", DemoSettings(), 0)
+        names = job.data(find_sources(folder))
+        return names, (tmp_path / "run" / "data" / "test.jsonl").read_text()
+
+    names, before = laid_out()
+    assert names == ["test"] and laid_out() == (names, before)
+    (folder / "test.jsonl").write_text(asked(4, 9))
+    assert laid_out()[1].count("\n") == before.count("\n") + 3
+    (folder / "dev.jsonl").write_text(asked(6, 9))
+    assert laid_out()[0] == ["dev", "test"]
+
+
+def test_files_that_a_recipe_names_are_of_the_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, text = tmp_path / "mine.txt", tmp_path / "keep.jsonl"
+    listed.write_text("0 1\n")
+    text.write_text('{"id": "a", "text": "kept"}\n')
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"mine: {{selection: file, neuron_list: {listed}}}\n"
+        f"tune-lora: {{kl_weight: 1, kl_on: [text], kl_text: {text}}}\n"
+    )
+    made: list[str] = []
+
+    def stand_in(_: Any, __: Any, out: Path, *___: Any, **____: Any) -> dict[str, Any]:
+        made.append(out.name)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "made").write_text("made")
+        return {}
+
+    monkeypatch.setattr(real.tuning, "mine", stand_in)
+    monkeypatch.setattr(real.tuning, "tune", stand_in)
+    for name in ("instruct", "run/examples-train", "run/examples-reader"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "run" / "stages.json").write_text("{}")
+
+    def tuned() -> list[str]:
+        made.clear()
+        stages = Stages(tmp_path / "run", resume=True, tell=lambda _: None)
+        job = real._Job(stages, recipe, DemoSettings(), 0)
+        job.tuned(tmp_path / "instruct")
+        return list(made)
+
+    assert tuned() == ["reader", "atlas", "neuro-rit", "sft", "lora"]
+    assert tuned() == []
+    listed.write_text("0 2\n")
+    assert tuned() == ["atlas"]
+    text.write_text('{"id": "a", "text": "kept too"}\n')
+    assert tuned() == ["lora"]
+
+
+def test_retention_needs_something_to_measure(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="retained"):
+        DemoSettings(retained=1)
+    stages = Stages(tmp_path / "run", resume=False, tell=lambda _: None)
+    job = real._Job(stages, tmp_path, DemoSettings(instructions=0), 0)
+    assert job._retention("lab") is None and job._retention("squad-dev") is not None
 
 
 def test_a_recipe_that_makes_no_reader_is_refused(tmp_path: Path) -> None:
