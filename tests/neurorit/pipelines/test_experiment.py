@@ -229,7 +229,7 @@ def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
     assert not [call for call in calls if not call.startswith("evaluated")]
     (tmp_path / "train.jsonl").write_text('{"other": 1}\n')
     calls.clear()
-    experiment.run(file, tmp_path / "out")
+    experiment.run(write(tmp_path, test=None), tmp_path / "out")
     assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
     # Another base model: nothing that came from the first may be used.
     other = tmp_path / "model"
@@ -335,9 +335,9 @@ def test_what_is_held_to_a_text_is_not_trained_again(
     checkpoint: Path, examples_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tmp_path / "text.jsonl"
-    text.write_text('{"id": "a", "text": "a b c d e f g h"}\n')
+    text.write_text('{"id": "a", "text": "' + 20 * "a b c d " + '"}\n')
     settings = {"steps": 1, "stage1_steps": 0, "batch_size": 2, "dtype": "float32"}
-    settings |= {"kl_weight": 1.0, "kl_on": ["text"], "kl_text": str(text)}
+    settings |= {"kl_weight": 1.0, "kl_on": ["text"], "kl_text": str(text), "kl_text_tokens": 4}
     document = {
         "model": str(checkpoint),
         "examples": str(examples_path),
@@ -391,9 +391,10 @@ def test_a_wrong_file_is_named(
 def test_data_that_is_not_there_is_named_before_anything_is_made(
     file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write(tmp_path, evaluate="runs/demo/nothing")
-    with pytest.raises(BadInput, match=r"yaml: evaluate: runs/demo/nothing: .*`make demo`"):
-        experiment.run(path, tmp_path / "out")
+    for name, says in (("examples-train", "`make demo` writes it"), ("other", "rag mix` makes")):
+        path = write(tmp_path, evaluate=f"runs/demo/{name}")
+        with pytest.raises(BadInput, match=rf"yaml: evaluate: runs/demo/{name}: .*{says}"):
+            experiment.run(path, tmp_path / "out")
     monkeypatch.setenv("WORLD_SIZE", "8")
     with pytest.raises(BadInput, match=r"processes: 8"):
         experiment.run(file, tmp_path / "out")
