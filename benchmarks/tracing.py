@@ -22,6 +22,7 @@ from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import build_condition
 from neurorit.eval.leave_one_out import Case, trace
 from neurorit.eval.metrics.scoring import is_right
+from neurorit.eval.metrics.settings import Analysis
 from neurorit.lab import base_model_dir
 from neurorit.lab.world import write_world
 from neurorit.model.generation import greedy_answers
@@ -108,7 +109,7 @@ def measure(bench: Bench, answer: Answers, held: Sequence[Example], noise: int, 
     cases = [
         Case(example, name, passages, text.strip())
         for (example, passages), text in zip(shown, said, strict=True)
-        if not is_right(text, example, "em")
+        if not is_right(text, example, Analysis())
     ][:most]
     answer.tokens()
     each = trace(cases, answer)

@@ -15,7 +15,7 @@ from neurorit.data.examples import Example, Passage
 from neurorit.eval.metrics.answers import is_abstention
 from neurorit.eval.metrics.faithfulness import found_in
 from neurorit.eval.metrics.scoring import is_right
-from neurorit.eval.predictions import Metric
+from neurorit.eval.metrics.settings import Analysis
 
 Answerer = Callable[[Sequence[tuple[str, Sequence[Passage]]]], Sequence[str]]
 """(question, passages in the prompt's order) pairs -> one answer each, in order."""
@@ -41,12 +41,12 @@ def trace(
     answer: Answerer,
     *,
     why: Mapping[tuple[str, str], str] | None = None,
-    metric: Metric = "em",
+    analysis: Analysis | None = None,
     halves: bool = False,
 ) -> list[dict[str, Any]]:
     """For each case, what the system says with one passage less.
 
-    A passage is a *culprit* when the answer is right without it, by the run's `metric`. why:
+    A passage is a *culprit* when the answer is right without it, by the run's `analysis`. why:
     (question id, passage id) -> the ledger's reason. First each case is asked as it was: a system
     that now gives another answer is reported as `repeated` false, and its culprits are judged
     against the new one. All cases' questions of a round go to `answer` in one call: one by one
@@ -55,7 +55,8 @@ def trace(
     not asked None. `read` counts the passages that all prompts hold, and `read_one_by_one` what
     leaving out each takes. Raises ValueError if the answers do not match the questions.
     """
-    searches = [_by_halves(case, metric) if halves else _one_by_one(case) for case in cases]
+    analysis = analysis or Analysis()
+    searches = [_by_halves(case, analysis) if halves else _one_by_one(case) for case in cases]
     said: list[dict[Without, str]] = [{} for _ in cases]
     waiting = {i: next(search) for i, search in enumerate(searches)}
     while waiting:
@@ -73,7 +74,7 @@ def trace(
             except StopIteration:
                 continue
         waiting = following
-    return [_record(case, found, why, metric) for case, found in zip(cases, said, strict=True)]
+    return [_record(case, found, why, analysis) for case, found in zip(cases, said, strict=True)]
 
 
 def _kept(case: Case, left: Without) -> list[Passage]:
@@ -84,10 +85,10 @@ def _one_by_one(case: Case) -> _Search:
     yield [(), *((i,) for i in range(len(case.passages)))]
 
 
-def _by_halves(case: Case, metric: Metric) -> _Search:
+def _by_halves(case: Case, analysis: Analysis) -> _Search:
     """The passages that say the answer that was given are left out before the others."""
     (now,) = yield [()]
-    if is_right(now, case.example, metric):
+    if is_right(now, case.example, analysis):
         return
     read = set(found_in(now, case.passages))
     others = [
@@ -107,7 +108,7 @@ def _by_halves(case: Case, metric: Metric) -> _Search:
             left = tuple(part)
             if left not in known:
                 (known[left],) = yield [left]
-            if is_right(known[left], case.example, metric):
+            if is_right(known[left], case.example, analysis):
                 group = part
                 break
         else:
@@ -131,12 +132,12 @@ def _record(
     case: Case,
     said: Mapping[Without, str],
     why: Mapping[tuple[str, str], str] | None,
-    metric: Metric,
+    analysis: Analysis,
 ) -> dict[str, Any]:
     now, size = said[()], len(case.passages)
     read = found_in(now, case.passages)
     passages = []
-    wrong = not is_right(now, case.example, metric)
+    wrong = not is_right(now, case.example, analysis)
     for number, passage in enumerate(case.passages, start=1):
         text = said.get((number - 1,))
         passages.append(
@@ -148,7 +149,7 @@ def _record(
                 "says_the_answer": number in read,
                 "without_it": text,
                 "changes_answer": None if text is None else text != now,
-                "culprit": wrong and text is not None and is_right(text, case.example, metric),
+                "culprit": wrong and text is not None and is_right(text, case.example, analysis),
             }
         )
     return {

@@ -202,6 +202,10 @@ class EndpointJudge:
         """The same judge, which is asked whether passages say what a sentence says."""
         return self._asked(SUPPORT)
 
+    def forget(self) -> None:
+        """Let go of how sure it was of what it judged, where nobody will ask."""
+        self._sure.clear()
+
     def _asked(self, template: str) -> EndpointJudge:
         made = copy.copy(self)
         made._template, made._mode, made._sure = template, "yes-no", {}

@@ -14,7 +14,7 @@ from neurorit.data.refusals import refusal_of
 from neurorit.eval.metrics import answers as metrics
 from neurorit.eval.metrics import matching
 from neurorit.eval.metrics.settings import Analysis
-from neurorit.eval.predictions import Metric, Prediction, counts_as_right, gold_ids
+from neurorit.eval.predictions import Prediction, counts_as_right, gold_ids
 
 
 def score(
@@ -51,11 +51,11 @@ def rescored(prediction: Prediction, example: Example, analysis: Analysis) -> Pr
     return scored.unread_as(scored.unread)
 
 
-def is_right(output: str, example: Example, metric: Metric) -> bool:
-    """Whether an answer counts as right in a run that rests on `metric`."""
-    scores = _scores(output, example, Analysis())
+def is_right(output: str, example: Example, analysis: Analysis) -> bool:
+    """Whether an answer counts as right in a run that is scored so."""
+    scores = _scores(output, example, analysis)
     kinds = ("em", "match", "match_substring", "parts")
-    return counts_as_right(metric, *(scores[kind] for kind in kinds))
+    return counts_as_right(analysis.metric, *(scores[kind] for kind in kinds))
 
 
 def answer_in(output: str, answer_after: str) -> str:

@@ -6,6 +6,7 @@ its id and its accepted answers are.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,14 +38,28 @@ class Run(NamedTuple):
 
 
 def read_run(directory: Path, name: str) -> Run:
-    """Read a run's predictions; raises BadInput where there are none."""
+    """Read a run's predictions but of questions that its report leaves out as unscored.
+
+    Raises BadInput where there are none.
+    """
     path = Path(directory) / "predictions.jsonl"
     if not path.is_file():
         raise BadInput(f"{path}: no predictions there; two runs are compared by their answers")
     cells: dict[tuple[str, str], dict[Any, Prediction]] = {}
+    left_out = _left_out(Path(directory) / "report.json")
     for p in read_predictions(path).values():
+        if p.id in left_out:
+            continue
         cells.setdefault((p.system, p.condition), {})[p.id, p.answers] = p
     return Run(name, cells)
+
+
+def _left_out(report: Path) -> set[str]:
+    """Ids of questions that a run has predictions of and counts nowhere."""
+    if not report.is_file():
+        return set()
+    manifest = json.loads(report.read_text(encoding="utf-8")).get("manifest") or {}
+    return set(manifest.get("left_out") or ())
 
 
 def compare_runs(

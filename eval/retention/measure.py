@@ -18,6 +18,7 @@ from neurorit.data.examples import Example
 from neurorit.data.plain_text import Row, Text, encode_texts
 from neurorit.eval.conditions import TooFewPassages, build_condition
 from neurorit.eval.metrics.scoring import is_right
+from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.retention.figures import summarise, task_row, text_row
 from neurorit.eval.retention.harness_tasks import HarnessTasks, task_scores
 from neurorit.eval.retention.instructions import Instruction
@@ -126,7 +127,10 @@ def _tasks(suite: Suite, tokenizer: Any, template: PromptTemplate, seed: int) ->
             ids = render_prompt(tokenizer, template, example.question, passages)
             asked.append((example, ids))
         if asked:
-            answered = [partial(is_right, example=one, metric="match") for one, _ in asked]
+            answered = [
+                partial(is_right, example=one, analysis=Analysis(metric="match"))
+                for one, _ in asked
+            ]
             tasks.append(_Task(part, [ids for _, ids in asked], answered, ANSWER_TOKENS))
     if suite.instructions:
         prompts = [
@@ -166,7 +170,10 @@ def _replies(
     model: Any, tokenizer: Any, task: _Task, print_: str, store: Cache
 ) -> list[str | None]:
     """The model's replies, read as evaluation reads them; None for one that was cut."""
-    keys = [content_key("retention reply", print_, task.most, list(ids)) for ids in task.prompts]
+    keys = [
+        content_key("retention reply", print_, str(model.dtype), task.most, list(ids))
+        for ids in task.prompts
+    ]
     known: dict[str, str | None] = store.find(keys)
     waiting = [i for i, key in enumerate(keys) if key not in known]
     prompts = [task.prompts[i] for i in waiting]

@@ -122,7 +122,9 @@ def _answer(
     def lines(call: str, reply: Reply) -> Iterator[Prediction]:
         for i in places[call]:
             prompt = plan.prompts[i]
-            shown = shown_by(prompt.example, reply) if reply.passages else prompt.passages
+            shown = prompt.passages
+            if reply.passages is not None:  # a gateway chose, and may have shown none
+                shown = shown_by(prompt.example, reply)
             made = score(
                 system.name, prompt.condition, prompt.example, shown, keys[i], reply.text, call
             )

@@ -87,7 +87,11 @@ class Gateway:
 
     @contextlib.contextmanager
     def written_by(self, model: str, sampling: Sampling) -> Iterator[Sampling]:
-        """How a model of this gateway is asked to write; an adapter stays for the time of it."""
+        """How a model of this gateway is asked to write; an adapter stays for the time of it.
+
+        Raises ApiError for an adapter that was taken away since the request was read.
+        """
+        check_model(self, model)
         if self.adapters is None or model not in self.adapters:
             yield sampling
             return

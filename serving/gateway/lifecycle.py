@@ -81,7 +81,13 @@ def answers_digest(model_dir: Path, searched: str, settings: ServeSettings) -> s
 
     searched: the index's digest. Returns 16 hexadecimal digits.
     """
-    used = [settings.search, settings.vllm_args, settings.max_model_len, searched]
+    used = [
+        settings.search,
+        settings.min_score,
+        settings.vllm_args,
+        settings.max_model_len,
+        searched,
+    ]
     text = repr([hash_model(model_dir), *used])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -219,7 +225,11 @@ class Running:
                     await self._look_now.wait()
             told = self._look_now.is_set()
             self._look_now.clear()
-            now = await asyncio.to_thread(self._generation)
+            try:
+                now = await asyncio.to_thread(self._generation)
+            except OSError as error:  # such as too many open files: the next look may see it
+                self._say(f"the index cannot be looked at, the one in use stays: {error}")
+                continue
             # Files that were damaged and put back have the same manifest: SIGHUP reads them again.
             pipeline = self._gateway.pipeline
             mended = told and pipeline is not None and pipeline.search_fails

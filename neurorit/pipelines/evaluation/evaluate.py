@@ -164,7 +164,13 @@ def evaluate(
                 folder = Path(nowhere) / "systems" / f"{i}" / system.name.replace("/", "-")
                 folder.mkdir(parents=True)
                 lay_out(loaded[system.name], folder, weights=name == "vllm")
-                asked[i] = System(system.name, "checkpoint", model=folder)
+                computed = str(loaded[system.name].loaded.dtype).removeprefix("torch.")
+                asked[i] = System(
+                    system.name,
+                    "checkpoint",
+                    model=folder,
+                    dtype="" if name == "vllm" else computed,  # its weights are alike in any
+                )
         in_place = [] if name == "vllm" else list(loaded)  # these compute as they were loaded
         asked = [
             system if system.name in in_place else in_formats([system], dtype)[0]

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurorit.core.endpoint.replies import read_reply
 from neurorit.core.errors import BadInput
+from neurorit.core.settings import fit
 from neurorit.data.example_files import examples_file, read_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.pipelines.evaluation.report import read_report
@@ -53,10 +55,12 @@ def trace_run(
     are made (default: vLLM). Raises BadInput for what the run or the examples do not hold.
     """
     from neurorit.eval.leave_one_out import trace
+    from neurorit.eval.metrics.settings import Analysis
     from neurorit.eval.run.systems import parse_system
 
     report = read_report(run)
-    made, metric = report.get("manifest") or {}, report.get("metric", "em")
+    made = report.get("manifest") or {}
+    analysis = fit(Analysis, made.get("analysis") or {}, f"{run}: analysis")
     asked = parse_system(f"{system}={model}", key)
     if asked.kind == "gateway":
         raise BadInput(
@@ -67,7 +71,7 @@ def trace_run(
         asked.check([])
     limit_tokens = max_tokens or made.get("engine", {}).get("max_tokens") or _MAX_TOKENS
     seed = int(made.get("seed") or 0)
-    cases = _cases(run, examples, system, condition, question, limit, index, metric, seed)
+    cases = _cases(run, examples, system, condition, question, limit, index, analysis.metric, seed)
     why = _ledger(examples)
     answers = (
         endpoint_answers(asked, limit_tokens, seed)
@@ -75,7 +79,7 @@ def trace_run(
         else (opened or vllm_answers)(asked.place, limit_tokens)
     )
     with answers as answer:
-        traces = trace(cases, answer, why=why, metric=metric, halves=halves)
+        traces = trace(cases, answer, why=why, analysis=analysis, halves=halves)
     if out is not None:
         from neurorit.core.atomic_files import write_text
 
@@ -117,7 +121,7 @@ def vllm_answers(model: Path, max_tokens: int) -> Iterator[Answerer]:
             prompts = [render_prompt(tokenizer, template, q, list(shown)) for q, shown in asked]
             stop = [end_token_id(tokenizer)]
             done = engine.generate(model, prompts, max_tokens=max_tokens, stop_token_ids=stop)
-            return [completion.text for completion in done]
+            return [read_reply(one.text, one.finish_reason).text for one in done]
 
         yield answer
 

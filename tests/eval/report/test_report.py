@@ -28,6 +28,7 @@ from neurorit.eval.leave_one_out import Case, trace
 from neurorit.eval.metrics.faithfulness import is_misled, read_in
 from neurorit.eval.metrics.robustness import robustness
 from neurorit.eval.metrics.scoring import is_right, score
+from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import Journal, Prediction
 from neurorit.eval.report.compare_runs import Run, compare_runs, read_run
 from neurorit.eval.report.summary import summarise
@@ -417,11 +418,39 @@ def test_a_right_answer_in_a_sentence_is_not_traced_where_the_run_matches() -> N
         return [f"It is {text}." for text in gullible(asked)]
 
     case = Case(example, "counterfactual-1", shown, wordy([("", shown)])[0])
-    by_match = trace([case], wordy, metric="match")[0]
+    by_match = trace([case], wordy, analysis=Analysis(metric="match"))[0]
     assert by_match["wrong"] and by_match["culprits"] == [false + 1]
     assert trace([case], wordy)[0]["culprits"] == []  # no sentence is an exact match
     right = f"It is {example.answers[0]}."
-    assert is_right(right, example, "match") and not is_right(right, example, "em")
+    assert is_right(right, example, Analysis(metric="match"))
+    assert not is_right(right, example, Analysis())
+
+
+def test_a_run_is_traced_by_its_own_rules() -> None:
+    example = make_example(1)
+    shown = build_condition(example, "counterfactual-1")
+    false = next(i for i, p in enumerate(shown) if p.kind == "counterfactual")
+
+    def reasoned(asked: Sequence[tuple[str, Sequence[Passage]]]) -> list[str]:
+        return [f"A passage says so. Answer: {text}" for text in gullible(asked)]
+
+    case = Case(example, "counterfactual-1", shown, reasoned([("", shown)])[0])
+    after = Analysis(answer_after="Answer:")
+    assert trace([case], reasoned, analysis=after)[0]["culprits"] == [false + 1]
+    assert trace([case], reasoned)[0]["culprits"] == []
+
+
+def test_what_a_report_leaves_out_is_not_compared(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    ids = sorted({p.id for p in make_run()[0]})[:4]
+    report = {"manifest": {"left_out": ids}}
+    (other / "report.json").write_text(json.dumps(report))
+    cut = [replace(p, em=False) if p.id in ids else p for p in make_run()[0]]
+    (other / "predictions.jsonl").unlink()
+    Journal(other / "predictions.jsonl").append(cut)
+    rows = compare_runs(read_run(run, "a"), read_run(other, "b"))
+    assert all(row["n"] == 36 and row["delta"] == 0 for row in rows)
 
 
 def test_trace_command(run: Path, tmp_path: Path) -> None:

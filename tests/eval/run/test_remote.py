@@ -211,6 +211,25 @@ def test_retrieved_passages_are_shown_in_ranked_order(
     assert [p["kind"] for p in line["passages"]] == [None, "gold"]
 
 
+def test_a_gateway_that_showed_nothing_is_not_said_to_have_shown_ours(
+    examples_file: Path, examples: list[Example], tmp_path: Path
+) -> None:
+    def retrieve(questions: list[str], k: int) -> list[list[Passage]]:
+        found = {e.question: [p for p in e.passages if p.kind == "gold"] for e in examples}
+        return [found[q][:k] for q in questions]
+
+    def held_back(body: dict[str, Any]) -> Reply:
+        return said("I could not find it.", neurorit={"passages": [], "abstained": True})
+
+    with serving(answer_by_prompt) as server, serving(held_back) as other:
+        gateway = System("g", "gateway", url=other.url.removesuffix("/v1"))
+        args = ([parse_system(f"a={server.url}#m"), gateway], examples_file, ["retrieved-1"])
+        run_evaluation(*args, tmp_path, None, 0, calls=QUICK, retrieve=retrieve)  # type: ignore[arg-type]
+    lines = [json.loads(x) for x in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    shown = {line["system"]: [p["kind"] for p in line["passages"]] for line in lines}
+    assert shown == {"a": ["gold"], "g": []}
+
+
 def _failing(body: dict[str, Any]) -> Reply:
     """A judge's server that fails for good on a fifth of the answers, in four ways."""
     turn = body["messages"][0]["content"]

@@ -298,10 +298,11 @@ def test_models_say_what_their_answers_depend_on(tmp_path: Path) -> None:
     others = {
         answers_digest(tmp_path, "other index", settings),
         answers_digest(tmp_path, "index", replace(settings, search=SearchSettings(mode="bm25"))),
+        answers_digest(tmp_path, "index", replace(settings, min_score=0.4)),
     }
     (tmp_path / "config.json").write_text('{"trained": true}')
     others.add(answers_digest(tmp_path, "index", settings))
-    assert len(others | {first}) == 4
+    assert len(others | {first}) == 5
 
 
 def test_a_request_chooses_its_filters_and_way_to_search() -> None:

@@ -394,6 +394,33 @@ def test_an_updated_index_that_cannot_be_used_leaves_the_former_one(folder: Path
     assert sum("made by another encoder" in line for line in told) == 1
 
 
+def test_an_index_that_cannot_be_looked_at_for_a_while_ends_nothing(folder: Path) -> None:
+    now, told = ["one"], list[str]()
+
+    def generation() -> str:
+        if now[0] == "busy":
+            raise OSError(24, "Too many open files")
+        return now[0]
+
+    async def work(client: httpx.AsyncClient) -> None:
+        now[0] = "busy"
+        while not any("Too many open files" in line for line in told):
+            await asyncio.sleep(0.01)
+        assert await retrieved(client) == (200, "one")
+        now[0] = "two"
+        while (await retrieved(client))[1] != "two":
+            await asyncio.sleep(0.01)
+
+    run(
+        [Playing("tuned", folder)],
+        work,
+        ServeSettings(port=0, index_seconds=0.05),
+        load=lambda before: OfGeneration("two" if now[0] == "two" else "one"),
+        generation=generation,
+        told=told,
+    )
+
+
 def test_on_sighup_keys_are_read_again_and_bad_ones_leave_the_former(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
