@@ -155,7 +155,7 @@ class Retriever:
             merged = [[_ranked(hit, hit.score, {name: hit.rank}) for hit in hits] for hits in found]
         else:
             merged = [
-                self._fused([(name, weight, found[i]) for name, weight, found in parts])
+                self._fused([(name, weight, found[i]) for name, weight, found in parts], deep)
                 for i in range(len(queries))
             ]
         if self._cross is not None:
@@ -175,12 +175,13 @@ class Retriever:
         vectors = self.index.encoder.encode_queries(queries)
         return self.index.search_vectors(vectors, k, self._only)
 
-    def _fused(self, parts: Sequence[tuple[str, float, Sequence[Hit]]]) -> list[Hit]:
+    def _fused(self, parts: Sequence[tuple[str, float, Sequence[Hit]]], deep: int) -> list[Hit]:
+        """One list of those of parts, each of `deep` hits at most."""
         scores: dict[str, float] = {}
         ranks: dict[str, dict[str, int]] = {}
         hits: dict[str, Hit] = {}
         for name, weight, found in parts:
-            for hit, gain in zip(found, self._gains(name, found), strict=True):
+            for hit, gain in zip(found, self._gains(name, found, deep), strict=True):
                 key = hit.passage.id
                 scores[key] = scores.get(key, 0.0) + weight * gain
                 ranks.setdefault(key, {})[name] = hit.rank
@@ -189,7 +190,7 @@ class Retriever:
         order = sorted(scores, key=lambda key: (-scores[key], min(ranks[key].values()), key))
         return [_ranked(hits[key], scores[key], ranks[key]) for key in order]
 
-    def _gains(self, part: str, found: Sequence[Hit]) -> list[float]:
+    def _gains(self, part: str, found: Sequence[Hit], deep: int) -> list[float]:
         """What a part gives to each of its hits; to a passage that it did not find it gives 0."""
         if self.settings.fusion == "ranks":
             return [1.0 / (self.settings.rrf + hit.rank) for hit in found]
@@ -197,7 +198,7 @@ class Retriever:
         unit = max((hit.score for hit in found), default=1.0) if part == "bm25" else 1.0
         values = [hit.score / unit if unit > 0 else 0.0 for hit in found]
         # Where a list was cut off, what is not on it is no better than its last one.
-        least = min(values) if len(found) >= self.settings.depth else 0.0
+        least = min(values) if len(found) >= deep else 0.0
         return [value - least for value in values]
 
     def _reranked(self, query: str, hits: Sequence[Hit]) -> list[Hit]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from neurorit.data.answers import normalize_answer
+from neurorit.data.answers import answer_words, normalize_answer
 from neurorit.data.examples import Example
 
 _RARE = 400  # questions that share a word, above which the word says nothing
@@ -37,7 +38,7 @@ def find_leaks(
     seen = _Seen(train)
     leaks: list[Leak] = []
     for example in evaluation:
-        same = seen.questions.get(normalize_answer(example.question))
+        same = seen.questions.get(answer_words(example.question))
         if same is not None:
             leaks.append(Leak(example.id, "question", same, 1.0))
         else:
@@ -64,19 +65,18 @@ class _Seen:
     """What the training examples hold."""
 
     def __init__(self, train: Iterable[Example]) -> None:
-        self.questions: dict[str, str] = {}
+        self.questions: dict[tuple[str, ...], str] = {}
         self.passage_ids: dict[str, str] = {}
         self.passage_texts: dict[str, str] = {}
         self._words: list[tuple[frozenset[str], str]] = []
         self._having: dict[str, list[int]] = defaultdict(list)
         for example in train:
-            normal = normalize_answer(example.question)
-            if normal not in self.questions:
-                self.questions[normal] = example.id
-                words = frozenset(normal.split())
-                for word in words:
-                    self._having[word].append(len(self._words))
-                self._words.append((words, example.id))
+            words = answer_words(example.question)
+            if words not in self.questions:
+                self.questions[words] = example.id
+                for key in _keys(words):
+                    self._having[key].append(len(self._words))
+                self._words.append((frozenset(words), example.id))
             for identity in map(str, example.meta.get("gold") or ()):
                 self.passage_ids.setdefault(identity, example.id)
             for passage in example.passages:
@@ -85,8 +85,9 @@ class _Seen:
 
     def nearest(self, question: str) -> tuple[str, float]:
         """The training question most alike, by the overlap of words; only rare words look it up."""
-        words = frozenset(normalize_answer(question).split())
-        rare = [self._having[w] for w in words if w in self._having]
+        asked = answer_words(question)
+        words = frozenset(asked)
+        rare = [self._having[key] for key in _keys(asked) if key in self._having]
         candidates = {row for rows in rare if len(rows) <= _RARE for row in rows}
         best, found = 0.0, ""
         for row in sorted(candidates):
@@ -95,6 +96,14 @@ class _Seen:
             if likeness > best:
                 best, found = likeness, identity
         return found, best
+
+
+def _keys(words: Sequence[str]) -> set[str]:
+    """What a question is looked up by: its words, and pairs of those that are one character.
+
+    A text without spaces is parted into characters, of which most are in every question.
+    """
+    return {*words, *(f"{a} {b}" for a, b in pairwise(words) if len(a) == len(b) == 1)}
 
 
 def _gold(example: Example) -> list[tuple[str, str]]:

@@ -327,7 +327,7 @@ def _marked(
     if told and answers:
         raise ValueError("it is said to be unanswerable and has answers")
     none = any(record.get(name) in ([], [_NO_ANSWER]) for name in _ANSWERS)
-    if told or (told is None and none):
+    if told or (told is None and none and not answers):
         kept["unanswerable"] = True
     return kept
 

@@ -88,8 +88,7 @@ def mine(
             settings.task,
         )
     )
-    inputs = {"examples": examples_digest(examples, pool), "model": source.digest}
-    inputs["prompts"] = source.prompts
+    inputs = {"examples": examples_digest(examples, pool), **source.inputs}
     files = given_files(settings)
     texts = _texts(settings, general)
     with tempfile.TemporaryDirectory() as nowhere, source.kept():
@@ -198,7 +197,7 @@ def choose_again(
         atlas.site,
     )
     chosen = _chosen(atlas, settings, seed, measure)
-    kept = ("examples", "model", "prompts")
+    kept = ("examples", "model", "config", "prompts")
     inputs = {name: former.inputs[name] for name in kept if name in former.inputs}
     manifest = replace(
         former,

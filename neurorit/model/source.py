@@ -29,8 +29,15 @@ _OF_TOKENIZER = (
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
     "chat_template.jinja",
+    "chat_template.json",
 )
+# Of a configuration; how numbers are stored is in the weights' digest, how they compute is set.
+_SAYS_NOTHING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 _LOADED = "loaded "  # begins the digest of weights in memory
 _ATTENTIONS = ("eager", "sdpa")  # those that take a mask of four dimensions
 
@@ -89,6 +96,22 @@ class ModelSource:
             told = [words, getattr(self.tokenizer, "chat_template", None)]
             digest.update(json.dumps(told, sort_keys=True, default=str).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Name -> digest of all of it that what it computes depends on."""
+        if self.folder is not None:
+            place = self.folder / "config.json"
+            try:
+                config = json.loads(place.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise BadInput(f"{place}: no configuration of a model: {error}") from error
+        else:
+            config = self.loaded.config.to_dict()
+        config = {name: value for name, value in config.items() if name not in _SAYS_NOTHING}
+        told = json.dumps(config, sort_keys=True, default=str)
+        digest = hashlib.sha256(told.encode()).hexdigest()
+        return {"model": self.digest, "config": digest, "prompts": self.prompts}
 
     def check_tunable(self) -> None:
         """Raise BadInput where it cannot be mined or tuned, before anything is loaded."""

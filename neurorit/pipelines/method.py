@@ -318,8 +318,7 @@ def inputs_of(model: Path, **files: Path) -> dict[str, str]:
     """Digests of what is mined or tuned: a model, how it is asked, and files."""
     from neurorit.model.source import ModelSource
 
-    source = ModelSource.of(model)
-    return {**hash_inputs(**files), "model": source.digest, "prompts": source.prompts}
+    return {**hash_inputs(**files), **ModelSource.of(model).inputs}
 
 
 def made_of(

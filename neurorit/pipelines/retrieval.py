@@ -150,7 +150,8 @@ def update(
         if weights is not None:
             from neurorit.retrieval.index.index import Index
 
-            made |= _sparse(Index.load(directory), weights, report)
+            # An unfinished one of what the index was before is of no use to anybody.
+            made |= _sparse(Index.load(directory), weights, report, restart=True)
     return {"index": str(directory), **made}
 
 

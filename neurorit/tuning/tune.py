@@ -87,7 +87,7 @@ def tune(
     method = TUNINGS.get(settings.method, "--method")
     pool = load_examples(examples)
     source = ModelSource.of(model, tokenizer, template)
-    prompts = source.prompts
+    of_model = source.inputs
     source = replace(source, template=source.template.worded(settings.wording))
     source.check_tunable()
     inputs = {"examples": examples_digest(examples, pool), **hold_inputs(settings)}
@@ -98,7 +98,7 @@ def tune(
     elif atlas is not None:
         neurons = NeuronAtlas.load(Path(atlas))
         inputs |= hash_inputs(atlas=Path(atlas))
-    inputs |= {"model": source.digest, "prompts": prompts}
+    inputs |= of_model
     if neurons is not None and neurons.model and not source.has_weights(neurons.model):
         raise BadInput(_of_other_weights(atlas))
     join(settings.device)

@@ -84,11 +84,16 @@ class Skipped:
         """Raise what cannot be read, or note it; a second reading of the same adds nothing."""
         if not self.lenient:
             raise BadInput(f"{error}; {self._way_out}") if self._way_out else error
-        self._messages.setdefault(str(error))
+        self._messages.setdefault(_writable(str(error)))
 
     def left_out(self, place: str, reason: str) -> None:
         """Note what can be read and makes no passage."""
-        self._messages.setdefault(f"{place}: {reason}")
+        self._messages.setdefault(_writable(f"{place}: {reason}"))
+
+
+def _writable(text: str) -> str:
+    """With what is no text in a file's name spelled out, as `caf\\xe9.png`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def rereadable(given: GivenCorpus) -> Corpus:

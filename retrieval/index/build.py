@@ -7,8 +7,9 @@ vectors that are surely there, and ends with the same files.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -19,6 +20,7 @@ from neurorit.core.artifact import Manifest, hash_file, seal
 from neurorit.core.atomic_files import put_back, write_text
 from neurorit.core.build_dir import RECORD, workplace
 from neurorit.core.errors import BadInput
+from neurorit.core.locks import locked
 from neurorit.data.example_files import read_examples
 from neurorit.retrieval.bm25.words import check_language
 from neurorit.retrieval.corpus.near_duplicates import Survey, survey, without
@@ -63,7 +65,8 @@ def write_index(
     encoder: a name, or one that is loaded already; with given vectors it encodes the queries. A
     build of the same that was stopped goes on from where it was, with another batch size, memory or
     number of threads too; restart: throw away one of something else. Raises BadInput for a corpus
-    that cannot be read, and for an unfinished build of something else.
+    that cannot be read, for an unfinished build of something else, and where the index that is to
+    be replaced is being updated.
     """
     settings = settings or BuildSettings()
     check_language(settings.language)
@@ -71,6 +74,28 @@ def write_index(
     put_back(out)
     if out.exists() and not overwrite:
         raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
+    with held(out):
+        return _written(corpus, out, encoder, settings, restart, progress)
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Keep others from changing an index; raises BadInput while one is under way."""
+    if not directory.is_dir():
+        yield  # reading its manifest says what is wrong
+        return
+    with locked(directory, f"{directory}: another process changes it now", folder=True):
+        yield
+
+
+def _written(
+    corpus: Corpus,
+    out: Path,
+    encoder: str | Encoder,
+    settings: BuildSettings,
+    restart: bool,
+    progress: Progress | None,
+) -> tuple[dict[str, Any], Encoder]:
     # A first pass over the text alone finds every bad line before any time goes into vectors.
     skipped = Skipped(settings.skip_bad, LEFT_OUT)
     read = partial(read_corpus, corpus, chunking=settings.chunking, skipped=skipped)

@@ -15,7 +15,7 @@ from typing import Any
 from neurorit.core.artifact import manifest_digest
 from neurorit.core.build_dir import workplace
 from neurorit.core.errors import BadInput
-from neurorit.retrieval.index.build import REPEATS, Progress, publish
+from neurorit.retrieval.index.build import REPEATS, Progress, held, publish
 from neurorit.retrieval.index.faiss_kinds import check_kind
 from neurorit.retrieval.index.index import DELETED, Index, read_index_manifest
 from neurorit.retrieval.index.segments import (
@@ -25,7 +25,7 @@ from neurorit.retrieval.index.segments import (
     VectorSource,
     make_segments,
 )
-from neurorit.retrieval.index.update import held, settings_of
+from neurorit.retrieval.index.update import settings_of
 from neurorit.retrieval.index.vector_sources import EncodedVectors
 
 _LOSSY = ("ivf-pq", "sq8")

@@ -220,8 +220,9 @@ def _cut(part: Path, following: Path, made: int, count: int, dimension: int) -> 
         for _ in range(made - count):
             rest.write(rows.read(dimension * 4))
     sync(following)
-    _note(following, made - count, beyond)
+    # In this order: what two parts both hold after a kill would stand in the index twice.
     _note(part, count, text)
+    _note(following, made - count, beyond)
 
 
 def _fill(

@@ -7,7 +7,6 @@ update goes on from where it stopped. `index.compact` brings the segments togeth
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,12 +19,11 @@ from neurorit.core.artifact import Manifest, hash_file, manifest_digest, write_m
 from neurorit.core.atomic_files import sync
 from neurorit.core.build_dir import workplace
 from neurorit.core.errors import BadInput
-from neurorit.core.locks import locked
 from neurorit.data.examples import Passage
 from neurorit.data.formats.text_files import read_text
 from neurorit.retrieval.corpus.chunking import Chunking
 from neurorit.retrieval.corpus.reader import Skipped, corpus_digest, placed_passages
-from neurorit.retrieval.index.build import LISTED, Progress
+from neurorit.retrieval.index.build import LISTED, Progress, held
 from neurorit.retrieval.index.faiss_kinds import kind_of_addition
 from neurorit.retrieval.index.index import DELETED, Index, read_deleted, read_index_manifest
 from neurorit.retrieval.index.segments import SEGMENTS, SegmentSettings, make_segments
@@ -55,16 +53,6 @@ def update_index(
         raise BadInput("update: give ‹add›, ‹delete›, ‹delete_where› or ‹compact›")
     with held(directory):
         return _update(directory, add, delete, delete_where or {}, batch_size, progress)
-
-
-@contextlib.contextmanager
-def held(directory: Path) -> Iterator[None]:
-    """Keep other updates of an index away; raises BadInput while one is under way."""
-    if not directory.is_dir():
-        yield  # reading its manifest says what is wrong
-        return
-    with locked(directory, f"{directory}: another process updates it now", folder=True):
-        yield
 
 
 def settings_of(manifest: Manifest, batch_size: int = 64) -> BuildSettings:

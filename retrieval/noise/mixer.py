@@ -72,7 +72,7 @@ class Mixer:
             wanted[kind] = own[kind].choice(counts)
         if not answerable and not any(wanted[kind] for kind in ("distractor", "random")):
             wanted["distractor"] = 1
-        barred = frozenset({str(g) for g in question.meta.get("gold", ())})
+        barred = frozenset({str(g) for g in question.meta.get("gold") or ()})
         barred |= {p.id for p, _ in golds}
         rejected: list[dict[str, Any]] = []
         chosen: Chosen = list(golds) if answerable else []
@@ -105,7 +105,7 @@ class Mixer:
     def _golds(self, question: Example, hits: Sequence[Hit]) -> Chosen:
         """The passages that the question names, else the best-ranked one that holds an answer."""
         ranks = {hit.passage.id: hit for hit in hits}
-        named = [str(identity) for identity in question.meta.get("gold", ())]
+        named = [str(identity) for identity in question.meta.get("gold") or ()]
         found: Chosen = []
         for identity in named[: self._settings.gold or None]:
             passage = replace(self._named(question, identity), kind="gold")

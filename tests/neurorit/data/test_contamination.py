@@ -41,6 +41,18 @@ def test_every_way_to_leak_is_named() -> None:
     assert kinds(noise) == []
 
 
+def test_scripts_without_spaces_leak_too() -> None:
+    train = [Example("t", "法国的首都是哪里\uff1f", ("巴黎",))]
+    for asked, kind in (
+        ("法国的首都是哪里\uff1f", "question"),
+        ("法国的首都是哪里", "question"),
+        ("法国的首都是哪里呢\uff1f", "near-question"),
+    ):
+        (leak,) = find_leaks(train, [Example("e", asked, ("巴黎",))])
+        assert (leak.kind, leak.train) == (kind, "t")
+    assert find_leaks(train, [Example("e", "日本有多少个岛\uff1f", ("x",))]) == []
+
+
 def test_the_command_counts_and_gates(tmp_path: Path) -> None:
     write_examples(tmp_path / "train.jsonl", TRAIN)
     write_examples(tmp_path / "eval.jsonl", [TRAIN[0], Example("e", "What is new here?", ("a",))])

@@ -146,6 +146,13 @@ def test_questions_without_answers_are_for_searching_or_for_abstaining(tmp_path:
         list(read_examples(path))
 
 
+def test_a_second_empty_field_does_not_take_answers_away() -> None:
+    given = {"question": "Where?", "answers": ["Paris"], "ground_truths": []}
+    example = parse_example(given)
+    assert example.answers == ("Paris",) and "unanswerable" not in example.meta
+    assert parse_example(example_record(example)) == example
+
+
 def test_squad_2_has_questions_to_abstain_on(tmp_path: Path) -> None:
     asked = {"id": "u1", "question": "Who painted it?", "answers": [], "is_impossible": True}
     paragraph = {"context": "The kiln fires tiles.", "qas": [asked]}

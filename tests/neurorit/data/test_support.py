@@ -39,6 +39,20 @@ def test_what_is_marked(answer: str, found: list[str]) -> None:
     assert marked(answer) == found
 
 
+@pytest.mark.parametrize(
+    ("passage", "answer"),
+    [
+        ("Turing was born in \u201cMaida Vale\u201d, London.", "Turing was born in Maida Vale."),
+        ("Turing (1912\u20131954) lived in London.", "Turing died in 1954."),
+        ("Turing (1912-1954) died in London.", "Turing died in 1954."),
+        ("The \xabU.S.\xbb Navy paid for it.", "The US Navy paid."),
+    ],
+)
+def test_marks_around_words_and_ranges_of_years_hide_nothing(passage: str, answer: str) -> None:
+    passages = [Passage("p", "", f"{passage} Turing died.")]
+    assert unsupported_spans(answer, passages) == []
+
+
 def test_the_questions_words_claim_nothing() -> None:
     answer = "The mayor of Oslo lives in London."
     assert marked(answer) == [answer]

@@ -235,6 +235,7 @@ def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
     other = tmp_path / "model"
     other.mkdir()
     (other / "model.safetensors").write_bytes(b"other weights")
+    (other / "config.json").write_text("{}")
     calls.clear()
     experiment.run(write(tmp_path, model=str(other), test=None), tmp_path / "out")
     assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)

@@ -235,7 +235,9 @@ def test_a_folder_becomes_an_index(tmp_path: Path) -> None:
     source.mkdir()
     (source / "otter.txt").write_text("The otter swims in rivers.")
     (source / "bread.md").write_text("# Bread\n\nFlour, water and yeast.")
+    Path(os.fsdecode(os.fsencode(source) + b"/caf\xe9.png")).write_bytes(b"a picture")
     build_index(source, tmp_path / "index", encoder=load_encoder())
+    assert "caf\\xe9.png: " in (tmp_path / "index" / "skipped.txt").read_text(encoding="utf-8")
     index = Index.load(tmp_path / "index", encoder=load_encoder())
     assert index.search(["How is bread made?"], 1)[0][0].passage.id == "bread.md#0"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from neurorit.cli import app
 from neurorit.core.errors import BadInput
+from neurorit.data.examples import Passage
 from neurorit.retrieval.encoders.load import load_encoder
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.faiss_build import make_vectors
@@ -71,6 +73,54 @@ def ids(found: Any) -> list[list[str]]:
 def queries(made: tuple[Path, Path]) -> Any:
     rows = np.load(made[1])[:: COUNT // 40]
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_part_that_is_cut_shorter_when_the_disk_is_full_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 8 * 1024
+    passages = [Passage(f"p{i}", "", f"t{i}") for i in range(count)]
+
+    class Numbers:
+        dimension = 2
+
+        def __init__(self, most: int = count) -> None:
+            self._most, self._given = most, 0
+
+        def vectors(self, start: int, texts: Iterator[list[str]]) -> Iterator[Any]:
+            for some in texts:
+                if self._given >= self._most:
+                    raise KeyboardInterrupt
+                self._given += len(some)
+                rows = np.array([int(text[1:]) for text in some], np.float32)
+                yield np.stack([rows, np.ones_like(rows)], 1)
+
+    def make(source: Numbers, size: int) -> list[Any]:
+        settings = segments.SegmentSettings("flat", size)
+        return segments.make_segments(tmp_path, iter(passages), count, source, settings)
+
+    monkeypatch.setattr(segments, "_SYNC_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        make(Numbers(count // 2), 8192)
+    note, calls = segments._note, list[Path]()
+
+    def full(part: Path, *rest: Any) -> None:
+        calls.append(part)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        note(part, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "_note", full)
+        with pytest.raises(OSError, match="No space"):
+            make(Numbers(), 2048)
+    names = [segment.name for segment in make(Numbers(), 2048)]
+    lines = [
+        json.loads(line)["id"]
+        for name in names
+        for line in (tmp_path / "segments" / name / "passages.jsonl").read_text().splitlines()
+    ]
+    assert lines == [passage.id for passage in passages]
 
 
 def test_several_segments_find_what_one_finds(

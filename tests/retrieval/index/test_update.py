@@ -12,7 +12,7 @@ import pytest
 
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
-from neurorit.retrieval.index import segments
+from neurorit.retrieval.index import compact, segments
 from neurorit.retrieval.index.compact import compact_index
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.index.update import update_index
@@ -141,6 +141,28 @@ def test_compaction_reclaims_what_was_deleted(
         "index",
         "new.jsonl",
     ]
+
+
+def test_an_index_is_not_replaced_while_it_is_compacted(
+    tmp_path: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = built(tmp_path, encoder, "flat")
+    other = write(tmp_path / "other.jsonl", range(5))
+    make, said = compact.make_segments, list[str]()
+
+    def meanwhile(*args: Any, **more: Any) -> Any:
+        with pytest.raises(BadInput) as refused:
+            build_index(other, place, encoder=encoder, overwrite=True)
+        said.append(str(refused.value))
+        return make(*args, **more)
+
+    monkeypatch.setattr(compact, "make_segments", meanwhile)
+    compact_index(place)
+    assert said == [f"{place}: another process changes it now"]
+    assert len(Index.load(place).passages) == COUNT
+    monkeypatch.setattr(compact, "make_segments", make)
+    build_index(other, place, encoder=encoder, overwrite=True)
+    assert len(Index.load(place).passages) == 5
 
 
 def test_an_emptied_index_finds_nothing_in_any_way(

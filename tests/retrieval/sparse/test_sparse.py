@@ -156,6 +156,27 @@ def test_a_build_that_was_stopped_goes_on(
     assert {p.name: p.read_bytes() for p in sparse_place(place).glob("*.npy")} == whole
 
 
+def test_what_was_begun_for_the_index_before_stands_in_no_way(
+    splade: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "index"
+    run("index", str(corpus), "--out", str(place))
+    encode = SparseEncoder.encode_passages
+
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SparseEncoder, "encode_passages", stopped)
+    ended = CliRunner().invoke(app, ["update", str(place), "--sparse", str(splade)])
+    assert ended.exit_code != 0 and list(tmp_path.glob(".index*/journal.json"))
+    monkeypatch.setattr(SparseEncoder, "encode_passages", encode)
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"id": "new", "text": "river bell"}\n')
+    run("update", str(place), "--add", str(more))
+    run("update", str(place), "--sparse", str(splade))
+    assert run("search", str(place), "river bell", "--mode", "sparse")["passages"]
+
+
 def test_commands_make_it_search_it_and_refuse_what_is_stale(
     splade: Path, corpus: Path, tmp_path: Path
 ) -> None:
