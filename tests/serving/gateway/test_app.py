@@ -16,9 +16,11 @@ from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.model.prompts import PromptTemplate
 from neurorit.pipelines.serving.serve import support_of_server
 from neurorit.retrieval.retriever import SearchSettings
+from neurorit.serving.backends.openai_client import Sampling
 from neurorit.serving.gateway.app import Gateway, create_app
 from neurorit.serving.gateway.lifecycle import answers_digest
 from neurorit.serving.middleware.auth import read_api_keys
+from neurorit.serving.middleware.errors import ApiError
 from neurorit.serving.rag.pipeline import ABSTAINED, RagPipeline
 from neurorit.serving.settings import ServeSettings
 from tests.eval.chat_server import said as chat_said
@@ -303,6 +305,18 @@ def test_models_say_what_their_answers_depend_on(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"trained": true}')
     others.add(answers_digest(tmp_path, "index", settings))
     assert len(others | {first}) == 5
+
+
+def test_what_was_taken_away_while_a_search_waited_is_not_answered_by_the_base() -> None:
+    gateway = Gateway("tiny", "ready", base_model="base")
+    for name in ("tiny", "base"):
+        with gateway.written_by(name, Sampling()) as sampling:
+            assert sampling == Sampling()
+    with (
+        pytest.raises(ApiError, match="'gone' is not served here"),
+        gateway.written_by("gone", Sampling()),
+    ):
+        raise AssertionError("it was answered")
 
 
 def test_a_request_chooses_its_filters_and_way_to_search() -> None:
