@@ -30,7 +30,9 @@ _SHARED = 0.7
 # Where fewer of all words stand in any passage, none of them is what the sentence is about.
 _ABOUT = 0.5
 _PARTICULAR = re.compile(r"\d|^[^\W\d_a-z][^\W_]*", re.UNICODE)
-# Quotation marks beyond ASCII and long dashes stand at words; a hyphen parts numbers (1912-1954).
+# Within a word it is dropped, as ASCII's is. Other quotation marks and long dashes stand at words,
+# and a hyphen parts numbers (1912-1954).
+_APOSTROPHE = re.compile("(?<=\\w)[\u2018\u2019](?=\\w)")
 _BETWEEN = re.compile("[\u2018-\u201f\u2039\u203a\xab\xbb\u2010-\u2015]|(?<=\\d)-(?=\\d)")
 _ENDINGS = ("ings", "ing", "edly", "ed", "es", "s", "ly")
 _SHORTEST = 4  # letters that stay of a word without its ending
@@ -136,7 +138,7 @@ def _holds(particulars: set[str], others: set[str], held: Sequence[Container[str
 
 
 def _words(text: str) -> list[str]:
-    return normalize_answer(_BETWEEN.sub(" ", text)).split()
+    return normalize_answer(_BETWEEN.sub(" ", _APOSTROPHE.sub("", text))).split()
 
 
 def _stems(text: str) -> set[str]:

@@ -91,9 +91,7 @@ class ModelSource:
                 if path.is_file():
                     digest.update(f"{path.name} {hash_file(path)}\n".encode())
         else:
-            fast = getattr(self.tokenizer, "backend_tokenizer", None)
-            words = self.tokenizer.get_vocab() if fast is None else fast.to_str()
-            told = [words, getattr(self.tokenizer, "chat_template", None)]
+            told = [_words_of(self.tokenizer), getattr(self.tokenizer, "chat_template", None)]
             digest.update(json.dumps(told, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -187,6 +185,16 @@ class ModelSource:
         if self.folder is not None:
             return self
         return ModelSource(None, copy.deepcopy(self.loaded), self.tokenizer, self.template)
+
+
+def _words_of(tokenizer: Any) -> Any:
+    """How a tokenizer in memory parts a text, as data."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        return tokenizer.get_vocab()
+    told: dict[str, Any] = json.loads(fast.to_str())
+    of_the_last_call = ("padding", "truncation")
+    return {name: value for name, value in told.items() if name not in of_the_last_call}
 
 
 def loaded_digest(model: Any) -> str:

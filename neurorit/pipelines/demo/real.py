@@ -59,14 +59,15 @@ def demo(
             f"‹model={model}›: known by name is {', '.join(MODELS)}; beside a checkpoint's folder "
             "name a recipe with ‹recipe›, such as smollm2"
         )
+    read = Recipe(recipe)
     for section in READER_SECTIONS:
-        if not Recipe(recipe).section(section):
+        if not read.section(section):
             raise BadInput(
                 f"{recipe}: the section `{section}` is missing: the reader is tuned on gold "
-                f"passages alone, at a rate of its own, as in the packaged recipe smollm2"
+                "passages alone, at a rate of its own, as in the packaged recipe smollm2"
             )
     asked, variant = {"questions": questions}, WITHOUT_DATA if data is None else ""
-    settings = Recipe(recipe).settings(DemoSettings, "demo", asked, variant)
+    settings = read.settings(DemoSettings, "demo", asked, variant)
     sources = None if data is None else find_sources(data)
     with reporting() as report:
         stages = Stages(out, resume=resume, tell=report.say)

@@ -45,6 +45,8 @@ def test_what_is_marked(answer: str, found: list[str]) -> None:
         ("Turing was born in \u201cMaida Vale\u201d, London.", "Turing was born in Maida Vale."),
         ("Turing (1912\u20131954) lived in London.", "Turing died in 1954."),
         ("Turing (1912-1954) died in London.", "Turing died in 1954."),
+        ("It was the Queen's ship.", "It was the Queen\u2019s ship."),
+        ("It was the Queen\u2019s ship.", "It was the Queen's ship."),
         ("The \xabU.S.\xbb Navy paid for it.", "The US Navy paid."),
     ],
 )
