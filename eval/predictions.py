@@ -72,8 +72,20 @@ class Prediction:
         return counts_as_right(metric, self.em, self.match, self.match_substring, self.parts)
 
     def unread_as(self, unread: Unread) -> Prediction:
-        """The same where its reply did not end: no refusal, and not to be judged."""
-        return replace(self, unread=unread, abstained=False, refusal="") if unread else self
+        """The same where its reply did not end: wrong, no refusal, and not to be judged."""
+        if not unread:
+            return self
+        return replace(
+            self,
+            unread=unread,
+            em=False,
+            match=False,
+            match_substring=False,
+            f1=0.0,
+            parts=None if self.parts is None else 0.0,
+            abstained=False,
+            refusal="",
+        )
 
     def judged(
         self, verdict: Verdict, judged_by: str | None, confidence: float | None = None

@@ -16,7 +16,9 @@ from neurorit.core.endpoint.replies import Unread
 from neurorit.core.errors import NeuroritError
 from neurorit.data.example_files import write_examples
 from neurorit.data.examples import Example
-from neurorit.eval.predictions import Item, Verdict
+from neurorit.eval.metrics.scoring import rescored, score
+from neurorit.eval.metrics.settings import Analysis
+from neurorit.eval.predictions import METRICS, Item, Verdict
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System, parse_system
 from neurorit.model.load import load_tokenizer
@@ -213,7 +215,7 @@ def test_too_many_end_the_run_with_a_hint(questions: Path, tmp_path: Path) -> No
         with pytest.raises(
             NeuroritError,
             match=r"17 of 40 replies cannot be scored \(9 cut, 4 filtered, 4 thinking; "
-            r"max_tokens is 24\), first on question 'q14'.*raise --max-tokens",
+            r"max_tokens is 24\), first on question 'q14'.*raise (--)?max.tokens",
         ):
             evaluate(system, questions, tmp_path / "run", max_unscored=0.1)
     assert not (tmp_path / "run" / "report.json").exists()
@@ -230,6 +232,19 @@ def test_cut_replies_count_as_wrong_where_that_is_asked_for(
     (row,) = report["results"]
     assert (row["n"], row["verdicts"]["unscored"], report["unanswered"]) == (40, 17, [])
     assert row["abstain_rate"] == 9 / 40  # none of them is a refusal
-    assert row["em"] == pytest.approx(
-        sum(c[3] == "right" and c[0] != "It is Paris." for c in CASES) / 40, abs=0.03
-    )
+    assert row["em"] == sum(c[3] == "right" and "It is" not in str(c[0]) for c in CASES) / 40
+
+
+@pytest.mark.parametrize("said", ["", "I do not know, for the pass", "Paris"])
+def test_a_cut_reply_is_right_by_no_metric(said: str) -> None:
+    readings = {"readings": [["Paris"], ["Lutetia"]]}
+    for example in (
+        Example("a", "What is the capital of France?", ("Paris",), (), readings),
+        Example("b", "What is the capital of the sea?", (), (), {"unanswerable": True}),
+    ):
+        cut = score("s", "clean", example, (), "k", said).unread_as("cut")
+        for made in (cut, rescored(cut, example, Analysis("parts"))):
+            assert not any((made.em, made.match, made.match_substring, made.f1, made.parts))
+            assert not made.abstained and not made.refusal
+            assert not any(made.right_by(metric) for metric in METRICS)
+        assert (cut.parts is None) is example.unanswerable
