@@ -13,6 +13,7 @@ from neurorit.data.examples import Passage
 from neurorit.data.support import FRAME
 from neurorit.eval.metrics.answers import is_abstention
 from neurorit.eval.metrics.matching import match
+from neurorit.eval.predictions import Metric, Prediction
 
 
 class Reader:
@@ -81,6 +82,17 @@ def is_misled(
         return False
     kinds = {passages[number - 1].kind for number in read}
     return bool(kinds) and "gold" not in kinds
+
+
+def misled(
+    p: Prediction, said: str, passages: Sequence[Passage], read: Sequence[int], metric: Metric
+) -> bool:
+    """`is_misled` of what a run that rests on `metric` counts neither as right nor as a refusal.
+
+    said: the part of the reply that is its answer (`neurorit.eval.metrics.scoring.answer_in`).
+    """
+    settled = p.abstained or p.right_by(metric)
+    return not settled and is_misled(said, p.answers, passages, read)
 
 
 def is_cited_faithful(output: str, passages: Sequence[Passage], read: Sequence[int]) -> bool | None:

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from neurorit.data.examples import Passage
 from neurorit.data.support import unsupported_spans
 from neurorit.eval.conditions import distractor_conditions, parse_condition
-from neurorit.eval.metrics.faithfulness import is_misled, read_in
+from neurorit.eval.metrics.faithfulness import misled, read_in
+from neurorit.eval.metrics.scoring import answer_in
+from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import Prediction
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]
@@ -33,22 +35,25 @@ def pick_flips(
     shown: Mapping[str, _Passages],
     *,
     pairs: Sequence[tuple[str, str]],
+    analysis: Analysis,
 ) -> list[dict[str, Any]]:
     """The first few questions for each kind of change from b to a of the first pair (a, b).
 
-    shown: system -> (question id, condition) -> the passages that it was shown. Without a pair,
-    each system's first questions that noise turned from right to misled.
+    shown: system -> (question id, condition) -> the passages that it was shown; analysis: what is
+    read of a reply. Without a pair, each system's first questions that noise turned from right to
+    misled.
     """
     after, before = pairs[0] if pairs else ("", "")
     if not pairs:
-        return [r for s in systems for r in _noise_flips(s, cells, systems, conditions, shown)]
+        alone = [_noise_flips(s, cells, systems, conditions, shown, analysis) for s in systems]
+        return [record for of_system in alone for record in of_system]
     chosen = []
     for rule in _rules(conditions):
         sides = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
         hits = [i for i, (old, new) in enumerate(sides) if rule.holds(old, new)]
         for i in hits[: rule.most]:
             answers = [cells[system, rule.condition][i] for system in systems]
-            chosen.append(_record(rule, len(hits), answers, after, shown))
+            chosen.append(_record(rule, len(hits), answers, after, shown, analysis))
     return chosen
 
 
@@ -58,6 +63,7 @@ def _noise_flips(
     systems: Sequence[str],
     conditions: Sequence[str],
     shown: Mapping[str, _Passages],
+    analysis: Analysis,
 ) -> Iterator[dict[str, Any]]:
     passages = shown[system]
     for name in conditions if "clean" in conditions else ():
@@ -68,17 +74,18 @@ def _noise_flips(
         hits = [
             i
             for i, (old, new) in enumerate(pairs)
-            if old.em and _misled(new, passages.get((new.id, name), ()))
+            if old.em and _misled(new, passages.get((new.id, name), ()), analysis)
         ]
         if hits:
             answers = [cells[s, name][hits[0]] for s in systems]
             rule = _Rule(f"{system}: right on clean, misled here", name, 1, lambda old, new: True)
-            yield _record(rule, len(hits), answers, system, shown)
+            yield _record(rule, len(hits), answers, system, shown, analysis)
 
 
-def _misled(answer: Prediction, shown: Sequence[Passage]) -> bool:
-    read = read_in(answer.output, answer.question, shown)
-    return not answer.abstained and is_misled(answer.output, answer.answers, shown, read)
+def _misled(answer: Prediction, shown: Sequence[Passage], analysis: Analysis) -> bool:
+    said = answer_in(answer.output, analysis.answer_after)
+    read = read_in(said, answer.question, shown)
+    return misled(answer, said, shown, read, analysis.metric)
 
 
 def _unsupported(answer: Prediction, shown: Sequence[Passage]) -> list[list[int]]:
@@ -120,6 +127,7 @@ def _record(
     answers: Sequence[Prediction],
     of: str,
     shown: Mapping[str, _Passages],
+    analysis: Analysis,
 ) -> dict[str, Any]:
     """of: the system whose passages are listed; each answer is looked up in its own."""
     place = answers[0].id, rule.condition
@@ -141,7 +149,11 @@ def _record(
                 "em": p.em,
                 "abstained": p.abstained,
                 "verdict": p.verdict,
-                "found_in": read_in(p.output, p.question, shown[p.system].get(place, ())),
+                "found_in": read_in(
+                    answer_in(p.output, analysis.answer_after),
+                    p.question,
+                    shown[p.system].get(place, ()),
+                ),
                 "unsupported": _unsupported(p, shown[p.system].get(place, ())),
             }
             for p in answers

@@ -17,6 +17,7 @@ from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import POOLED, distractor_conditions
 from neurorit.eval.metrics import faithfulness as reading
 from neurorit.eval.metrics.robustness import robustness
+from neurorit.eval.metrics.scoring import answer_in
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.predictions import VERDICTS, Prediction
 from neurorit.eval.report.findings import write_findings
@@ -71,7 +72,7 @@ def summarise(
     values = _values(cells, systems, noisy, chosen)
     reader = reading.Reader()
     results = [
-        _result(s, c, cells[s, c], shown[s], known, clusters, reader)
+        _result(s, c, cells[s, c], shown[s], known, clusters, reader, chosen)
         for s in systems
         for c in conditions
     ]
@@ -101,7 +102,7 @@ def summarise(
         "abstention": [row for s in systems if (row := _abstention(s, cells, conditions))],
         "knowing_when": [row for s in systems if (row := _knowing_when(s, cells, conditions))],
         "power": power_rows(values[chosen.metric], chosen.metric, pairs, compared, clusters),
-        "examples": pick_flips(cells, systems, conditions, shown, pairs=pairs),
+        "examples": pick_flips(cells, systems, conditions, shown, pairs=pairs, analysis=chosen),
     }
     report["findings"] = write_findings(report)
     return report
@@ -171,6 +172,7 @@ def _result(
     examples: Mapping[str, Example],
     clusters: Sequence[str] | None,
     reader: reading.Reader,
+    chosen: Analysis,
 ) -> dict[str, Any]:
     table = np.array([[rate(p) for rate in _RATES.values()] for p in answers], dtype=np.float64)
     intervals = rate_intervals(table, clusters)
@@ -191,7 +193,7 @@ def _result(
     sure = [(p.confidence, p) for p in answers if p.confidence is not None]
     stated = [(p.nuggets, p) for p in answers if p.nuggets is not None]
     columns = {"judge": judged, "judge_confidence": sure, "nuggets": stated}
-    columns |= _reading(condition, answers, passages, examples, reader)
+    columns |= _reading(condition, answers, passages, examples, reader, chosen)
     for name, scored in columns.items():
         figures = [float(value) for value, _ in scored]
         labels = [p.cluster or p.id for _, p in scored] if clusters else None
@@ -208,33 +210,32 @@ def _reading(
     passages: Passages,
     examples: Mapping[str, Example],
     reader: reading.Reader,
+    chosen: Analysis,
 ) -> dict[str, list[tuple[float, Prediction]]]:
     """What was retrieved and what was read from it; nothing where no passages were shown.
 
-    misled_rate: of all answers; faithfulness: of those that are no refusal; cited_faithfulness: of
-    those that cite; recall and ndcg: of all gold passages that a question has, in the prompt's
-    order, over the questions that have any.
+    misled_rate: of all answers, and none that the run counts as right; faithfulness: of those that
+    are no refusal; cited_faithfulness: of those that cite; recall and ndcg: of all gold passages
+    that a question has, in the prompt's order, over the questions that have any.
     """
     if not any(p.passages for p in answers):
         return {}
     shown = [(p, passages.get((p.id, condition), ())) for p in answers]
     columns: dict[str, list[tuple[float, Prediction]]] = {}
     if all(texts for p, texts in shown if p.passages):
+        said = [answer_in(p.output, chosen.answer_after) for p in answers]
         read = [
-            (p, texts, _read(p, texts, examples.get(p.id), reader), p.abstained)
-            for p, texts in shown
+            (p, text, texts, _read(p, text, texts, examples.get(p.id), reader))
+            for text, (p, texts) in zip(said, shown, strict=True)
         ]
         columns["misled_rate"] = [
-            (float(not refused and reading.is_misled(p.output, p.answers, texts, at)), p)
-            for p, texts, at, refused in read
+            (float(reading.misled(p, text, texts, at, chosen.metric)), p)
+            for p, text, texts, at in read
         ]
-        columns["faithfulness"] = [
-            (float(bool(at)), p) for p, _, at, refused in read if not refused
-        ]
+        answered = [one for one in read if not one[0].abstained]
+        columns["faithfulness"] = [(float(bool(at)), p) for p, _, _, at in answered]
         citing = [
-            (reading.is_cited_faithful(p.output, texts, at), p)
-            for p, texts, at, refused in read
-            if not refused
+            (reading.is_cited_faithful(text, texts, at), p) for p, text, texts, at in answered
         ]
         if any(value is not None for value, _ in citing):
             columns["cited_faithfulness"] = [(float(v), p) for v, p in citing if v is not None]
@@ -250,7 +251,11 @@ def _reading(
 
 
 def _read(
-    p: Prediction, texts: Sequence[Passage], example: Example | None, reader: reading.Reader
+    p: Prediction,
+    said: str,
+    texts: Sequence[Passage],
+    example: Example | None,
+    reader: reading.Reader,
 ) -> list[int]:
     """Where its answer was read; wrong answers that the passages or the example name are known."""
     if p.abstained:
@@ -258,7 +263,7 @@ def _read(
     false = [example.meta.get("false_answer")] if example else []
     false += [text.meta.get("value") for text in texts if text.kind == "injected"]
     named = [value for value in false if isinstance(value, str) and value]
-    return reader.read_in(p.output, p.question, texts, named)
+    return reader.read_in(said, p.question, texts, named)
 
 
 def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[str, Any] | None:

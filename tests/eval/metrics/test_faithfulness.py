@@ -10,6 +10,7 @@ from neurorit.data.ranking import ndcg
 from neurorit.eval.metrics.answers import exact_match_all, parts_recalled
 from neurorit.eval.metrics.faithfulness import found_in, is_cited_faithful, is_misled, read_in
 from neurorit.eval.metrics.scoring import score
+from neurorit.eval.metrics.settings import Analysis
 from neurorit.eval.report.summary import summarise
 
 GOLD = Passage("g", "", "Ada was born in Oslo in 1912.", "gold")
@@ -83,6 +84,49 @@ def test_a_gateway_is_read_in_its_own_passages() -> None:
     rows = summarise(held, ["a", "b"], ["retrieved-1"], {place: [GOLD]}, own=own)["results"]
     assert [row["faithfulness"] for row in rows] == [0.0, 1.0]
     assert [row["misled_rate"] for row in rows] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("said", "figures"),
+    [
+        # (exact match, misled, faithful)
+        ("Rome is a big town.\nAnswer: Oslo", (1, 0, 1)),
+        ("Oslo stands there.\nAnswer: Rome", (0, 1, 1)),
+        ("Oslo and Rome stand there.\nAnswer: Bern", (0, 0, 0)),
+    ],
+)
+def test_the_answer_after_its_evidence_is_what_was_read(
+    said: str, figures: tuple[int, ...]
+) -> None:
+    after = Analysis(answer_after="Answer:")
+    conditions = ["clean", "distractor-1"]
+    shown = {
+        (f"q{i}", c): [GOLD, NOISE][: 1 + (c != "clean")] for i in range(30) for c in conditions
+    }
+    held = [
+        score(
+            "s", c, Example(i, QUESTION, ("Oslo",)), passages, i + c,
+            "Answer: Oslo" if c == "clean" else said, analysis=after,
+        )
+        for (i, c), passages in shown.items()
+    ]  # fmt: skip
+    report = summarise(held, ["s"], conditions, shown, analysis=after)
+    row = report["results"][1]
+    assert (row["em"], row["misled_rate"], row["faithfulness"]) == figures
+    # Those that noise misled are shown, with the passage that says the answer.
+    assert [example["of"] for example in report["examples"]] == [30] * figures[1]
+    assert [one["outputs"][0]["found_in"] for one in report["examples"]] == [[2]] * figures[1]
+
+
+def test_what_the_run_counts_as_right_is_not_misled() -> None:
+    """By letters `Romeo` holds `Rome`: right for a run that rests on that, wrong for others."""
+    noise = Passage("n", "", "Ida was born in Romeo.", "distractor")
+    held = [score("s", "retrieved-1", Example("q", QUESTION, ("Rome",)), [noise], "", "Romeo")]
+    place = {("q", "retrieved-1"): [noise]}
+    for metric, misled in (("match-substring", 0), ("match", 1)):
+        analysis = Analysis(metric)  # type: ignore[arg-type]
+        row = summarise(held, ["s"], ["retrieved-1"], place, analysis=analysis)["results"][0]
+        assert row["misled_rate"] == misled
 
 
 def test_parts_in_any_order() -> None:
