@@ -194,7 +194,8 @@ def _take(
     if len(pool) < count:
         raise TooFewPassages(
             f"example {example.id!r} has {len(pool)} {' or '.join(kinds)} passages, but "
-            f"{condition.name} needs {count}: mix the examples with larger pools (`mix --for eval`)"
+            f"{condition.name} needs {count}: mix the examples with larger pools (PoolSettings, "
+            "`mix --for eval`)"
         )
     return pool[:count]
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from neurorit import errors as errors
 from neurorit.core import __version__ as __version__
 
 if TYPE_CHECKING:
     from neurorit.core.registry import register as register
-    from neurorit.data.example_files import read_examples as read_examples
+    from neurorit.data.example_files import load_examples as load_examples
     from neurorit.data.examples import Example as Example
     from neurorit.data.examples import Passage as Passage
+    from neurorit.eval.run.systems import System as System
     from neurorit.mining.atlas import NeuronAtlas as NeuronAtlas
     from neurorit.mining.attribute import attribute as attribute
     from neurorit.mining.mine import mine as mine
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from neurorit.model.importing import import_model as import_model
     from neurorit.model.load import load_model as load_model
     from neurorit.model.prompts import PromptTemplate as PromptTemplate
+    from neurorit.model.prompts import render_prompt as render_prompt
     from neurorit.pipelines.evaluation.evaluate import Evaluation as Evaluation
     from neurorit.pipelines.evaluation.evaluate import evaluate as evaluate
     from neurorit.pipelines.method import merge as merge
@@ -49,17 +52,19 @@ _PLACES = {
     "PromptTemplate": "model.prompts",
     "Retriever": "retrieval.retriever",
     "SearchSettings": "retrieval.settings",
+    "System": "eval.run.systems",
     "TuneSettings": "tuning.settings",
     "attribute": "mining.attribute",
     "build_index": "retrieval.index.index",
     "evaluate": "pipelines.evaluation.evaluate",
     "import_model": "model.importing",
+    "load_examples": "data.example_files",
     "load_model": "model.load",
     "merge": "pipelines.method",
     "mine": "mining.mine",
     "mix": "retrieval.noise.mix",
-    "read_examples": "data.example_files",
     "register": "core.registry",
+    "render_prompt": "model.prompts",
     "tune": "tuning.tune",
 }
 

@@ -59,6 +59,9 @@ class Retriever:
             raise BadInput(f"search: {sorted(options)}: the settings are {known}") from error
         if not isinstance(index, Index):
             index = Index.load(Path(index), effort=settings.effort or None)
+        elif settings.effort and settings.effort != index.effort:
+            index = copy(index)  # its parts are shared
+            index.effort = settings.effort
         if index.directory is None:
             raise BadInput("search: this index lies nowhere; load it from its directory")
         return cls(index, settings, index.directory)
@@ -99,7 +102,9 @@ class Retriever:
             self._lexical is None or made.settings.mode not in loaded
         ):
             way = "sparse" if made.settings.mode == "sparse" else "hybrid"
-            raise BadInput(f"search: {mode} is not loaded here; start with `--retriever {way}`")
+            raise BadInput(
+                f"search: {mode} is not loaded here; load the index as {way} (`--retriever {way}`)"
+            )
         if filters and not hasattr(self.index, "passages"):
             raise BadInput("search: filters are not loaded here")
         if filters:

@@ -8,6 +8,7 @@ carries the result, stderr everything else. Exit codes: 0 done, 1 failed, 2 wron
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -111,6 +112,8 @@ def disk_failure(error: Exception) -> str | None:
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one line and an exit code."""
     wait_asleep()
+    for library in ("HUB", "DATASETS"):  # commands show their own progress
+        os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except NeuroritError as error:

@@ -114,6 +114,7 @@ def load_examples(source: ExampleSource, *, left_out: LeftOut | None = None) -> 
         return list(read_examples(place, unanswered="unanswerable", left_out=left_out))
     if isinstance(source, Mapping):
         raise BadInput("examples: a single record was given; give a list of them")
+    spent = ", or what gives them was read through before" if isinstance(source, Iterator) else ""
     loaded: dict[str, Example] = {}
     for number, given in enumerate(source):
         try:
@@ -126,7 +127,7 @@ def load_examples(source: ExampleSource, *, left_out: LeftOut | None = None) -> 
             raise BadInput(f"examples[{number}]: {_used(example)}")
         loaded[example.id] = example
     if not loaded:
-        raise BadInput("examples: there are none")
+        raise BadInput(f"examples: there are none{spent}")
     return list(loaded.values())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -106,22 +107,38 @@ class NeuronAtlas:
             )
 
     @classmethod
-    def load(cls, directory: Path) -> NeuronAtlas:
+    def load(cls, directory: str | PathLike[str]) -> NeuronAtlas:
         """Load an atlas; raises ArtifactError when it is missing, changed or of another kind."""
         from safetensors.numpy import load_file
 
-        made = read_manifest(directory, "atlas")
+        made = read_manifest(Path(directory), "atlas")
         return cls(
             **load_file(Path(directory) / TENSORS),
             model=made.inputs.get("model", ""),
             site=made.settings.get("site", FEED_FORWARD),
         )
 
-    def save(self, out: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
-        """Write the artifact; the same atlas gives the same bytes."""
+    def save(
+        self,
+        out: str | PathLike[str],
+        manifest: Manifest | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        """Write the artifact; the same atlas gives the same bytes.
+
+        manifest: how it was made; without, it says of what weights and where its neurons are.
+        """
         from safetensors.numpy import save_file
 
-        with writing(out, manifest, overwrite=overwrite) as directory:
+        if manifest is None:
+            manifest = Manifest(
+                kind="atlas",
+                command="NeuronAtlas.save",
+                settings={"site": self.site},
+                inputs={"model": self.model},
+            )
+        with writing(Path(out), manifest, overwrite=overwrite) as directory:
             save_file(self._tensors(), directory / TENSORS)
 
     @property
@@ -174,18 +191,17 @@ def _rank_correlation(a: Array, b: Array) -> float:
 
 def plot(atlas: NeuronAtlas, out: Path) -> None:
     """Draw the distribution of the three sets over layers, with the density, to .svg or .png."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     depth = atlas.scores_rel.shape[0]
     layers = np.arange(depth)
     colours = {"rel": "#2f6f9f", "irrel": "#c0582f", "shared": "#8a8a8a"}
     labels = {"rel": "P_rel", "irrel": "P_irrel", "shared": "P_shared"}
-    with pyplot.rc_context({"svg.hashsalt": "neurorit", "font.size": 9}):
-        figure, axes = pyplot.subplots(figsize=(7, 3), layout="constrained")
+    with rc_context({"svg.hashsalt": "neurorit", "font.size": 9}):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        axes = figure.subplots()
         bottom = np.zeros(depth)
         for name in SETS:
             counts = np.bincount(getattr(atlas, name)[:, 0].astype(np.int64), minlength=depth)
@@ -200,4 +216,3 @@ def plot(atlas: NeuronAtlas, out: Path) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.15))
         figure.savefig(out, metadata={"Date": None} if Path(out).suffix == ".svg" else None)
-        pyplot.close(figure)

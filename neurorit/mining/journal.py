@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from neurorit.core.journal import Append, appending, read_journal
 from neurorit.model.distributed import wait
 
 Record = dict[str, Any]
+JOURNALS = ".*.journal-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -60,4 +62,4 @@ class Journal:
             path.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
-        return sorted(self.out.parent.glob(f".{self.out.name}.journal-*.jsonl"))
+        return sorted(self.out.parent.glob(f".{escape(self.out.name)}.journal-*.jsonl"))

@@ -11,7 +11,6 @@ Source: docs/method.md, Phase 1, steps 3 and 4.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from os import PathLike
@@ -22,23 +21,27 @@ import numpy as np
 
 from neurorit.core.artifact import Manifest, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
+from neurorit.core.work_folder import work_folder
 from neurorit.data.example_files import ExampleSource, examples_digest, examples_name, load_examples
 from neurorit.data.plain_text import Text, read_texts
 from neurorit.data.text import words
 from neurorit.mining.atlas import NeuronAtlas, choose_sets
 from neurorit.mining.collect import ASKED, Collected, Progress, Records, check_residual
 from neurorit.mining.contexts import SIDES, Context, contexts
-from neurorit.mining.journal import Journal
+from neurorit.mining.journal import JOURNALS, Journal
 from neurorit.mining.reading import CLASSES
 from neurorit.mining.selection.choose import Evidence, budget_of, read_neurons, select
 from neurorit.mining.selection.discovery import LEVEL, surviving
 from neurorit.mining.selection.gradients import Measurements
 from neurorit.mining.selection.rules import keep_scores, most_frequent
-from neurorit.mining.settings import AFTERWARDS, FILES, MiningSettings
+from neurorit.mining.settings import AFTERWARDS, FILES, MiningSettings, revisions
 from neurorit.model.distributed import count, join, rank, wait
 from neurorit.model.distributed.pipeline import Line
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
+
+_REVISION = 1  # raise it where records of the program before must not stand beside new ones
+_LAB = "lab"  # documents of the embedded world, which only the commands know
 
 
 def mine(
@@ -51,7 +54,7 @@ def mine(
     template: PromptTemplate | None = None,
     out: str | PathLike[str] | None = None,
     overwrite: bool = False,
-    general: Sequence[str | Text] | None = None,
+    general: Sequence[str | Text] | str | PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> NeuronAtlas:
     """Mine an atlas of a model from examples.
@@ -60,9 +63,10 @@ def mine(
     own; a loaded model is used where it is, as it is (`dtype` and `device` of the settings are for
     folders), and given back as it came. examples: a file, what `mix` wrote, or examples in memory.
     template: the wording of prompts (None: the checkpoint's, or the default). out: where the
-    artifact is written, beside a journal from which a killed run goes on; None writes nothing.
-    general: text that the model is to keep, in place of the setting's file, for selections that
-    spare it.
+    artifact is written, beside a journal from which a killed run goes on; None writes nothing,
+    and leaves a journal only where it fails.
+    general: text that the model is to keep, or a file of it, in place of the setting's file, for
+    selections that spare it.
 
     Raises BadInput when the examples hold no sample of one side or the model follows none,
     NeuroritError when the completeness residual says that the scores do not add up.
@@ -89,14 +93,12 @@ def mine(
         )
     )
     inputs = {"examples": examples_digest(examples, pool), **source.inputs}
-    files = given_files(settings)
+    files, revised = given_files(settings), revisions(settings)
     texts = _texts(settings, general)
-    with tempfile.TemporaryDirectory() as nowhere, source.kept():
-        place = Path(nowhere) / "atlas" if out is None else Path(out)
+    with work_folder(out, "atlas", JOURNALS) as (_, place), source.kept():
         line = Line.of(settings.pipeline)
-        journal = Journal(
-            place, _identity(settings, seed, inputs), line.number, line.lines, line.ends
-        )
+        identity = _identity(settings, seed, {**inputs, **revised})
+        journal = Journal(place, identity, line.number, line.lines, line.ends)
         records = Records(source, candidates, settings, journal, progress)
         collected = records.collect()
         chosen, kept = collected.contexts, collected.records
@@ -122,7 +124,7 @@ def mine(
                 command="neurorit-rag mine",
                 settings=asdict(settings),
                 seed=seed,
-                inputs={**inputs, **hash_inputs(**files)},
+                inputs={**inputs, **hash_inputs(**files), **revised},
                 made={
                     "samples": {side: sum(c.side == side for c in chosen) for side in SIDES},
                     "asked": {side: len(named) for side, named in collected.classes.items()},
@@ -153,7 +155,8 @@ def _identity(settings: MiningSettings, seed: int, inputs: dict[str, str]) -> di
     """What a journal's records depend on; what is made of them afterwards may change."""
     left_out = (*AFTERWARDS, "pipeline")  # who computes what changes nothing
     of_records = {k: v for k, v in asdict(settings).items() if k not in left_out}
-    return {"settings": of_records, "seed": seed, "inputs": inputs}
+    of_inputs = {k: v for k, v in inputs.items() if k not in left_out}
+    return {"settings": of_records, "seed": seed, "inputs": of_inputs, "revision": _REVISION}
 
 
 def given_files(settings: MiningSettings) -> dict[str, Path]:
@@ -162,7 +165,16 @@ def given_files(settings: MiningSettings) -> dict[str, Path]:
     return {name: path for name, path in named.items() if path.is_file()}
 
 
-def _texts(settings: MiningSettings, general: Sequence[str | Text] | None) -> list[Text]:
+def _texts(
+    settings: MiningSettings, general: Sequence[str | Text] | str | PathLike[str] | None
+) -> list[Text]:
+    if isinstance(general, (str, PathLike)):
+        return read_texts(Path(general))
+    if general is None and settings.general == _LAB and not Path(_LAB).exists():
+        raise BadInput(
+            "‹general=lab›: only the commands know the embedded world; give its documents, "
+            "`neurorit.pipelines.method.general_texts('lab', folder, 256, seed)`, as `general`"
+        )
     if general is not None:
         return [Text(one) if isinstance(one, str) else one for one in general]
     return read_texts(Path(settings.general)) if settings.general else []
@@ -197,12 +209,12 @@ def choose_again(
         atlas.site,
     )
     chosen = _chosen(atlas, settings, seed, measure)
-    kept = ("examples", "model", "config", "prompts")
+    kept = ("examples", "model", "config", "prompts", "method", "site")
     inputs = {name: former.inputs[name] for name in kept if name in former.inputs}
     manifest = replace(
         former,
         settings=asdict(settings),
-        inputs={**inputs, **hash_inputs(**files)},
+        inputs={**revisions(settings), **inputs, **hash_inputs(**files)},
         made={**former.made, "false_discovery": _survivors(chosen)},
     )
     chosen.save(out, manifest, overwrite=True)

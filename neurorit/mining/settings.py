@@ -22,6 +22,7 @@ ATTRIBUTIONS: Registry[Any] = Registry(
         "scaled-gradients": f"{_SCORES}:SCALED_GRADIENTS",
         "relevance": "neurorit.mining.relevance:RELEVANCE",
     },
+    form=f"{_SCORES}:Method",
 )
 SELECTIONS: Registry[Any] = Registry(
     "selection",
@@ -171,6 +172,16 @@ class MiningSettings(Settings):
                 "‹task=yes-no› has one target, YES, on both sides: set ‹contexts=all› and "
                 "‹irrelevant_target=gold›"
             )
+
+
+def revisions(settings: MiningSettings) -> dict[str, str]:
+    """Setting -> revision of the part that it names, of those that are not ours."""
+    named = {
+        "method": ATTRIBUTIONS.revision(settings.method),
+        "site": SITES.revision(settings.site),
+        "selection": SELECTIONS.revision(settings.selection),
+    }
+    return {name: revision for name, revision in named.items() if revision}
 
 
 NEURON_CONTROLS = ("random-neurons", "active-neurons", "swapped-groups")

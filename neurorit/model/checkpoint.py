@@ -34,9 +34,7 @@ def checkpoint_dir(model: str | Path, *, weights: bool = True) -> Path:
     if folder.is_dir() or not _HUB.fullmatch(str(model)) or folder.parent.is_dir():
         return folder
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    disable_progress_bars()  # commands show their own
     name, _, revision = str(model).partition("@")
     try:
         found = snapshot_download(

@@ -150,7 +150,6 @@ def _from_gguf(path: Path, out: Path, dtype: str, say: Callable[[str], None]) ->
         else "take a smaller model",
     )
     where: dict[str, Any] = {"gguf_file": path.name}
-    logging.disable_progress_bar()
     told = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -13,6 +13,7 @@ import torch
 from neurorit.core.cores import physical_cores
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_dir
+from neurorit.model.prompts import PromptTemplate
 
 # Models that also see, by type: where their language model's weights stand, and where they stand in
 # a model of text alone, which is what is loaded, tuned and written.
@@ -42,7 +43,6 @@ def load_model(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # commands show their own
     told = logging.get_verbosity()
     folder = checkpoint_dir(path)
     # A lone name may be a hub's; longer ones are paths.
@@ -76,6 +76,7 @@ def load_model(
         model._weight_conversions = None  # else it would be written under the names it was read by
     if getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # the fused kernel leaves the soft cap out
+    PromptTemplate.of_checkpoint(folder).keep_with(model)
     return model.eval(), tokenizer
 
 

@@ -22,6 +22,7 @@ from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
 
 TEMPLATE_FILE = "neurorit_prompt.json"
+_KEPT = "neurorit_prompt"  # the attribute of a loaded model
 _MARK = "\u2402neurorit\u2403"
 _ASKED = "\nAnswer:"  # where there is no chat template
 _GUARD = "\n"
@@ -103,6 +104,23 @@ class PromptTemplate:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, BadInput) as error:
             raise BadInput(f"{path}: not a prompt template: {error}") from error
+
+    @classmethod
+    def of_loaded(cls, model: Any) -> PromptTemplate:
+        """The template that a model in memory was tuned with, or the default one.
+
+        It is known of models that `load_model` and `tune` gave, and of what transformers loaded
+        from a folder.
+        """
+        kept = getattr(model, _KEPT, None)
+        if isinstance(kept, cls):
+            return kept
+        place = str(getattr(model.config, "_name_or_path", None) or "")
+        return cls.of_checkpoint(Path(place)) if place else cls()
+
+    def keep_with(self, model: Any) -> None:
+        """Let a model in memory bring the template along, as a checkpoint's file does."""
+        setattr(model, _KEPT, self)
 
     def save(self, checkpoint: Path) -> None:
         """Write the template beside a checkpoint's weights."""

@@ -61,8 +61,8 @@ class ModelSource:
     ) -> ModelSource:
         """From a folder, a hub's name, or a loaded model with its tokenizer.
 
-        template: None is the one that the checkpoint was tuned with, or the default. Raises
-        BadInput for a loaded model without a tokenizer.
+        template: None is the one that the model was tuned with, or the default. Raises BadInput
+        for a loaded model without a tokenizer.
         """
         if isinstance(model, (str, PathLike)):
             folder = checkpoint_dir(Path(model))
@@ -72,9 +72,11 @@ class ModelSource:
             raise BadInput(
                 f"model: {type(model).__name__} is neither a path nor a loaded transformers model"
             )
+        if getattr(model, "neurorit_unfinished", False):
+            raise BadInput("model: a tuning in place ended in its midst; load the model anew")
         if tokenizer is None:
             raise BadInput("‹tokenizer›: a loaded model needs the one it was trained with")
-        return cls(None, model, tokenizer, template or PromptTemplate())
+        return cls(None, model, tokenizer, template or PromptTemplate.of_loaded(model))
 
     @cached_property
     def digest(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurorit.core.artifact import hash_inputs, read_manifest
-from neurorit.core.errors import ArtifactError
+from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.plain_text import Text, read_texts
 from neurorit.lab import LAB
 from neurorit.pipelines.progress import Reporter, reporting
@@ -180,34 +181,46 @@ def plan(
 
 
 def merge(
-    model: Path,
-    adapter: Path,
-    out: Path,
+    model: str | PathLike[str],
+    adapter: str | PathLike[str],
+    out: str | PathLike[str],
     overwrite: bool = False,
     *,
     as_lora: bool = False,
     max_rank: int = MAX_LORA_RANK,
 ) -> Mapping[str, Any]:
-    """Put an adapter into its base model and write the plain checkpoint.
+    """Put an adapter into its base model and write the plain checkpoint, worded as it was tuned.
 
     as_lora: write a LoRA folder for peft and vLLM instead, of an adapter that has no dense layers;
     max_rank: the largest rank it may have in a layer.
     """
     from neurorit.core.artifact import Manifest, writing
-    from neurorit.model.checkpoint import checkpoint_dir, weights_digest
-    from neurorit.model.load import load_model, make_savable
-    from neurorit.model.prompts import PromptTemplate
-    from neurorit.tuning.adapter_file import apply_adapter
+    from neurorit.model.load import make_savable
+    from neurorit.model.source import ModelSource
+    from neurorit.tuning.adapter_file import adapter_template, apply_adapter
     from neurorit.tuning.lora_file import save_lora
 
-    base, model = str(model), checkpoint_dir(model)
-    loaded, tokenizer = load_model(model, dtype="auto", device="cpu")
-    digest = weights_digest(model)
-    inputs = {"model": digest, **hash_inputs(adapter=Path(adapter))}
+    base, adapter, out = str(model), Path(adapter), Path(out)
+    source = ModelSource.of(base)
+    assert source.folder is not None
+    loaded, tokenizer = source.load(device="cpu")
+    # It may have been tuned in memory, where weights have another name than their files.
+    digest = read_manifest(adapter, "adapter").inputs.get("model", "")
+    if not source.has_weights(digest, loaded):
+        raise BadInput(f"‹adapter={adapter}› was made from another base model's weights")
+    template = adapter_template(adapter, source.folder)
+    inputs = {"model": digest, **hash_inputs(adapter=adapter)}
     if as_lora:
         manifest = Manifest(kind="lora", command="neurorit-rag merge --as-lora", inputs=inputs)
         rank = save_lora(
-            loaded, adapter, base, out, manifest, max_rank=max_rank, overwrite=overwrite
+            loaded,
+            adapter,
+            base,
+            out,
+            manifest,
+            max_rank=max_rank,
+            template=template,
+            overwrite=overwrite,
         )
         return {"lora": str(out), "base": base, "adapter": str(adapter), "rank": rank}
     make_savable(loaded)
@@ -216,7 +229,7 @@ def merge(
     with writing(out, manifest, overwrite=overwrite) as folder:
         loaded.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        PromptTemplate.of_checkpoint(model).save(folder)
+        template.save(folder)
     return {"checkpoint": str(out), "adapter": str(adapter)}
 
 
@@ -292,10 +305,10 @@ def is_mined(
 ) -> bool:
     """Whether the atlas of this model, data and settings stands at `place`."""
     from neurorit.mining.mine import given_files
-    from neurorit.mining.settings import MiningSettings
+    from neurorit.mining.settings import MiningSettings, revisions
 
     settings = recipe.settings(MiningSettings, "mine", options or {})
-    inputs = inputs_of(model, examples=examples, **given_files(settings))
+    inputs = inputs_of(model, examples=examples, **given_files(settings)) | revisions(settings)
     return made_of(place, "atlas", settings, seed, inputs)
 
 

@@ -19,6 +19,7 @@ from neurorit.core.errors import BadInput
 from neurorit.mining.atlas import FEED_FORWARD
 from neurorit.mining.settings import SITES
 from neurorit.model.feed_forward import Site
+from neurorit.model.prompts import TEMPLATE_FILE, PromptTemplate
 
 TENSORS = "adapter.safetensors"
 
@@ -31,12 +32,13 @@ def save_adapter(
     manifest: Manifest,
     *,
     site: str = FEED_FORWARD,
+    template: PromptTemplate | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the neurons [n, 2] and dense layers of a merged model.
 
     manifest: its inputs must name the base as `model` (see models.weights_digest). site: where the
-    neurons are.
+    neurons are. template: the wording that was tuned with.
     """
     from safetensors.torch import save_file
 
@@ -58,6 +60,8 @@ def save_adapter(
             tensors[f"neurons.{layer}.{own.name}"] = lines.cpu().contiguous()
     with writing(out, manifest, overwrite=overwrite) as directory:
         save_file(tensors, directory / TENSORS)
+        if template is not None:
+            template.save(directory)
 
 
 def read_adapter(directory: Path, base_digest: str) -> tuple[str, dict[str, torch.Tensor]]:
@@ -71,6 +75,14 @@ def read_adapter(directory: Path, base_digest: str) -> tuple[str, dict[str, torc
     if manifest.inputs.get("model") != base_digest:
         raise BadInput(f"‹adapter={directory}› was made from another base model's weights")
     return manifest.made.get("site", FEED_FORWARD), load_file(Path(directory) / TENSORS)
+
+
+def adapter_template(directory: Path, base: Path) -> PromptTemplate:
+    """The wording that an adapter was tuned with, which may be its base's."""
+    if (Path(directory) / TEMPLATE_FILE).is_file():
+        return PromptTemplate.of_checkpoint(directory)
+    wording = read_manifest(directory, "adapter").settings.get("wording", "as-it-is")
+    return PromptTemplate.of_checkpoint(base).worded(wording)
 
 
 @torch.no_grad()

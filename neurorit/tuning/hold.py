@@ -157,10 +157,3 @@ def end_probability(model: Any, samples: Sequence[Sample], end: int, pad: int, s
         total += float(logits.float().softmax(-1)[:, end].sum())
     model.train(training)
     return total / len(prompts)
-
-
-def hold_inputs(settings: TuneSettings) -> dict[str, str]:
-    """Digests of the files that a hold reads."""
-    from neurorit.retrieval.corpus.reader import corpus_digest
-
-    return {"kl_text": corpus_digest(Path(settings.kl_text))} if settings.kl_text else {}

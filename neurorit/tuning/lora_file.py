@@ -19,6 +19,7 @@ from neurorit.core.artifact import Manifest, writing
 from neurorit.core.errors import BadInput
 from neurorit.mining.settings import SITES
 from neurorit.model.feed_forward import Site
+from neurorit.model.prompts import PromptTemplate
 from neurorit.tuning.adapter_file import read_adapter
 from neurorit.tuning.settings import MAX_LORA_RANK
 
@@ -33,12 +34,14 @@ def save_lora(
     manifest: Manifest,
     *,
     max_rank: int = MAX_LORA_RANK,
+    template: PromptTemplate | None = None,
     overwrite: bool = False,
 ) -> int:
     """Write what `tune --adapter` wrote at `directory` as a LoRA folder; returns its largest rank.
 
     model: the base model, as it was before; base: what the folder is to call it; the manifest's
-    inputs name its weights as `model`. Factors are float32, and the scale is 1 in every layer.
+    inputs name its weights as `model`. template: the wording that it was tuned with. Factors are
+    float32, and the scale is 1 in every layer.
     Raises BadInput for an adapter of another base, for one with dense layers or without neurons,
     and for a layer whose rank would be above `max_rank`.
     """
@@ -67,6 +70,8 @@ def save_lora(
     with writing(out, manifest, overwrite=overwrite) as folder:
         config.save_pretrained(folder)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        if template is not None:
+            template.save(folder)
     return most
 
 

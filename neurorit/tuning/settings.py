@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from neurorit.core.errors import BadInput
@@ -47,6 +48,7 @@ TUNINGS: Registry[Method] = Registry(
         "shira": "neurorit.tuning.stages:SHIRA",
         "s2ft": "neurorit.tuning.stages:S2FT",
     },
+    form="neurorit.tuning.stages:Method",
 )
 LOSSES: Registry[LossTerm] = Registry(
     "loss",
@@ -63,6 +65,25 @@ def needs_atlas(method: str) -> bool:
     if method in METHODS:  # without importing what trains
         return method not in RIVALS
     return TUNINGS.get(method, "‹method›").needs_atlas
+
+
+def has_adapter(method: str) -> bool:
+    """Whether what a method changes can be written alone; raises BadInput for one there is not."""
+    if method in METHODS:
+        return method in NEURON_METHODS
+    own = TUNINGS.get(method, "‹method›")
+    return own.needs_atlas and (own.neurons or own.dense)
+
+
+def settings_inputs(settings: TuneSettings) -> dict[str, str]:
+    """Digests of what settings name: files, and parts that are not ours."""
+    from neurorit.retrieval.corpus.reader import corpus_digest
+
+    found = {"method": TUNINGS.revision(settings.method)}
+    found |= {f"loss {name}": LOSSES.revision(name) for name in settings.losses}
+    if settings.kl_text:
+        found["kl_text"] = corpus_digest(Path(settings.kl_text))
+    return {name: digest for name, digest in found.items() if digest}
 
 
 @dataclass(frozen=True)
@@ -220,5 +241,5 @@ class TuneSettings(Settings):
             raise BadInput(
                 f"‹method={self.method}› needs ‹atlas›; make one with `neurorit-rag mine`"
             )
-        if adapter and self.method not in NEURON_METHODS:
+        if adapter and not has_adapter(self.method):
             raise BadInput(f"‹adapter›: method {self.method} tunes no neurons, it has none")

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from neurorit.core.atomic_files import write_text
+from neurorit.core.atomic_files import sync, write_text
 from neurorit.core.errors import NeuroritError
 from neurorit.model.distributed import rank, wait
 from neurorit.model.memory import FreedMemory
@@ -420,6 +420,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
             kept = self.lr_scheduler.state_dict()
             kept.pop("lr_lambdas")
             write_text(folder / "scheduler.json", json.dumps(kept) + "\n")
+            sync(self._state_dir)  # what the mark names, the best state too, is there before it
             ended = step >= self.state.max_steps or self.control.should_training_stop
             mark_saved(Saved(folder, step, self.last_loss, ended), self._identity)
         if sharded:

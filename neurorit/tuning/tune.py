@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from neurorit.core.artifact import Manifest, hash_inputs, writing
 from neurorit.core.errors import BadInput
+from neurorit.core.locks import locked
 from neurorit.data.example_files import ExampleSource, examples_digest, examples_name, load_examples
 from neurorit.data.examples import Example
 from neurorit.mining.atlas import SETS, NeuronAtlas
@@ -29,6 +30,7 @@ from neurorit.model.load import device_named, laid_out, load_model, make_savable
 from neurorit.model.memory import giving_back
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
+from neurorit.model.undisturbed import undisturbed
 from neurorit.tuning.adapter_file import save_adapter
 from neurorit.tuning.evidence import Teacher, responses
 from neurorit.tuning.fsdp import kinds_of, write_parts
@@ -36,15 +38,15 @@ from neurorit.tuning.hold import (
     Measured,
     draw_measured,
     held_samples,
-    hold_inputs,
     text_samples,
 )
 from neurorit.tuning.samples import Sample, make_samples
-from neurorit.tuning.settings import HOLD, TUNINGS, TuneSettings
+from neurorit.tuning.settings import HOLD, TUNINGS, TuneSettings, settings_inputs
 from neurorit.tuning.stages import Stage, Task
 from neurorit.tuning.trainer import TrainingRun
 
 _ACTIVE = 64  # prompts whose neurons' activity is measured
+_REVISION = 1  # raise it where a program of before saved states that this one must not go on from
 
 
 def tune(
@@ -65,7 +67,8 @@ def tune(
     """Tune a model; returns it in evaluation mode, with `tuning_record`: what each stage did.
 
     model, tokenizer: both loaded, or a checkpoint's folder or hub name with None, which brings its
-    own. A loaded model stays as it is and a copy of it is tuned, unless `in_place`; `dtype` and
+    own. A loaded model stays as it is and a copy of it is tuned, unless `in_place`, which leaves
+    one of no use where it fails; `dtype` and
     `device` of the settings are for folders. examples: a file, what `mix` wrote, or examples in
     memory. atlas: what `mine` returned or wrote, for methods that tune neurons. template: the
     wording of prompts (None: the checkpoint's, or the default).
@@ -90,7 +93,7 @@ def tune(
     of_model = source.inputs
     source = replace(source, template=source.template.worded(settings.wording))
     source.check_tunable()
-    inputs = {"examples": examples_digest(examples, pool), **hold_inputs(settings)}
+    inputs = {"examples": examples_digest(examples, pool), **settings_inputs(settings)}
     neurons: NeuronAtlas | None = None
     if isinstance(atlas, NeuronAtlas):
         neurons = atlas
@@ -110,7 +113,15 @@ def tune(
     if shard_on is not None and source.folder is None:
         raise BadInput("shard: the weights of a loaded model cannot be spread; give its folder")
     source = source if in_place else source.copied()
-    with freed, tempfile.TemporaryDirectory() as nowhere, source.kept():
+    if in_place and source.folder is None:
+        source.loaded.neurorit_unfinished = True
+    with (
+        freed,
+        undisturbed(),
+        tempfile.TemporaryDirectory() as nowhere,
+        source.kept(),
+        ExitStack() as held,
+    ):
         place = Path(nowhere) / "tuned" if out is None else Path(out)
         said = _responses(pool, settings, place, progress)
         tuned, words = _load(source, settings, shard_on, in_parts, savable=out is not None)
@@ -139,7 +150,8 @@ def tune(
         task = _task(whole, samples, settings, neurons, seed, named, called)
         del whole
         state = place.with_name(f".{place.name}.tuning")
-        identity = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
+        identity: dict[str, Any] = {"settings": asdict(settings), "seed": seed, "inputs": inputs}
+        identity["revision"] = _REVISION
         made: dict[str, Any] = {"samples": len(samples), "left_out_too_long": dropped}
         if count() > 1:
             # A step learns from samples of each; of what is sharded each saves its part.
@@ -157,6 +169,8 @@ def tune(
             text,
             measured,
         )
+        if rank() == 0:
+            held.enter_context(_alone(state))
         stages = [stage for stage in method.stages(task) if stage.steps > 0]
         parts = _Parts(source, settings, state, kinds_of(tuned)) if in_parts else None
         for number, stage in enumerate(stages, 1):
@@ -196,6 +210,7 @@ def tune(
                     Path(adapter),
                     replace(manifest, kind="adapter"),
                     site=task.atlas.site,
+                    template=source.template,
                     overwrite=overwrite,
                 )
             shutil.rmtree(state, ignore_errors=True)
@@ -211,7 +226,18 @@ def tune(
     if tuned is not None:
         tuned.eval()
         tuned.tuning_record = made
+        source.template.keep_with(tuned)
+        vars(tuned).pop("neurorit_unfinished", None)
     return tuned
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Hold the folder of saved states; raises BadInput where another training writes there."""
+    state.mkdir(parents=True, exist_ok=True)
+    busy = f"{state}: another training writes its states there; wait for it, or name another ‹out›"
+    with locked(state, busy, folder=True):
+        yield
 
 
 def _check_places(settings: TuneSettings, out: Any, adapter: Any, overwrite: bool) -> None:
@@ -232,8 +258,8 @@ def _check_places(settings: TuneSettings, out: Any, adapter: Any, overwrite: boo
 def _of_other_weights(atlas: Any) -> str:
     if isinstance(atlas, (str, PathLike)):
         return (
-            f"‹atlas={atlas}› was mined from other weights than ‹model›; mine this model "
-            "(`neurorit-rag mine`), or leave ‹atlas› out and `tune` does"
+            f"‹atlas={atlas}› was mined from other weights than ‹model›; mine this model (the "
+            "command `tune` does, where ‹atlas› is left out)"
         )
     return "‹atlas›: it was mined from other weights than these; mine this model"
 

@@ -128,10 +128,8 @@ def _load(name: str, batch_size: int, request: Mapping[str, Any]) -> Encoder:
         return EndpointEncoder(name, batch_size=batch_size, request=request)
     try:
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
     except ModuleNotFoundError as error:
         raise MissingExtra("sentence_transformers", "cpu") from error
-    logging.disable_progress_bar()  # commands show their own
 
     place = name.removesuffix(SUFFIX)
     if place == DEFAULT:

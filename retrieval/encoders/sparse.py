@@ -29,10 +29,8 @@ class SparseEncoder:
         """
         try:
             from sentence_transformers import SparseEncoder as Model
-            from transformers.utils import logging
         except ModuleNotFoundError as error:
             raise MissingExtra("sentence_transformers", "cpu") from error
-        logging.disable_progress_bar()
         try:
             model = Model(name)
             made = cls(name, model, batch_size=batch_size)

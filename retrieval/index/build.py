@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import Manifest, hash_file, seal
-from neurorit.core.atomic_files import put_back, write_text
+from neurorit.core.artifact import Manifest, check_place, hash_file, seal
+from neurorit.core.atomic_files import followed, put_back, write_text
 from neurorit.core.build_dir import RECORD, workplace
 from neurorit.core.errors import BadInput
 from neurorit.core.locks import locked
@@ -65,17 +65,16 @@ def write_index(
     encoder: a name, or one that is loaded already; with given vectors it encodes the queries. A
     build of the same that was stopped goes on from where it was, with another batch size, memory or
     number of threads too; restart: throw away one of something else. Raises BadInput for a corpus
-    that cannot be read, for an unfinished build of something else, and where the index that is to
-    be replaced is being updated.
+    that cannot be read, for an unfinished build of something else, where the index that is to be
+    replaced is being updated, and for what is no artifact, which is not replaced.
     """
     settings = settings or BuildSettings()
     check_language(settings.language)
-    out = Path(out)
+    out = followed(Path(out))
     put_back(out)
-    if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
-    with held(out):
-        return _written(corpus, out, encoder, settings, restart, progress)
+    check_place(out, overwrite)
+    with held(out), _threads(settings.threads):
+        return _written(corpus, out, encoder, settings, overwrite, restart, progress)
 
 
 @contextlib.contextmanager
@@ -93,6 +92,7 @@ def _written(
     out: Path,
     encoder: str | Encoder,
     settings: BuildSettings,
+    overwrite: bool,
     restart: bool,
     progress: Progress | None,
 ) -> tuple[dict[str, Any], Encoder]:
@@ -110,7 +110,6 @@ def _written(
     )
     given = GivenVectors(settings.vectors, total, model.dimension) if settings.vectors else None
     check_kind(settings.kind, total, model.dimension)
-    _set_threads(settings.threads)
     inputs = {"corpus": corpus_digest(corpus)}
     if given is not None:
         inputs["vectors"] = given.digest
@@ -167,7 +166,7 @@ def _written(
             _write_repeats(place / REPEATS, seen)
         if len(skipped):
             write_text(place / SKIPPED, "".join(f"{one}\n" for one in skipped))
-        publish(place, manifest, out)
+        publish(place, manifest, out, overwrite=overwrite)
     cut = getattr(model, "truncated", 0) or cut
     counts = {
         "passages": total,
@@ -188,11 +187,13 @@ def _written(
     return counts, model
 
 
-def publish(place: Path, manifest: Manifest, out: Path) -> None:
+def publish(place: Path, manifest: Manifest, out: Path, *, overwrite: bool) -> None:
     """Make a workplace whose segments are whole the index at `out`.
 
-    What lets a build go on stays until all is in its place: hashing takes minutes.
+    What lets a build go on stays until all is in its place: hashing takes minutes. Raises BadInput
+    as `check_place` does.
     """
+    check_place(out, overwrite, "was written by another process meanwhile")
     for name in (RECORD, JOURNAL):
         # Of an index whose build was killed in its last moment; it is about to be a workplace.
         (out / name).unlink(missing_ok=True)
@@ -244,8 +245,17 @@ def _tuned(segments: Sequence[Segment], settings: BuildSettings) -> dict[str, An
     return found
 
 
-def _set_threads(threads: int) -> None:
-    if threads:
-        import faiss
+@contextlib.contextmanager
+def _threads(most: int) -> Iterator[None]:
+    """Let FAISS take so many threads; 0 leaves it as it is."""
+    if not most:
+        yield
+        return
+    import faiss
 
-        faiss.omp_set_num_threads(threads)
+    former = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(most)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(former)

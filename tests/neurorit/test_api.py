@@ -61,7 +61,7 @@ def test_a_loaded_model_gives_the_atlas_of_its_folder(
     model, tokenizer = loaded
     model.train()
     before = copy.deepcopy(model)
-    ours = nr.mine(model, tokenizer, nr.read_examples(examples_path), MINING)
+    ours = nr.mine(model, tokenizer, nr.load_examples(examples_path), MINING)
     assert model.training and all(p.requires_grad for p in model.parameters())
     assert same_weights(model, before)
     theirs = nr.mine(checkpoint, None, examples_path, MINING, out=tmp_path / "atlas")
@@ -171,7 +171,7 @@ def test_passages_in_memory_are_indexed_searched_and_mixed(tmp_path: Path) -> No
     assert mixed.counts["answerable"] == 1
     assert mixed.ledger[0]["id"] == "q"
     written = nr.mix(asked, tmp_path / "index", settings, out=tmp_path / "examples")
-    assert written == mixed == list(nr.read_examples(tmp_path / "examples" / "examples.jsonl"))
+    assert written == mixed == nr.load_examples(tmp_path / "examples")
     with pytest.raises(BadInput, match=r"corpus\[1\]: not a passage"):
         nr.build_index([CORPUS[0], {"id": "x"}], tmp_path / "bad")
     with pytest.raises(BadInput, match=r"corpus\[1\]: the id 'a' was used in corpus\[0\]"):

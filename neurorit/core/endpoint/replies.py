@@ -21,7 +21,7 @@ Unread = Literal["", "cut", "filtered", "thinking", "tool call"]
 """Why a reply cannot be scored; empty where it can."""
 
 HINTS: Mapping[Unread, str] = {
-    "cut": "cut at max_tokens; raise --max-tokens, or --thinking-tokens for a model that thinks",
+    "cut": "cut at max_tokens; raise ‹max_tokens›, or ‹thinking_tokens› for a model that thinks",
     "filtered": "withheld by the server's filter; look at the server's settings",
     "thinking": "nothing but reasoning; turn thinking off in the system's request fields, or give "
     "it --thinking-tokens",

@@ -40,9 +40,8 @@ def load_rows(source: str, configuration: str | None, split: str) -> Any:
 
     They are mapped from the disk, not held. Raises BadInput when there are none.
     """
-    from datasets import DatasetDict, disable_progress_bars, load_dataset, load_from_disk
+    from datasets import DatasetDict, load_dataset, load_from_disk
 
-    disable_progress_bars()  # commands show their own
     try:
         if is_saved(Path(source)):
             saved = load_from_disk(source)

@@ -211,8 +211,7 @@ class _Job:
         atlas: Path | None,
         variant: str = "",
     ) -> None:
-        from neurorit.tuning.hold import hold_inputs
-        from neurorit.tuning.settings import TuneSettings
+        from neurorit.tuning.settings import TuneSettings, settings_inputs
 
         made, own = self.out / name, variant or method
         settings = Recipe(self.recipe).settings(TuneSettings, "tune", {"method": method}, own)
@@ -235,7 +234,7 @@ class _Job:
             settings={
                 "seed": self.seed,
                 "recipe": self._sections("tune", own),
-                **hold_inputs(settings),
+                **settings_inputs(settings),
             },
             outputs=[made],
         )

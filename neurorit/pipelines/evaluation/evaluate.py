@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.core.atomic_files import write_text
 from neurorit.core.endpoint.call_settings import CallSettings
 from neurorit.core.errors import BadInput
+from neurorit.core.work_folder import work_folder
 from neurorit.data.example_files import ExampleSource, load_examples, write_examples
 from neurorit.data.examples import Passage
 from neurorit.eval.conditions import CONDITIONS
@@ -135,16 +135,17 @@ def evaluate(
     what `mix` wrote, or examples in memory, with pools of typed passages (`PoolSettings`).
     conditions: names such as clean, distractor-4, noise-only-4, retrieved-5.
 
-    tokenizer, template: of loaded models that come without a tokenizer (None: the tokenizer that
-    stands where the model was loaded from, and the default wording). engine: `vllm`, `transformers`
+    tokenizer: of loaded models that come without one (None: what stands where the model was loaded
+    from). template: the wording for loaded models (None: what each was tuned with, or the default);
+    a folder has its own. engine: `vllm`, `transformers`
     in this process, or `auto`: see `engines.choose_engine`. dtype: what checkpoints compute in, see
     `neurorit.model.precision`. judge: a judge, its settings, a name
     such as lab, or none; calibration: labelled answers that say how far to trust it. retriever: for
     conditions `retrieved-K`. limit: so many questions, a `sample` by the seed or the first. out:
     where report.json, report.html and predictions.jsonl are written, and from where a killed run
-    goes on; None writes nothing. retention: also measure what the checkpoints keep of their base
-    (`pipelines.evaluation.retention`). For the rest, and for what it raises, see
-    `neurorit.eval.run.runner.run_evaluation`.
+    goes on; None writes nothing, and leaves its answers only where it fails. retention: also
+    measure what the checkpoints keep of their base (`pipelines.evaluation.retention`). For the
+    rest, and for what it raises, see `neurorit.eval.run.runner.run_evaluation`.
     """
     if isinstance(judge, (str, JudgeSettings)):
         named = JudgeSettings(model=judge) if isinstance(judge, str) else judge
@@ -155,20 +156,19 @@ def evaluate(
         retriever = Retriever.load(retriever.index, retriever.search)
     elif retriever is not None:
         searched = {"index": str(retriever.directory), **asdict(retriever.settings)}
-    with tempfile.TemporaryDirectory() as nowhere:
-        place = Path(out) if out is not None else Path(nowhere) / "report"
+    with work_folder(out, "report", "predictions.jsonl") as (folder, place):
         asked, loaded = _systems(systems, tokenizer, template)
         name = choose_engine(engine, loaded)
         for i, system in enumerate(asked):
             if system.name in loaded:
-                folder = Path(nowhere) / "systems" / f"{i}" / system.name.replace("/", "-")
-                folder.mkdir(parents=True)
-                lay_out(loaded[system.name], folder, weights=name == "vllm")
+                laid = folder / "systems" / f"{i}" / system.name.replace("/", "-")
+                laid.mkdir(parents=True)
+                lay_out(loaded[system.name], laid, weights=name == "vllm")
                 computed = str(loaded[system.name].loaded.dtype).removeprefix("torch.")
                 asked[i] = System(
                     system.name,
                     "checkpoint",
-                    model=folder,
+                    model=laid,
                     dtype="" if name == "vllm" else computed,  # its weights are alike in any
                 )
         in_place = [] if name == "vllm" else list(loaded)  # these compute as they were loaded
@@ -249,6 +249,12 @@ def _systems(
         source = ModelSource.of(model, own, template)
         if source.folder is None:
             loaded[name] = source
+        elif template is not None or isinstance(given, tuple):
+            what = "‹template›" if template is not None else "a tokenizer"
+            raise BadInput(
+                f"systems[{name!r}]: {what} is for loaded models, and this is a folder, which is "
+                "asked as its own files say; load it with load_model"
+            )
         asked.append(System(name, "checkpoint", model=source.folder))
     return asked, loaded
 

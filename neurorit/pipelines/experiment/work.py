@@ -69,8 +69,7 @@ def tune(
     mined: Path,
 ) -> None:
     """Tune one variant with one seed. mined: the atlas that variants share."""
-    from neurorit.tuning.hold import hold_inputs
-    from neurorit.tuning.settings import needs_atlas
+    from neurorit.tuning.settings import needs_atlas, settings_inputs
 
     settings = settings_of(variant, recipe)
     examples = variant.examples or experiment.examples
@@ -86,7 +85,7 @@ def tune(
     elif needs_atlas(variant.method):
         needed = _mined(experiment, own, model, examples, recipe, seed, variant.mine)
     files = {"examples": examples, **({"atlas": needed} if needed else {})}
-    wanted = tuning.inputs_of(model, **files) | hold_inputs(settings)
+    wanted = tuning.inputs_of(model, **files) | settings_inputs(settings)
     if tuning.made_of(out, "checkpoint", settings, seed, wanted, experiment.processes):
         return
     if experiment.processes > 1:

@@ -216,7 +216,7 @@ def test_a_noise_of_ones_own_is_mixed_read_and_shown(tmp_path: Path) -> None:
     asked = [Example("q", "Where was Mira born?", ("Karvel",))]
     settings = nr.PoolSettings(kinds={"reversed": (1,)})
     mixed = nr.mix(asked, index, settings, out=tmp_path / "examples")
-    (example,) = nr.read_examples(tmp_path / "examples" / "examples.jsonl")
+    (example,) = nr.load_examples(tmp_path / "examples")
     assert example == mixed[0]
     assert parse_condition("reversed-1").noise == "reversed"
     shown = build_condition(example, "reversed-only-1")
