@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.atomic_files import abandoned, own_mark, put_back, swap_in, sync, write_text
+from neurorit.core.atomic_files import (
+    UNFINISHED,
+    beside,
+    directory_beside,
+    followed,
+    put_back,
+    swap_in,
+    sync,
+    write_text,
+)
 from neurorit.core.errors import ArtifactError, BadInput
 
 MANIFEST = "manifest.json"
@@ -48,29 +56,44 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
 
     The manifest's `files` are computed here, and `manifest.made` may be filled in the block. On an
     error nothing of the new artifact is left, and an older one at `out` is untouched. Raises
-    BadInput if `overwrite` is false and `out` exists, or does by the end: of two that write it at
-    once the second to end is refused.
+    BadInput as `check_place` does, at the end too: of two that write it at once without `overwrite`
+    the second to end is refused.
     """
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.writing-{own_mark()}")
+    out = followed(Path(out))
     put_back(out)
-    for left in [temporary, *abandoned(out, "writing"), *abandoned(out, "replaced")]:
-        shutil.rmtree(left, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    check_place(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with directory_beside(out) as temporary:
         yield temporary
-        if out.exists() and not overwrite:
-            raise BadInput(
-                f"{out}: another process has written it meanwhile; name another ‹out› or pass "
-                "‹overwrite=True›"
-            )
+        check_place(out, overwrite, "was written by another process meanwhile")
         seal(temporary, manifest, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def check_place(out: Path, overwrite: bool, taken: str = "exists already") -> None:
+    """Raise BadInput where what lies at `out` may not be replaced.
+
+    Without `overwrite` that is anything (taken: what is said of it); with it, whatever is neither
+    an artifact nor an empty directory: nobody else's files are deleted.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise BadInput(f"{out} {taken}; name another ‹out› or pass ‹overwrite=True›")
+    if not _is_ours(out):
+        raise BadInput(
+            f"{out} is no artifact of this program and is not replaced; name another ‹out›, or "
+            "move it away"
+        )
+
+
+def _is_ours(out: Path) -> bool:
+    if not out.is_dir():
+        return False
+    try:
+        _parsed(out / MANIFEST)
+    except (OSError, ValueError, TypeError):
+        return not any(out.iterdir())
+    return True
 
 
 def seal(made: Path, manifest: Manifest, out: Path, leave: Collection[str] = ()) -> None:
@@ -79,8 +102,9 @@ def seal(made: Path, manifest: Manifest, out: Path, leave: Collection[str] = ())
     leave: files of the directory that are no part of the artifact. A directory that was sealed but
     not renamed may be sealed again.
     """
-    for unfinished in made.glob(f".{MANIFEST}.writing-*"):
-        unfinished.unlink()
+    for unfinished in sorted(made.rglob(UNFINISHED)):
+        if unfinished.is_file():
+            unfinished.unlink()
     names = {path.relative_to(made).as_posix(): path for path in sorted(made.rglob("*"))}
     files = {
         name: hash_file(path)
@@ -117,18 +141,17 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifes
     directory = Path(directory)
     path = directory / MANIFEST
     if not directory.is_dir():
-        former = next(abandoned(directory, "replaced"), None)
+        former = next(beside(directory, "replaced"), None)
         if former is not None:
             raise ArtifactError(
-                f"no {kind} at {directory}: it was being replaced when the process was killed; "
+                f"no {kind} at {directory}: it was being replaced when a process was killed; "
                 f"`mv {former} {directory}` brings the former one back"
             )
         raise ArtifactError(f"no {kind} at {directory}: the directory does not exist")
     if not path.is_file():
         raise ArtifactError(f"{directory} is no {kind}: it has no {MANIFEST}")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(**document)
+        manifest = _parsed(path)
     except (ValueError, TypeError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); make the {kind} again") from error
     if manifest.kind != kind:
@@ -147,6 +170,11 @@ def read_manifest(directory: Path, kind: str, *, verify: bool = True) -> Manifes
                 f"{directory / name} was changed after it was made; make the {kind} again"
             )
     return manifest
+
+
+def _parsed(path: Path) -> Manifest:
+    """Raises OSError, ValueError or TypeError."""
+    return Manifest(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def hash_file(path: Path) -> str:

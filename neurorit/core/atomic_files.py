@@ -2,63 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import hashlib
+import glob
 import os
-import platform
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from neurorit.core.errors import BadInput
+from neurorit.core.locks import lock
 
-def own_mark() -> str:
-    """What this process ends its temporary names with: its machine and its number."""
-    return f"{_machine()}-{os.getpid()}"
+UNFINISHED = ".*.writing-*"  # what killed processes leave
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: temporary name, sync, rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing-{own_mark()}")
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    temporary = _named(path, "writing")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def directory_beside(out: Path) -> Iterator[Path]:
+    """A new directory beside `out`, whose parent must exist; what the block leaves of it goes.
+
+    Those that killed processes left go first. One that is in use is locked, by a process of
+    whatever container; where the file system takes no locks none is taken away.
+    """
+    for left in beside(out, "writing"):
+        held = _locked(left)
+        if held is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(held)
+    made, held = _made(out)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def followed(out: Path) -> Path:
+    """What a link stands for, so that not the link is replaced; any other path as it is."""
+    return Path(os.path.realpath(out)) if out.is_symlink() else out
 
 
 def put_back(out: Path) -> None:
-    """Bring back what a process was replacing when it was killed between its two renames."""
-    if not out.exists():
-        for former in abandoned(out, "replaced"):
-            os.rename(former, out)
-            return
+    """Bring back what a process was replacing when it was killed between its two renames.
+
+    What has been replaced is cleared away.
+    """
+    left = list(beside(out, "replaced"))
+    if out.exists():
+        # Looked for in this order: what is being replaced at this moment is not among them.
+        for former in left:
+            shutil.rmtree(former, ignore_errors=True)
+    elif left:
+        with contextlib.suppress(FileNotFoundError):  # its process lives and has gone on
+            os.rename(left[0], out)
 
 
-def abandoned(out: Path, what: str) -> Iterator[Path]:
-    """Directories beside `out` of that use whose process, of this machine, was killed."""
-    before = f".{out.name}.{what}-"
-    for path in sorted(out.parent.glob(f"{before}*")):
-        machine, _, process = path.name.removeprefix(before).rpartition("-")
-        # Whether another machine's process lives cannot be asked from here.
-        here = machine in ("", _machine())
-        if here and process.isdigit() and not _alive(int(process)):
-            yield path
-
-
-def _machine() -> str:
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def beside(out: Path, what: str) -> Iterator[Path]:
+    """Directories beside `out` of that use, `writing` or `replaced`."""
+    yield from sorted(out.parent.glob(f"{glob.escape(f'.{out.name}.{what}-')}*"))
 
 
 def swap_in(temporary: Path, out: Path) -> None:
@@ -70,14 +88,43 @@ def swap_in(temporary: Path, out: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         return
     # This file system cannot exchange two names: `put_back` mends a kill between these two.
-    aside = out.with_name(f".{out.name}.replaced-{own_mark()}")
-    os.rename(out, aside)
-    try:
-        os.rename(temporary, out)
-    except OSError:
-        os.rename(aside, out)
-        raise
+    while True:
+        aside = _named(out, "replaced")
+        os.rename(out, aside)
+        try:
+            os.rename(temporary, out)
+            break
+        except OSError:
+            if aside.exists():
+                os.rename(aside, out)
+                raise
+            # Another process has put it back.
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _named(out: Path, what: str) -> Path:
+    """A name beside `out` that nobody has: a number of a process is another's in a container."""
+    return out.with_name(f".{out.name}.{what}-{secrets.token_hex(4)}")
+
+
+def _made(out: Path) -> tuple[Path, int | None]:
+    """A new directory beside `out`, and the descriptor that holds its lock."""
+    while True:
+        made = _named(out, "writing")
+        made.mkdir()
+        held = _locked(made, waiting=lambda: None)
+        if made.is_dir():
+            return made, held
+        # It was cleared away before it was locked.
+        if held is not None:
+            os.close(held)
+
+
+def _locked(directory: Path, waiting: Callable[[], None] | None = None) -> int | None:
+    """As `locks.lock`; None where another one holds it, or none can."""
+    with contextlib.suppress(BadInput, OSError):
+        return lock(directory, "", folder=True, waiting=waiting)
+    return None
 
 
 def _exchanged(one: Path, other: Path) -> bool:

@@ -19,7 +19,6 @@ from typing import Any
 from neurorit.core.artifact import Manifest, check_place, hash_file, seal
 from neurorit.core.atomic_files import followed, put_back, write_text
 from neurorit.core.build_dir import RECORD, workplace
-from neurorit.core.errors import BadInput
 from neurorit.core.locks import locked
 from neurorit.data.example_files import read_examples
 from neurorit.retrieval.bm25.words import check_language

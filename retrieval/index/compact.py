@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.artifact import manifest_digest
+from neurorit.core.atomic_files import followed
 from neurorit.core.build_dir import workplace
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index.build import REPEATS, Progress, held, publish
@@ -38,7 +39,7 @@ def compact_index(
 
     Raises BadInput where nothing would be left, or where vectors that were given were compressed.
     """
-    directory = Path(directory)
+    directory = followed(Path(directory))
     with held(directory):
         manifest = read_index_manifest(directory)
         index = Index.load(directory, verify=False, batch_size=batch_size)
@@ -74,7 +75,7 @@ def compact_index(
             made |= {"passages": total, "segments": [asdict(segment) for segment in segments]}
             if (directory / REPEATS).is_file():
                 (place / REPEATS).write_bytes((directory / REPEATS).read_bytes())
-            publish(place, replace(manifest, made=made, files={}), directory)
+            publish(place, replace(manifest, made=made, files={}), directory, overwrite=True)
     return {
         "passages": total,
         "segments": len(segments),

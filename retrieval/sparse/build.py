@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import Manifest, seal
+from neurorit.core.artifact import Manifest, check_place, seal
 from neurorit.core.atomic_files import put_back, write_text
 from neurorit.core.build_dir import RECORD, workplace
 from neurorit.data.examples import Passage
@@ -46,6 +46,7 @@ def write_sparse(
     """
     out = sparse_place(index)
     put_back(out)
+    check_place(out, overwrite=True)
     purpose = {"the index": digest, "sparse": encoder.fingerprint}
     place = out.with_name(f".{out.name}.building")
     with workplace(place, purpose, restart=restart) as folder:

@@ -18,7 +18,9 @@ from neurorit.core import artifact, atomic_files
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.build import BuildSettings, write_index
+from neurorit.retrieval.index.compact import compact_index
 from neurorit.retrieval.index.index import Index, build_index
+from neurorit.retrieval.index.update import update_index
 from tests.forks import forked
 from tests.retrieval.counting_encoder import CountingEncoder
 
@@ -135,7 +137,7 @@ def test_replacing_an_index_leaves_one_there_at_every_moment(
     small = write_corpus(tmp_path / "small.jsonl", 50)
     build_index(small, out, encoder=CountingEncoder())
 
-    remove = artifact.shutil.rmtree
+    remove = atomic_files.shutil.rmtree
 
     def killed(path: Path, **options: Any) -> None:
         if path == tmp_path / ".index.building":
@@ -143,7 +145,7 @@ def test_replacing_an_index_leaves_one_there_at_every_moment(
         remove(path, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifact.shutil, "rmtree", killed)
+        patch.setattr(atomic_files.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             build_index(corpus, out, encoder=CountingEncoder(), overwrite=True)
     assert len(Index.load(out, encoder=CountingEncoder())) == COUNT
@@ -166,12 +168,63 @@ def test_replacing_an_index_leaves_one_there_at_every_moment(
         with pytest.raises(KeyboardInterrupt):
             build_index(corpus, out, encoder=CountingEncoder(), overwrite=True)
     assert not out.exists()
-    monkeypatch.setattr(atomic_files, "_alive", lambda process: False)
     with pytest.raises(artifact.ArtifactError, match=r"mv .*brings the former one back"):
         Index.load(out, encoder=CountingEncoder())
     with pytest.raises(BadInput, match="exists already"):
         build_index(corpus, out, encoder=CountingEncoder())
     assert len(Index.load(out, encoder=CountingEncoder())) == 50
+
+
+def test_what_is_no_index_of_ours_is_not_replaced(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    encoder = CountingEncoder()
+    with pytest.raises(BadInput, match="models is no artifact"):
+        build_index(corpus, out, encoder=encoder, overwrite=True)
+    assert encoder.encoded == 0
+    assert (out / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_appears_while_an_index_is_built_stays(
+    corpus: Path, tmp_path: Path, overwrite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, encoder = tmp_path / "index", CountingEncoder()
+    encode = encoder.encode_passages
+
+    def meanwhile(texts: Sequence[str]) -> Any:
+        out.mkdir(exist_ok=True)
+        (out / "notes").write_text("somebody's")
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode_passages", meanwhile)
+    said = "is no artifact" if overwrite else "was written by another process meanwhile"
+    with pytest.raises(BadInput, match=said):
+        build_index(corpus, out, encoder=encoder, overwrite=overwrite)
+    assert [path.name for path in out.iterdir()] == ["notes"]
+    # What was encoded is not lost.
+    monkeypatch.setattr(encoder, "encode_passages", encode)
+    (out / "notes").unlink()
+    build_index(corpus, out, encoder=encoder, overwrite=True)
+    assert encoder.encoded == COUNT
+
+
+def test_an_index_behind_a_link_is_replaced_and_compacted_where_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, link = CountingEncoder(), tmp_path / "index"
+    monkeypatch.setattr("neurorit.retrieval.index.index.load_encoder", lambda *_, **__: encoder)
+    build_index(write_corpus(tmp_path / "few.jsonl", 20), tmp_path / "first", encoder=encoder)
+    link.symlink_to("first")
+    more = write_corpus(tmp_path / "more.jsonl", 50)
+    build_index(more, link, encoder=encoder, overwrite=True)
+    (tmp_path / "ids").write_text("p7\n")
+    update_index(link, delete=tmp_path / "ids")
+    compact_index(link)
+    assert link.is_symlink()
+    assert len(Index.load(tmp_path / "first", encoder=encoder)) == 49
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_given_vectors_are_compared_with_the_encoder(corpus: Path, tmp_path: Path) -> None:

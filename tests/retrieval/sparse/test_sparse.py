@@ -124,6 +124,17 @@ def test_ranks_by_the_librarys_inner_products(splade: Path, index: Index, tmp_pa
     assert only
 
 
+def test_what_is_no_artifact_is_not_replaced(splade: Path, index: Index, tmp_path: Path) -> None:
+    place = sparse_place(tmp_path / "index")
+    place.mkdir()
+    (place / "notes").write_text("somebody's")
+    with pytest.raises(BadInput, match="index-sparse is no artifact"):
+        write_sparse(
+            tmp_path / "index", index.passages, index.digest, SparseEncoder.load(str(splade))
+        )
+    assert [path.name for path in place.iterdir()] == ["notes"]
+
+
 def test_a_build_that_was_stopped_goes_on(
     splade: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
