@@ -19,7 +19,7 @@ from neurorit.eval.metrics import faithfulness as reading
 from neurorit.eval.metrics.robustness import robustness
 from neurorit.eval.metrics.scoring import answer_in
 from neurorit.eval.metrics.settings import Analysis
-from neurorit.eval.predictions import VERDICTS, Prediction
+from neurorit.eval.predictions import VERDICTS, Prediction, Verdict
 from neurorit.eval.report.findings import write_findings
 from neurorit.eval.report.flips import pick_flips
 from neurorit.eval.stats.intervals import Floats, rate_intervals
@@ -183,12 +183,18 @@ def _result(
     }
     verdicts = Counter(p.verdict for p in answers)
     # An unscored answer has no verdict: it is counted beside the rate, not in it.
-    judged = [(float(p.verdict == "right"), p) for p in answers if p.verdict != "unscored"]
-    if len(judged) == verdicts["abstained"] and verdicts["unscored"]:
+    counted = [_counted(p) for p in answers]
+    judged = [
+        (float(verdict == "right"), p)
+        for verdict, p in zip(counted, answers, strict=True)
+        if verdict != "unscored"
+    ]
+    none_given = len(judged) == verdicts["abstained"] and verdicts["unscored"]
+    if none_given or not any(p.judged_by for p in answers):
         judged = []
     row["unscored"] = verdicts["unscored"]
     row["verdicts"] = {verdict: verdicts[verdict] for verdict in VERDICTS}
-    row["judge_bounds"] = list(judge_bounds(row["verdicts"])) if judged else None
+    row["judge_bounds"] = list(judge_bounds(Counter(counted))) if judged else None
     row["ci95"] = {name: list(pair) for name, pair in zip(_RATES, intervals, strict=True)}
     sure = [(p.confidence, p) for p in answers if p.confidence is not None]
     stated = [(p.nuggets, p) for p in answers if p.nuggets is not None]
@@ -202,6 +208,13 @@ def _result(
         if len(figures) < len(answers):
             row.setdefault("n_of", {})[name] = len(figures)
     return row
+
+
+def _counted(p: Prediction) -> Verdict:
+    """The verdict that counts: of what has no answer a refusal is right, and all else wrong."""
+    if p.answers or p.verdict == "unscored":
+        return p.verdict
+    return "right" if p.abstained else "wrong"
 
 
 def _reading(

@@ -1,0 +1,56 @@
+"""Figures of a report where questions have no answer, or nobody knows which passage is gold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from neurorit.data.examples import Example, Passage
+from neurorit.eval.metrics.scoring import score
+from neurorit.eval.predictions import Prediction, Verdict
+from neurorit.eval.report.summary import summarise
+
+GOLD = Passage("g", "", "Ada was born in Oslo.", "gold")
+NOISE = Passage("n", "", "Ida was born in Rome.", "distractor")
+
+
+def question(number: int, answerable: bool) -> Example:
+    if answerable:
+        return Example(f"q{number}", "Where was Ada born?", ("Oslo",))
+    return Example(f"q{number}", "Where was Ada born?", (), (), {"unanswerable": True})
+
+
+def half_unanswerable(system: str, says: Callable[[Example], str]) -> list[Prediction]:
+    asked = [question(i, answerable=i % 2 == 0) for i in range(40)]
+    return [score(system, "clean", e, [GOLD], f"{system}{e.id}", says(e)) for e in asked]
+
+
+def verdict_on(p: Prediction) -> Verdict:
+    if p.abstained:
+        return "abstained"
+    return "right" if p.output == "Oslo" else "wrong"
+
+
+def test_the_judge_counts_a_right_refusal() -> None:
+    held = half_unanswerable("knows", lambda e: "Oslo" if e.answers else "")
+    held += half_unanswerable("always", lambda e: "Oslo")
+    judged = [p.judged(verdict_on(p), "j") for p in held]
+    rows = summarise(judged, ["knows", "always"], ["clean"], {})["results"]
+    assert [row["judge"] for row in rows] == [1.0, 0.5] == [row["em"] for row in rows]
+    assert [row["judge_bounds"] for row in rows] == [[1.0, 1.0], [0.5, 0.5]]
+    # What the judge said itself is told as it is.
+    assert rows[0]["verdicts"] == {"right": 20, "wrong": 0, "abstained": 20, "unscored": 0}
+    assert rows[1]["verdicts"]["right"] == 40
+
+
+@pytest.mark.parametrize("answerable", [True, False])
+def test_without_a_judge_nothing_is_judged(answerable: bool) -> None:
+    asked = [question(i, answerable) for i in range(20)]
+    held = [score("s", "clean", e, [GOLD], e.id, "").judged("abstained", None) for e in asked]
+    (row,) = summarise(held, ["s"], ["clean"], {})["results"]
+    assert row["abstain_rate"] == 1.0
+    assert row["judge"] is None and row["judge_bounds"] is None
+    judged = [p.judged("abstained", "j") for p in held]
+    (row,) = summarise(judged, ["s"], ["clean"], {})["results"]
+    assert row["judge"] == float(not answerable)
