@@ -14,7 +14,7 @@ import numpy as np
 
 from neurorit.data import ranking
 from neurorit.data.examples import Example, Passage
-from neurorit.eval.conditions import POOLED, distractor_conditions
+from neurorit.eval.conditions import POOLED, distractor_conditions, parse_condition
 from neurorit.eval.metrics import faithfulness as reading
 from neurorit.eval.metrics.robustness import robustness
 from neurorit.eval.metrics.scoring import answer_in
@@ -283,9 +283,16 @@ def _abstention(system: str, cells: Cells, conditions: Sequence[str]) -> dict[st
     """Precision and recall of refusing over all conditions with passages, clustered by question.
 
     A refusal is wanted where no gold passage was shown, or there is no answer. Precision: share of
-    refusals that were wanted; recall: share of the wanted ones that came.
+    refusals that were wanted; recall: share of the wanted ones that came. What was retrieved for a
+    question whose gold passages nobody named may hold one, and counts for neither.
     """
-    answers = [p for c in conditions if c != "closed-book" for p in cells[system, c] if p.passages]
+    answers = [
+        p
+        for c in conditions
+        if c != "closed-book"
+        for p in cells[system, c]
+        if p.passages and (p.gold or not p.answers or not parse_condition(c).retrieved)
+    ]
     wanted = [not p.answers or not _shows_gold(p) for p in answers]
     return _refusing(system, answers, wanted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -54,3 +55,24 @@ def test_without_a_judge_nothing_is_judged(answerable: bool) -> None:
     judged = [p.judged("abstained", "j") for p in held]
     (row,) = summarise(judged, ["s"], ["clean"], {})["results"]
     assert row["judge"] == float(not answerable)
+
+
+def test_refusals_of_what_was_retrieved_count_where_gold_is_known() -> None:
+    gold_less = Example("q", "Where was Ada born?", ("Oslo",))
+    named = Example("q", "Where was Ada born?", ("Oslo",), (), {"gold": ["g"]})
+
+    def refusals(example: Example, condition: str) -> list[dict[str, Any]]:
+        held = [score("s", condition, example, [NOISE], "", "")]
+        made: list[dict[str, Any]] = summarise(held, ["s"], [condition], {})["abstention"]
+        return made
+
+    assert refusals(gold_less, "retrieved-1") == []
+    for example, condition in (
+        (named, "retrieved-1"),
+        (question(1, answerable=False), "retrieved-1"),
+        # No gold passage stands among noise alone, whatever is known of it.
+        (gold_less, "noise-only-1"),
+        (gold_less, "counterfactual-only-1"),
+    ):
+        (row,) = refusals(example, condition)
+        assert (row["precision"], row["recall"], row["precision_n"]) == (1.0, 1.0, 1)
