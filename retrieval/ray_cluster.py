@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurorit.core.artifact import manifest_digest
 from neurorit.core.errors import ArtifactError, BadInput, MissingExtra, NeuroritError
 from neurorit.retrieval.encoders.base import Encoder, described
 from neurorit.retrieval.encoders.load import DEFAULT, load_encoder
@@ -161,7 +162,8 @@ class ClusterIndex:
     """Index artifacts, each segment of them held by an actor, searched as one.
 
     directories must be readable on every node, and hold no passage twice. Raises ArtifactError for
-    one that cannot be loaded.
+    one that cannot be loaded. One that is changed afterwards is searched as it was; an actor that
+    must load it again fails then, with every search.
     """
 
     def __init__(
@@ -185,7 +187,9 @@ class ClusterIndex:
                     "build it again with `neurorit-rag index`"
                 )
             where = str(Path(directory).resolve())
-            segments += [(where, str(one["name"]), known) for one in manifest.made["segments"]]
+            digest = manifest_digest(manifest)
+            names = [str(one["name"]) for one in manifest.made["segments"]]
+            segments += [(where, digest, name, known) for name in names]
         self._ray = ray
         self.encoder = encoder
         actor = ray.remote(max_restarts=-1, max_task_retries=-1)(_Shard)
@@ -236,9 +240,15 @@ class ClusterIndex:
 
 
 class _Shard:
-    """What an actor holds: one segment of an index artifact, without its encoder."""
+    """What an actor holds: one segment of an index artifact, without its encoder.
 
-    def __init__(self, directory: str, segment: str, fingerprint: str, effort: int | None) -> None:
+    digest: of the index's manifest. An actor is started anew on another node, maybe days later:
+    segments of two versions would be searched as one. Raises ArtifactError for another version.
+    """
+
+    def __init__(
+        self, directory: str, digest: str, segment: str, fingerprint: str, effort: int | None
+    ) -> None:
         from neurorit.retrieval.index.index import Index
 
         self._index = Index.load(
@@ -248,6 +258,10 @@ class _Shard:
             segments=[segment],
             verify=False,
         )
+        if self._index.digest != digest:
+            raise ArtifactError(
+                f"{directory} was changed after the cluster had loaded it; load it again"
+            )
 
     def size(self) -> int:
         return len(self._index)

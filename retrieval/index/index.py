@@ -125,7 +125,7 @@ class Index:
         only these. verify: hash every file; None does so up to 4 GiB, beyond which FAISS checks the
         sizes of its own. batch_size: of the encoder. in_memory: read large files too, which are
         mapped otherwise: then nobody can cut them short meanwhile. Raises ArtifactError if a file
-        is missing or changed, or if the encoder is another one.
+        or a segment is missing or changed, or if the encoder is another one.
         """
         place = Path(directory)
         return beside_updates(
@@ -153,11 +153,10 @@ class Index:
                 f"{directory} was built with another encoder than {model.name!r} now is; "
                 "build it again with `neurorit-rag index`"
             )
-        records = [
-            record
-            for record in manifest.made["segments"]
-            if segments is None or record["name"] in segments
-        ]
+        known = {str(record["name"]): record for record in manifest.made["segments"]}
+        if missing := [name for name in segments or () if name not in known]:
+            raise ArtifactError(f"{directory} has no segment {missing[0]}: it was made anew since")
+        records = [known[name] for name in known if segments is None or name in segments]
         gone = read_deleted(directory, manifest)
         places = [directory / SEGMENTS / record["name"] for record in records]
         passages = load_passages(directory, records, gone, in_memory=in_memory)
@@ -280,16 +279,22 @@ class _Segment:
 def beside_updates(directory: Path, read: Callable[[], _Read]) -> _Read:
     """What `read` finds in an index; it is called again where an update has come between.
 
-    An update replaces the manifest, and takes away what the former one names.
+    An update replaces the manifest, and takes away what the former one names: what was read by both
+    fails in any way, or not at all. Raises ArtifactError where one came between every time.
     """
-    for left in reversed(range(_LOADS)):
+    for _ in range(_LOADS):
         before = _manifest_bytes(directory)
         try:
-            return read()
-        except (ArtifactError, FileNotFoundError):
-            if not left or _manifest_bytes(directory) == before:
+            found = read()
+        except Exception:
+            if _manifest_bytes(directory) == before:
                 raise
-    raise AssertionError("the last attempt returns or raises")
+        else:
+            if _manifest_bytes(directory) == before:
+                return found
+    raise ArtifactError(
+        f"{directory} was changed each of the {_LOADS} times it was read; read it again later"
+    )
 
 
 def _manifest_bytes(directory: Path) -> bytes:
@@ -314,10 +319,11 @@ def load_passages(
     *,
     in_memory: bool = False,
 ) -> PassageParts:
-    """The passages of these segments; gone: what `read_deleted` says."""
+    """The passages of these segments; gone: what `read_deleted` says. Raises ArtifactError."""
     names = [str(record["name"]) for record in records]
     return PassageParts(
         [directory / SEGMENTS / name for name in names],
+        [int(record["passages"]) for record in records],
         {number: gone[name] for number, name in enumerate(names) if name in gone},
         in_memory=in_memory,
     )

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from neurorit.core.errors import ArtifactError
 from neurorit.core.hashing import id_number
 from neurorit.data.examples import Passage
 from neurorit.retrieval.corpus.records import parse_passage
@@ -26,13 +27,15 @@ PASSAGES, OFFSETS, IDS = "passages.jsonl", "offsets.npy", "ids.npy"
 class PassageParts(Sequence[Passage]):
     """The passages of several parts [S] as one sequence.
 
-    gone: part -> int64 rows that were deleted, ascending; in_memory: nothing is mapped, of however
-    much text.
+    counts: how many each part holds; gone: part -> int64 rows that were deleted, ascending;
+    in_memory: nothing is mapped, of however much text. Raises ArtifactError for a part that holds
+    another number of them.
     """
 
     def __init__(
         self,
         parts: Sequence[Path],
+        counts: Sequence[int],
         gone: Mapping[int, Any] | None = None,
         *,
         in_memory: bool = False,
@@ -41,6 +44,12 @@ class PassageParts(Sequence[Passage]):
 
         small = is_small(place / PASSAGES for place in parts)
         self._parts = [_Part(place, mapped=not (small or in_memory)) for place in parts]
+        for place, part, count in zip(parts, self._parts, counts, strict=True):
+            if len(part) != count:
+                raise ArtifactError(
+                    f"{place} holds {len(part)} passages and not {count}; build the index again "
+                    "with `neurorit-rag index`"
+                )
         self._left: dict[int, Any] = {}
         for number, rows in (gone or {}).items():
             left = np.ones(len(self._parts[number]), dtype=bool)

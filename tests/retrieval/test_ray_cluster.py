@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from neurorit.core.artifact import hash_file
 from neurorit.core.errors import ArtifactError, BadInput
+from neurorit.data.examples import Passage
 from neurorit.retrieval import ray_cluster as cluster
 from neurorit.retrieval.encoders.load import load_encoder
+from neurorit.retrieval.index.compact import compact_index
 from neurorit.retrieval.index.index import Index, build_index
+from neurorit.retrieval.index.update import update_index
 from neurorit.retrieval.retriever import Retriever, SearchSettings
 from neurorit.retrieval.settings import BuildSettings
 from tests.ray_nodes import nodes_of_ray, started
+from tests.retrieval.counting_encoder import CountingEncoder
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,27 @@ def test_no_cluster_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) ->
         cluster.connected("127.0.0.1:1"),
     ):
         pass
+
+
+def test_an_actor_that_starts_again_loads_no_other_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, place = CountingEncoder(), tmp_path / "index"
+    monkeypatch.setattr("neurorit.retrieval.index.index.load_encoder", lambda *_, **__: encoder)
+    build_index([Passage(f"p{i}", "", f"Text {i}.") for i in range(10)], place, encoder=encoder)
+    (tmp_path / "more.jsonl").write_text('{"id": "p10", "text": "Text 10."}\n')
+    update_index(place, add=tmp_path / "more.jsonl")
+    digest = hash_file(place / "manifest.json")
+
+    def shard(name: str) -> Any:
+        return cluster._Shard(str(place), digest, name, encoder.fingerprint, None)
+
+    assert [shard(name).size() for name in ("00000", "00001")] == [10, 1]
+    compact_index(place)
+    with pytest.raises(ArtifactError, match="was changed after the cluster had loaded it"):
+        shard("00000")
+    with pytest.raises(ArtifactError, match="has no segment 00001"):
+        shard("00001")
 
 
 def _ids(found: list[list[Any]]) -> list[list[str]]:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurorit.core.artifact import read_manifest
+from neurorit.core.artifact import Manifest, hash_file, read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.retrieval.index import compact, segments
+from neurorit.retrieval.index import index as indexing
 from neurorit.retrieval.index.compact import compact_index
 from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.index.update import update_index
@@ -277,6 +278,69 @@ def test_an_update_while_it_is_loaded_is_read_again(
     monkeypatch.setattr("neurorit.retrieval.index.index.load_encoder", loading)
     index = Index.load(place)
     assert len(index) == COUNT - 2 and "p2" not in index
+
+
+def test_an_index_that_is_replaced_while_it_is_loaded_is_read_again(
+    tmp_path: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new files are as many and as long: nothing fails, and digest and encoder are the old."""
+    place, other = built(tmp_path, encoder, "flat"), CountingEncoder("other")
+    loaded = [encoder, other]
+
+    def loading(*_: object, **__: object) -> CountingEncoder:
+        if len(loaded) == 2:
+            build_index(tmp_path / "corpus.jsonl", place, encoder=other, overwrite=True)
+        return loaded.pop(0)
+
+    monkeypatch.setattr("neurorit.retrieval.index.index.load_encoder", loading)
+    index = Index.load(place, verify=False)
+    assert index.encoder is other
+    assert index.digest == hash_file(place / "manifest.json")
+
+
+def test_whatever_fails_while_an_index_is_compacted_is_read_again(
+    tmp_path: Path, encoder: CountingEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were deleted are of no segment any more."""
+    place = built(tmp_path, encoder, "flat")
+    (tmp_path / "gone").write_text(f"p{COUNT - 1}\n")
+    update_index(place, delete=tmp_path / "gone")
+    deleted = indexing.read_deleted
+
+    def compacted(directory: Path, manifest: Manifest) -> dict[str, Any]:
+        found = deleted(directory, manifest)
+        monkeypatch.setattr(indexing, "read_deleted", deleted)
+        compact_index(place)
+        return found
+
+    monkeypatch.setattr(indexing, "read_deleted", compacted)
+    assert len(Index.load(place)) == COUNT - 1
+
+
+def test_an_index_that_changes_all_the_time_is_not_waited_for(
+    tmp_path: Path, encoder: CountingEncoder
+) -> None:
+    place, reads = built(tmp_path, encoder, "flat"), list[int]()
+
+    def read() -> None:
+        reads.append(len(reads))
+        (place / "manifest.json").write_text(str(reads))
+
+    with pytest.raises(ArtifactError, match="was changed each of the 5 times it was read"):
+        indexing.beside_updates(place, read)
+
+
+def test_a_part_with_other_passages_than_its_record_says_is_refused(
+    tmp_path: Path, encoder: CountingEncoder
+) -> None:
+    place = built(tmp_path, encoder, "flat")
+    offsets = next(place.rglob("offsets.npy"))
+    kept = offsets.stat().st_size
+    np.save(offsets, np.load(offsets)[:-1])
+    with open(offsets, "ab") as stream:
+        stream.write(b"\0" * (kept - offsets.stat().st_size))
+    with pytest.raises(ArtifactError, match=f"holds {COUNT - 1} passages and not {COUNT}"):
+        Index.load(place, verify=False)
 
 
 def test_an_index_that_lacks_a_file_is_refused_at_once(
