@@ -15,7 +15,7 @@ from neurorit.eval.conditions import distractor_conditions, parse_condition
 from neurorit.eval.metrics.faithfulness import misled, read_in
 from neurorit.eval.metrics.scoring import answer_in
 from neurorit.eval.metrics.settings import Analysis
-from neurorit.eval.predictions import Prediction
+from neurorit.eval.predictions import Metric, Prediction
 
 _Cells = Mapping[tuple[str, str], Sequence[Prediction]]
 _Passages = Mapping[tuple[str, str], Sequence[Passage]]
@@ -40,15 +40,15 @@ def pick_flips(
     """The first few questions for each kind of change from b to a of the first pair (a, b).
 
     shown: system -> (question id, condition) -> the passages that it was shown; analysis: what is
-    read of a reply. Without a pair, each system's first questions that noise turned from right to
-    misled.
+    read of a reply, and what counts as right. Without a pair, each system's first questions that
+    noise turned from right to misled.
     """
     after, before = pairs[0] if pairs else ("", "")
     if not pairs:
         alone = [_noise_flips(s, cells, systems, conditions, shown, analysis) for s in systems]
         return [record for of_system in alone for record in of_system]
     chosen = []
-    for rule in _rules(conditions):
+    for rule in _rules(conditions, analysis.metric):
         sides = zip(cells[before, rule.condition], cells[after, rule.condition], strict=True)
         hits = [i for i, (old, new) in enumerate(sides) if rule.holds(old, new)]
         for i in hits[: rule.most]:
@@ -74,7 +74,8 @@ def _noise_flips(
         hits = [
             i
             for i, (old, new) in enumerate(pairs)
-            if old.em and _misled(new, passages.get((new.id, name), ()), analysis)
+            if old.right_by(analysis.metric)
+            and _misled(new, passages.get((new.id, name), ()), analysis)
         ]
         if hits:
             answers = [cells[s, name][hits[0]] for s in systems]
@@ -95,20 +96,21 @@ def _unsupported(answer: Prediction, shown: Sequence[Passage]) -> list[list[int]
     return [list(span) for span in unsupported_spans(answer.output, shown, answer.question)]
 
 
-def _rules(conditions: Sequence[str]) -> Iterator[_Rule]:
+def _rules(conditions: Sequence[str], metric: Metric) -> Iterator[_Rule]:
+    def gained(old: Prediction, new: Prediction) -> bool:
+        return new.right_by(metric) and not old.right_by(metric)
+
     noisy = distractor_conditions(list(conditions))
     if noisy:
         hardest = noisy[-1]
-        yield _Rule(
-            "Misled before, right after", hardest, 3, lambda old, new: new.em and not old.em
-        )
-        yield _Rule("Right before, wrong after", hardest, 2, lambda old, new: old.em and not new.em)
+        yield _Rule("Wrong before, right after", hardest, 3, gained)
+        yield _Rule("Right before, wrong after", hardest, 2, lambda old, new: gained(new, old))
     if "clean" in conditions:
         yield _Rule(
             "Refused although the answer is there",
             "clean",
             1,
-            lambda old, new: new.abstained and not old.abstained,
+            lambda old, new: bool(new.answers) and new.abstained and not old.abstained,
         )
     for name in conditions:
         condition = parse_condition(name)
@@ -147,6 +149,7 @@ def _record(
                 "system": p.system,
                 "output": p.output,
                 "em": p.em,
+                "right": p.right_by(analysis.metric),
                 "abstained": p.abstained,
                 "verdict": p.verdict,
                 "found_in": read_in(
