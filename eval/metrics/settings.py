@@ -21,6 +21,7 @@ NAMES: Mapping[str, str] = {
     "f1": "token F1",
     "parts": "recall of parts",
     "abstain_rate": "refusals",
+    "abstain_rate_answerable": "refusals of what has an answer",
     "judge": "judge",
     "judge_confidence": "confidence of the judge",
     "nuggets": "recall of nuggets",

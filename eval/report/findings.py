@@ -7,7 +7,7 @@ be shown. Losses of the method are told as readily as its gains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from neurorit.eval.conditions import POOLED, parse_condition
@@ -31,9 +31,23 @@ def write_findings(report: Mapping[str, Any]) -> list[str]:
         if a == METHOD and (a, b) not in lead:
             sentences += _against_rival(report, b)
     sentences += _robustness(report)
-    sentences += _refusals(report["conditions"], systems, cells)
+    unwanted = unwanted_refusals(report["results"])
+    sentences += _refusals(report["conditions"], systems, cells, unwanted)
     sentences += _reading(report["conditions"], systems, cells, report["metric"])
     return sentences
+
+
+def unwanted_refusals(results: Iterable[Mapping[str, Any]]) -> str | None:
+    """The figure of a report's `results` that counts unwanted refusals under `clean`.
+
+    A refusal of what has no answer is wanted there too. None without `clean`, or where no question
+    has an answer.
+    """
+    clean = next((row for row in results if row["condition"] == "clean"), None)
+    if clean is None:
+        return None
+    name = "abstain_rate_answerable" if "abstain_rate_answerable" in clean else "abstain_rate"
+    return name if clean[name] is not None else None
 
 
 def percent(share: float) -> str:
@@ -130,7 +144,10 @@ def _robustness(report: Mapping[str, Any]) -> list[str]:
 
 
 def _refusals(
-    conditions: Sequence[str], systems: Sequence[str], cells: Mapping[tuple[str, str], Any]
+    conditions: Sequence[str],
+    systems: Sequence[str],
+    cells: Mapping[tuple[str, str], Any],
+    unwanted: str | None,
 ) -> list[str]:
     sentences = []
     for name in conditions:
@@ -139,8 +156,8 @@ def _refusals(
             continue
         rates = [f"{s} {percent(cells[s, name]['abstain_rate'])}" for s in systems]
         sentences.append(f"Refused when no passage holds the answer ({name}): {_join(rates)}.")
-    if "clean" in conditions:
-        rates = [f"{s} {percent(cells[s, 'clean']['abstain_rate'])}" for s in systems]
+    if unwanted:
+        rates = [f"{s} {percent(cells[s, 'clean'][unwanted])}" for s in systems]
         sentences.append(f"Refused although the answer is there (clean): {_join(rates)}.")
     return sentences
 

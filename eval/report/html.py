@@ -23,7 +23,7 @@ from neurorit.eval.metrics.robustness import METRICS, noise_curves
 from neurorit.eval.metrics.settings import BASE, METHOD, NAMES, title_of
 from neurorit.eval.report import charts
 from neurorit.eval.report.charts import Point
-from neurorit.eval.report.findings import percent, points
+from neurorit.eval.report.findings import percent, points, unwanted_refusals
 
 Report = Mapping[str, Any]
 Cells = Mapping[tuple[str, str], Any]
@@ -154,7 +154,9 @@ def _facts(
     shown = [("clean", metric, f"{title_of(metric)} on clean")]
     if noise_only:
         shown.append((noise_only, "abstain_rate", f"Refused on {noise_only}"))
-    shown.append(("clean", "abstain_rate", "Refused on clean"))
+    unwanted = unwanted_refusals(report["results"])
+    if unwanted:
+        shown.append(("clean", unwanted, "Refused on clean"))
     for condition, name, label in shown:
         if (after, condition) in cells and (before, condition) in cells:
             note = f"{before} {percent(cells[before, condition][name])}"
@@ -176,8 +178,9 @@ def _lines(report: Report, metric: str, noise_only: str | None) -> list[Sequence
     if noise_only:
         lines.append((noise_only, metric, noise_only, "heat", ""))
         lines.append((noise_only, "abstain_rate", f"{noise_only}: refused", "heat", "rule"))
-    if "clean" in report["conditions"]:
-        lines.append(("clean", "abstain_rate", "clean: refused", "alarm", ""))
+    unwanted = unwanted_refusals(report["results"])
+    if unwanted:
+        lines.append(("clean", unwanted, "clean: refused", "alarm", ""))
     return lines
 
 
@@ -193,12 +196,13 @@ def _curves(report: Report, cells: Cells, metric: str) -> Iterator[tuple[str, Ma
 
 
 def _refusals(report: Report, cells: Cells, noise_only: str | None) -> Markup | None:
-    if not noise_only and "clean" not in report["conditions"]:
+    unwanted = unwanted_refusals(report["results"])
+    if not noise_only and not unwanted:
         return None
     rows = [
         (
             s,
-            _point(cells[s, "clean"], "abstain_rate") if (s, "clean") in cells else None,
+            _point(cells[s, "clean"], unwanted) if unwanted else None,
             _point(cells[s, noise_only], "abstain_rate") if noise_only else None,
         )
         for s in report["systems"]

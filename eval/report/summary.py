@@ -199,6 +199,9 @@ def _result(
     sure = [(p.confidence, p) for p in answers if p.confidence is not None]
     stated = [(p.nuggets, p) for p in answers if p.nuggets is not None]
     columns = {"judge": judged, "judge_confidence": sure, "nuggets": stated}
+    if not all(p.answers for p in answers):
+        # Only these refusals are wrong where the passages hold the answer.
+        columns["abstain_rate_answerable"] = [(float(p.abstained), p) for p in answers if p.answers]
     columns |= _reading(condition, answers, passages, examples, reader, chosen)
     for name, scored in columns.items():
         figures = [float(value) for value, _ in scored]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from neurorit.core.atomic_files import write_text
 from neurorit.eval.conditions import POOLED, parse_condition
 from neurorit.eval.metrics.settings import title_of
-from neurorit.eval.report.findings import percent
+from neurorit.eval.report.findings import percent, unwanted_refusals
 from neurorit.eval.report.html import render_page
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def print_table(report: Mapping[str, Any], console: Console | None = None) -> No
         if condition.noise is not None and not condition.gold:
             lines = [line for line in lines if line[0] != name]
             lines.append((name, "abstain_rate", f"refused {name}", True))
-    if "clean" in report["conditions"]:
-        lines.append(("clean", "abstain_rate", "refused clean", False))
+    unwanted = unwanted_refusals(report["results"])
+    if unwanted:
+        lines.append(("clean", unwanted, "refused clean", False))
     for name, metric, label, more_is_better in lines:
         rows = [cells[name, system] for system in systems]
         values = [row[metric] for row in rows]

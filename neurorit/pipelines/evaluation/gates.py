@@ -27,6 +27,7 @@ _RATES = (
     "judge",
     "nuggets",
     "abstain_rate",
+    "abstain_rate_answerable",
     "misled_rate",
     "faithfulness",
 )

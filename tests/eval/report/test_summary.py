@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.metrics.scoring import score
 from neurorit.eval.predictions import Prediction, Verdict
+from neurorit.eval.report.html import render_page
 from neurorit.eval.report.summary import summarise
+from neurorit.eval.report.write import print_table
 
 GOLD = Passage("g", "", "Ada was born in Oslo.", "gold")
 NOISE = Passage("n", "", "Ida was born in Rome.", "distractor")
@@ -55,6 +60,37 @@ def test_without_a_judge_nothing_is_judged(answerable: bool) -> None:
     judged = [p.judged("abstained", "j") for p in held]
     (row,) = summarise(judged, ["s"], ["clean"], {})["results"]
     assert row["judge"] == float(not answerable)
+
+
+def test_a_right_refusal_is_not_told_as_a_wrong_one() -> None:
+    def says(share: int) -> Callable[[Example], str]:
+        return lambda e: "Oslo" if e.answers and int(e.id[1:]) >= share else ""
+
+    held = half_unanswerable("base", says(0)) + half_unanswerable("tuned", says(8))
+    report = summarise(held, ["base", "tuned"], ["clean"], {})
+    rows = report["results"]
+    assert [row["abstain_rate"] for row in rows] == [0.5, 0.6]
+    assert [row["abstain_rate_answerable"] for row in rows] == [0.0, 0.2]
+    assert rows[0]["n_of"]["abstain_rate_answerable"] == 20
+    told = "Refused although the answer is there (clean): base 0.0% and tuned 20.0%."
+    assert told in report["findings"]
+    page = render_page(report)
+    bars = page.partition("Knowing when to refuse")[2].partition("</figure>")[0]
+    assert "base with evidence 0.0%; tuned with evidence 20.0%" in bars
+    line = page.partition("clean: refused")[2].partition("</tr>")[0]
+    assert "<b>0.0</b>" in line and "<b>20.0</b>" in line
+    assert "<dd>20.0%<small>base 0.0%</small></dd>" in page
+    printed = io.StringIO()
+    print_table(report, Console(file=printed, width=200))
+    assert re.search(r"refused clean +0\.0 .* 20\.0 ", printed.getvalue())
+
+
+def test_where_no_question_has_an_answer_no_refusal_is_unwanted() -> None:
+    held = [score("s", "clean", question(i, answerable=False), [GOLD], f"{i}", "") for i in (1, 2)]
+    report = summarise(held, ["s"], ["clean"], {})
+    assert report["results"][0]["abstain_rate_answerable"] is None
+    assert not [found for found in report["findings"] if found.startswith("Refused")]
+    assert "Knowing when to refuse" not in render_page(report)
 
 
 def test_refusals_of_what_was_retrieved_count_where_gold_is_known() -> None:
