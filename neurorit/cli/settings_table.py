@@ -96,7 +96,8 @@ def table() -> str:
 
 
 def _row(setting: Setting, option: str) -> str:
-    cells = (f"`{setting.name}`", option, _default(setting), takes(setting.hint), setting.doc)
+    doc = setting.doc.replace("|", "\\|")
+    cells = (f"`{setting.name}`", option, _default(setting), takes(setting.hint), doc)
     return f"| {' | '.join(cells)} |"
 
 

@@ -7,7 +7,7 @@ silencing a set changes the following of irrelevant context more than silencing 
 An answer changes only when another overtakes it, so its probability is measured too: that is what
 was attributed.
 
-Source: docs/method.md, "Controls that make the claim honest".
+Source: docs/method.md, Phase 1, `atlas verify`.
 """
 
 from __future__ import annotations

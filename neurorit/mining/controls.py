@@ -1,7 +1,7 @@
 """Controls: neurons and layers that are chosen without, or against, what mining found.
 
 A method that beats them owes it to the neurons; one that does not owes it to something else.
-Source: docs/method.md, "Controls that make the claim honest".
+Source: docs/method.md, Phase 1 and Methods.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class MiningSettings(Settings):
     answer_tokens: AtLeastOne = 16
     """Tokens of the model's own answer at most."""
     threshold: Annotated[float, Within(0)] = 0.1
-    """Scores under this share of the context's largest are dropped [K]."""
+    """Scores under this share of the context's largest are dropped [P]."""
     top: AtLeastOne = 200
     """Neurons kept of a context at most."""
     stored: AtLeastOne = 1000
@@ -120,7 +120,7 @@ class MiningSettings(Settings):
     """The rule that chooses among them: count, mean, difference, gradient, fisher, spared-gradient,
     spared-fisher, noise-gradient, random, active, file, or a registered one."""
     share: Annotated[float, Within(above=0, most=1)] = 0.05
-    """K as a share of all neurons, the same for both sides [I]."""
+    """Neurons kept for a side, as a share of all neurons, the same for both sides [I]."""
     neurons: Annotated[float, Within(above=0)] | None = None
     """Neurons of all sets together over all layers, in place of `share`: below 1 a share of all
     neurons, from 1 on a count."""

@@ -11,7 +11,7 @@ from neurorit.cli.options import Json, run
 
 
 def experiment(
-    file: Annotated[Path, typer.Argument(help="YAML: what is tuned, how, and on what measured.")],
+    file: Annotated[Path, typer.Argument(help="A YAML file, or a packaged name: ablation, answers, ...")],
     out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
     ray: Annotated[
         str,

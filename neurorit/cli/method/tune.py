@@ -1,4 +1,4 @@
-"""Tune a model in two stages (or by a baseline) and write a plain checkpoint."""
+"""Tune a model in two stages (or by a rival method) and write a plain checkpoint."""
 
 from __future__ import annotations
 
