@@ -1,6 +1,7 @@
 """A real model on a CPU, in one run: evaluation against bare vLLM, bfloat16 against float32, a
-tuning step with and without autocast, how far the journal is behind the engine, and mining against
-answering the contexts that it asks once.
+tuning step with and without autocast, both beside what the processor gives to bare products of the
+model's shape, how far the journal is behind the engine, and mining against answering the contexts
+that it asks once.
 
 The model is what `neurorit-rag model fetch smollm2` makes (--model), the text a folder with
 `squad-dev.jsonl.gz` and `corpus.jsonl.gz` (--data), or passages that this file makes up. Engines
@@ -33,7 +34,7 @@ from neurorit.serving.backends.offline import Completion, OfflineEngine
 from neurorit.serving.backends.vllm_env import vllm_environment
 
 CONDITIONS = ("closed-book", "clean", "distractor-1", "distractor-2")
-LENGTH, TOKENS, STEPS, BATCH, MINED = 2048, 16, 3, 4, 16
+LENGTH, TOKENS, STEPS, BATCH, MINED, PRODUCTS = 2048, 16, 3, 4, 16, 50
 BARE = """
 import json, sys, time
 from vllm import LLM, SamplingParams
@@ -168,6 +169,24 @@ def bare(model: Path, run: dict[str, Any], dtype: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def products_ratio(model: Path) -> float:
+    """How many times as fast bare products of the feed-forward's shape are in bfloat16."""
+    import torch
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    inner, outer = config["hidden_size"], config["intermediate_size"]
+    seconds = {}
+    for kind in (torch.float32, torch.bfloat16):
+        rows, weight = (torch.randn(n, inner).to(kind) for n in (LENGTH, outer))
+        taken = []
+        for _ in range(PRODUCTS):
+            started = time.perf_counter()
+            torch.nn.functional.linear(rows, weight)
+            taken.append(time.perf_counter() - started)
+        seconds[kind] = sorted(taken)[PRODUCTS // 2]
+    return seconds[torch.float32] / seconds[torch.bfloat16]
+
+
 def step_seconds(model: Path, examples: Sequence[Example], precision: str) -> float:
     """Seconds of one full-tuning step."""
     settings = nr.TuneSettings(
@@ -254,6 +273,7 @@ def main() -> None:
         steps = {name: step_seconds(model, examples, name) for name in ("float32", "bf16")}
         for name, taken in steps.items():
             bench.add(f"full tuning, {name}", "a step", taken, "s")
+        products = products_ratio(model)
         ratio = {}
         # A model that follows nothing cannot be mined: a reader, where --model is one.
         if given.mine:
@@ -266,10 +286,15 @@ def main() -> None:
                 "bare vLLM, bfloat16", "the same contexts answered once", once["seconds"], "s"
             )
             ratio = {"mine_vs_answering": taken / once["seconds"]}
+    evaluation = (count / low["seconds"]) / (fewer / full["seconds"])
+    autocast = steps["float32"] / steps["bf16"]
     bench.ratios |= {
         "eval_vs_vllm": plain["seconds"] / low["seconds"],
-        "bf16_vs_float32_eval": (count / low["seconds"]) / (fewer / full["seconds"]),
-        "autocast_vs_float32_step": steps["float32"] / steps["bf16"],
+        "bf16_vs_float32_products": products,
+        "bf16_vs_float32_eval": evaluation,
+        "eval_of_products": evaluation / products,
+        "autocast_vs_float32_step": autocast,
+        "step_of_products": autocast / products,
         "journal_lag_answers": float(low["behind"]),
         **ratio,
     }
