@@ -70,7 +70,8 @@ def compare_runs(
     Where each run holds one system the two are compared whatever their names. With at least ten
     shared questions the comparison is paired over these alone; else the runs are taken as
     independent samples. Holm's family is the whole list. needed: questions to see `delta` at Holm's
-    first step, for paired rows. Raises BadInput if nothing can be compared.
+    first step, for paired rows. Raises BadInput if nothing can be compared, or the runs' clusters
+    conflict (`shared_clusters`).
     """
     rows = []
     matching = _matching(a, b)
@@ -86,9 +87,9 @@ def compare_runs(
         }
         own: tuple[Clusters, Clusters]
         if paired:
-            answers = [left[k] for k in shared]
-            x, y = _scores(answers, metric), _scores([right[k] for k in shared], metric)
-            clusters = clusters_of(answers)
+            ours, theirs = [left[k] for k in shared], [right[k] for k in shared]
+            x, y = _scores(ours, metric), _scores(theirs, metric)
+            clusters = shared_clusters(a.name, _labels(ours), b.name, _labels(theirs))
             own = clusters, clusters
             row |= paired_figures(x, y, clusters, family=len(matching), delta=delta, seed=seed)
         else:
@@ -105,6 +106,21 @@ def compare_runs(
         raise BadInput(f"{a.name} and {b.name} share no system and condition to compare")
     adjust(rows)
     return rows
+
+
+def shared_clusters(a: str, of_a: Sequence[str], b: str, of_b: Sequence[str]) -> Clusters:
+    """The coarser of two runs' clusters of the same questions; None where each stands for itself.
+
+    a, b: the runs' names. Raises BadInput where neither run's clusters hold the other's.
+    """
+    pairs = len(set(zip(of_a, of_b, strict=True)))
+    if pairs not in (len(set(of_a)), len(set(of_b))):
+        raise BadInput(
+            f"{a} and {b} cluster the same questions otherwise, and neither's clusters hold the "
+            "other's; sum one up again with the other's ‹cluster›"
+        )
+    coarser = of_b if pairs == len(set(of_a)) else of_a
+    return coarser if len(set(coarser)) < len(coarser) else None
 
 
 def paired_figures(
@@ -154,6 +170,10 @@ def _independent(x: Floats, y: Floats, of_x: Clusters, of_y: Clusters) -> dict[s
         error = math.hypot(error_about(x, mean, of_x), error_about(y, mean, of_y))
     p = math.erfc(abs(delta) / error / math.sqrt(2)) if error else 1.0
     return {"delta": delta, "ci95": [low, high], "p": p, "test": "two-sample-score"}
+
+
+def _labels(predictions: Sequence[Prediction]) -> list[str]:
+    return [p.cluster or p.id for p in predictions]
 
 
 def _scores(predictions: Sequence[Prediction], metric: Metric) -> Floats:

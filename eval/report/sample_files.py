@@ -17,7 +17,7 @@ import numpy as np
 
 from neurorit.core.errors import BadInput
 from neurorit.eval.predictions import read_predictions
-from neurorit.eval.report.compare_runs import paired_figures
+from neurorit.eval.report.compare_runs import Clusters, paired_figures, shared_clusters
 from neurorit.eval.stats.intervals import Floats, rate_intervals
 from neurorit.eval.stats.paired import adjust
 
@@ -82,12 +82,12 @@ def compare_samples(
 
     Where each holds one set the two are compared whatever their names. A question that one side did
     not score counts for neither. Each metric is a family of Holm's. Raises BadInput where fewer
-    than ten questions of a set are shared, or nothing is.
+    than ten questions of a set are shared, or nothing is, or clusters conflict (`shared_clusters`).
     """
     pairs = [(held, held) for held in a.sets if held in b.sets]
     if len(a.sets) == len(b.sets) == 1:
         pairs = [(next(iter(a.sets)), next(iter(b.sets)))]
-    found: list[tuple[str, str, Floats, Floats, list[str]]] = []
+    found: list[tuple[str, str, Floats, Floats, Clusters]] = []
     for first, second in pairs:
         left, right = a.sets[first], b.sets[second]
         metrics = dict.fromkeys(name for one in left.values() for name in one.scores)
@@ -108,15 +108,16 @@ def compare_samples(
                 np.array([side[key].scores[metric] for key in shared], dtype=np.float64)
                 for side in (left, right)
             )
-            found.append((first, metric, x, y, [left[key].cluster for key in shared]))
+            labels = [[side[key].cluster for key in shared] for side in (left, right)]
+            clusters = shared_clusters(a.name, labels[0], b.name, labels[1])
+            found.append((first, metric, x, y, clusters))
     if not found:
         raise BadInput(
             f"{a.name} and {b.name} share no question with a score; they hold "
             f"{', '.join(a.sets)} and {', '.join(b.sets)}"
         )
     rows = []
-    for held, metric, x, y, labels in found:
-        clusters = labels if len(set(labels)) < len(labels) else None
+    for held, metric, x, y, clusters in found:
         family = sum(one[1] == metric for one in found)
         row: dict[str, Any] = {"a": a.name, "b": b.name, "condition": held, "metric": metric}
         row |= paired_figures(x, y, clusters, family=family, delta=delta, seed=seed)

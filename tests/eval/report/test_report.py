@@ -8,7 +8,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -264,6 +264,28 @@ def test_runs_that_share_no_question_are_compared_by_cluster(tmp_path: Path) -> 
     assert widths[1] > 4 * widths[0]  # about the square root of 20
     own = [row["a_ci95"][1] - row["a_ci95"][0] for row in (plain, clustered)]
     assert own[1] > 4 * own[0]
+
+
+def test_two_runs_are_one_comparison_whichever_is_named_first(tmp_path: Path) -> None:
+    def read(name: str, seed: int, cluster: Callable[[int], str]) -> Run:
+        labelled = [replace(p, cluster=cluster(int(p.id[1:]))) for p in make_run(seed=seed)[0]]
+        Journal(tmp_path / name / "predictions.jsonl").append(labelled)
+        return read_run(tmp_path / name, name)
+
+    plain = read("plain", 0, lambda i: "")
+    documents = read("documents", 1, lambda i: f"document {i // 2}")
+    shelves = read("shelves", 2, lambda i: f"shelf {i // 8}")
+    for a, b in ((plain, documents), (documents, shelves), (plain, shelves)):
+        there, back = compare_runs(a, b), compare_runs(b, a)
+        assert any(row["delta"] for row in there)
+        for row, other in zip(there, back, strict=True):
+            assert other["delta"] == -row["delta"]
+            assert other["p"] == pytest.approx(row["p"])
+            assert other["needed"] == row["needed"]
+            assert other["ci95"] == pytest.approx([-end for end in reversed(row["ci95"])])
+    halves = read("halves", 3, lambda i: f"half {i % 2}")
+    with pytest.raises(BadInput, match="documents and halves cluster the same questions otherwise"):
+        compare_runs(documents, halves)
 
 
 def test_gates(run: Path) -> None:

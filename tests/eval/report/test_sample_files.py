@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,18 @@ def test_clusters_and_missing_scores(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines[::-1]))
     rows = {r["metric"]: r for r in compare_samples(*(read_samples(p, "x") for p in places))}
     assert (rows["em"]["n"], rows["f1"]["n"]) == (59, 60)
+
+
+def test_the_coarser_clusters_count_whichever_side_has_them(tmp_path: Path) -> None:
+    plain, clustered = answers(1, 0.7), answers(2, 0.5)
+    clustered = [replace(p, cluster=f"c{i % 6}") for i, p in enumerate(clustered)]
+    places = ours(tmp_path / "plain", plain), ours(tmp_path / "clustered", clustered)
+    a, b = (read_samples(place, place.name) for place in places)
+    for row, other in zip(compare_samples(a, b), compare_samples(b, a), strict=True):
+        assert other["p"] == pytest.approx(row["p"])
+        assert other["ci95"] == pytest.approx([-end for end in reversed(row["ci95"])])
+    alone = compare_samples(a, read_samples(ours(tmp_path / "b", answers(2, 0.5)), "b"))
+    assert compare_samples(a, b)[0]["p"] != alone[0]["p"]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
