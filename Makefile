@@ -15,8 +15,11 @@ EXTRAS ?= dev,documents,gguf,int8,scale
 ARGS ?=
 # One thread a process: two that wait for each other on one core take twice as long. Slow tests run
 # as two processes, of the method and of all else, which take as long: one computes while the other waits.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-FAST := $(PYTEST) -n logical --maxprocesses 4 --dist loadfile -m "not slow"
+# What is imported is compiled once, also where nothing is to be written beside the sources.
+PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/$(VENV)/pycache OMP_NUM_THREADS=1 \
+    $(BIN)/python -m pytest
+FAST := $(PYTEST) -n logical --maxprocesses 4 --dist loadfile -m "not slow" \
+    -p no:schemathesis -p no:langsmith_plugin
 SLOW := $(PYTEST) -m slow
 METHOD := tests/neurorit
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +21,49 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_ALL_SLOW = re.compile(r"^pytestmark = \[?pytest\.mark\.slow", re.MULTILINE)
 _POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))
 CHAT = (
     "{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without the slow tests, files that hold no others are not imported either."""
+    if config.option.markexpr != "not slow" or not collection_path.name.startswith("test_"):
+        return None
+    return bool(_ALL_SLOW.search(collection_path.read_text("utf-8"))) or None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: each collection after a training would go through all of it."""
+    if not any(item.get_closest_marker("slow") for item in session.items):
+        from tests.forks import preload_little
+
+        preload_little()
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def encoder_once() -> Iterator[None]:
+    """MiniLM is read once a process; who changes it makes an own one."""
+    from functools import lru_cache
+
+    from neurorit.retrieval.encoders import load
+
+    kept = pytest.MonkeyPatch()
+    read = load._load
+    once = lru_cache(lambda batch_size: read(load.DEFAULT, batch_size, {}))
+
+    def given(name: str, batch_size: int, request: Mapping[str, Any]) -> Any:
+        plain = name == load.DEFAULT and not request
+        return once(batch_size) if plain else read(name, batch_size, request)
+
+    kept.setattr(load, "_load", given)
+    yield
+    kept.undo()
 
 
 def make_example(number: int) -> Example:

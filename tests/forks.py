@@ -16,24 +16,32 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from neurorit.cli import main
 from neurorit.serving.backends.vllm_server import free_port
 
 _server = multiprocessing.get_context("forkserver")
 # Imports only: nothing has computed there, so no thread is lost by forking.
-_server.set_forkserver_preload(
-    [
-        "tests.neurorit.mining.test_mine",
-        "tests.neurorit.tuning.test_tune",
-        "tests.retrieval.index.test_build",
-        "neurorit.cli.evaluation.evaluate",
-        "neurorit.pipelines.evaluation.command",
-        "neurorit.eval.judges.endpoint",
-        "transformers.models.auto.tokenization_auto",
-    ]
-)
+_LIGHT = [
+    "tests.retrieval.counting_encoder",
+    "neurorit.retrieval.index.build",
+    "neurorit.retrieval.retriever",
+    "neurorit.retrieval.bm25.build",
+]
+_HEAVY = [
+    "tests.neurorit.mining.test_mine",
+    "tests.neurorit.tuning.test_tune",
+    "tests.retrieval.index.test_build",
+    "neurorit.cli.evaluation.evaluate",
+    "neurorit.pipelines.evaluation.command",
+    "neurorit.eval.judges.endpoint",
+    "transformers.models.auto.tokenization_auto",
+]
+_server.set_forkserver_preload(_HEAVY)
+
+
+def preload_little() -> None:
+    """For tests that compute nothing in what they start, such as the quick ones."""
+    _server.set_forkserver_preload(_LIGHT)
 
 
 @contextmanager
@@ -74,6 +82,8 @@ def run_in_processes(count: int, code: str, *arguments: Path) -> None:
 
     When one fails the others are ended too; the AssertionError says how and shows what they wrote.
     """
+    import torch
+
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         many = str(count)
@@ -103,6 +113,8 @@ def run_in_processes(count: int, code: str, *arguments: Path) -> None:
 def _run_code(
     code: str, arguments: tuple[Path, ...], log: Path, environment: Mapping[str, str], threads: int
 ) -> None:
+    import torch
+
     _write_into(log)
     os.environ.update(environment)
     torch.set_num_threads(threads)

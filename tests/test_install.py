@@ -89,6 +89,7 @@ def stand_in(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(engine.parent), "LEDGER": str(folder / "ledger")}
 
 
+@pytest.mark.slow
 def test_one_name_is_installed(built: dict[str, Path]) -> None:
     contents = {}
     for kind, wheel in built.items():

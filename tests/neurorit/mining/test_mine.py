@@ -306,8 +306,9 @@ def test_contexts_that_add_nothing_do_not_count(tmp_path: Path) -> None:
     assert sum(made["gain"][side]["left_out"] for side in ("rel", "irrel")) > 0
     assert len(atlas.residuals) == sum(made["samples"].values())
     assert len(atlas.sample_ends_rel) == made["samples"]["rel"] + 1
+    few = lab_examples(tmp_path / "few.jsonl", count=6)
     with pytest.raises(BadInput, match="do neurons add 2 to F"):
-        mine(base_model_dir(), None, source, replace(settings, least_gain=2.0))
+        mine(base_model_dir(), None, few, replace(settings, least_gain=2.0))
 
 
 def test_what_follows_a_context_is_attributed_behind_the_models_own_words(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -128,7 +129,7 @@ def test_a_changed_index_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_encoder_is_refused(index_dir: Path) -> None:
-    encoder = load_encoder()
+    encoder = copy.deepcopy(load_encoder())
     encoder._model.max_seq_length = 7
     with pytest.raises(ArtifactError, match="another encoder"):
         Index.load(index_dir, encoder=encoder)
