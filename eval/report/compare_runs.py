@@ -46,20 +46,22 @@ def read_run(directory: Path, name: str) -> Run:
     if not path.is_file():
         raise BadInput(f"{path}: no predictions there; two runs are compared by their answers")
     cells: dict[tuple[str, str], dict[Any, Prediction]] = {}
-    left_out = _left_out(Path(directory) / "report.json")
-    for p in read_predictions(path).values():
-        if p.id in left_out:
-            continue
+    for p in read_counted(path):
         cells.setdefault((p.system, p.condition), {})[p.id, p.answers] = p
     return Run(name, cells)
 
 
-def _left_out(report: Path) -> set[str]:
-    """Ids of questions that a run has predictions of and counts nowhere."""
-    if not report.is_file():
-        return set()
-    manifest = json.loads(report.read_text(encoding="utf-8")).get("manifest") or {}
-    return set(manifest.get("left_out") or ())
+def read_counted(path: Path) -> list[Prediction]:
+    """Predictions of a journal but of questions that the report beside it leaves out as unscored.
+
+    Raises BadInput as `read_predictions` does.
+    """
+    report = path.with_name("report.json")
+    left_out: set[str] = set()
+    if report.is_file():
+        manifest = json.loads(report.read_text(encoding="utf-8")).get("manifest") or {}
+        left_out = set(manifest.get("left_out") or ())
+    return [p for p in read_predictions(path).values() if p.id not in left_out]
 
 
 def compare_runs(

@@ -16,8 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neurorit.core.errors import BadInput
-from neurorit.eval.predictions import read_predictions
-from neurorit.eval.report.compare_runs import Clusters, paired_figures, shared_clusters
+from neurorit.eval.report.compare_runs import (
+    Clusters,
+    paired_figures,
+    read_counted,
+    shared_clusters,
+)
 from neurorit.eval.stats.intervals import Floats, rate_intervals
 from neurorit.eval.stats.paired import adjust
 
@@ -191,7 +195,7 @@ def _bergen(path: Path, cluster: str) -> Iterator[Sample]:
 
 
 def _own(path: Path) -> Iterator[Sample]:
-    predictions = list(read_predictions(path).values())
+    predictions = read_counted(path)
     systems = {p.system for p in predictions}
     if len(systems) > 1:
         raise BadInput(

@@ -110,6 +110,18 @@ def test_the_figures_equal_ours_on_the_same_answers(form: str, tmp_path: Path) -
     assert all(row["metric"] != "perplexity" for row in rows)
 
 
+def test_what_a_report_leaves_out_counts_by_neither_route(tmp_path: Path) -> None:
+    sides = answers(1, 0.7), answers(2, 0.5)
+    places = [ours(tmp_path / f"run-{i}", side) for i, side in enumerate(sides)]
+    left_out = {"manifest": {"left_out": [f"q{i}" for i in range(8)]}}
+    (places[0] / "report.json").write_text(json.dumps(left_out))
+    (run,) = compare_runs(*(read_run(place, place.name) for place in places))
+    for names in (places, [place / "predictions.jsonl" for place in places]):
+        rows = compare_samples(*(read_samples(place, place.name) for place in names))
+        assert (rows[0]["n"], rows[0]["delta"]) == (run["n"], run["delta"])
+    assert run["n"] == 52
+
+
 def test_clusters_and_missing_scores(tmp_path: Path) -> None:
     sides = answers(1, 0.7), answers(2, 0.5)
     places = [harness(tmp_path / str(i), side) for i, side in enumerate(sides)]
