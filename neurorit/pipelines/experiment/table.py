@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neurorit.eval.conditions import distractor_conditions, parse_condition
+
 BASE = "base"
 DISTRACTORS = "distractor mean"
 _RESAMPLES = 20_000
@@ -38,7 +40,8 @@ def rows(
         for row in (document.get("retention") or {}).get("rows", ())
         if row["part"] == "text"
     }
-    noisy = _noisy(conditions)
+    noisy = distractor_conditions(list(conditions))
+    refusing = _refusing(conditions)
 
     def figures(system: str) -> dict[str, float | None]:
         made = {f"{c}, EM": found[system, c]["em"] for c in conditions}
@@ -46,9 +49,7 @@ def rows(
             values = [found[system, c]["em"] for c in noisy]
             known = all(value is not None for value in values)
             made[f"{DISTRACTORS}, EM"] = sum(values) / len(values) if known else None
-        for condition in conditions:
-            if condition == "clean" or condition.startswith("noise-only"):
-                made[f"{condition}, refused"] = found[system, condition]["abstain_rate"]
+        made |= {f"{c}, refused": found[system, c]["abstain_rate"] for c in refusing}
         for axis in _AXES if kept else ():
             made[axis] = kept[system][axis] if system in kept else None
         for name, figure in _OF_TEXT.items() if texts else ():
@@ -119,8 +120,9 @@ def paired(
         shared = set.intersection(*(set(part) for part in parts))
         return {one: sum(part[one] for part in parts) / len(parts) for one in sorted(shared)}
 
-    measured = {DISTRACTORS: _noisy(conditions)} if _noisy(conditions) else {}
-    measured |= {c: [c] for c in conditions if not c.startswith("distractor-")}
+    noisy = distractor_conditions(list(conditions))
+    measured = {DISTRACTORS: noisy} if noisy else {}
+    measured |= {c: [c] for c in conditions if c not in noisy}
     made: list[dict[str, Any]] = []
     for figure, wanted in measured.items():
         pairs = [(name, rival) for rival in [BASE, *variants[:1]] for name in variants]
@@ -198,8 +200,10 @@ def _runs(name: str, seeds: Sequence[int]) -> list[str]:
     return [BASE] if name == BASE else [f"{name}-{seed}" for seed in seeds]
 
 
-def _noisy(conditions: Sequence[str]) -> list[str]:
-    return [condition for condition in conditions if condition.startswith("distractor-")]
+def _refusing(conditions: Sequence[str]) -> list[str]:
+    """Those whose refusals are told: unwanted on clean, wanted where there is noise alone."""
+    parsed = [parse_condition(name) for name in conditions]
+    return [c.name for c in parsed if c.name == "clean" or (c.noise is not None and not c.gold)]
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:

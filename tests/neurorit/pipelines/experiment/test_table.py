@@ -1,0 +1,69 @@
+"""The table of an experiment: which conditions each of its figures is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurorit.eval.conditions import build_condition
+from neurorit.eval.metrics.scoring import score
+from neurorit.eval.predictions import Prediction
+from neurorit.eval.report.summary import summarise
+from neurorit.pipelines.experiment.table import paired, rows
+from tests.conftest import make_example
+
+CONDITIONS = ("clean", "distractor-1", "distractor-4", "distractor-4@last", "distractor-2+typos")
+CONDITIONS += ("distractor-only-4", "counterfactual-only-1", "noise-only-2")
+ASKED = [make_example(i) for i in range(10)]
+
+
+def answers(system: str, right: Sequence[int]) -> list[Prediction]:
+    """right: of how many questions the answer is right, under each condition; else it refuses."""
+    return [
+        score(system, c, e, build_condition(e, c), f"{system}{c}{e.id}", e.answers[0] * (i < hits))
+        for c, hits in zip(CONDITIONS, right, strict=True)
+        for i, e in enumerate(ASKED)
+    ]
+
+
+@pytest.fixture(scope="module")
+def held() -> list[Prediction]:
+    return answers("base", (9, 8, 6, 5, 7, 0, 1, 2)) + answers("sft-0", (9, 9, 8, 1, 2, 0, 0, 1))
+
+
+def test_the_distractor_mean_is_that_of_the_report(held: list[Prediction]) -> None:
+    document = summarise(held, ["base", "sft-0"], CONDITIONS, {})
+    pooled = {row["system"]: row["em"] for row in document["pooled"]}
+    table = {row["variant"]: row["figures"] for row in rows(document, ["sft"], [0], CONDITIONS)}
+    assert table["base"]["distractor mean, EM"]["mean"] == pytest.approx(pooled["base"]) == 0.7
+    assert table["sft"]["distractor mean, EM"]["mean"] == pytest.approx(pooled["sft-0"])
+    refused = {name: figure["mean"] for name, figure in table["base"].items() if "refused" in name}
+    assert refused == {
+        "clean, refused": 0.1,
+        "distractor-only-4, refused": 1.0,
+        "counterfactual-only-1, refused": 0.9,
+        "noise-only-2, refused": 0.8,
+    }
+
+
+def test_every_other_condition_is_paired_alone(held: list[Prediction], tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(asdict(p)) + "\n" for p in held))
+    found: list[dict[str, Any]] = paired(path, ["sft"], [0], CONDITIONS)
+    deltas = {row["figure"]: row["delta"] for row in found}
+    assert deltas.pop("distractor mean") == pytest.approx(0.15)
+    assert deltas == pytest.approx(
+        {
+            "clean": 0.0,
+            "distractor-4@last": -0.4,
+            "distractor-2+typos": -0.5,
+            "distractor-only-4": 0.0,
+            "counterfactual-only-1": -0.1,
+            "noise-only-2": -0.1,
+        }
+    )
