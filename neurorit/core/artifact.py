@@ -54,7 +54,7 @@ class Manifest:
 def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary directory; when the block ends well, seal it and rename it to `out`.
 
-    The manifest's `files` are computed here, and `manifest.made` may be filled in the block. On an
+    The manifest's `files` are computed here; `made` and `inputs` may be filled in the block. On an
     error nothing of the new artifact is left, and an older one at `out` is untouched. Raises
     BadInput as `check_place` does, at the end too: of two that write it at once without `overwrite`
     the second to end is refused.

@@ -20,6 +20,9 @@ from neurorit.core.errors import BadInput
 from neurorit.core.locks import lock
 
 RECORD = "build.json"
+# Of what an unfinished build leaves (segments, their vectors, parts of a sparse index): raise it
+# with every change of that, so that no version goes on with what another one began.
+REVISION = 1
 
 
 @contextlib.contextmanager
@@ -27,10 +30,10 @@ def workplace(place: Path, purpose: Mapping[str, Any], *, restart: bool = False)
     """Hold the folder `place`, with what an interrupted build for the same purpose left there.
 
     purpose: what is built, by names that a person knows. restart: throw away what was made for
-    another purpose. Raises BadInput where that would be lost, or while another process works in
-    the folder.
+    another purpose, or by a version whose files have another form. Raises BadInput where that would
+    be lost, or while another process works in the folder.
     """
-    wanted = json.loads(json.dumps(dict(purpose), default=str))
+    wanted = json.loads(json.dumps({"the form of its files": REVISION, **purpose}, default=str))
     descriptor = _locked(place)
     try:
         found = _record(place)

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import Manifest, hash_inputs, writing
+from neurorit.core.artifact import Manifest, writing
 from neurorit.core.errors import BadInput
 from neurorit.data.example_files import (
     ExampleSource,
@@ -85,19 +85,19 @@ def mix(
     if out is None:
         return _mixed(_loaded(index), asked, wanted, settings, seed, named, unread, progress)
     counts: dict[str, Any] = {}
-    of_index = (
-        {"index": index.digest} if isinstance(index, Index) else hash_inputs(index=Path(index))
-    )
+    inputs = {"questions": examples_digest(questions, every)}
     manifest = Manifest(
         kind="examples",
         command="neurorit-rag mix",
         settings=asdict(settings) | ({"only": list(only)} if only else {}),
         seed=seed,
-        inputs={"questions": examples_digest(questions, every), **of_index},
+        inputs=inputs,
         made=counts,
     )
     with writing(Path(out), manifest, overwrite=overwrite) as folder:
-        mixture = _mixed(_loaded(index), asked, wanted, settings, seed, named, unread, progress)
+        loaded = _loaded(index)
+        inputs["index"] = loaded.digest  # whatever lies there by the end
+        mixture = _mixed(loaded, asked, wanted, settings, seed, named, unread, progress)
         write_examples(folder / EXAMPLES, mixture)
         with open(folder / LEDGER, "w", encoding="utf-8") as stream:
             for record in mixture.ledger:

@@ -7,6 +7,7 @@ are brought together word by word, in files that are mapped when they are search
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,8 +86,11 @@ def _encode(encoder: SparseEncoder, texts: Sequence[str], out: Path) -> None:
     """Write the weights of some passages, whole or not at all."""
     from scipy.sparse import save_npz
 
-    unfinished = out.with_suffix(".writing.npz")
-    save_npz(unfinished, encoder.encode_passages(texts), compressed=False)
+    unfinished = out.with_suffix(".writing")
+    with open(unfinished, "wb") as stream:
+        save_npz(stream, encoder.encode_passages(texts), compressed=False)
+        stream.flush()
+        os.fsync(stream.fileno())
     unfinished.replace(out)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurorit.core import artifact, atomic_files
+from neurorit.core import artifact, atomic_files, build_dir
 from neurorit.core.errors import BadInput
 from neurorit.retrieval.index import segments
 from neurorit.retrieval.index.build import BuildSettings, write_index
@@ -128,6 +128,19 @@ def test_an_unfinished_build_of_something_else_is_not_thrown_away_unasked(
     build_index(corpus, tmp_path / "index", encoder=other, restart=True)
     assert other.encoded == COUNT
     assert not place.exists()
+
+
+def test_what_another_version_began_is_not_gone_on_with(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build_dir, "REVISION", build_dir.REVISION + 1)
+        build_index(corpus, tmp_path / "index", encoder=CountingEncoder(stop=3072))
+    with pytest.raises(BadInput, match=r"differs in: the form of its files; .*restart=True"):
+        build_index(corpus, tmp_path / "index", encoder=CountingEncoder())
+    again = CountingEncoder()
+    build_index(corpus, tmp_path / "index", encoder=again, restart=True)
+    assert again.encoded == COUNT
 
 
 def test_replacing_an_index_leaves_one_there_at_every_moment(

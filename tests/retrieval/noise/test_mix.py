@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from neurorit.cli import app
+from neurorit.core.artifact import hash_file, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import held_answer, replace_answers
 from neurorit.data.example_files import read_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import build_condition
-from neurorit.retrieval.index.index import Index
+from neurorit.retrieval.index.index import Index, build_index
 from neurorit.retrieval.noise.mix import mix
 from neurorit.retrieval.noise.mixer import Mixer, MixSettings
 from neurorit.retrieval.noise.synthetic import without_answer
@@ -165,6 +166,23 @@ def test_the_same_seed_gives_the_same_bytes(
         same = (tmp_path / "a" / name).read_bytes()
         assert same == (tmp_path / "b" / name).read_bytes()
         assert same != (tmp_path / "c" / name).read_bytes()
+
+
+def test_the_index_that_is_named_is_the_one_that_was_mixed_from(
+    tmp_path: Path, index: Index, world: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "index"
+    build_index(index.passages, place, encoder=index.encoder)
+
+    def late(directory: Path) -> Index:
+        others = list(reversed(index.passages))
+        build_index(others, directory, encoder=index.encoder, overwrite=True)
+        return Index.load(directory, encoder=index.encoder)
+
+    monkeypatch.setattr("neurorit.retrieval.noise.mix._loaded", late)
+    mix(world["train"], place, MixSettings(limit=5), out=tmp_path / "mixed")
+    made = read_manifest(tmp_path / "mixed", "examples")
+    assert made.inputs["index"] == hash_file(place / "manifest.json")
 
 
 def test_gold_is_found_by_its_answer_where_none_is_named(index: Index) -> None:

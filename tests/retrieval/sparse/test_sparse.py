@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,24 @@ def test_a_build_that_was_stopped_goes_on(
     write_sparse(place, index.passages, index.digest, encoder)
     assert asked == [8] * 5
     assert {p.name: p.read_bytes() for p in sparse_place(place).glob("*.npy")} == whole
+
+
+def test_a_part_is_on_disk_before_it_has_its_name(
+    splade: Path, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_PART", 8)
+    synced, sync = list[str](), os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    encoder = SparseEncoder.load(str(splade))
+    write_sparse(tmp_path / "index", index.passages, index.digest, encoder)
+    assert [name for name in synced if name.endswith(".writing")] == [
+        f"{start:012d}.writing" for start in range(0, 40, 8)
+    ]
 
 
 def test_what_was_begun_for_the_index_before_stands_in_no_way(
