@@ -182,7 +182,7 @@ def plot(table: Mapping[str, Any], path: Path) -> None:
             found = row["figures"][name]
             if found["mean"] is None:
                 continue
-            low, high = found["ci95"] or (found["mean"], found["mean"])
+            low, high = _of_a_share(found["ci95"] or (found["mean"], found["mean"]))
             colour = "black" if row["variant"] == BASE else "tab:blue"
             axis.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.5)
             axis.plot([100 * v for v in found["values"]], [place] * len(found["values"]), ".",
@@ -246,6 +246,12 @@ def _markdown_frontier(table: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(["variant", *_AXES, "dominated by"], cells)
 
 
+def _of_a_share(interval: Sequence[float]) -> tuple[float, float]:
+    """What is told of a t interval over seeds, which knows no bounds: the part from 0 to 1."""
+    low, high = interval
+    return max(0.0, low), min(1.0, high)
+
+
 def _wide(interval: Sequence[float] | None) -> Sequence[float] | None:
     """An interval over seeds; None where there was one seed, or none."""
     return interval if interval and interval[0] < interval[1] else None
@@ -275,6 +281,6 @@ def _cell(figure: Mapping[str, Any], name: str = "") -> str:
     scale, digits = (1, 3) if name.endswith(_NATS) else (100, 1)
     text = f"{scale * figure['mean']:.{digits}f}"
     if figure["ci95"] is not None:
-        low, high = figure["ci95"]
+        low, high = figure["ci95"] if scale == 1 else _of_a_share(figure["ci95"])
         text += f" ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
     return text

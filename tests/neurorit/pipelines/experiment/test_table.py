@@ -14,7 +14,7 @@ from neurorit.eval.conditions import build_condition
 from neurorit.eval.metrics.scoring import score
 from neurorit.eval.predictions import Prediction
 from neurorit.eval.report.summary import summarise
-from neurorit.pipelines.experiment.table import paired, rows
+from neurorit.pipelines.experiment.table import markdown, paired, rows
 from tests.conftest import make_example
 
 CONDITIONS = ("clean", "distractor-1", "distractor-4", "distractor-4@last", "distractor-2+typos")
@@ -67,3 +67,26 @@ def test_every_other_condition_is_paired_alone(held: list[Prediction], tmp_path:
             "noise-only-2": -0.1,
         }
     )
+
+
+def test_told_intervals_of_shares_end_at_0_and_1() -> None:
+    systems = {"base": (0.9, 0.0), "sft-0": (0.9, -0.2), "sft-1": (1.0, 0.1)}
+    document = {
+        "results": [
+            {"system": name, "condition": "clean", "em": em, "abstain_rate": 1 - em}
+            for name, (em, _) in systems.items()
+        ],
+        "retention": {
+            "rows": [
+                {"system": name, "part": "text", "delta": lost, "kl": 0.0}
+                for name, (_, lost) in systems.items()
+            ]
+        },
+    }
+    held = rows(document, ["sft"], [0, 1], ["clean"])
+    text = markdown({"rows": held, "selected": None, "test": None})
+    line = next(line for line in text.splitlines() if line.startswith("| sft"))
+    # By t of one degree of freedom 31.5 to 158.5, and of the refusals -58.5 to 68.5.
+    assert "95.0 (31.5 to 100.0)" in line and "5.0 (0.0 to 68.5)" in line
+    assert "-0.050 (-1.956 to 1.856)" in line  # nats are no share
+    assert held[1]["figures"]["clean, EM"]["ci95"][1] == pytest.approx(1.585, abs=1e-3)
