@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,6 +21,7 @@ COUNT = 2_000  # 256 kB of vectors, 60 kB of text
 
 def build_within(corpus: Path, out: Path, most: int, pipe: Connection) -> None:
     """Build an index where no file may be larger than `most` bytes; tell what it ended with."""
+    sys.dont_write_bytecode = True  # what was cut short would be read by every later process
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     try:
         build_index(corpus, out, encoder=CountingEncoder())

@@ -14,7 +14,7 @@ import pytest
 from neurorit.core.errors import ArtifactError, BadInput
 from neurorit.data.example_files import read_examples
 from neurorit.retrieval.corpus.reader import read_corpus
-from neurorit.retrieval.encoders.load import load_encoder
+from neurorit.retrieval.encoders.load import SentenceEncoder, load_encoder
 from neurorit.retrieval.index.index import Index, build_index
 
 
@@ -129,8 +129,9 @@ def test_a_changed_index_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_encoder_is_refused(index_dir: Path) -> None:
-    encoder = copy.deepcopy(load_encoder())
-    encoder._model.max_seq_length = 7
+    model = copy.deepcopy(load_encoder()._model)
+    model.max_seq_length = 7
+    encoder = SentenceEncoder("minilm", model)
     with pytest.raises(ArtifactError, match="another encoder"):
         Index.load(index_dir, encoder=encoder)
 
