@@ -168,12 +168,13 @@ def _steps(
     steps = [
         (less[0], more[0]) for curve in curves.values() for (_, less), (_, more) in pairwise(curve)
     ]
-    alone: dict[tuple[str, bool], list[tuple[int, str]]] = defaultdict(list)
+    alone: dict[tuple[str, bool], dict[int, str]] = defaultdict(dict)
     for c in parsed:
         if c.noise and not c.gold:
-            alone[c.noise, c.filled].append((c.count, c.name))
+            # Another order of as many passages is no more noise.
+            alone[c.noise, c.filled].setdefault(c.count, c.name)
     for by_count in alone.values():
-        steps += [(less, more) for (_, less), (_, more) in pairwise(sorted(by_count))]
+        steps += [(less, more) for (_, less), (_, more) in pairwise(sorted(by_count.items()))]
     return steps
 
 

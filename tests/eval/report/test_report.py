@@ -102,6 +102,19 @@ def test_area_size_and_no_degradation_by_hand() -> None:
         assert row["ci95"][0] <= row["value"] <= row["ci95"][1]
 
 
+def test_another_order_is_no_more_noise() -> None:
+    right = {
+        "noise-only-2": 1,
+        "noise-only-2@ranked": 0,
+        "noise-only-4": 1,
+        "noise-only-4@ranked": 0,
+    }
+    cells = {("s", name): [prediction(name, 0, bool(hit))] for name, hit in right.items()}
+    (row,) = robustness(cells, ["s"], list(right))
+    assert (row["metric"], row["value"]) == ("size", 1.0)
+    assert row["over"] == ["noise-only-2", "noise-only-4"]
+
+
 def test_nothing_right_is_not_robust() -> None:
     cells = {
         ("s", name): [prediction(name, i, False, ids) for i in range(3)]
