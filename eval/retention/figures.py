@@ -86,10 +86,14 @@ def task_row(system: str, part: str, base: ArrayLike, right: ArrayLike) -> dict[
 def summarise(base: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The report's `retention`: the rows with Holm's p over all of them, and each system's figure.
 
+    The base keeps all of itself, whatever it is asked: its intervals of what is kept are [1, 1].
     The interval of a mean of parts is Zou and Donner's (MOVER), from the parts' own intervals;
     parts are measured on other items each, and so independent.
     """
     listed = [dict(row) for row in rows]
+    for row in listed:
+        if row["system"] == base and row["kept"] is not None:
+            row["kept_ci95"] = [1.0, 1.0]
     tested = [row for row in listed if row["system"] != base]
     for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
         row["p_holm"] = p

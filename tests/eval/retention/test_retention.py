@@ -216,6 +216,18 @@ def test_the_figure_is_the_mean_of_its_parts() -> None:
     assert low < figure["value"] < high < 1
 
 
+def test_the_base_keeps_all_of_itself() -> None:
+    right = np.r_[np.ones(30), np.zeros(10)]
+    few = np.r_[np.ones(LEAST - 1), np.zeros(21)]
+    parts = {"clean passages": right, "closed-book": few}
+    rows = [task_row(s, part, of, of) for s in ("base", "same") for part, of in parts.items()]
+    found = summarise("base", rows)
+    intervals = [row["kept_ci95"] for row in found["rows"]]
+    assert intervals[:2] == [[1.0, 1.0], None] == [found["figures"][0]["ci95"], intervals[3]]
+    # Another model may lose what these questions do not show.
+    assert intervals[2][0] < intervals[2][1] == 1.0
+
+
 def test_a_gain_on_text_is_no_credit() -> None:
     row = text_row("s", [TextDrift(10, 20.0, 10.0 + i, 1.0) for i in range(4)])
     assert row["delta"] < 0 and row["kept"] == 1.0
