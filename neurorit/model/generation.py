@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 _BATCH = 16
 
@@ -24,21 +25,16 @@ def greedy_answers(
     They come in batches, each with the number of its prompt.
 
     prompts: token ids. most: tokens of an answer. ends: tokens that end one, beside those that the
-    model's generation config names. Any model with transformers' `generate` will do; one in
-    training mode answers in evaluation mode and is given back as it came.
+    model's generation config names; of what else that says, such as penalties, nothing counts. Any
+    model with transformers' `generate` will do; one in training mode answers in evaluation mode and
+    is given back as it came.
     """
-    settings = copy.deepcopy(model.generation_config)
-    own = settings.eos_token_id
+    own = model.generation_config.eos_token_id
     own = own if isinstance(own, list) else [own] if own is not None else []
     stops = sorted({*ends, *own})
-    # What a checkpoint says of sampling is no part of a greedy answer.
-    settings.update(
+    settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        max_length=None,
         max_new_tokens=most,
         eos_token_id=stops,
         pad_token_id=stops[0],
@@ -55,7 +51,7 @@ def greedy_answers(
             for row, i in enumerate(batch):
                 ids[row, width - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
                 mask[row, width - len(prompts[i]) :] = 1
-            with torch.inference_mode():
+            with torch.inference_mode(), _instead(model.generation_config, settings):
                 said = model.generate(
                     ids.to(model.device),
                     attention_mask=mask.to(model.device),
@@ -68,3 +64,19 @@ def greedy_answers(
             yield answers
     finally:
         model.train(training)
+
+
+@contextmanager
+def _instead(own: GenerationConfig, settings: GenerationConfig) -> Iterator[None]:
+    """Let a model's own settings be others for a while: they fill in what a call leaves open."""
+    kept = dict(vars(own))
+    _become(own, vars(settings))
+    try:
+        yield
+    finally:
+        _become(own, kept)
+
+
+def _become(settings: GenerationConfig, said: Mapping[str, Any]) -> None:
+    vars(settings).clear()
+    vars(settings).update(said)

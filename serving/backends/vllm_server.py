@@ -149,6 +149,8 @@ class VllmServer:
             "--host": LOOPBACK,
             "--port": str(self.port),
             "--dtype": compute_dtype(self.model_dir, gpu=has_gpu()),
+            # Else a checkpoint's penalties would decide; its end tokens hold all the same.
+            "--generation-config": "vllm",
         }
         if self._max_model_len is not None:
             flags["--max-model-len"] = str(self._max_model_len)

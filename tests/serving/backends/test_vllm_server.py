@@ -56,6 +56,13 @@ def test_the_key_is_not_on_the_command_line_and_own_flags_win(model: Path) -> No
     assert server.model == "tuned"
 
 
+def test_a_checkpoints_penalties_decide_no_served_answer(model: Path) -> None:
+    command = VllmServer(model).command()
+    assert command[command.index("--generation-config") + 1] == "vllm"
+    own = VllmServer(model, extra_args=("--generation-config=auto",)).command()
+    assert [flag for flag in own if "generation" in flag] == ["--generation-config=auto"]
+
+
 def test_adapters_get_room_and_are_loaded_at_each_start(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
