@@ -20,6 +20,8 @@ from neurorit.core.errors import BadInput, MissingExtra
 _BATCH = 8
 # From here on a graded score counts as a right answer.
 _RIGHT = 0.5
+# How the metric is chosen: what was scored by another rule is scored anew.
+_RULE = "the first share of which more is better"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class HarnessTasks:
 
 class TaskScores(NamedTuple):
     """scores: of each question in the task's order, 0 or 1; metric: of the harness, by which they
-    are; reported: the harness's own figures of the task.
+    are, or several that the tasks of a group have; reported: the harness's own figures of the task.
     """
 
     scores: list[float]
@@ -57,7 +59,7 @@ def task_scores(
     except ModuleNotFoundError as error:
         raise MissingExtra("lm_eval", "harness") from error
     asked = [str(getattr(model, "dtype", "")), tasks.limit, tasks.chat, made_by, _digest(tasks)]
-    keys = {name: content_key("lm-eval", print_, name, *asked) for name in tasks.names}
+    keys = {name: content_key("lm-eval", _RULE, print_, name, *asked) for name in tasks.names}
     held = store.find(keys.values())
     missing = [name for name, key in keys.items() if key not in held]
     if missing:
@@ -112,17 +114,24 @@ def _run(
 
 def _of_task(name: str, found: Mapping[str, Any]) -> TaskScores:
     leaves = _leaves(name, found.get("group_subtasks") or {})
-    metric = ""
+    metrics: list[str] = []
     scores: list[float] = []
     for leaf in leaves:
         samples = sorted(found["samples"].get(leaf, ()), key=lambda sample: sample["doc_id"])
         first = [s for s in samples if s["filter"] == samples[0]["filter"]]
-        metric = next((m for m in first[0]["metrics"] if _is_share(first, m)), "") if first else ""
-        if not metric:
+        better = (found.get("higher_is_better") or {}).get(leaf) or {}
+        shares = [
+            metric
+            for metric in (first[0]["metrics"] if first else ())
+            if better.get(metric) is not False and _is_share(first, metric)
+        ]
+        if not shares:
             raise BadInput(
-                f"‹lm_eval={name}›: {leaf} gives no question a score between 0 and 1, and what is "
-                "kept of the base cannot be told; leave it out"
+                f"‹lm_eval={name}›: {leaf} gives no question a score between 0 and 1 of which more "
+                "is better, and what is kept of the base cannot be told; leave it out"
             )
+        metric = shares[0]
+        metrics.append(metric)
         scores += [float(float(sample[metric]) >= _RIGHT) for sample in first]
     own = found["results"].get(name) or {}
     reported = {
@@ -130,7 +139,7 @@ def _of_task(name: str, found: Mapping[str, Any]) -> TaskScores:
         for key, value in own.items()
         if isinstance(value, (int, float)) and "stderr" not in key and "," in key
     }
-    return TaskScores(scores, metric, reported)
+    return TaskScores(scores, ", ".join(dict.fromkeys(metrics)), reported)
 
 
 def _leaves(name: str, groups: Mapping[str, Sequence[str]]) -> list[str]:

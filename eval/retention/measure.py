@@ -74,7 +74,7 @@ def measure_retention(
 
     prints: system -> what its weights are known by; base is one of them. template: of prompts.
     A reply that was cut is not right. Raises BadInput for a suite with nothing in it, or a system
-    whose tokenizer has other tokens than the base's.
+    whose tokenizer has other tokens than the base's or a task of which has another metric.
     """
     if not (suite.texts or suite.examples or suite.instructions or suite.harness):
         raise BadInput("retention: there is no text, example, instruction or task to measure on")
@@ -86,6 +86,7 @@ def measure_retention(
     tasks = _tasks(suite, tokenizer, template or PromptTemplate(), seed)
     measured: list[dict[str, Any]] = []
     right_of_base: dict[str, list[float]] = {}
+    metrics: dict[str, str] = {}
     model: Any = None
     for system in [base, *(name for name in prints if name != base)]:
         # The one before is let go of first: no more than the base and one other are held.
@@ -108,6 +109,11 @@ def measure_retention(
         if suite.harness is not None:
             found = task_scores(suite.harness, model, tokenizer, prints[system], store)
             for part, scored in found.items():
+                if metrics.setdefault(part, scored.metric) != scored.metric:
+                    raise BadInput(
+                        f"‹lm_eval={part}›: {system} is scored by {scored.metric} and {base} by "
+                        f"{metrics[part]}, and what is kept cannot be told; leave it out"
+                    )
                 right_of_base.setdefault(part, scored.scores)
                 row = task_row(system, part, right_of_base[part], scored.scores)
                 measured.append(row | {"metric": scored.metric, "reported": scored.reported})

@@ -13,7 +13,7 @@ import yaml
 
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput, MissingExtra
-from neurorit.eval.retention import harness_tasks
+from neurorit.eval.retention import harness_tasks, measure
 from neurorit.eval.retention.harness_tasks import HarnessTasks, TaskScores, task_scores
 from neurorit.eval.retention.measure import Suite, measure_retention
 from neurorit.model.load import load_model
@@ -145,6 +145,44 @@ def test_scores_are_read_by_question_over_the_tasks_of_a_group() -> None:
     found["samples"]["b"] = [sample(0, perplexity=31.5)]
     with pytest.raises(BadInput, match="b gives no question a score between 0 and 1"):
         harness_tasks._of_task("g", found)
+
+
+def test_a_score_of_which_less_is_better_is_passed_over() -> None:
+    scores = {"brier_score": 0.9, "acc": 0.2}
+    found: dict[str, Any] = {
+        "results": {},
+        "samples": {"a": [sample(0, **scores)], "b": [sample(0, exact_match=1.0)]},
+        "higher_is_better": {"a": {"brier_score": False, "acc": True}},
+        "group_subtasks": {"g": ["a", "b"]},
+    }
+    assert harness_tasks._of_task("a", found) == TaskScores([0.0], "acc", {})
+    assert harness_tasks._of_task("g", found) == TaskScores([0.0, 1.0], "acc, exact_match", {})
+    found["higher_is_better"]["a"]["acc"] = False
+    with pytest.raises(BadInput, match=r"a gives no question a score .* of which more is better"):
+        harness_tasks._of_task("a", found)
+
+
+def test_a_system_is_scored_as_the_base_is(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load_model(tiny_model, device="cpu")
+    metrics = iter(("likelihood", "acc"))
+
+    def scored(*_: Any) -> dict[str, TaskScores]:
+        return {"a": TaskScores([1.0] * 24, next(metrics), {})}
+
+    monkeypatch.setattr(measure, "task_scores", scored)
+    with (
+        Cache(tmp_path) as store,
+        pytest.raises(BadInput, match="lm_eval=a: s is scored by acc and base by likelihood"),
+    ):
+        measure_retention(
+            {"base": "b", "s": "s"},
+            "base",
+            Suite(harness=HarnessTasks(["a"])),
+            lambda name: (model, tokenizer),
+            store,
+        )
 
 
 def test_what_is_said_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
