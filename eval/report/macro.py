@@ -13,13 +13,13 @@ from typing import Any
 from neurorit.eval.metrics.settings import NAMES, title_of
 from neurorit.eval.report.findings import write_findings
 from neurorit.eval.report.tables import markdown_table
-from neurorit.eval.stats.paired import adjust
+from neurorit.eval.stats.paired import adjust, widen_family
 
 Reports = Mapping[str, dict[str, Any]]
 
 
 def join_families(reports: Reports) -> None:
-    """Correct the comparisons of all reports together, and write their findings anew.
+    """Correct the comparisons of all reports together, and write their power and findings anew.
 
     A metric's rows of every data set are one family of Holm's: six sets that are corrected each
     for itself would find six times as many differences that are not there.
@@ -31,6 +31,7 @@ def join_families(reports: Reports) -> None:
     for family in by_metric.values():
         adjust(family)
     for report in reports.values():
+        widen_family(report["power"], len(by_metric.get(report["metric"], ())))
         report["family_over"] = list(reports)
         report["findings"] = write_findings(report)
 

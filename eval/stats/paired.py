@@ -17,7 +17,7 @@ from neurorit.eval.stats.intervals import (
     paired_comparison,
     sign_flip_exact,
 )
-from neurorit.eval.stats.power import questions_needed
+from neurorit.eval.stats.power import Power, at_level, questions_needed
 
 Values = Mapping[str, Mapping[tuple[str, str], Floats]]
 """metric -> (system, condition) -> one value a question, all in the same order."""
@@ -84,6 +84,14 @@ def power_rows(
             power = power_of(by_cell[a, condition] - by_cell[b, condition], delta, family, clusters)
             rows.append({"a": a, "b": b, "condition": condition, "metric": metric} | power)
     return rows
+
+
+def widen_family(rows: Sequence[dict[str, Any]], family: int) -> None:
+    """Write into `power_rows` what Holm's first step over the larger `family` asks for instead."""
+    for row in rows:
+        found = Power(*(row[name] for name in Power._fields))
+        alpha = ALPHA / max(1, family)
+        row |= at_level(found, row["delta"], row["alpha"], alpha)._asdict() | {"alpha": alpha}
 
 
 def power_of(

@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike
 
 from neurorit.eval.stats.intervals import normal_quantile
 
+_POWER = 0.8
+
 
 class Power(NamedTuple):
     """needed: questions for the asked difference; n: those there are; smallest: what n can show."""
@@ -31,7 +33,7 @@ def questions_needed(
     delta: float,
     *,
     alpha: float = 0.05,
-    power: float = 0.8,
+    power: float = _POWER,
     clusters: Sequence[str] | None = None,
 ) -> Power:
     """From observed paired differences [n]: questions to see a true mean difference of `delta`.
@@ -59,7 +61,22 @@ def questions_needed(
         spread = max(spread, sum(v * v for v in sums.values()) / n)
     moment = max(spread, delta if whole else delta * delta)
     z_alpha, z_power = normal_quantile(1 - alpha / 2), normal_quantile(power)
-    root = z_alpha * math.sqrt(moment) + z_power * math.sqrt(moment - delta * delta)
-    needed = max(1, math.ceil((root / delta) ** 2))
     smallest = min(1.0, (z_alpha + z_power) * math.sqrt(max(spread, 1 / n) / n))
-    return Power(needed, n, smallest, moment)
+    return Power(_needed(moment, delta, z_alpha, z_power), n, smallest, moment)
+
+
+def at_level(found: Power, delta: float, before: float, after: float) -> Power:
+    """What `questions_needed` finds at the stricter level `after` where it found this at `before`.
+
+    delta: the difference that was asked for, with probability 0.8.
+    """
+    z_power = normal_quantile(_POWER)
+    old, new = normal_quantile(1 - before / 2), normal_quantile(1 - after / 2)
+    smallest = min(1.0, found.smallest * (new + z_power) / (old + z_power))
+    needed = _needed(found.variance, delta, new, z_power)
+    return found._replace(needed=needed, smallest=smallest)
+
+
+def _needed(moment: float, delta: float, z_alpha: float, z_power: float) -> int:
+    root = z_alpha * math.sqrt(moment) + z_power * math.sqrt(moment - delta * delta)
+    return max(1, math.ceil((root / delta) ** 2))

@@ -190,7 +190,9 @@ def test_data_sets_are_one_family(tmp_path: Path) -> None:
     }  # fmt: skip
     ps = [r["p"] for one in reports.values() for r in one["comparisons"] if r["metric"] == "em"]
     before = [dict(r) for r in reports["nq"]["comparisons"]]
+    power = [dict(row) for row in reports["nq"]["power"]]
     join_families(reports)
+    assert_power_is_that_of_the_family(power, reports["nq"])
     after = [
         r["p_holm"] for one in reports.values() for r in one["comparisons"] if r["metric"] == "em"
     ]
@@ -217,6 +219,15 @@ def test_data_sets_are_one_family(tmp_path: Path) -> None:
     write_report(reports["nq"], tmp_path)
     assert "all data sets (nq, hotpot, pop)" in (tmp_path / "report.html").read_text()
     json.dumps(macro, allow_nan=False)
+
+
+def assert_power_is_that_of_the_family(alone: list[Any], report: Any) -> None:
+    """As if every question of the set had been asked for the larger family at once."""
+    for before, row in zip(alone, report["power"], strict=True):
+        family = next(r["family"] for r in report["comparisons"] if r["metric"] == row["metric"])
+        assert row["alpha"] == 0.05 / family < before["alpha"]
+        assert row["needed"] > before["needed"] and row["smallest"] > before["smallest"]
+        assert row["needed_alone"] == before["needed_alone"]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from neurorit.eval.stats.intervals import (
     sign_flip_exact,
     sign_flip_score,
 )
+from neurorit.eval.stats.power import at_level, questions_needed
 
 
 def test_interval_covers_the_true_mean() -> None:
@@ -155,3 +156,18 @@ def test_a_clustered_interval_agrees_with_its_test() -> None:
     assert seen == {True, False}
     few = paired_comparison([1.0, 0.0, 1.0], [0.0, 0.0, 0.0], ["x", "x", "y"])
     assert few.ci95 == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("flips", [(0.0, 0.0), (0.1, 0.1), (0.3, 0.6)])
+@pytest.mark.parametrize("n", [3, 400])
+def test_power_at_a_stricter_level_is_that_of_the_questions(
+    flips: tuple[float, float], n: int
+) -> None:
+    lost, gained = flips
+    drawn = np.random.default_rng(0).random(n)
+    difference = np.where(drawn < lost, -1.0, np.where(drawn < lost + gained, 1.0, 0.0))
+    alone = questions_needed(difference, 0.05, alpha=0.05)
+    expected = questions_needed(difference, 0.05, alpha=0.05 / 12)
+    found = at_level(alone, 0.05, 0.05, 0.05 / 12)
+    assert found._replace(smallest=0.0) == expected._replace(smallest=0.0)
+    assert found.smallest == pytest.approx(expected.smallest)
