@@ -238,21 +238,33 @@ class Running:
             # One that cannot be used is tried again when it has changed again.
             seen = now
             try:
-                await self._switch(now)
-                self._say("the index was updated: searches are in the new one")
-            except (NeuroritError, OSError) as error:
-                self._say(f"the updated index cannot be used, the former one stays: {error}")
+                await self._load()
+            except Exception as error:
+                # Whatever it is, there is an index to be searched.
+                self._say(
+                    f"the updated index cannot be used, the former one stays: {_cause(error)}"
+                )
+                continue
+            await self._switch(now)
 
     async def _switch(self, generation: str) -> None:
-        await self._load()
+        """Search in what was loaded, and tell of what the answers are from now on."""
         self._searched = generation
         assert self._retriever is not None
-        for pipeline in (self._gateway.pipeline, self._gateway.base):
+        pipelines = (self._gateway.pipeline, self._gateway.base)
+        for pipeline in pipelines:
             if pipeline is not None:
                 await pipeline.search_in(self._retriever)
-        for system in self._systems:
-            if system.name in self._gateway.digests:
+        self._say("the index was updated: searches are in the new one")
+        for system, pipeline in zip(self._systems, pipelines, strict=False):
+            if pipeline is None or not system.own:
+                continue
+            # That of the former index would say that the answers are what they were.
+            self._gateway.digests.pop(system.name, None)
+            try:
                 await self._tell_digest(system)
+            except Exception as error:
+                self._say(f"{system.name} is without a digest: {_cause(error)}")
 
     async def _load(self) -> None:
         # Held here alone, and by pipelines: a former one goes when its last search has ended.
@@ -351,6 +363,13 @@ def _serving(
 
     loop = asyncio.get_running_loop()
     return Server(config)
+
+
+def _cause(error: Exception) -> str:
+    """What to say of an error; the log has the trace of one that was not raised on purpose."""
+    if not isinstance(error, (NeuroritError, OSError)):
+        _log.error("an index that was updated:", exc_info=error)
+    return str(error) or type(error).__name__
 
 
 async def _read(loading: asyncio.Task[None], model_dir: Path) -> Any:

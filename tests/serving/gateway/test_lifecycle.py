@@ -365,17 +365,27 @@ def test_files_that_were_damaged_and_put_back_are_read_again_on_sighup(folder: P
     run([Playing("tuned", folder)], work, settings, load=load, generation=lambda: "one")
 
 
-def test_an_updated_index_that_cannot_be_used_leaves_the_former_one(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BadInput("index: made by another encoder"), "made by another encoder"),
+        (RuntimeError("faiss: std::bad_alloc"), "the former one stays: faiss: std::bad_alloc"),
+        (MemoryError(), "the former one stays: MemoryError"),
+    ],
+)
+def test_an_updated_index_that_cannot_be_used_leaves_the_former_one(
+    folder: Path, error: Exception, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     now, told = ["one"], list[str]()
 
     def load(before: Any) -> OfGeneration:
         if now[0] == "broken":
-            raise BadInput("index: made by another encoder")
+            raise error
         return OfGeneration(now[0])
 
     async def work(client: httpx.AsyncClient) -> None:
         now[0] = "broken"
-        while not any("made by another encoder" in line for line in told):
+        while not any(said in line for line in told):
             await asyncio.sleep(0.01)
         assert await retrieved(client) == (200, "one")
         now[0] = "two"
@@ -391,7 +401,48 @@ def test_an_updated_index_that_cannot_be_used_leaves_the_former_one(folder: Path
         generation=lambda: now[0],
         told=told,
     )
-    assert sum("made by another encoder" in line for line in told) == 1
+    assert sum(said in line for line in told) == 1
+    traced = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert traced == ([] if isinstance(error, BadInput) else [error])
+
+
+def test_a_digest_that_cannot_be_made_leaves_the_new_index_and_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, told, system = ["one"], list[str](), Playing("tuned", folder)
+    system.own = True
+
+    def digest(model_dir: Path, searched: str, settings: ServeSettings) -> str:
+        if searched == "two":
+            raise OSError(5, "Input/output error")
+        return f"of-{searched}"
+
+    monkeypatch.setattr(running, "answers_digest", digest)
+
+    async def work(client: httpx.AsyncClient) -> None:
+        async def shown() -> dict[str, str] | None:
+            card = (await client.get("/v1/models/tuned")).json()
+            return card.get("neurorit")  # type: ignore[no-any-return]
+
+        assert await shown() == {"digest": "of-one"}
+        now[0] = "two"
+        while "tuned is without a digest: [Errno 5] Input/output error" not in told:
+            await asyncio.sleep(0.01)
+        assert await retrieved(client) == (200, "two")
+        assert await shown() is None
+        now[0] = "three"
+        while await shown() != {"digest": "of-three"}:
+            await asyncio.sleep(0.01)
+
+    run(
+        [system],
+        work,
+        ServeSettings(port=0, index_seconds=0.05),
+        load=lambda before: OfGeneration(now[0]),
+        generation=lambda: now[0],
+        told=told,
+    )
+    assert not any("the former one stays" in line for line in told)
 
 
 def test_an_index_that_cannot_be_looked_at_for_a_while_ends_nothing(folder: Path) -> None:
