@@ -47,7 +47,7 @@ from neurorit.eval.run.plan import (
 from neurorit.eval.run.systems import Generate, Reply, System
 from neurorit.eval.run.unscored import (
     MAX_UNSCORED,
-    refuse_unread,
+    refuse_unanswered,
     refuse_unscored,
     unread_answers,
 )
@@ -138,8 +138,8 @@ def run_evaluation(
             source = source_of(system, plan, generate, calls, chunk_size)
             made, missing = answer(system, plan, journal, store, source, tell, max_unscored)
             asked += made
-            if not unended_as_wrong:
-                refuse_unread(system.name, plan, journal.answered, max_unscored)
+            unread = [] if unended_as_wrong else _unread(system.name, plan, journal)
+            refuse_unanswered(system.name, plan, [*missing, *unread], max_unscored)
             unanswered += missing
             timings["generate"][system.name] = time.perf_counter() - begun
         predictions = [
@@ -221,6 +221,12 @@ def run_evaluation(
         "analysis": asdict(analysis),
     }
     return write_report(report, out, atlas_plot=atlas_plot)
+
+
+def _unread(system: str, plan: Plan, journal: Journal) -> list[Unanswered]:
+    """A system's replies that cannot be scored."""
+    answered = journal.answered
+    return unread_answers([answered[key] for key in plan.keys[system] if key in answered])
 
 
 def _passages(

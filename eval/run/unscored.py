@@ -6,7 +6,7 @@ So many are borne; the others end the run with a hint.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from neurorit.core.endpoint.replies import HINTS
 from neurorit.core.errors import NeuroritError
@@ -27,23 +27,22 @@ def unread_answers(predictions: Sequence[Prediction]) -> list[Unanswered]:
     ]
 
 
-def refuse_unread(system: str, plan: Plan, answered: Mapping[str, Prediction], most: float) -> None:
-    """Raise NeuroritError where more than the share `most` of a system's replies cannot be scored.
+def refuse_unanswered(
+    system: str, plan: Plan, unanswered: Sequence[Unanswered], most: float
+) -> None:
+    """Raise NeuroritError where more than the share `most` of a system's replies are not there.
 
-    They would be taken for wrong answers, or for refusals, of which they are neither.
+    unanswered: calls that failed for good, and replies that cannot be scored. They would be taken
+    for wrong answers, or for refusals, of which they are neither. Of all replies, and of those
+    under each condition: see `refuse_unscored`.
     """
-    held = [answered[key] for key in plan.keys[system] if key in answered]
-    unread = unread_answers([p for p in held if p.unread])
-    if len(unread) > most * len(held):
-        kinds = Counter(one.reason for one in unread)
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        first = unread[0]
-        raise NeuroritError(
-            f"system {system}: {len(unread)} of {len(held)} replies cannot be scored ({told}; "
-            f"max_tokens is {plan.max_tokens}), first on question {first.id!r} under "
-            f"{first.condition}: {first.error}. --max-unscored bears some: their questions are "
-            "left out for every system"
-        )
+    if len(unanswered) > most * len(plan.prompts):
+        raise _too_many(system, plan, unanswered, len(plan.prompts), "")
+    asked = Counter(prompt.condition for prompt in plan.prompts)
+    for condition, of in asked.items():
+        held = [one for one in unanswered if one.condition == condition]
+        if len(held) > _borne(most, of):
+            raise _too_many(system, plan, held, of, f" under {condition}")
 
 
 def refuse_unscored(
@@ -75,8 +74,26 @@ def refuse_unscored(
         )
     for (system, condition), count in missing.most_common():
         of = asked[system, condition]
-        if count > max(most * of, 1 if most > 0 else 0):
+        if count > _borne(most, of):
             raise NeuroritError(
                 f"the judge {judge} gave no verdict on {count} of {of} answers of {system} under "
                 f"{condition}{calls}{why}, more than {most:.0%} (‹max_unscored›); {kept}"
             )
+
+
+def _borne(most: float, of: int) -> float:
+    """How many are borne of one system's answers under one condition: one at least."""
+    return max(most * of, 1 if most > 0 else 0)
+
+
+def _too_many(
+    system: str, plan: Plan, held: Sequence[Unanswered], of: int, where: str
+) -> NeuroritError:
+    kinds = Counter(one.reason for one in held)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    first = held[0]
+    return NeuroritError(
+        f"system {system}: {len(held)} of {of} replies{where} cannot be scored ({told}; max_tokens "
+        f"is {plan.max_tokens}), first on question {first.id!r} under {first.condition}: "
+        f"{first.error}. ‹max_unscored› bears some: their questions are left out for every system"
+    )

@@ -64,6 +64,28 @@ def test_more_failures_than_are_borne_stop_the_run(tmp_path: Path) -> None:
     assert len(report["unanswered"]) == 3
 
 
+def test_failures_of_one_condition_stop_the_run(tmp_path: Path) -> None:
+    """Two of 120 calls are few, but two of one condition's 60 are not."""
+    write_examples(tmp_path / "e.jsonl", [make_example(i) for i in range(60)])
+
+    def answer(body: dict[str, Any]) -> Reply:
+        turn = body["messages"][0]["content"]
+        bad = "distractor" not in turn and ("Person 3 " in turn or "Person 4 " in turn)
+        return FILTERED if bad else answer_by_prompt(body)
+
+    with serving(answer) as server:
+        args = (
+            [parse_system(f"a={server.url}#m")],
+            tmp_path / "e.jsonl",
+            ["clean", "distractor-2"],
+        )
+        for wrong in (False, True):  # a call that failed is no reply that did not end
+            with pytest.raises(NeuroritError, match=r"2 of 60 replies under clean .*2 failed"):
+                run_evaluation(
+                    *args, tmp_path / "run", None, 0, calls=QUICK, unended_as_wrong=wrong
+                )
+
+
 def test_a_server_that_refuses_everything_is_not_asked_everything(tmp_path: Path) -> None:
     write_examples(tmp_path / "e.jsonl", [make_example(i) for i in range(60)])
     with serving(lambda body: FILTERED) as server:

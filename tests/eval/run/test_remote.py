@@ -189,7 +189,7 @@ def test_other_servers_forms_of_an_answer(examples_file: Path, tmp_path: Path) -
         system = parse_system(f"a={server.url}#m")
         # No abstention: the model never came to its answer.
         with pytest.raises(
-            NeuroritError, match=r"6 of 6 replies cannot be scored \(6 cut.*raise --max-tokens"
+            NeuroritError, match=r"6 of 6 replies cannot be scored \(6 cut.*raise max_tokens"
         ):
             run_evaluation([system], *args[1:], tmp_path / "thought", None, 0, calls=QUICK)
 

@@ -215,7 +215,7 @@ def test_too_many_end_the_run_with_a_hint(questions: Path, tmp_path: Path) -> No
         with pytest.raises(
             NeuroritError,
             match=r"17 of 40 replies cannot be scored \(9 cut, 4 filtered, 4 thinking; "
-            r"max_tokens is 24\), first on question 'q14'.*raise (--)?max.tokens",
+            r"max_tokens is 24\), first on question 'q14'.*raise max_tokens",
         ):
             evaluate(system, questions, tmp_path / "run", max_unscored=0.1)
     assert not (tmp_path / "run" / "report.json").exists()
