@@ -239,7 +239,7 @@ def _check_weights(file: GgufFile, model: Any) -> None:
 def _from_peft(
     folder: Path, base: str | Path | None, out: Path, dtype: str, say: Callable[[str], None]
 ) -> _Read:
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
 
     if not (folder / "adapter_model.safetensors").is_file():
         raise BadInput(
@@ -264,10 +264,7 @@ def _from_peft(
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = load_tokenizer(folder)
     try:
-        with warnings.catch_warnings():
-            # PEFT goes on without them, and the base would come out as it went in.
-            warnings.filterwarnings("error", message=".*missing adapter keys")
-            merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)
+        merged = _merged(model, folder)
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, UserWarning) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadInput(
@@ -280,6 +277,27 @@ def _from_peft(
     facts["base_sha256"] = weights_digest(place)
     digest = hash_file(folder / "adapter_model.safetensors")
     return _Read(merged, tokenizer, facts, digest, _prompt(folder) or _prompt(place))
+
+
+def _merged(model: Any, folder: Path) -> Any:
+    """A model with an adapter merged into it.
+
+    Where the output shares the embedding's weights and the adapter is of either, it gets weights of
+    its own: what is merged into one would else change both.
+    """
+    from peft import PeftModel
+
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    with warnings.catch_warnings():
+        # PEFT goes on without them, and the base would come out as it went in.
+        warnings.filterwarnings("error", message=".*missing adapter keys")
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings")
+        tuned = PeftModel.from_pretrained(model, str(folder))
+        wrapped = (model.get_input_embeddings(), model.get_output_embeddings()) != (first, last)
+        if wrapped and first.weight is last.weight:
+            last.weight = torch.nn.Parameter(last.weight.detach().clone())
+            model.config.tie_word_embeddings = False
+        return tuned.merge_and_unload(safe_merge=True)
 
 
 def _from_checkpoint(folder: Path, out: Path, dtype: str) -> _Read:

@@ -222,6 +222,36 @@ def test_a_peft_folder_is_merged_into_its_base(
     assert made["base"] == str(checkpoint)
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [7, 9]},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|save_embedding_layers|vocabulary)")
+def test_an_adapter_of_tied_weights_changes_what_peft_changes(
+    checkpoint: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    model, tokenizer = load_model(checkpoint, device="cpu")
+    assert model.config.tie_word_embeddings
+    tuned = get_peft_model(model, LoraConfig(r=4, init_lora_weights=False, **changed))
+    for name, parameter in tuned.named_parameters():
+        if "trainable_tokens_delta" in name:
+            torch.nn.init.normal_(parameter)
+    tuned.save_pretrained(tmp_path / "adapter")
+    base, _ = load_model(checkpoint, device="cpu")
+    by_peft = logits(PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval(), tokenizer)
+    import_model(tmp_path / "adapter", tmp_path / "out", base=checkpoint)
+    imported = logits(*load_model(tmp_path / "out", device="cpu"))
+    torch.testing.assert_close(imported, by_peft, rtol=1e-4, atol=1e-3)
+
+
 def test_an_adapter_that_does_not_fit_is_refused(
     checkpoint: Path, adapter: Path, tmp_path: Path
 ) -> None:
