@@ -110,9 +110,9 @@ def digest_ids(prompts: Sequence[Prompt]) -> str:
 
 
 def _render(directory: Path, shown: Sequence[Prompt]) -> list[Sequence[int]]:
-    from transformers import AutoTokenizer
+    from neurorit.model.load import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(directory)
     template = PromptTemplate.of_checkpoint(directory)
     # Lists of Python numbers would take nine times the memory of the arrays.
     return [array("i", render_prompt(tokenizer, template, p.question, p.passages)) for p in shown]

@@ -40,7 +40,7 @@ def load_model(
     device: auto takes a GPU where there is one; weights are read straight to it. Raises BadInput
     when it cannot be loaded.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     told = logging.get_verbosity()
@@ -51,7 +51,7 @@ def load_model(
     place = device_named(device)
     limit_threads()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = _tokenizer(folder, trust_remote_code)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         inside = _TEXT_INSIDE.get(config.model_type)
         if inside is not None:
@@ -209,14 +209,19 @@ def make_savable(model: Any) -> None:
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a checkpoint; raises BadInput when it cannot be loaded."""
-    from transformers import AutoTokenizer
-
     try:
-        folder = checkpoint_dir(path)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        return _tokenizer(checkpoint_dir(path, weights=False), trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"‹model={path}›: no tokenizer could be loaded there: {reason}") from error
+
+
+def _tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    # Mistral's own, taken where vLLM brought its package, knows neither templates nor places.
+    own = {"mistral_format": False} if (folder / "tekken.json").is_file() else {}
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **own)
 
 
 def device_named(name: str) -> torch.device:

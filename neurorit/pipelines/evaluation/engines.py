@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from neurorit.core.errors import BadInput
 from neurorit.model.generation import greedy_answers
-from neurorit.model.load import load_model, release
+from neurorit.model.load import load_model, load_tokenizer, release
 from neurorit.model.precision import compute_dtype, stored_dtype
 from neurorit.model.prompts import end_token_id
 from neurorit.model.source import ModelSource
@@ -103,13 +103,11 @@ def vllm_engine(log: Path, max_tokens: int, systems: Sequence[System]) -> Iterat
     engine: OfflineEngine | None = None
 
     def generate(name: str, model: Path, prompts: list[list[int]]) -> Answers:
-        from transformers import AutoTokenizer
-
         nonlocal engine
         if engine is None:
             log.parent.mkdir(parents=True, exist_ok=True)
             engine = OfflineEngine(log=log)
-        end = end_token_id(AutoTokenizer.from_pretrained(model))
+        end = end_token_id(load_tokenizer(model))
         yield from engine.stream(
             model,
             prompts,

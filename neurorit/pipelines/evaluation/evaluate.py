@@ -28,6 +28,7 @@ from neurorit.eval.run.plan import Retrieve, Sample
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import Generate, System
 from neurorit.eval.run.unscored import MAX_UNSCORED
+from neurorit.model.load import load_tokenizer
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from neurorit.pipelines.evaluation.engines import (
@@ -260,14 +261,12 @@ def _systems(
 
 
 def _tokenizer_of(model: Any, name: str) -> Any:
-    from transformers import AutoTokenizer
-
     place = getattr(getattr(model, "config", None), "_name_or_path", "")
     try:
         if not place:
             raise OSError("it was loaded from no folder")
-        return AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
+        return load_tokenizer(place)
+    except (OSError, BadInput) as error:
         raise BadInput(
             f"systems[{name!r}]: no tokenizer is known for this loaded model; give (model, "
             f"tokenizer), or tokenizer= for all: {str(error).splitlines()[0]}"
