@@ -6,7 +6,6 @@ a folder's, is written in the type that is asked for.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from neurorit.model.gguf_file import (
 )
 from neurorit.model.load import load_model, load_tokenizer, make_savable
 from neurorit.model.memory import check_room
+from neurorit.model.precision import stored_dtype
 from neurorit.model.prompts import TEMPLATE_FILE, PromptTemplate, Wording, end_token_id
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -257,7 +257,7 @@ def _from_peft(
     if not (place / "config.json").is_file():
         raise BadInput(f"{folder}: its base {named} is not there; name its folder with ‹base›")
     check_tunable(place)
-    stored = _stored(place)
+    stored = stored_dtype(place)
     # Merged in float32, whatever is written.
     _check_stored_room(place, out, copies=1.5 if stored == "float32" else 3)
     model, tokenizer = load_model(place, dtype="float32", device="cpu")
@@ -329,11 +329,6 @@ def _check_stored_room(folder: Path, out: Path, copies: float = 1.2) -> None:
 
 def _is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
-
-
-def _stored(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
 
 
 def _template(given: str | Path | None) -> str | None:

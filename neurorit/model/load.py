@@ -13,6 +13,7 @@ import torch
 from neurorit.core.cores import physical_cores
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_dir
+from neurorit.model.precision import stored_dtype
 from neurorit.model.prompts import PromptTemplate
 
 # Models that also see, by type: where their language model's weights stand, and where they stand in
@@ -89,9 +90,9 @@ def laid_out(
 ) -> tuple[Any, Any]:
     """As `load_model`, without the weights: these stand on torch's meta device.
 
-    What is no weight, such as the table of positions, is real. dtype: auto is the type that
-    config.json names. layers: of these layers alone (None: of all). Raises BadInput when there is
-    no checkpoint.
+    What is no weight, such as the table of positions, is real. dtype: auto is the type that it is
+    stored in. layers: of these layers alone (None: of all). Raises BadInput when there is no
+    checkpoint.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
@@ -101,12 +102,12 @@ def laid_out(
     try:
         config = AutoConfig.from_pretrained(folder)
         config = config.text_config if config.model_type in _TEXT_INSIDE else config
-        kind = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+        kind = getattr(torch, dtype_named(folder, dtype))
         if layers is not None:
             _cut(config, layers)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=kind or torch.float32, attn_implementation=attention
+                config, dtype=kind, attn_implementation=attention
             )
         if (folder / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -133,11 +134,8 @@ def without_weights(folder: Path, dtype: str, layers: range | None = None) -> An
 
 
 def dtype_named(folder: Path, dtype: str) -> str:
-    """The type's name; auto is the one that config.json names."""
-    if dtype != "auto":
-        return dtype
-    stored = getattr(_configuration(folder), "dtype", None)
-    return str(stored or torch.float32).removeprefix("torch.")
+    """The type's name; auto is the one that the checkpoint is stored in."""
+    return stored_dtype(folder) if dtype == "auto" else dtype
 
 
 def layer_count(folder: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from neurorit.core.errors import BadInput
 # Weights from which bfloat16 is quicker than float32 (docs/models.md has the measurement).
 LARGE = 30_000_000
 EFFICIENCY = 0.5  # of the machine's matrix speed, reached by whole passes
+_FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # as safetensors names them
 DTYPES = ("auto", "stored", "float32", "bfloat16", "float16")
 
 
@@ -59,18 +61,30 @@ def autocasts(model: Any, device: Any, precision: str) -> bool:
 
 
 def stored_dtype(checkpoint: Path) -> str:
-    """The number format a checkpoint is stored in: vLLM's own choice would halve float32."""
+    """The number format a checkpoint is stored in: vLLM's own choice would halve float32.
+
+    It is what config.json names, also for a language model inside, else that of the first weights.
+    """
     path = checkpoint / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BadInput(f"{path}: not JSON: {error}") from error
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    for part in (config, config.get("text_config") or {}):
+        named = part.get("dtype") or part.get("torch_dtype")
+        if named:
+            return str(named)
+    kinds = (_FORMATS.get(one["dtype"]) for one in _weights(checkpoint))
+    return next(filter(None, kinds), "float32")
 
 
 def count_weights(checkpoint: Path) -> int:
     """How many weights a checkpoint's safetensors files hold, from their headers."""
-    total = 0
+    return sum(prod(one["shape"]) for one in _weights(checkpoint))
+
+
+def _weights(checkpoint: Path) -> Iterator[dict[str, Any]]:
+    """What the headers of a checkpoint's safetensors files say of each tensor."""
     for path in sorted(Path(checkpoint).glob("*.safetensors")):
         with open(path, "rb") as stream:
             try:
@@ -78,8 +92,8 @@ def count_weights(checkpoint: Path) -> int:
                 header = json.loads(stream.read(length))
             except (struct.error, ValueError, MemoryError) as error:
                 raise BadInput(f"{path}: no safetensors file: {error}") from error
-        total += sum(prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
-    return total
+        header.pop("__metadata__", None)
+        yield from header.values()
 
 
 def matrix_speed(dtype: str, size: int = 1024) -> float:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+)
 
 SIZE = {
     "vocab_size": 60,
@@ -46,7 +51,7 @@ WINDOWED: dict[str, dict[str, Any]] = {
 def tiny(kind: str, **more: Any) -> Any:
     torch.manual_seed(0)
     extra = {"head_dim": 8} if kind.startswith(("gemma", "qwen3")) else {}
-    config = AutoConfig.for_model(kind, **SIZE, **extra, **more)
+    config = AutoConfig.for_model(kind, **{**SIZE, **extra, **more})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     # Weights far from zero, so that probabilities move.
     with torch.no_grad():
@@ -54,3 +59,20 @@ def tiny(kind: str, **more: Any) -> Any:
             if parameter.dim() == 2:
                 parameter.normal_(0, 0.3)
     return model
+
+
+def tiny_seeing() -> Any:
+    """A Gemma 3 that also sees: its language model is one part of it."""
+    torch.manual_seed(0)
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = Gemma3Config(
+        text_config={**SIZE, "head_dim": 8}, vision_config=vision, mm_tokens_per_image=4
+    )
+    return Gemma3ForConditionalGeneration(config).eval()

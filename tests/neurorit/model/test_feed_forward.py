@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from neurorit.core.errors import BadInput
 from neurorit.model.feed_forward import feed_forward
 from neurorit.model.load import load_model, make_savable
-from tests.neurorit.tiny_models import ARCHITECTURES, SIZE, tiny
+from tests.neurorit.tiny_models import ARCHITECTURES, SIZE, tiny, tiny_seeing
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -69,21 +69,9 @@ def test_a_device_that_is_not_there_is_named(checkpoint: Path, device: str) -> N
 def test_a_model_that_also_sees_is_loaded_and_written_as_its_text_model(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
+    from transformers import AutoTokenizer
 
-    torch.manual_seed(0)
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    config = Gemma3Config(
-        text_config={**SIZE, "head_dim": 8}, vision_config=vision, mm_tokens_per_image=4
-    )
-    whole = Gemma3ForConditionalGeneration(config).eval()
+    whole = tiny_seeing()
     whole.save_pretrained(tmp_path / "whole")
     AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "whole")
     text, tokenizer = load_model(tmp_path / "whole", device="cpu")
