@@ -11,7 +11,9 @@ from neurorit.cli.options import Json, run
 
 
 def experiment(
-    file: Annotated[Path, typer.Argument(help="A YAML file, or a packaged name: ablation, answers, ...")],
+    file: Annotated[
+        Path, typer.Argument(help="A YAML file, or a packaged name: ablation, answers, ...")
+    ],
     out: Annotated[Path, typer.Option(help="Directory to write; goes on from what is there.")],
     ray: Annotated[
         str,

@@ -19,7 +19,7 @@ from neurorit.retrieval.settings import BuildSettings
 def index(
     corpus: Annotated[
         Path,
-        typer.Argument(help="JSONL, JSON, CSV, TSV, Parquet, a document, a folder of any, or hf:NAME."),
+        typer.Argument(help="JSONL, JSON, CSV, Parquet, a document, a folder of any, or hf:NAME."),
     ],
     out: Out,
     encoder: Annotated[
