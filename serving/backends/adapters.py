@@ -9,20 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput
 from neurorit.serving.backends.lora import Lora, rank_limit, read_lora
 
+_Made = TypeVar("_Made")
 _log = logging.getLogger("neurorit.serving")
 
 
 class LoraEngine(Protocol):
-    """Who holds the weights; both raise CallFailed where it does not."""
+    """Who holds the weights; both raise CallFailed where it does not.
+
+    To load what it holds, and to unload what it does not, is no failure.
+    """
 
     async def load(self, lora: Lora) -> None: ...
     async def unload(self, lora: Lora) -> None: ...
@@ -58,7 +62,9 @@ class Adapters:
         self._current = {lora.name: _Loaded(lora) for lora in named}
         self._leaving: dict[str, _Loaded] = {}
         self._changing = asyncio.Lock()
-        self._unloading: set[asyncio.Task[None]] = set()
+        # What nobody is served, and the engine may hold all the same.
+        self._unwanted: dict[str, Lora] = {}
+        self._changes: set[asyncio.Task[Any]] = set()
 
     @property
     def names(self) -> list[str]:
@@ -79,6 +85,7 @@ class Adapters:
                 del self._current[name]
         # What only runs to its end ended with the engine before.
         self._leaving.clear()
+        self._unwanted.clear()
         return [held.lora for held in self._current.values()]
 
     @contextlib.contextmanager
@@ -96,9 +103,13 @@ class Adapters:
         """Load an adapter and serve it under a name, in place of one that has the name already.
 
         Raises BadInput for one that cannot be served here, CallFailed where the engine fails; then
-        everything is as it was.
+        everything is as it was. It is done to its end also where the caller is cancelled: so is it
+        in the engine.
         """
         lora = await asyncio.to_thread(read_lora, name, directory, self._model_dir)
+        return await asyncio.shield(self._task(self._add(name, lora)))
+
+    async def _add(self, name: str, lora: Lora) -> Lora:
         async with self._changing:
             if lora.rank > self.rank:
                 raise BadInput(
@@ -115,7 +126,7 @@ class Adapters:
                 return before.lora
             loaded = self._leaving.pop(lora.served, None)
             if loaded is None:
-                await self._engine.load(lora)
+                await self._load(lora)
                 loaded = _Loaded(lora)
             loaded.leaving = False
             self._current[name] = loaded
@@ -135,9 +146,7 @@ class Adapters:
 
     def _let_go(self, loaded: _Loaded) -> None:
         if loaded.leaving and not loaded.running:
-            task = asyncio.get_running_loop().create_task(self._unload(loaded))
-            self._unloading.add(task)
-            task.add_done_callback(self._unloading.discard)
+            self._task(self._unload(loaded))
 
     async def _unload(self, loaded: _Loaded) -> None:
         async with self._changing:
@@ -145,7 +154,29 @@ class Adapters:
             if self._leaving.get(loaded.lora.served) is not loaded or loaded.running:
                 return
             del self._leaving[loaded.lora.served]
+            self._unwanted[loaded.lora.served] = loaded.lora
+            await self._clear()
+
+    async def _load(self, lora: Lora) -> None:
+        self._unwanted.pop(lora.served, None)
+        await self._clear()
+        try:
+            await self._engine.load(lora)
+        except CallFailed:
+            self._unwanted[lora.served] = lora  # what took too long may be there all the same
+            raise
+
+    async def _clear(self) -> None:
+        """Take out of the engine what nobody is served; what it keeps goes with the next change."""
+        for lora in list(self._unwanted.values()):
             try:
-                await self._engine.unload(loaded.lora)
+                await self._engine.unload(lora)
+                self._unwanted.pop(lora.served, None)
             except CallFailed as error:
-                _log.warning("the adapter %s stays in the engine: %s", loaded.lora.name, error)
+                _log.warning("the adapter %s stays in the engine for now: %s", lora.name, error)
+
+    def _task(self, work: Coroutine[Any, Any, _Made]) -> asyncio.Task[_Made]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return task

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import checkpoint_name
 from neurorit.serving.backends.adapters import Adapters
@@ -117,12 +118,21 @@ class System:
         """Load an adapter into the own vLLM; raises CallFailed."""
         assert self._own is not None
         body = {"lora_name": lora.served, "lora_path": str(lora.directory)}
-        await self._own.command("/v1/load_lora_adapter", body)
+        try:
+            await self._own.command("/v1/load_lora_adapter", body)
+        except CallFailed as error:
+            # Its name says what is in it.
+            if error.status != 400 or "already been loaded" not in str(error):
+                raise
 
     async def unload(self, lora: Lora) -> None:
         """Take an adapter out of the own vLLM; raises CallFailed."""
         assert self._own is not None
-        await self._own.command("/v1/unload_lora_adapter", {"lora_name": lora.served})
+        try:
+            await self._own.command("/v1/unload_lora_adapter", {"lora_name": lora.served})
+        except CallFailed as error:
+            if error.status != 404:  # it is not there
+                raise
 
     def rename(self, name: str) -> None:
         """Give it another name for clients; its engine keeps its own."""

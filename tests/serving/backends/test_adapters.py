@@ -11,6 +11,7 @@ import pytest
 from neurorit.core.endpoint.replies import CallFailed
 from neurorit.core.errors import BadInput
 from neurorit.serving.backends.adapters import Adapters
+from neurorit.serving.backends.backend import System
 from neurorit.serving.backends.lora import Lora, read_lora
 from tests.serving.loras import save_lora
 from tests.serving.tiny_llama import save_tiny_llama
@@ -22,16 +23,24 @@ class Engine:
     def __init__(self) -> None:
         self.holds: list[str] = []
         self.broken = False
+        self.seconds, self.loses_replies = 0.0, False
 
     async def load(self, lora: Lora) -> None:
         await asyncio.sleep(0)
         if self.broken:
             raise CallFailed("the language model answered 500", 500)
-        self.holds.append(lora.served)
+        if lora.served not in self.holds:
+            self.holds.append(lora.served)
+        await asyncio.sleep(self.seconds)
+        if self.loses_replies:
+            raise CallFailed("the language model took too long")
 
     async def unload(self, lora: Lora) -> None:
         await asyncio.sleep(0)
-        self.holds.remove(lora.served)
+        if self.broken:
+            raise CallFailed("the language model answered 500", 500)
+        if lora.served in self.holds:
+            self.holds.remove(lora.served)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +112,89 @@ def test_one_that_comes_back_while_it_leaves_stays(model: Path, folders: list[Pa
             await adapters.add("a", folders[0])
         await settle()
         assert (engine.holds, adapters.names) == ([lora.served], ["a"])
+
+    run(work)
+
+
+def test_one_whose_request_is_cut_is_added_all_the_same(model: Path, folders: list[Path]) -> None:
+    async def work() -> None:
+        engine = Engine()
+        engine.seconds = 0.05
+        adapters = Adapters(model, engine, most=1)
+        adding = asyncio.create_task(adapters.add("a", folders[0]))
+        while not engine.holds:
+            await asyncio.sleep(0)
+        adding.cancel()
+        await asyncio.wait([adding])
+        assert adding.cancelled()
+        while adapters.names != ["a"]:
+            await asyncio.sleep(0.01)
+        lora = await adapters.add("a", folders[0])
+        assert engine.holds == [lora.served]
+
+    run(work)
+
+
+def test_what_the_engine_keeps_is_taken_out_with_the_next_change(
+    model: Path, folders: list[Path]
+) -> None:
+    async def work() -> None:
+        engine = Engine()
+        adapters = Adapters(model, engine, most=1)
+        first = await adapters.add("a", folders[0])
+        engine.broken = True
+        await adapters.remove("a")
+        await settle()
+        assert engine.holds == [first.served]
+        engine.broken = False
+        second = await adapters.add("a", folders[1])
+        assert engine.holds == [second.served]
+
+    run(work)
+
+
+def test_one_that_took_too_long_to_load_is_added_again_or_taken_out(
+    model: Path, folders: list[Path]
+) -> None:
+    async def work() -> None:
+        engine = Engine()
+        adapters = Adapters(model, engine, most=2)
+        engine.loses_replies = True
+        for folder in folders[:2]:
+            with pytest.raises(CallFailed):
+                await adapters.add("a", folder)
+        assert adapters.names == [] and len(engine.holds) == 1
+        engine.loses_replies = False
+        again = await adapters.add("a", folders[1])
+        assert engine.holds == [again.served] and adapters.names == ["a"]
+
+    run(work)
+
+
+def test_vllm_that_is_as_it_is_wanted_already_is_no_failure(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replies = {
+        "/v1/load_lora_adapter": CallFailed("'a@1' has already been loaded. If you want", 400),
+        "/v1/unload_lora_adapter": CallFailed("'a@1' cannot be found.", 404),
+    }
+
+    class Refusing:
+        async def command(self, path: str, body: object) -> None:
+            raise replies[path]
+
+    system = System(model, max_adapters=1)
+    monkeypatch.setattr(system, "_own", Refusing())
+    lora = Lora("a", model, 8, "1" * 64)
+
+    async def work() -> None:
+        await system.load(lora)
+        await system.unload(lora)
+        for path in replies:
+            replies[path] = CallFailed("a conflict with a served base model", 400)
+        for change in (system.load, system.unload):
+            with pytest.raises(CallFailed, match="a conflict"):
+                await change(lora)
 
     run(work)
 
