@@ -37,6 +37,8 @@ NO_TEMPLATE = "none"
 _COPIES = 2.2
 # What the file says, and what a configuration without it would get wrong in silence.
 _SAME = ("attn_logit_softcapping", "final_logit_softcapping")
+# Layers of the Gemma 2 and 3 whose attention is scaled by their width; llama.cpp knows them so too.
+_SCALED_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 
 
 def import_model(
@@ -156,6 +158,7 @@ def _from_gguf(path: Path, out: Path, dtype: str, say: Callable[[str], None]) ->
         config = AutoConfig.from_pretrained(path.parent, **where)
         check_type(config.model_type, str(path))
         _check_rotary(file, config)
+        _set_attention_scale(file, config)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
         model = AutoModelForCausalLM.from_pretrained(
             path.parent,
@@ -220,6 +223,15 @@ def _check_rotary(file: GgufFile, config: Any) -> None:
                 f"{file.path}: its {name} is {wanted:g}, which is lost in reading GGUF; take the "
                 "model from a hub"
             )
+
+
+def _set_attention_scale(file: GgufFile, config: Any) -> None:
+    """Scale Gemma's attention as llama.cpp does: the file does not say it."""
+    if not hasattr(config, "query_pre_attn_scalar"):
+        return
+    by_width = _SCALED_BY_WIDTH.get(file.architecture) == config.num_hidden_layers
+    width = config.hidden_size // config.num_attention_heads
+    config.query_pre_attn_scalar = width if by_width else config.head_dim
 
 
 def _check_weights(file: GgufFile, model: Any) -> None:

@@ -28,6 +28,7 @@ from neurorit.serving.backends.vllm_env import check_model
 from neurorit.tuning.settings import TuneSettings
 from neurorit.tuning.tune import tune
 from tests.neurorit.tiny_gguf import write_gguf
+from tests.neurorit.tiny_models import tiny
 
 TEXTS = ("Mira Solden was born in Karvel.", "It is 1987,  and\n\n12 of 3", "don't ünï 北京")
 ROOT = Path(__file__).parents[3]
@@ -145,6 +146,24 @@ def test_what_would_be_another_model_is_refused(
     original: tuple[Any, Any], tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     refused(write_gguf(tmp_path / "tiny.gguf", *original, **options), tmp_path, message)
+
+
+@pytest.mark.parametrize(("layers", "scale"), [(2, 8), (46, 16)])
+def test_gemma_scales_attention_as_llama_cpp_does(
+    original: tuple[Any, Any], tmp_path: Path, layers: int, scale: int
+) -> None:
+    _, tokenizer = original
+    size = {"vocab_size": len(tokenizer), "num_hidden_layers": layers, "num_attention_heads": 2}
+    model = tiny("gemma2", query_pre_attn_scalar=scale, sliding_window=64, **size)
+    told = {"key_length": 8, "value_length": 8, "sliding_window": 64}
+    more = {f"gemma2.attention.{name}": value for name, value in told.items()}
+    path = tmp_path / "tiny.gguf"
+    import_model(
+        write_gguf(path, model, tokenizer, architecture="gemma2", more=more), tmp_path / "out"
+    )
+    loaded, own = load_model(tmp_path / "out", device="cpu")
+    assert loaded.config.query_pre_attn_scalar == scale
+    torch.testing.assert_close(logits(loaded, own), logits(model, own), rtol=1e-3, atol=1e-3)
 
 
 def test_an_architecture_without_a_place_in_the_table_is_refused(
