@@ -10,7 +10,8 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,40 @@ from neurorit.core import __version__
 from neurorit.core.artifact import hash_path
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
+from neurorit.core.locks import locked
 
 RECORD = "stages.json"
 
 
-class Stages:
-    """The stages of the run in `out`. `records` holds, for each, its seconds and its result."""
+@contextmanager
+def stages_in(out: Path, *, resume: bool, tell: Callable[[str], None]) -> Iterator[Stages]:
+    """The stages of the run in `out`, where no other run works for the time of the block.
 
-    def __init__(self, out: Path, *, resume: bool, tell: Callable[[str], None]) -> None:
-        self.out = Path(out)
+    resume: keep what a former run made; else it is deleted. Raises BadInput where another run works
+    there, and for a directory of something else.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise _foreign(out)
+    out.mkdir(parents=True, exist_ok=True)
+    busy = f"‹out={out}›: another demo works there now; wait for it or name another directory"
+    with locked(out, busy, folder=True):
+        yield Stages(out, _former(out, resume), tell)
+
+
+class Stages:
+    """The stages of the run in `out`. `records` holds, for each, its seconds and its result.
+
+    former: the records of the run before, as far as they may be kept.
+    """
+
+    def __init__(
+        self, out: Path, former: Mapping[str, dict[str, Any]], tell: Callable[[str], None]
+    ) -> None:
+        self.out = out
         self.records: dict[str, dict[str, Any]] = {}
         self._tell = tell
-        self._former = _open(self.out, resume)
+        self._former = former
 
     def run(
         self,
@@ -72,25 +95,31 @@ class Stages:
         return {n: 0.0 if r["kept"] else r["seconds"] for n, r in self.records.items()}
 
 
-def _open(out: Path, resume: bool) -> dict[str, dict[str, Any]]:
-    """Make `out` ready; returns the former records if they are to be used."""
+def _former(out: Path, resume: bool) -> dict[str, dict[str, Any]]:
+    """The former records if they are to be used; else `out` is emptied."""
     record = out / RECORD
-    if out.exists() and not record.is_file() and (not out.is_dir() or any(out.iterdir())):
+    if not record.is_file() and any(out.iterdir()):
         # Deleting is only for what this command itself has written.
-        raise BadInput(f"‹out={out}› exists and is no former demo run; name another directory")
-    former: dict[str, dict[str, Any]] = {}
+        raise _foreign(out)
     if resume and record.is_file():
         try:
-            former = json.loads(record.read_text(encoding="utf-8"))
+            former: dict[str, dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise BadInput(
                 f"{record} cannot be read ({error}); run without ‹resume=True›"
             ) from error
-    elif out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(record, json.dumps(former, indent=2) + "\n")
-    return former
+        return former
+    write_text(record, "{}\n")
+    # The directory itself stays: it is locked.
+    for path in out.iterdir():
+        if path == record:
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return {}
+
+
+def _foreign(out: Path) -> BadInput:
+    return BadInput(f"‹out={out}› exists and is no former demo run; name another directory")
 
 
 def _digests(paths: Sequence[Path]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.evaluation.retention import RetentionSettings
 from neurorit.pipelines.progress import reporting
 from neurorit.pipelines.recipe import LAB_RECIPE
-from neurorit.pipelines.stages import Stages
+from neurorit.pipelines.stages import Stages, stages_in
 
 METHODS = ("neuro-rit", "sft", "lora")
 CAUSAL = "causal.json"
@@ -33,19 +33,24 @@ _CAUSAL_DRAWS = 3
 def demo(out: Path, questions: int, seed: int, *, resume: bool) -> dict[str, Any]:
     """Run every stage below `out` and return the report, with the stages' seconds in it."""
     with reporting() as report:
-        stages = Stages(out, resume=resume, tell=report.say)
+        tell = report.say
+    with stages_in(out, resume=resume, tell=tell) as stages:
+        return _run(stages, questions, seed)
+
+
+def _run(stages: Stages, questions: int, seed: int) -> dict[str, Any]:
     from neurorit.lab import base_model_dir
 
-    base = base_model_dir()
+    out, base = stages.out, base_model_dir()
     _data(stages, questions, seed)
     _models(stages, base, seed)
     _causal_check(stages, base, seed)
     answer = _serving(stages)
-    systems = {"base": base, **{method: stages.out / method for method in METHODS}}
+    systems = {"base": base, **{method: out / method for method in METHODS}}
     document = _evaluation(stages, systems, questions, seed)
     document["timings"] = {**document["timings"], "stages": stages.timings}
     document["served"] = answer
-    _write(document, stages.out)
+    _write(document, out)
     commands = (
         f"neurorit-rag serve --model {out / 'neuro-rit'} --index {out / 'index'}",
         f"neurorit-rag atlas plot {out / 'atlas'} --out atlas.svg",

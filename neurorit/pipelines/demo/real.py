@@ -26,7 +26,7 @@ from neurorit.pipelines.evaluation.retention import RetentionSettings
 from neurorit.pipelines.model import MODELS, fetch
 from neurorit.pipelines.progress import reporting
 from neurorit.pipelines.recipe import Recipe, find_recipe
-from neurorit.pipelines.stages import Stages
+from neurorit.pipelines.stages import Stages, stages_in
 
 READER = "reader"
 READER_SECTIONS = ("mix-reader", "tune-reader")
@@ -70,16 +70,17 @@ def demo(
     settings = read.settings(DemoSettings, "demo", asked, variant)
     sources = None if data is None else find_sources(data)
     with reporting() as report:
-        stages = Stages(out, resume=resume, tell=report.say)
-    job = _Job(stages, recipe, settings, seed)
-    instruct = job.model(model)
-    sets = job.data(sources)
-    job.mixed(sets, "" if data is not None else "split")
-    job.tuned(instruct)
-    job.causal(sets[0])
-    answer = job.served(sets[0])
-    documents = {name: job.evaluated(instruct, name) for name in sets}
-    return job.ended(documents, answer, model, data)
+        tell = report.say
+    with stages_in(out, resume=resume, tell=tell) as stages:
+        job = _Job(stages, recipe, settings, seed)
+        instruct = job.model(model)
+        sets = job.data(sources)
+        job.mixed(sets, "" if data is not None else "split")
+        job.tuned(instruct)
+        job.causal(sets[0])
+        answer = job.served(sets[0])
+        documents = {name: job.evaluated(instruct, name) for name in sets}
+        return job.ended(documents, answer, model, data)
 
 
 class _Job:

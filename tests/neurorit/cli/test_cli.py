@@ -21,7 +21,7 @@ from neurorit.cli import COMMANDS, app, main
 from neurorit.core.errors import BadInput
 from neurorit.pipelines.demo import closing
 from neurorit.pipelines.recipe import Recipe, parse_assignments
-from neurorit.pipelines.stages import RECORD, Stages
+from neurorit.pipelines.stages import RECORD, stages_in
 from neurorit.retrieval.index.vector_sources import GivenVectors
 
 
@@ -193,8 +193,8 @@ def test_stage_is_kept_only_while_inputs_and_outputs_hold(tmp_path: Path) -> Non
             made.write_text(ran[-1])
             return {"value": int(ran[-1])}
 
-        stages = Stages(tmp_path / "run", resume=resume, tell=lambda line: None)
-        return stages.run("copy", work, inputs=[source], outputs=[made])
+        with stages_in(tmp_path / "run", resume=resume, tell=lambda line: None) as stages:
+            return stages.run("copy", work, inputs=[source], outputs=[made])
 
     assert run_stage(False) == {"value": 1}
     assert run_stage(True) == {"value": 1} and len(ran) == 1
@@ -207,15 +207,37 @@ def test_stage_is_kept_only_while_inputs_and_outputs_hold(tmp_path: Path) -> Non
 
 def test_stages_leave_foreign_directories_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match="no former demo run"):
-        Stages(tmp_path, resume=False, tell=lambda line: None)
+    for place in (tmp_path, tmp_path / "thesis.txt"):
+        with (
+            pytest.raises(BadInput, match="no former demo run"),
+            stages_in(place, resume=False, tell=lambda line: None),
+        ):
+            pass
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_demos_in_one_directory_the_second_is_refused(tmp_path: Path, resume: bool) -> None:
+    run = tmp_path / "run"
+    with stages_in(run, resume=False, tell=lambda line: None) as stages:
+        stages.run("make", lambda: {"size": (run / "made").write_text("1")}, outputs=[run / "made"])
+        with (
+            pytest.raises(BadInput, match="another demo works there now"),
+            stages_in(run, resume=resume, tell=lambda line: None),
+        ):
+            pass
+        assert (run / "made").read_text() == "1"
+    with stages_in(run, resume=resume, tell=lambda line: None):
+        assert (run / "made").exists() is resume
 
 
 def test_stages_refuse_a_torn_record(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text("{")
-    with pytest.raises(BadInput, match="resume=True"):
-        Stages(tmp_path, resume=True, tell=lambda line: None)
+    with (
+        pytest.raises(BadInput, match="resume=True"),
+        stages_in(tmp_path, resume=True, tell=lambda line: None),
+    ):
+        pass
 
 
 def test_what_to_run_next_begins_with_the_environment_where_that_is_needed(

@@ -17,7 +17,7 @@ from neurorit.pipelines.demo.data import find_sources
 from neurorit.pipelines.demo.settings import DemoSettings
 from neurorit.pipelines.evaluation.evaluate import evaluate
 from neurorit.pipelines.recipe import Recipe, find_recipe
-from neurorit.pipelines.stages import Stages
+from neurorit.pipelines.stages import Stages, stages_in
 
 RECIPE = """
 demo: {encoder: minilm, conditions: [clean, distractor-1], max_tokens: 4,
@@ -128,9 +128,9 @@ def test_data_that_changed_below_a_manifest_is_laid_out_anew(tmp_path: Path) -> 
     (folder / "test.jsonl").write_text(asked(4, 6))
 
     def laid_out() -> tuple[list[str], str]:
-        stages = Stages(tmp_path / "run", resume=True, tell=lambda _: None)
-        job = real._Job(stages, tmp_path / "recipe.yaml", DemoSettings(), 0)
-        names = job.data(find_sources(folder))
+        with stages_in(tmp_path / "run", resume=True, tell=lambda _: None) as stages:
+            job = real._Job(stages, tmp_path / "recipe.yaml", DemoSettings(), 0)
+            names = job.data(find_sources(folder))
         return names, (tmp_path / "run" / "data" / "test.jsonl").read_text()
 
     names, before = laid_out()
@@ -168,9 +168,8 @@ def test_files_that_a_recipe_names_are_of_the_stages(
 
     def tuned() -> list[str]:
         made.clear()
-        stages = Stages(tmp_path / "run", resume=True, tell=lambda _: None)
-        job = real._Job(stages, recipe, DemoSettings(), 0)
-        job.tuned(tmp_path / "instruct")
+        with stages_in(tmp_path / "run", resume=True, tell=lambda _: None) as stages:
+            real._Job(stages, recipe, DemoSettings(), 0).tuned(tmp_path / "instruct")
         return list(made)
 
     assert tuned() == ["reader", "atlas", "neuro-rit", "sft", "lora"]
@@ -184,7 +183,7 @@ def test_files_that_a_recipe_names_are_of_the_stages(
 def test_retention_needs_something_to_measure(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="retained"):
         DemoSettings(retained=1)
-    stages = Stages(tmp_path / "run", resume=False, tell=lambda _: None)
+    stages = Stages(tmp_path / "run", {}, lambda _: None)
     job = real._Job(stages, tmp_path, DemoSettings(instructions=0), 0)
     assert job._retention("lab") is None and job._retention("squad-dev") is not None
 
