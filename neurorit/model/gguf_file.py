@@ -24,6 +24,11 @@ _NAMED = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 # How llama.cpp splits text for these vocabularies: every digit alone, then as GPT-2 does.
 SINGLE_DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
 _AS_GPT2 = frozenset({"default", "gpt-2", "gpt2", "olmo", "mpt", "phi-2"})
+# Those that llama.cpp begins every text of with the bos token, where the file does not say.
+_BEGUN = frozenset({"llama3", "llama-v3", "llama-bpe", "falcon3", "midm-2.0", "tekken"})
+_SENTENCEPIECE = "llama"  # llama.cpp's name of such a vocabulary
+# Phi-3's control tokens take the white space behind them, but these.
+_KEEP_SPACE = ("<unk>", "<s>", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,25 @@ class GgufFile:
         if self.metadata.get("tokenizer.ggml.model") != "gpt2":
             return ""
         return str(self.metadata.get("tokenizer.ggml.pre", "default"))
+
+    @property
+    def sentencepiece(self) -> bool:
+        """Whether its vocabulary is one of SentencePiece."""
+        return self.metadata.get("tokenizer.ggml.model") == _SENTENCEPIECE
+
+    @property
+    def begins(self) -> bool:
+        """Whether a text begins with the bos token."""
+        unsaid = self.sentencepiece or self.splits in _BEGUN
+        return "bos" in self.special and self._said("add_bos_token", unsaid)
+
+    @property
+    def prepends(self) -> bool:
+        """Whether a space is put before a text of SentencePiece, and behind a control token."""
+        return self._said("add_space_prefix", True)
+
+    def _said(self, key: str, unsaid: bool) -> bool:
+        return bool(self.metadata.get(f"tokenizer.ggml.{key}", unsaid))
 
     @property
     def ends(self) -> list[int]:
@@ -130,16 +154,20 @@ def unknown_splits(file: GgufFile) -> str | None:
 
 
 def make_tokenizer(read: Any, file: GgufFile) -> Any:
-    """The file's tokenizer out of the one that transformers has read, mended in two places.
+    """The file's tokenizer out of the one that transformers has read, mended where that errs.
 
-    Text is split as the vocabulary was learned, also where digits stand alone; and no token is
-    added that the file has not, for which the model has no row.
+    Text is split as the vocabulary was learned, also where digits stand alone, and gets the spaces
+    and the beginning that it had; and no token is added that the file has not, for which the model
+    has no row.
     """
     from tokenizers import Tokenizer, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     raw = json.loads(read.backend_tokenizer.to_str())
     raw["added_tokens"] = [one for one in raw["added_tokens"] if one["id"] < len(file.tokens)]
+    if file.sentencepiece and file.architecture == "phi3":
+        for one in raw["added_tokens"]:
+            one["rstrip"] = one["content"] not in _KEEP_SPACE
     if raw["model"].get("unk_token") not in raw["model"]["vocab"]:
         raw["model"]["unk_token"] = None
     backend: Any = Tokenizer.from_str(json.dumps(raw))
@@ -150,11 +178,27 @@ def make_tokenizer(read: Any, file: GgufFile) -> Any:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
+    if file.sentencepiece and not file.architecture.startswith("gemma"):
+        _set_spaces(backend, file.prepends)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
+        **({"add_bos_token": True} if file.begins else {}),
         chat_template=file.template,
         clean_up_tokenization_spaces=False,
         **{f"{name}_token": file.tokens[i] for name, i in file.special.items()},
+    )
+
+
+def _set_spaces(backend: Any, prepends: bool) -> None:
+    """Write spaces as SentencePiece does; prepends: with one more wherever a text begins."""
+    from tokenizers import decoders, normalizers
+
+    before = [normalizers.Prepend("\u2581")] if prepends else []
+    backend.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", "\u2581")])
+    backend.pre_tokenizer = None
+    strip = [decoders.Strip(content=" ", left=1)] if prepends else []
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
 
 

@@ -20,14 +20,14 @@ from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import SUPPORTED, check_tunable
 from neurorit.model.gguf_file import read_gguf
 from neurorit.model.importing import import_model
-from neurorit.model.load import load_model
+from neurorit.model.load import load_model, load_tokenizer
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat
 from neurorit.pipelines import model as bodies
 from neurorit.pipelines.evaluation.settings import EvalSettings, systems_of_options
 from neurorit.serving.backends.vllm_env import check_model
 from neurorit.tuning.settings import TuneSettings
 from neurorit.tuning.tune import tune
-from tests.neurorit.tiny_gguf import write_gguf
+from tests.neurorit.tiny_gguf import CONTROL, NORMAL, UNKNOWN, write_gguf
 from tests.neurorit.tiny_models import tiny
 
 TEXTS = ("Mira Solden was born in Karvel.", "It is 1987,  and\n\n12 of 3", "don't ünï 北京")
@@ -101,6 +101,57 @@ def test_digits_stand_alone_where_the_file_says_so(
     said: list[str] = []
     made = import_model(tmp_path / "other.gguf", tmp_path / "other", say=said.append)
     assert "splits text as 'nobody-knows'" in said[0] and made["warning"] == said[0]
+
+
+# As SentencePiece learns them: what is merged first comes first, then the letters.
+MERGED = ("He", "ll", "llo", "Hello", "\u2581Hello", "\u2581", *"Helo")
+SPECIAL = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL), ("<|user|>", CONTROL)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "text", "tokens"),
+    [
+        ("llama", {}, "Hello", "<s> _Hello"),
+        ("llama", {"add_bos_token": False}, "Hello", "_Hello"),
+        ("llama", {}, "<|user|>Hello</s>Hello", "<s> <|user|> _Hello </s> _Hello"),
+        ("llama", {}, "<|user|> Hello", "<s> <|user|> _ _Hello"),
+        ("llama", {"add_space_prefix": False}, "Hello Hello", "<s> Hello _Hello"),
+        (
+            "phi3",
+            {"add_bos_token": False},
+            "<|user|> Hello</s> Hello",
+            "<|user|> _Hello </s> _Hello",
+        ),
+        ("phi3", {}, "<s> Hello", "<s> <s> _ _Hello"),
+    ],
+)
+def test_texts_of_a_gguf_get_the_spaces_and_the_beginning_that_the_model_has_learned(
+    original: tuple[Any, Any],
+    tmp_path: Path,
+    kind: str,
+    more: dict[str, bool],
+    text: str,
+    tokens: str,
+) -> None:
+    pieces = [*SPECIAL, *((piece, NORMAL) for piece in MERGED)]
+    told = {f"tokenizer.ggml.{name}": value for name, value in more.items()}
+    path = write_gguf(
+        tmp_path / "tiny.gguf",
+        tiny(kind, vocab_size=len(pieces)),
+        original[1],
+        architecture=kind,
+        end=2,
+        template="{% for m in messages %}<|user|>{{ m.content }}</s>{% endfor %}",
+        more=told,
+        pieces=pieces,
+    )
+    import_model(path, tmp_path / "out")
+    own = load_tokenizer(tmp_path / "out")
+    ids = own(text).input_ids
+    assert " ".join(own.convert_ids_to_tokens(ids)).replace("\u2581", "_") == tokens
+    assert own.decode(ids, skip_special_tokens=True).replace(" ", "") == "Hello" * tokens.count(
+        "Hello"
+    )
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.00001, 0.01, 0.5, 0.99])
