@@ -3,12 +3,14 @@
 One file holds one command: its docstring is the help, its function the options. It is read when the
 command is named, and the body in `neurorit.pipelines` when it runs, so `--help` stays quick. stdout
 carries the result, stderr everything else. Exit codes: 0 done, 1 failed, 2 wrong use or bad input,
-3 a gate was missed, 130 interrupted.
+3 a gate was missed, 129 ended by SIGHUP, 130 interrupted, 143 ended by SIGTERM (`serve` reads keys
+and index again on SIGHUP, and ends with 0 on SIGTERM).
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +24,9 @@ from neurorit.cli.options import PLAIN, App
 from neurorit.core import __version__
 from neurorit.core.cores import wait_asleep
 from neurorit.core.errors import NeuroritError
+from neurorit.model.distributed import count
 
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 # Name -> where its function, or its table of commands, is.
 COMMANDS = {
     "demo": "lab.demo:demo",
@@ -109,8 +113,28 @@ def disk_failure(error: Exception) -> str | None:
     return None
 
 
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end this process as an exit does: what it started ends with it.
+
+    One that is ignored (`nohup`) or has a handler stays as it is, and so do both in a process of
+    torchrun: while it waits for another one it runs no handler.
+    """
+    if count() > 1:
+        return
+    for number in _ENDING:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _ended)
+
+
+def _ended(number: int, _frame: Any) -> None:
+    for other in _ENDING:  # a terminal or service that ends sends both
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line; every error raised on purpose becomes one line and an exit code."""
+    end_on_signals()
     wait_asleep()
     for library in ("HUB", "DATASETS"):  # commands show their own progress
         os.environ.setdefault(f"HF_{library}_DISABLE_PROGRESS_BARS", "1")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +19,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from neurorit.cli import COMMANDS, app, main
+from neurorit.cli import COMMANDS, app, end_on_signals, main
 from neurorit.core.errors import BadInput
 from neurorit.pipelines.demo import closing
 from neurorit.pipelines.recipe import Recipe, parse_assignments
@@ -95,6 +97,61 @@ def test_interrupt_is_exit_code_130(
         main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+ENDED = """
+import sys, time
+from neurorit.cli import main
+from neurorit.pipelines import doctor
+def examine(workplace):
+    try:
+        print("up", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleared away", flush=True)
+        time.sleep(0.5)
+        print("to the end", flush=True)
+doctor.examine = examine
+sys.argv = ["neurorit-rag", "doctor"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "processes", "code", "said"),
+    [
+        (signal.SIGTERM, "1", 143, "cleared away\nto the end\n"),
+        (signal.SIGHUP, "1", 129, "cleared away\nto the end\n"),
+        (signal.SIGTERM, "2", -signal.SIGTERM, ""),
+    ],
+)
+def test_a_signal_ends_a_command_with_what_it_holds(
+    number: signal.Signals, processes: str, code: int, said: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDED],
+        env={**os.environ, "WORLD_SIZE": processes},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    # What a command prints of its own goes to stderr.
+    assert process.stderr.readline() == "up\n"
+    process.send_signal(number)
+    time.sleep(0.2)
+    process.send_signal(number)  # a terminal that is closed sends one, and a shell another one
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (code, "", said)
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        end_on_signals()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_full_disk_is_one_line(
