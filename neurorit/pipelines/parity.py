@@ -40,7 +40,7 @@ def measure(
     # vLLM is another process and takes nearly the whole GPU.
     del loaded
     release()
-    with OfflineEngine() as engine:
+    with OfflineEngine(say=report.say) as engine:
         theirs = engine.generate(
             model,
             asked,

@@ -25,6 +25,7 @@ from neurorit.serving.backends.vllm_env import (
     check_model,
     context_length,
     require_vllm,
+    short_context,
     start_failure,
     temporary_log,
     vllm_environment,
@@ -55,7 +56,7 @@ class OfflineEngine:
     prompt and answer together in tokens (None: what the prompts need); max_num_seqs: completions
     computed side by side; prefix_caching: reuse of equal prompt beginnings; threads: CPU threads
     (None: OMP_NUM_THREADS, or one a physical core); log: where vLLM's output goes (None: a
-    temporary file, kept on failure).
+    temporary file, kept on failure); say: is told what a person should know.
     `timings` lists (what, seconds): `import`, `engine` and `generate`, in order.
     """
 
@@ -68,6 +69,7 @@ class OfflineEngine:
         prefix_caching: bool = False,
         threads: int | None = None,
         log: Path | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "enforce_eager": True,
@@ -78,6 +80,7 @@ class OfflineEngine:
         self._dtype = dtype
         self._max_model_len = max_model_len
         self._needed: dict[Path, int] = {}
+        self._say = say or (lambda text: None)
         self._keep_log = log is not None
         self._log = Path(log) if log is not None else temporary_log()
         self._worker = _Worker(self._log, threads or _threads())
@@ -188,8 +191,16 @@ class OfflineEngine:
             )
         if self._max_model_len is not None:
             return allowed
-        longest = max(needed, self._needed.get(directory, 0))
-        self._needed[directory] = longest
+        before = self._needed.get(directory, 0)
+        longest = self._needed[directory] = max(needed, before)
+        short = short_context(directory) or limit
+        if longest <= short:
+            limit = min(limit, short)
+        elif before <= short:
+            self._say(
+                f"{directory}: a prompt with its answer needs {needed} tokens, more than the "
+                f"{short} of short texts: vLLM takes its positions for long texts in all prompts"
+            )
         return min(limit, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
 
 

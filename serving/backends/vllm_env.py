@@ -128,6 +128,20 @@ def context_length(directory: Path) -> int:
     return int(_config(directory).get("max_position_embeddings") or 2**31)
 
 
+def short_context(directory: Path) -> int | None:
+    """Tokens up to which a checkpoint with positions of two kinds (longrope) takes those of short
+    texts; None for others.
+
+    transformers chooses by each text, vLLM for all of them by the most tokens that it takes.
+    """
+    config = _config(directory)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) not in ("longrope", "su"):
+        return None
+    name = "original_max_position_embeddings"
+    return rope.get(name) or config.get(name)
+
+
 def has_gpu() -> bool:
     """True where an NVIDIA or AMD device is there (found without importing torch)."""
     # A container may hold another one than the first; WSL has no node for each.

@@ -30,6 +30,7 @@ from neurorit.serving.backends.vllm_env import (
     engine_environment,
     has_gpu,
     require_vllm,
+    short_context,
     start_failure,
     temporary_log,
 )
@@ -42,11 +43,11 @@ _SLOW_SECONDS = 10.0
 class VllmServer:
     """A vLLM server for one checkpoint; use it as a context manager, or call `start` and `stop`.
 
-    port: 0 takes a free one; max_model_len: tokens of prompt and answer (None: the checkpoint's);
-    served_name: the model's name for clients (None: the directory's); extra_args: vLLM's own flags,
-    which win over what is set here; log: file for vLLM's output (None: a temporary one);
-    start_timeout: seconds until a server that is not healthy counts as failed; adapters: what it
-    loads at each start, and makes room for.
+    port: 0 takes a free one; max_model_len: tokens of prompt and answer (None: the checkpoint's, of
+    one with other positions for long texts those of short ones); served_name: the model's name for
+    clients (None: the directory's); extra_args: vLLM's own flags, which win over what is set here;
+    log: file for vLLM's output (None: a temporary one); start_timeout: seconds until a server that
+    is not healthy counts as failed; adapters: what it loads at each start, and makes room for.
     """
 
     def __init__(
@@ -113,6 +114,11 @@ class VllmServer:
         self._end_process()
         if new_port and self._any_port:
             self.port = free_port()
+        if (short := self._short) is not None:
+            say(
+                f"{self.model} takes {short} tokens of prompt and answer, as its positions for "
+                "short texts do; --max-model-len takes more, with those for long texts throughout"
+            )
         say("starting vLLM")
         self._process = self._spawn()
         try:
@@ -152,8 +158,9 @@ class VllmServer:
             # Else a checkpoint's penalties would decide; its end tokens hold all the same.
             "--generation-config": "vllm",
         }
-        if self._max_model_len is not None:
-            flags["--max-model-len"] = str(self._max_model_len)
+        most = self._max_model_len or self._short
+        if most is not None:
+            flags["--max-model-len"] = str(most)
         if self._adapters is not None:
             flags |= {
                 "--max-loras": str(self._adapters.most),
@@ -161,7 +168,7 @@ class VllmServer:
                 "--max-cpu-loras": str(2 * self._adapters.most),
                 "--max-lora-rank": str(self._adapters.rank),
             }
-        given = {argument.split("=", 1)[0] for argument in self._extra_args}
+        given = self._given
         command = [sys.executable, "-m", "neurorit.serving.backends.vllm_child"]
         for name, value in flags.items():
             if name not in given:
@@ -175,6 +182,17 @@ class VllmServer:
                 found = [{"name": lora.served, "path": str(lora.directory)} for lora in loras]
                 command += ["--lora-modules", *map(json.dumps, found)]
         return [*command, *self._extra_args]
+
+    @property
+    def _given(self) -> set[str]:
+        """Names of the user's own flags."""
+        return {argument.split("=", 1)[0] for argument in self._extra_args}
+
+    @property
+    def _short(self) -> int | None:
+        """Tokens of short texts, where long ones have other positions and nobody says how many."""
+        said = self._max_model_len is not None or "--max-model-len" in self._given
+        return None if said else short_context(self.model_dir)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)

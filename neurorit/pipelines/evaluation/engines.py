@@ -7,7 +7,7 @@ could change an answer stands in the report's manifest and in the keys of a cach
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -97,8 +97,16 @@ def in_formats(systems: Sequence[System], asked: str) -> list[System]:
 
 
 @contextmanager
-def vllm_engine(log: Path, max_tokens: int, systems: Sequence[System]) -> Iterator[Generate]:
-    """Answers of checkpoints from one vLLM worker, started when the first is asked for."""
+def vllm_engine(
+    log: Path,
+    max_tokens: int,
+    systems: Sequence[System],
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Generate]:
+    """Answers of checkpoints from one vLLM worker, started when the first is asked for.
+
+    say: is told what a person should know.
+    """
     dtypes = {system.name: system.dtype for system in systems}
     engine: OfflineEngine | None = None
 
@@ -106,7 +114,7 @@ def vllm_engine(log: Path, max_tokens: int, systems: Sequence[System]) -> Iterat
         nonlocal engine
         if engine is None:
             log.parent.mkdir(parents=True, exist_ok=True)
-            engine = OfflineEngine(log=log)
+            engine = OfflineEngine(log=log, say=say)
         end = end_token_id(load_tokenizer(model))
         yield from engine.stream(
             model,

@@ -183,7 +183,7 @@ def evaluate(
             examples.parent.mkdir(parents=True, exist_ok=True)
             write_examples(examples, pool)
         answering: AbstractContextManager[Generate] = (
-            vllm_engine(place / "vllm.log", max_tokens, asked)
+            vllm_engine(place / "vllm.log", max_tokens, asked, say)
             if name == "vllm"
             else transformers_engine(loaded, max_tokens, asked)
         )

@@ -180,6 +180,48 @@ def test_prompts_that_do_not_fit_are_refused_without_a_process(model: Path) -> N
             engine.generate(model, [[1] * 60], max_tokens=10)
 
 
+LONG = {
+    "dtype": "float32",
+    "max_position_embeddings": 9000,
+    "original_max_position_embeddings": 700,
+    "rope_scaling": {"type": "longrope", "long_factor": [1.0], "short_factor": [1.0]},
+}
+
+
+def test_positions_for_long_texts_are_taken_where_a_prompt_needs_them(model: Path) -> None:
+    (model / "config.json").write_text(json.dumps(LONG))
+    said: list[str] = []
+    engine = OfflineEngine(say=said.append)
+    assert [engine._model_len(model, needed) for needed in (100, 690, 700)] == [256, 700, 700]
+    assert not said
+    assert [engine._model_len(model, needed) for needed in (701, 800, 100)] == [768, 1024, 1024]
+    (line,) = said
+    assert "needs 701 tokens, more than the 700 of short texts" in line
+
+
+def test_a_server_takes_the_tokens_of_short_texts_unless_told_otherwise(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(server: VllmServer) -> list[str]:
+        command = server.command()
+        return [command[i + 1] for i, flag in enumerate(command) if flag == "--max-model-len"]
+
+    assert asked(VllmServer(model)) == []
+    named = {"rope_type": "longrope", "original_max_position_embeddings": 800}
+    (model / "config.json").write_text(json.dumps({"rope_parameters": named}))
+    assert asked(VllmServer(model)) == ["800"]
+    (model / "config.json").write_text(json.dumps(LONG))
+    assert asked(VllmServer(model)) == ["700"]
+    assert asked(VllmServer(model, max_model_len=5000)) == ["5000"]
+    assert asked(VllmServer(model, extra_args=("--max-model-len", "6000"))) == ["6000"]
+    monkeypatch.setattr(VllmServer, "_spawn", lambda self: 1 / 0)
+    said: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        VllmServer(model).start(said.append)
+    assert said[0].startswith("tuned takes 700 tokens of prompt and answer")
+    assert said[1:] == ["starting vLLM"]
+
+
 def test_a_worker_that_fails_says_why(model: Path, tmp_path: Path) -> None:
     broken = "import sys; sys.stdin.readline(); raise SystemError('no such kernel')"
     import subprocess
