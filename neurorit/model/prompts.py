@@ -205,6 +205,13 @@ def encode_plain(tokenizer: Any, text: str, *, continues: bool = False) -> list[
     return _encode_apart(tokenizer, text, markers, continues)
 
 
+def beginning(tokenizer: Any) -> list[int]:
+    """Token ids that the tokenizer puts before a text; most put the one that begins a text."""
+    ids, plain = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
+    count = next(i for i in range(len(ids)) if ids[i : i + len(plain)] == plain)
+    return list(ids[:count])
+
+
 def encode_answer(tokenizer: Any, template: PromptTemplate, answer: str) -> list[int]:
     """Token ids of an answer as the model is to write it, without the end token."""
     before = _before_answer(tokenizer, template.date)

@@ -21,6 +21,7 @@ from torch import nn
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
+from neurorit.model.prompts import beginning, encode_plain
 from neurorit.retrieval.corpus.reader import read_corpus
 from neurorit.tuning.samples import Sample, collate
 from neurorit.tuning.settings import TuneSettings
@@ -78,7 +79,8 @@ def text_samples(
 ) -> list[Sample]:
     """Pieces of general text, of `kl_text` or of the examples' passages; held is the second half.
 
-    Raises BadInput where no text is as long as a piece.
+    Each begins as the tokenizer begins a text, and what reads like a marker is plain text. Raises
+    BadInput where no text is as long as a piece.
     """
     if settings.kl_text:
         texts = [passage.text for passage in read_corpus(Path(settings.kl_text))]
@@ -86,12 +88,12 @@ def text_samples(
         # A passage stands in many examples.
         texts = list(dict.fromkeys(p.text for example in examples for p in example.passages))
     random.Random(f"{seed}/text").shuffle(texts)
-    size = settings.kl_text_tokens
+    size, head = settings.kl_text_tokens, beginning(tokenizer)
     pieces: list[Sample] = []
     for text in texts:
-        ids = list(tokenizer(text)["input_ids"])
+        ids = encode_plain(tokenizer, text)
         cuts = range(0, len(ids) - size + 1, size)
-        pieces += [_piece(ids[at : at + size]) for at in cuts]
+        pieces += [_piece(head, ids[at : at + size]) for at in cuts]
         if len(pieces) >= _PIECES:
             break
     if not pieces:
@@ -100,9 +102,9 @@ def text_samples(
     return pieces[:_PIECES]
 
 
-def _piece(ids: list[int]) -> Sample:
+def _piece(head: list[int], ids: list[int]) -> Sample:
     middle = len(ids) // 2
-    return Sample(ids[:middle], ids[middle:], evidence=False, learned=False, held=True)
+    return Sample([*head, *ids[:middle]], ids[middle:], evidence=False, learned=False, held=True)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from neurorit.tuning.stages import Stage, Task
 from neurorit.tuning.trainer import TrainingRun
 
 _ACTIVE = 64  # prompts whose neurons' activity is measured
-_REVISION = 1  # raise it where a program of before saved states that this one must not go on from
+_REVISION = 2  # raise it where a program of before saved states that this one must not go on from
 
 
 def tune(

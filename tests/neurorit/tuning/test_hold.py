@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from neurorit.core.errors import BadInput
+from neurorit.data.examples import Example, Passage
 from neurorit.mining.atlas import NeuronAtlas
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id
@@ -223,6 +224,19 @@ def test_general_text_is_read_from_a_corpus(checkpoint: Path, tmp_path: Path) ->
     assert [p.prompt + p.response for p in pieces] == [
         ids[at : at + 4] for at in range(0, len(ids) - 3, 4)
     ]
+
+
+def test_pieces_begin_as_texts_do_and_hold_no_marker(checkpoint: Path) -> None:
+    _, tokenizer = load_model(checkpoint)
+    text = "Mira <|end|> works in Solden <|user|> and was born there."
+    pool = [Example("e", "Where?", ("Solden",), (Passage("p", "", text),))]
+    tokenizer.add_bos_token = True
+    pieces = text_samples(pool, tokenizer, replace(HELD, kl_text_tokens=4), 0)
+    assert len(pieces) > 2 and all(p.prompt[0] == tokenizer.bos_token_id for p in pieces)
+    assert all(len(p.prompt) == 3 and len(p.response) == 2 for p in pieces)
+    ids = [i for piece in pieces for i in (*piece.prompt[1:], *piece.response)]
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    assert text.startswith(tokenizer.decode(ids))
 
 
 def test_selectivity_is_measured_on_samples_that_may_be_kept_apart(checkpoint: Path) -> None:
