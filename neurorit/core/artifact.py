@@ -62,7 +62,6 @@ def writing(out: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterat
     out = followed(Path(out))
     put_back(out)
     check_place(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with directory_beside(out) as temporary:
         yield temporary
         check_place(out, overwrite, "was written by another process meanwhile")

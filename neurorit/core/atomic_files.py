@@ -35,11 +35,12 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def directory_beside(out: Path) -> Iterator[Path]:
-    """A new directory beside `out`, whose parent must exist; what the block leaves of it goes.
+    """A new directory beside `out`; what the block leaves of it goes.
 
     Those that killed processes left go first. One that is in use is locked, by a process of
     whatever container; where the file system takes no locks none is taken away.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     for left in beside(out, "writing"):
         held = _locked(left)
         if held is not None:

@@ -22,7 +22,8 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
-from neurorit.core.atomic_files import write_text
+from neurorit.core.artifact import check_place
+from neurorit.core.atomic_files import directory_beside, swap_in, sync, write_text
 from neurorit.lab.documents import TEMPLATE, Document, DocumentMaker
 from neurorit.lab.tokenizer import ASSISTANT, END, USER, train_tokenizer
 from neurorit.lab.world import make_world
@@ -99,7 +100,8 @@ def train_base(
 ) -> Path:
     """Train, or go on with, a base model in `out`; returns the checkpoint directory.
 
-    Writes `out/reading` and `out/practice` after the first phases and `out/base` at the end.
+    Writes `out/reading` and `out/practice` after the first phases and `out/base` at the end. Raises
+    BadInput where one of these holds something else.
     """
     from transformers import AutoModelForCausalLM
 
@@ -114,6 +116,7 @@ def train_base(
         if (done / "model.safetensors").is_file():
             model = AutoModelForCausalLM.from_pretrained(done, dtype=torch.float32)
             continue
+        check_place(done, overwrite=True)
         _train_phase(model.to(device), maker, tokenizer, recipe, phase, out, every, report)
         save_checkpoint(model.to("cpu"), tokenizer, done)
         if phase.name in stop:
@@ -122,10 +125,13 @@ def train_base(
 
 
 def save_checkpoint(model: Any, tokenizer: Any, directory: Path) -> None:
-    """A plain Hugging Face checkpoint with the lab's prompt template."""
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    TEMPLATE.save(directory)
+    """A plain Hugging Face checkpoint with the lab's prompt template, whole or not at all."""
+    with directory_beside(directory) as made:
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        TEMPLATE.save(made)
+        sync(made)
+        swap_in(made, directory)
 
 
 def _new_model(recipe: BaseRecipe, tokenizer: Any) -> Any:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from neurorit.core.errors import BadInput
 from neurorit.data.examples import Passage
 from neurorit.lab import base_model_dir, judge_model_dir
+from neurorit.lab.documents import TEMPLATE
 from neurorit.lab.judge import labelled_verdicts
-from neurorit.lab.train import BaseRecipe, train_base
+from neurorit.lab.train import BaseRecipe, save_checkpoint, train_base
 from neurorit.lab.world import ask, make_world, passages_of
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
@@ -49,6 +51,31 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     found = load_file(killed / "model.safetensors")
     for name in wanted:
         assert torch.equal(wanted[name], found[name]), name
+
+
+def test_a_checkpoint_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: PromptTemplate, directory: Path) -> None:
+        assert (directory / "model.safetensors").is_file()
+        raise KeyboardInterrupt
+
+    model, tokenizer = load_model(base_model_dir(), device="cpu")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PromptTemplate, "save", killed)
+        save_checkpoint(model, tokenizer, tmp_path / "lab" / "base")
+    assert not list((tmp_path / "lab").iterdir())
+    save_checkpoint(model, tokenizer, tmp_path / "lab" / "base")
+    assert [path.name for path in (tmp_path / "lab").iterdir()] == ["base"]
+    assert PromptTemplate.of_checkpoint(tmp_path / "lab" / "base") == TEMPLATE
+
+
+def test_another_folder_in_the_place_of_a_phase_stays(tmp_path: Path) -> None:
+    (tmp_path / "reading").mkdir()
+    (tmp_path / "reading" / "notes").write_text("mine")
+    with pytest.raises(BadInput, match="reading is no artifact"):
+        train_base(tmp_path, TINY)
+    assert (tmp_path / "reading" / "notes").read_text() == "mine"
 
 
 def test_packaged_weights_are_small_and_safe() -> None:
