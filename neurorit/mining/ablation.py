@@ -31,6 +31,7 @@ from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import SITES
 from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import Site
+from neurorit.model.generation import check_context
 from neurorit.model.hooks import holding, recording, silencing
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
@@ -101,7 +102,7 @@ def check(
     """Answer contexts of both sides with each set silenced, nothing first.
 
     listed: name -> neurons [n, 2] of other sets to silence. Raises BadInput for an atlas of another
-    model or without neurons.
+    model or without neurons, and for a prompt that with its answer is longer than the model takes.
     """
     if how.patch not in PATCHES:
         raise BadInput(f"patch {how.patch!r}: choose one of {', '.join(PATCHES)}")
@@ -116,13 +117,15 @@ def check(
     if not any(len(getattr(atlas, name)) for name in SETS):
         raise BadInput("the atlas has no neuron: nothing to silence; mine with a larger `share`")
     template = PromptTemplate.of_checkpoint(model_dir)
+    prompts = [render_prompt(tokenizer, template, c.question, c.passages) for c in chosen]
+    check_context(model, prompts, how.longest)
     asked = _Asked(
         model,
         tokenizer,
         blocks,
         how,
         chosen,
-        [render_prompt(tokenizer, template, c.question, c.passages) for c in chosen],
+        prompts,
         [bare_prompt(tokenizer, template, c.question, how.layout) for c in chosen],
     )
     active = activity(model, asked.prompts, how.batch_size, blocks)

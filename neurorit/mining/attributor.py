@@ -21,6 +21,7 @@ from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import ATTRIBUTIONS, MiningSettings
 from neurorit.model.distributed.pipeline import part_of
 from neurorit.model.float32 import float32_activations
+from neurorit.model.generation import check_context
 from neurorit.model.memory import kept_for_backward
 from neurorit.model.precision import pays
 from neurorit.model.prompts import (
@@ -60,7 +61,10 @@ class Miner:
     def load(
         cls, source: ModelSource, chosen: Sequence[Context], settings: MiningSettings
     ) -> Miner:
-        """Load the model where it is not loaded, and render the contexts' prompts."""
+        """Load the model where it is not loaded, and render the contexts' prompts.
+
+        Raises BadInput for a prompt that with its answer is longer than the model takes.
+        """
         model, tokenizer = source.load(
             dtype=settings.dtype, device=settings.device, pipeline=settings.pipeline
         )
@@ -80,6 +84,7 @@ class Miner:
 
         by_key = {context.key: context for context in chosen}
         queries = {key: query(context) for key, context in by_key.items()}
+        check_context(model, (q.prompt_with for q in queries.values()), settings.answer_tokens)
         end = end_token_id(tokenizer)
         miner = cls(model, tokenizer, settings, by_key, queries, end, settings.rows)
         if not settings.memory:

@@ -1,13 +1,17 @@
-"""Greedy answers of a loaded model, in batches of prompts of like length, padded on the left."""
+"""Greedy answers of a loaded model, in batches of prompts of like length, padded on the left; and
+how long prompts and answers may be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
+
+from neurorit.core.errors import BadInput
 
 _BATCH = 16
 
@@ -64,6 +68,21 @@ def greedy_answers(
             yield answers
     finally:
         model.train(training)
+
+
+def context_of(model: Any) -> int:
+    """The most tokens, prompt and answer together, that a loaded model was made for."""
+    return int(getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
+
+
+def check_context(model: Any, prompts: Iterable[Sequence[int]], most: int) -> None:
+    """Raise BadInput where a prompt with an answer of `most` tokens is more than a model takes."""
+    needed, allowed = max(map(len, prompts), default=0) + most, context_of(model)
+    if needed > allowed:
+        raise BadInput(
+            f"a prompt with its answer needs {needed} tokens, but the model takes {allowed}; use "
+            "fewer or shorter passages"
+        )
 
 
 @contextmanager

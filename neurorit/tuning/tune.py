@@ -26,6 +26,7 @@ from neurorit.mining.settings import SITES
 from neurorit.model.distributed import asked_to_shard, count, join, rank, wait
 from neurorit.model.distributed.weights import is_in_parts
 from neurorit.model.feed_forward import Site
+from neurorit.model.generation import context_of
 from neurorit.model.load import device_named, laid_out, load_model, make_savable, release
 from neurorit.model.memory import giving_back
 from neurorit.model.prompts import PromptTemplate
@@ -125,20 +126,19 @@ def tune(
         place = Path(nowhere) / "tuned" if out is None else Path(out)
         said = _responses(pool, settings, place, progress)
         tuned, words = _load(source, settings, shard_on, in_parts, savable=out is not None)
+        longest = min(settings.max_length, context_of(tuned))
         samples, dropped = make_samples(
             pool,
             words,
             source.template,
-            settings.max_length,
+            longest,
             refuse=method.refuses,
             responses=said,
             refusal=settings.refusal,
         )
         named = examples_name(examples)
         if not samples:
-            raise BadInput(
-                f"{named}: every example is longer than max_length {settings.max_length}"
-            )
+            raise BadInput(f"{named}: every example is longer than {_limit(settings, longest)}")
         measured, samples = draw_measured(samples, settings, seed, named)
         text: list[Sample] = []
         if settings.holds and "text" in settings.kl_on:
@@ -217,8 +217,8 @@ def tune(
         wait()
     if out is None and dropped:
         warnings.warn(
-            f"{dropped} of {len(pool)} examples were left out: they are longer than max_length "
-            f"{settings.max_length}",
+            f"{dropped} of {len(pool)} examples were left out: they are longer than "
+            f"{_limit(settings, longest)}",
             stacklevel=2,
         )
     if in_parts:
@@ -253,6 +253,12 @@ def _check_places(settings: TuneSettings, out: Any, adapter: Any, overwrite: boo
         raise BadInput("‹out›: several processes share states beside it; name a place")
     if settings.report_to not in ("", "none"):
         raise BadInput("report_to: what is logged lies beside the checkpoint; name `out`")
+
+
+def _limit(settings: TuneSettings, longest: int) -> str:
+    if longest < settings.max_length:
+        return f"the {longest} tokens that the model takes"
+    return f"max_length {longest}"
 
 
 def _of_other_weights(atlas: Any) -> str:

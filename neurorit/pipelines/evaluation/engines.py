@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from neurorit.core.errors import BadInput
-from neurorit.model.generation import greedy_answers
+from neurorit.model.generation import check_context, greedy_answers
 from neurorit.model.load import load_model, load_tokenizer, release
 from neurorit.model.precision import compute_dtype, stored_dtype
 from neurorit.model.prompts import end_token_id
@@ -137,7 +137,8 @@ def transformers_engine(
 ) -> Iterator[Generate]:
     """Answers from models in this process; those that are not loaded are, one at a time.
 
-    loaded: by the systems' names.
+    loaded: by the systems' names. Answering raises BadInput for a prompt that with its answer is
+    longer than the model takes.
     """
     dtypes = {system.name: system.dtype for system in systems}
     held: tuple[Path, Any, Any] | None = None
@@ -152,6 +153,7 @@ def transformers_engine(
                 release()
                 held = (folder, *load_model(folder, dtype=dtypes.get(name) or "auto"))
             _, model, tokenizer = held
+        check_context(model, prompts, max_tokens)
         ends = [end_token_id(tokenizer)]
         for batch in greedy_answers(model, prompts, most=max_tokens, ends=ends):
             texts = tokenizer.batch_decode([ids for _, ids in batch], skip_special_tokens=True)

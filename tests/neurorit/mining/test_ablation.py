@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,16 @@ def test_an_atlas_of_another_model_or_without_noise_neurons_is_refused(
         nobody = np.empty((0, 2), np.int32)
         empty = replace(atlas, rel=nobody, irrel=nobody, shared=nobody)
         check(checkpoint, examples_path, empty, Check())
+
+
+def test_a_prompt_that_the_model_does_not_take_is_refused(
+    checkpoint: Path, examples_path: Path, atlas_dir: Path, tmp_path: Path
+) -> None:
+    short = shutil.copytree(checkpoint, tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 40}))
+    with pytest.raises(BadInput, match=r"needs \d+ tokens, but the model takes 40; use fewer"):
+        check(short, examples_path, NeuronAtlas.load(atlas_dir), Check(samples=4))
 
 
 def test_overlap_is_one_with_itself_and_less_with_another(

@@ -22,6 +22,7 @@ from neurorit.mining.mine import mine
 from neurorit.mining.selection.rules import keep_scores, most_frequent
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.float32 import float32_activations
+from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 from tests.forks import forked, run_in_two_processes
@@ -408,6 +409,15 @@ def test_a_side_without_samples_is_named(checkpoint: Path, tmp_path: Path, kind:
     said = "a gold passage" if kind == "gold" else "a distractor or random passage"
     with pytest.raises(BadInput, match=said):
         mine(checkpoint, None, path, SETTINGS, out=tmp_path / "atlas")
+
+
+def test_a_prompt_that_the_model_does_not_take_is_refused(
+    checkpoint: Path, examples_path: Path
+) -> None:
+    model, tokenizer = load_model(checkpoint, device="cpu")
+    model.config.max_position_embeddings = 40
+    with pytest.raises(BadInput, match=r"needs \d+ tokens, but the model takes 40; use fewer"):
+        mine(model, tokenizer, examples_path, MiningSettings(samples=8, contexts="all"))
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,23 @@ def test_tensorboard_logs_are_kept(checkpoint: Path, examples_path: Path, tmp_pa
     assert list((tmp_path / "tuned-logs").rglob("events.out.tfevents.*"))
 
 
+def test_samples_longer_than_the_model_takes_are_left_out(
+    checkpoint: Path, examples_path: Path
+) -> None:
+    model, tokenizer = load_model(checkpoint, device="cpu")
+    samples, _ = make_samples(examples(), tokenizer, PromptTemplate(), 512)
+    model.config.max_position_embeddings = sorted(sample.length for sample in samples)[12]
+    settings = replace(SETTINGS, method="sft", steps=1, stage1_steps=0)
+    with pytest.warns(
+        UserWarning, match=r"they are longer than the \d+ tokens that the model takes"
+    ):
+        made = tune(model, tokenizer, examples_path, None, settings).tuning_record
+    assert 0 < made["left_out_too_long"] < 24
+    model.config.max_position_embeddings = 10
+    with pytest.raises(BadInput, match="every example is longer than the 10 tokens that the model"):
+        tune(model, tokenizer, examples_path, None, settings)
+
+
 def test_too_long_samples_are_counted(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:
