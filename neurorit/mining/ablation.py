@@ -31,10 +31,10 @@ from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import SITES
 from neurorit.model.checkpoint import checkpoint_dir
 from neurorit.model.feed_forward import Site
-from neurorit.model.generation import check_context
+from neurorit.model.generation import check_context, ends_of
 from neurorit.model.hooks import holding, recording, silencing
 from neurorit.model.load import load_model
-from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
+from neurorit.model.prompts import PromptTemplate, render_prompt
 from neurorit.model.shared_prefix import Prefix
 
 NOTHING, IRREL, REL, SHARED = "nothing", "P_irrel", "P_rel", "P_shared"
@@ -198,19 +198,19 @@ class _Asked:
         prompts = [self.prompts[i] for i in batch]
         owns = [list(one.own) for one in first]
         longer = [[*prompt, *own] for prompt, own in zip(prompts, owns, strict=False)]
-        end, blocks = end_token_id(self.tokenizer), self.blocks
+        ends, blocks = ends_of(self.model, self.tokenizer), self.blocks
         if first and self.how.patch == "no-context":
             bare = [[*self.bare[i], *own] for i, own in zip(batch, owns, strict=True)]
             with self._put_back(blocks, bare, neurons):
                 prefix = Prefix(self.model, longer)
             likely = prefix.last_logits
-            rest = prefix.greedy(self.how.longest, end)
+            rest = prefix.greedy(self.how.longest, ends)
             written = [[*own, *ids] for own, ids in zip(owns, rest, strict=True)]
         else:
             with silencing(blocks, neurons):
                 prefix = Prefix(self.model, prompts)
                 likely = prefix.last_logits
-                written = prefix.greedy(self.how.longest, end)
+                written = prefix.greedy(self.how.longest, ends)
                 if any(owns):
                     likely = Prefix(self.model, longer).last_logits
         likely = likely.float().softmax(-1)

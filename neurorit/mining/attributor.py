@@ -21,14 +21,13 @@ from neurorit.mining.reading import Reading, token_span
 from neurorit.mining.settings import ATTRIBUTIONS, MiningSettings
 from neurorit.model.distributed.pipeline import part_of
 from neurorit.model.float32 import float32_activations
-from neurorit.model.generation import check_context
+from neurorit.model.generation import check_context, ends_of
 from neurorit.model.memory import kept_for_backward
 from neurorit.model.precision import pays
 from neurorit.model.prompts import (
     PromptTemplate,
     encode_answer,
     encode_plain,
-    end_token_id,
     render_prompt,
     render_turn,
 )
@@ -46,7 +45,7 @@ _ASKED_MOST = 32
 class Miner:
     """A model, and the contexts that it answers and attributes with their queries, by key.
 
-    end: the token that ends an answer; rows: tokens that go through in one pass.
+    ends: the tokens that end an answer; rows: tokens that go through in one pass.
     """
 
     model: Any
@@ -54,7 +53,7 @@ class Miner:
     settings: MiningSettings
     contexts: Mapping[str, Context]
     queries: Mapping[str, Query]
-    end: int
+    ends: tuple[int, ...]
     rows: int
 
     @classmethod
@@ -85,8 +84,8 @@ class Miner:
         by_key = {context.key: context for context in chosen}
         queries = {key: query(context) for key, context in by_key.items()}
         check_context(model, (q.prompt_with for q in queries.values()), settings.answer_tokens)
-        end = end_token_id(tokenizer)
-        miner = cls(model, tokenizer, settings, by_key, queries, end, settings.rows)
+        ends = tuple(ends_of(model, tokenizer))
+        miner = cls(model, tokenizer, settings, by_key, queries, ends, settings.rows)
         if not settings.memory:
             return miner
         longest = max((query.prompt_with for query in queries.values()), key=len)
@@ -128,7 +127,7 @@ class Miner:
         prompts = [self.queries[key].prompt_with for key in keys]
         model, computing = self._asking
         with computing():
-            answers = Prefix(model, prompts).greedy(self.settings.answer_tokens, self.end)
+            answers = Prefix(model, prompts).greedy(self.settings.answer_tokens, self.ends)
         if not part_of(model).ends:
             return []
         records = []
@@ -196,7 +195,7 @@ class Miner:
             steps=settings.steps,
             quadrature=settings.quadrature,
             rows=self.rows,
-            end=self.end,
+            ends=self.ends,
             longest=settings.answer_tokens,
         )
         queries = [self._at_span(key, answers.get(key)) for key in keys]

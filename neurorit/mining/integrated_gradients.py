@@ -70,8 +70,8 @@ class Settings:
     published code, which weights step k by its place on the path: it does not add up.
     objective: F is the probability of the answer's first token, of the whole answer (answer-span),
     or its logarithm (log-prob). steps: m of the rule that sums the path, `quadrature` (midpoint or
-    gauss-legendre). rows: most tokens in one pass, the bound on memory. end: token that ends the
-    model's own answer, which has at most `longest` tokens. site: where the neurons are.
+    gauss-legendre). rows: most tokens in one pass, the bound on memory. ends: tokens that
+    end the model's own answer, which has at most `longest` tokens. site: where the neurons are.
     """
 
     method: str = "integrated-gradients"
@@ -80,7 +80,7 @@ class Settings:
     steps: int = 20
     quadrature: str = "midpoint"
     rows: int = 512
-    end: int | None = None
+    ends: tuple[int, ...] = ()
     longest: int = 16
 
 
@@ -217,7 +217,7 @@ def _targets(prefix: Prefix, queries: Sequence[Query], settings: Settings) -> li
     most = 1 if settings.objective == "first-token" else settings.longest
     targets = [list(q.target) if q.target is not None else None for q in queries]
     if any(target is None for target in targets):
-        own = prefix.greedy(most, settings.end)
+        own = prefix.greedy(most, settings.ends)
         targets = [own[i] if target is None else target for i, target in enumerate(targets)]
     if settings.objective == "first-token":
         return [target[:1] for target in targets if target is not None]

@@ -40,7 +40,7 @@ from neurorit.model.distributed.pipeline import Line
 from neurorit.model.prompts import PromptTemplate
 from neurorit.model.source import ModelSource
 
-_REVISION = 1  # raise it where records of the program before must not stand beside new ones
+_REVISION = 2  # raise it where records of the program before must not stand beside new ones
 _LAB = "lab"  # documents of the embedded world, which only the commands know
 
 

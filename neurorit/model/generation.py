@@ -1,5 +1,5 @@
-"""Greedy answers of a loaded model, in batches of prompts of like length, padded on the left; and
-how long prompts and answers may be."""
+"""Greedy answers of a loaded model, in batches of prompts of like length, padded on the left; what
+ends an answer, and how long it may be with its prompt."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from neurorit.core.errors import BadInput
+from neurorit.model.prompts import end_token_id
 
 _BATCH = 16
 
@@ -33,9 +34,7 @@ def greedy_answers(
     model with transformers' `generate` will do; one in training mode answers in evaluation mode and
     is given back as it came.
     """
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own] if own is not None else []
-    stops = sorted({*ends, *own})
+    stops = sorted({*ends, *_named_ends(model)})
     settings = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -68,6 +67,16 @@ def greedy_answers(
             yield answers
     finally:
         model.train(training)
+
+
+def ends_of(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: the tokenizer's, and those that the generation config names."""
+    return sorted({end_token_id(tokenizer), *_named_ends(model)})
+
+
+def _named_ends(model: Any) -> list[int]:
+    named = model.generation_config.eos_token_id
+    return named if isinstance(named, list) else [named] if named is not None else []
 
 
 def context_of(model: Any) -> int:

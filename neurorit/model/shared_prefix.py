@@ -10,7 +10,7 @@ logits that are not the last part's mean nothing.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -122,11 +122,11 @@ class Prefix:
             layer.keys, layer.values = keys, values
 
     @torch.no_grad()
-    def greedy(self, most: int, end: int | None) -> list[list[int]]:
+    def greedy(self, most: int, ends: Collection[int] = ()) -> list[list[int]]:
         """The most likely continuation of each prompt: up to `most` tokens, without the end token.
 
-        One that ends at once is the end token itself. It goes on from the pass that made the
-        prefix, so it comes before any rows do.
+        ends: tokens that end one. One that ends at once is the end token itself. It goes on from
+        the pass that made the prefix, so it comes before any rows do.
         """
         if self._whole.get_seq_length() != self.width + 1:
             raise RuntimeError("a prefix writes before rows stand behind it, not afterwards")
@@ -136,10 +136,10 @@ class Prefix:
         for place in range(1, most + 1):
             best = self.part.told(logits.argmax(-1))
             for row, token in enumerate(best.tolist()):
-                ended[row] = ended[row] or (token == end and bool(written[row]))
+                ended[row] = ended[row] or (token in ends and bool(written[row]))
                 if not ended[row]:
                     written[row].append(token)
-                    ended[row] = token == end
+                    ended[row] = token in ends
             if place == most or all(ended):
                 break
             logits = self._next(best, place)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ def measure(
 
     Both run in the type that the checkpoint is stored in.
     """
+    from neurorit.model.generation import ends_of
     from neurorit.model.load import load_model, release
-    from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
+    from neurorit.model.prompts import PromptTemplate, render_prompt
     from neurorit.model.shared_prefix import Prefix
     from neurorit.serving.backends.offline import OfflineEngine
 
     loaded, tokenizer = load_model(model, dtype="auto")
-    template, end = PromptTemplate.of_checkpoint(model), end_token_id(tokenizer)
+    template, ends = PromptTemplate.of_checkpoint(model), ends_of(loaded, tokenizer)
     asked = []
     for example in read_examples(examples_file(examples)):
         asked.append(render_prompt(tokenizer, template, example.question, example.passages))
@@ -35,7 +37,7 @@ def measure(
     ours: list[list[int]] = []
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
-        ours += Prefix(loaded, part).greedy(max_tokens, end)
+        ours += Prefix(loaded, part).greedy(max_tokens, ends)
         report("answers by Hugging Face", len(ours), len(asked))
     # vLLM is another process and takes nearly the whole GPU.
     del loaded
@@ -45,11 +47,11 @@ def measure(
             model,
             asked,
             max_tokens=max_tokens,
-            stop_token_ids=[end],
+            stop_token_ids=ends,
             progress=report.named("answers by vLLM"),
         )
     equal = sum(
-        _said(mine, end) == _said(list(other.token_ids), end)
+        _said(mine, ends) == _said(other.token_ids, ends)
         for mine, other in zip(ours, theirs, strict=True)
     )
     share = equal / len(asked)
@@ -61,5 +63,5 @@ def measure(
     return {"prompts": len(asked), "equal": equal, "share": share}
 
 
-def _said(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
+def _said(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, ids))

@@ -123,8 +123,8 @@ def test_no_target_means_the_models_own_answer() -> None:
     assert one(model, None, steps=2).target == own[:1]
     assert one(model, None, steps=2, objective="log-prob", longest=3).target == own
     # An answer stops before the end token; one that ends at once is the end token.
-    assert one(model, None, steps=2, objective="log-prob", end=own[1]).target == own[:1]
-    assert one(model, None, steps=2, objective="log-prob", end=own[0]).target == own[:1]
+    assert one(model, None, steps=2, objective="log-prob", ends=(own[1],)).target == own[:1]
+    assert one(model, None, steps=2, objective="log-prob", ends=(own[0],)).target == own[:1]
 
 
 def test_gradient_times_activation_is_the_gradient_at_the_context() -> None:
@@ -188,7 +188,7 @@ def test_rows_leave_no_graph_in_the_prefix() -> None:
     torch.testing.assert_close(rows.logits([0, 1]), first)
     assert prefix.cache.layers[0].keys is kept
     with pytest.raises(RuntimeError, match="before rows"):
-        prefix.greedy(2, None)
+        prefix.greedy(2)
 
 
 def test_nothing_is_left_in_the_model() -> None:
@@ -217,7 +217,7 @@ def test_prompts_longer_than_the_window_are_as_the_model_sees_them(kind: str, wi
 def test_greedy_answers_beyond_the_window_are_those_of_generate(kind: str) -> None:
     model = tiny(kind, sliding_window=6, **WINDOWED[kind])
     prompts = [WITH, [1, *range(20, 35)], [4, 9]]
-    found = Prefix(model, prompts).greedy(6, None)
+    found = Prefix(model, prompts).greedy(6)
     for prompt, answer in zip(prompts, found, strict=True):
         said = model.generate(
             torch.tensor([prompt]),

@@ -17,6 +17,8 @@ from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import ArtifactError, BadInput, NeuroritError
 from neurorit.data.example_files import load_examples, write_examples
 from neurorit.mining.atlas import NeuronAtlas, choose_sets, plot
+from neurorit.mining.attributor import Miner
+from neurorit.mining.contexts import RELEVANT, Context
 from neurorit.mining.integrated_gradients import Query, Settings, attribute, attribute_by_loop
 from neurorit.mining.mine import mine
 from neurorit.mining.selection.rules import keep_scores, most_frequent
@@ -418,6 +420,23 @@ def test_a_prompt_that_the_model_does_not_take_is_refused(
     model.config.max_position_embeddings = 40
     with pytest.raises(BadInput, match=r"needs \d+ tokens, but the model takes 40; use fewer"):
         mine(model, tokenizer, examples_path, MiningSettings(samples=8, contexts="all"))
+
+
+def test_answers_end_at_every_end_that_the_model_names(checkpoint: Path) -> None:
+    model, tokenizer = load_model(checkpoint, device="cpu")
+    example = examples()[1]
+    context = Context("c", RELEVANT, example.question, example.passages, example.answers)
+
+    def answer() -> list[int]:
+        miner = Miner.load(ModelSource.of(model, tokenizer), [context], MiningSettings())
+        (record,) = miner.ask(["c"])
+        return list(record["answer"])
+
+    whole = answer()
+    last = whole[-1]
+    assert len(whole) == 16 and last != tokenizer.eos_token_id
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, last]
+    assert answer() == (whole[: whole.index(last)] or [last])
 
 
 @pytest.mark.parametrize(

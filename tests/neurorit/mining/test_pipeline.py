@@ -72,7 +72,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
             assert abs(one.context_gain - other.context_gain) < 1e-6, said
             assert abs(one.neuron_gain - other.neuron_gain) < 1e-6, said
             assert one.target == other.target
-    said = [Prefix(model, [LONG, SHORT]).greedy(4, 2) for model in (part, whole)]
+    said = [Prefix(model, [LONG, SHORT]).greedy(4, [2]) for model in (part, whole)]
     assert said[0] == said[1], folder
 """
 

@@ -35,10 +35,11 @@ def answers(model: Any, most: int = 8, ends: tuple[int, ...] = (2,)) -> list[lis
 )
 def test_only_the_ends_of_a_generation_config_count(said: dict[str, Any]) -> None:
     model = tiny("llama")
-    plain = Prefix(model, PROMPTS).greedy(8, 2)
+    plain = Prefix(model, PROMPTS).greedy(8, [2])
     model.generation_config = GenerationConfig(eos_token_id=2, **said)
     before = model.generation_config.to_dict()
     assert answers(model) == [ids[: ids.index(2)] if 2 in ids else ids for ids in plain]
     assert model.generation_config.to_dict() == before
     model.generation_config.eos_token_id = [2, plain[0][-1]]
-    assert answers(model)[0] == plain[0][: plain[0].index(plain[0][-1])]
+    short = plain[0][: plain[0].index(plain[0][-1])]
+    assert answers(model)[0] == Prefix(model, PROMPTS).greedy(8, [2, plain[0][-1]])[0] == short
