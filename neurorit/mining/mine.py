@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from neurorit.core.artifact import Manifest, hash_inputs, read_manifest
+from neurorit.core.artifact import Manifest, check_place, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.core.work_folder import work_folder
 from neurorit.data.example_files import ExampleSource, examples_digest, examples_name, load_examples
@@ -73,8 +73,8 @@ def mine(
     """
     settings = settings or MiningSettings()
     join(settings.device)
-    if out is not None and Path(out).exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
+    if out is not None:
+        check_place(Path(out), overwrite)
     if out is None and count() > 1:
         raise BadInput("‹out›: several processes share a journal beside it; name a place")
     pool = load_examples(examples)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from neurorit.core.artifact import Manifest, hash_file, writing
+from neurorit.core.artifact import Manifest, check_place, hash_file, writing
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import ADAPTER, checkpoint_dir, gguf_of, weights_digest
 from neurorit.model.feed_forward import check_tunable, check_type
@@ -68,8 +68,7 @@ def import_model(
     if dtype not in DTYPES:
         raise BadInput(f"‹dtype={dtype}›: it is one of {', '.join(DTYPES)}")
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
+    check_place(out, overwrite)
     tell = say or (lambda text: None)
     template = _template(chat_template)
     file, adapter = gguf_of(source), Path(source) / ADAPTER

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurorit.core.artifact import hash_file
+from neurorit.core.artifact import check_place, hash_file
 from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.pipelines.progress import reporting
 
@@ -80,8 +80,7 @@ def fetch(name: str, out: Path, dtype: str, hub: bool, overwrite: bool) -> Mappi
 
     if name not in MODELS:
         raise BadInput(f"{name}: no model of that name is known; known: {', '.join(MODELS)}")
-    if out.exists() and not overwrite:
-        raise BadInput(f"{out} exists already; name another ‹out› or pass ‹overwrite=True›")
+    check_place(out, overwrite)
     model = MODELS[name]
     with reporting() as report:
         if hub:

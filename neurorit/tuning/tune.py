@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from neurorit.core.artifact import Manifest, hash_inputs, writing
+from neurorit.core.artifact import Manifest, check_place, hash_inputs, writing
 from neurorit.core.errors import BadInput
 from neurorit.core.locks import locked
 from neurorit.data.example_files import ExampleSource, examples_digest, examples_name, load_examples
@@ -243,8 +243,8 @@ def _alone(state: Path) -> Iterator[None]:
 def _check_places(settings: TuneSettings, out: Any, adapter: Any, overwrite: bool) -> None:
     """Raise BadInput for a place that is taken, and for what is written beside no checkpoint."""
     for place in (out, adapter):
-        if place is not None and Path(place).exists() and not overwrite:
-            raise BadInput(f"{place} exists already; name another or pass ‹overwrite=True›")
+        if place is not None:
+            check_place(Path(place), overwrite)
     if out is not None:
         return
     if adapter is not None:

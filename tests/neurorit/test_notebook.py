@@ -242,3 +242,26 @@ def test_two_trainings_into_one_place_are_parted(checkpoint: Path, tmp_path: Pat
 
     nr.tune(checkpoint, None, examples(), settings=settings, out=out, progress=another)
     assert out.is_dir() and not state.exists()
+
+
+def test_nobody_elses_folder_is_replaced_and_that_is_said_at_once(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "notes.txt").write_text("mine")
+    refused = pytest.raises(nr.errors.BadInput, match="is no artifact of this program")
+
+    def never(*told: Any) -> None:
+        raise AssertionError("it began to work")
+
+    with refused:
+        nr.mine(checkpoint, None, examples(), MINING, out=theirs, overwrite=True, progress=never)
+    sft = nr.TuneSettings(method="sft", stage1_steps=0, steps=1)
+    with refused:
+        nr.tune(
+            checkpoint, None, examples(), settings=sft, out=theirs, overwrite=True, progress=never
+        )
+    with refused:
+        nr.import_model(checkpoint, theirs, overwrite=True)
+    assert (theirs / "notes.txt").read_text() == "mine"
