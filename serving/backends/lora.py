@@ -74,9 +74,9 @@ def read_lora(name: str, directory: Path, model_dir: Path, parameter: str = "ada
         what = ", ".join(foreign) or f"peft_type {config.get('peft_type')}, bias"
         raise BadInput(f"{where}: vLLM serves plain LoRAs only, without {what}")
     base = (manifest.get("inputs") or {}).get("model")
-    if base is not None and base != weights_digest(model_dir):
+    if base is not None and base not in _digests(model_dir):
         raise BadInput(f"{where}: made for another base than {model_dir}")
-    rank = _checked(_shapes(directory / WEIGHTS, where), _base_shapes(model_dir), where)
+    rank = _checked(_shapes(directory / WEIGHTS, where), _base_shapes(model_dir), where, model_dir)
     return Lora(name, directory, max(rank, int(config.get("r") or 1)), _digest(directory))
 
 
@@ -98,7 +98,10 @@ def rank_limit(ranks: Iterable[int]) -> int:
 
 
 def _checked(
-    factors: Mapping[str, tuple[int, ...]], base: Mapping[str, tuple[int, ...]], where: str
+    factors: Mapping[str, tuple[int, ...]],
+    base: Mapping[str, tuple[int, ...]],
+    where: str,
+    model_dir: Path,
 ) -> int:
     """The largest rank of the factors, each of which fits onto a matrix of the base."""
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -114,7 +117,7 @@ def _checked(
             raise BadInput(f"{where}: the factors of {module} do not belong together")
         weight = base.get(f"{module}.weight")
         if base and weight is None:
-            raise BadInput(f"{where}: made for another base, which has a {module}")
+            raise BadInput(f"{where}: {_lacking(module, base, model_dir)}")
         if weight is not None and weight != (pair["B"][0], pair["A"][1]):
             made = f"{pair['B'][0]} x {pair['A'][1]}"
             has = " x ".join(map(str, weight))
@@ -122,6 +125,30 @@ def _checked(
                 f"{where}: made for another base, whose {module} is {made} and not {has}"
             )
     return max(pair["A"][0] for pair in pairs.values())
+
+
+def _lacking(module: str, base: Iterable[str], model_dir: Path) -> str:
+    """What is wrong where a base has no such matrix."""
+    from neurorit.model.load import text_name
+
+    if f"{module}.weight" not in map(text_name, base):
+        return f"made for another base, which has a {module}"
+    return (
+        f"made for the language model of {model_dir}, whose matrices have other names beside what "
+        f"sees: serve the language model alone, which `neurorit-rag model import {model_dir} "
+        "--out DIR` writes"
+    )
+
+
+def _digests(model_dir: Path) -> set[str]:
+    """Of a base's weights, and of those that they were imported from as they are."""
+    found = {weights_digest(model_dir)}
+    place = Path(model_dir) / MANIFEST
+    told = _json(place, str(model_dir)) if place.is_file() else {}
+    alike = (told.get("settings") or {}).get("dtype") == "auto"
+    if alike and (told.get("made") or {}).get("form") == "checkpoint":
+        found.add(told["inputs"]["source"])
+    return found
 
 
 def _base_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:

@@ -9,9 +9,11 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import weights_digest
+from neurorit.model.importing import import_model
 from neurorit.serving.backends.lora import RANKS, parse_named, rank_limit, read_lora
+from tests.neurorit.tiny_models import tiny_seeing
 from tests.serving.loras import save_lora
-from tests.serving.tiny_llama import save_tiny_llama
+from tests.serving.tiny_llama import save_tiny_llama, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,22 @@ def test_a_lora_of_another_base_is_refused(model: Path, tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BadInput, match="another base than"):
         read_lora("x", folder, model)
+
+
+def test_a_lora_of_the_language_model_inside_is_served_with_that_alone(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    tiny_seeing().save_pretrained(whole)
+    tiny_tokenizer().save_pretrained(whole)
+    import_model(whole, tmp_path / "text")
+    folder = save_lora(tmp_path / "a", tmp_path / "text")
+    manifest = {"kind": "lora", "inputs": {"model": weights_digest(whole)}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match=r"serve the language model alone, which .*model import"):
+        read_lora("x", folder, whole)
+    assert read_lora("x", folder, tmp_path / "text").rank == 3
+    import_model(whole, tmp_path / "half", dtype="bfloat16")
+    with pytest.raises(BadInput, match="another base than"):
+        read_lora("x", folder, tmp_path / "half")
 
 
 def test_ranks_are_those_that_vllm_makes_room_for() -> None:
