@@ -57,6 +57,8 @@ def holds(text: str, answer: str) -> bool:
 class WordIndex:
     """An index that ranks by common words: as `Index` to a Mixer, and quick."""
 
+    digest = "of no folder"
+
     def __init__(self, passages: Sequence[Passage]) -> None:
         self.passages = list(passages)
 
