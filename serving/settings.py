@@ -35,8 +35,8 @@ class ServeSettings(Settings):
     max_tokens: AtLeastOne = 64
     """Tokens of an answer, where a request names none."""
     max_model_len: AtLeastOne | None = None
-    """Tokens of prompt and answer together; without, the checkpoint's, or those of short texts where
-    it takes other positions for long ones."""
+    """Tokens of prompt and answer together; without, the checkpoint's, or those of short texts
+    where it takes other positions for long ones."""
     served_name: str | None = None
     """The model's name for clients; its folder's by default."""
     api_key_file: Path | None = None
