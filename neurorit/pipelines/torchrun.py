@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import NeuroritError
-from neurorit.serving.backends.vllm_child import end_with_parent
+from neurorit.core.parent import end_with_parent
 
 # torchrun asks its processes to end, and kills those that are still there after 30 s.
 _STOP_SECONDS = 40.0

@@ -1,38 +1,21 @@
 """vLLM's OpenAI server as a child that does not outlive its parent; run with `python -m`.
 
-Its standard input is a pipe of the parent's. When the parent is gone, however it ended, the pipe
-ends too, and this process ends its whole group: no orphan holds memory or a GPU.
+It ends with whoever holds the other end of its standard input: no orphan holds memory or a GPU.
 """
 
 from __future__ import annotations
 
 import os
 import runpy
-import signal
 import sys
-import threading
-import time
 from multiprocessing import spawn
 from typing import Any
 
+from neurorit.core.parent import end_with_parent
 from neurorit.serving.backends.vllm_env import has_gpu
 
-_PATIENCE_SECONDS = 10.0
 _THIS = "neurorit.serving.backends.vllm_child"
 _MENDED = "NEURORIT_CPU_LORA"
-
-
-def end_with_parent() -> None:
-    """Wait for the end of standard input in a thread, then end this process and its children."""
-    threading.Thread(target=_wait, name="parent", daemon=True).start()
-
-
-def _wait() -> None:
-    while os.read(0, 1024):
-        pass
-    os.killpg(0, signal.SIGTERM)
-    time.sleep(_PATIENCE_SECONDS)
-    os.killpg(0, signal.SIGKILL)
 
 
 def mend_loras() -> None:

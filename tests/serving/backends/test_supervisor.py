@@ -149,7 +149,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), H).serve_forever()
 
 def test_a_child_does_not_outlive_a_parent_that_was_killed(tmp_path: Path) -> None:
     child = (
-        "import os, time; from neurorit.serving.backends.vllm_child import end_with_parent;"
+        "import os, time; from neurorit.core.parent import end_with_parent;"
         "end_with_parent(); print(os.getpid(), flush=True); time.sleep(600)"
     )
     parent = (
