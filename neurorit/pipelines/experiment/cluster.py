@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.core.errors import NeuroritError
+from neurorit.eval.metrics.settings import BASE
 from neurorit.pipelines.experiment.document import Experiment, Variant
 from neurorit.pipelines.experiment.work import evaluate, mine_for_all, shares_atlas, tune
 from neurorit.pipelines.progress import Reporter, reporting
@@ -45,27 +46,26 @@ class Cluster:
 
     def tune_and_answer(
         self,
-        base: Mapping[str, Path],
+        systems: Mapping[str, Path],
         trainings: Sequence[Training],
         recipe: Path,
         atlas: Callable[[int], Path],
-        out: Path,
+        asked: tuple[Path, Path] | None,
         report: Reporter,
     ) -> None:
-        """Make every training, and what every system answers, the base's too, into `out`.
+        """Make every training, and where something is asked what every system answers.
 
-        atlas: where the neurons stand that the variants of a seed share.
+        systems: the base and all checkpoints; trainings: those of them that may not be there yet;
+        atlas: where the neurons stand that the variants of a seed share; asked: examples, and the
+        folder where all answers go.
         """
-        (model,) = base.values()
+        model = systems[BASE]
         mined = {
             seed: self._task(mine_for_all, self.experiment, seed, model, recipe, atlas(seed))
             for seed in {one.seed for one in trainings if shares_atlas(one.variant)}
         }
-        answered = [self._answered(name, place, out) for name, place in base.items()]
-        tuned = []
-        for one in trainings:
-            after = [mined[one.seed]] if shares_atlas(one.variant) else []
-            made = self._task(
+        tuned = {
+            one.named: self._task(
                 tune,
                 self.experiment,
                 one.variant,
@@ -74,32 +74,29 @@ class Cluster:
                 recipe,
                 one.out,
                 atlas(one.seed),
-                after=after,
+                after=[mined[one.seed]] if shares_atlas(one.variant) else [],
             )
-            tuned.append(made)
-            answered.append(self._answered(one.named, one.out, out, after=[made]))
-        self._wait([*mined.values(), *tuned, *answered], report)
-        self._join({**base, **{one.named: one.out for one in trainings}}, out)
-
-    def answer(
-        self, systems: Mapping[str, Path], examples: Path, out: Path, report: Reporter
-    ) -> None:
-        """Make what systems answer to these examples, into `out`."""
-        tasks = [self._answered(name, place, out, examples) for name, place in systems.items()]
-        self._wait(tasks, report)
-        self._join(systems, out)
+            for one in trainings
+        }
+        answered = [
+            self._answered(name, place, *asked, after=[tuned[name]] if name in tuned else [])
+            for name, place in systems.items()
+            if asked
+        ]
+        self._wait([*mined.values(), *tuned.values(), *answered], report)
+        if asked:
+            self._join(systems, asked[1])
 
     def _answered(
         self,
         name: str,
         place: Path,
+        examples: Path,
         out: Path,
-        examples: Path | None = None,
         after: Sequence[Any] = (),
     ) -> Any:
-        asked = examples or self.experiment.evaluate
         return self._task(
-            _answer, self.experiment, {name: place}, asked, out / _PARTS / name, after=after
+            _answer, self.experiment, {name: place}, examples, out / _PARTS / name, after=after
         )
 
     def _task(self, work: Callable[..., None], *given: Any, after: Sequence[Any] = ()) -> Any:
@@ -110,6 +107,8 @@ class Cluster:
 
     def _wait(self, tasks: Sequence[Any], report: Reporter) -> None:
         """Until all are done; raises what one of them raised, and ends the others."""
+        if not tasks:
+            return
         waiting, done = list(tasks), 0
         report("trainings and evaluations", done, len(tasks))
         try:

@@ -12,17 +12,18 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, write_manifest
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
+from neurorit.eval.metrics.settings import BASE
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.experiment.cluster import Cluster, Training, on_cluster
 from neurorit.pipelines.experiment.document import Experiment
 from neurorit.pipelines.experiment.table import (
-    BASE,
     frontier_of,
     markdown,
     paired,
@@ -30,7 +31,7 @@ from neurorit.pipelines.experiment.table import (
     rows,
 )
 from neurorit.pipelines.experiment.work import evaluate, settings_of, tune
-from neurorit.pipelines.progress import Reporter, reporting
+from neurorit.pipelines.progress import reporting
 from neurorit.pipelines.recipe import LAB_RECIPE, Recipe, find_recipe
 
 _TABLE = "table.json"
@@ -49,7 +50,6 @@ def run(path: Path, out: Path, ray: str = "") -> Mapping[str, Any]:
         path = packaged
     from neurorit.mining.settings import MiningSettings
     from neurorit.model.distributed import count
-    from neurorit.model.load import release
 
     if count() > 1:
         raise BadInput(
@@ -63,59 +63,22 @@ def run(path: Path, out: Path, ray: str = "") -> Mapping[str, Any]:
         settings_of(variant, recipe).check(atlas=True, adapter=False)
         Recipe(recipe).settings(MiningSettings, "mine", variant.mine)
     out.mkdir(parents=True, exist_ok=True)
-    model = _model(experiment.model)
-    trainings = [
-        Training(variant, seed, name, out / name)
-        for seed in experiment.seeds
-        for variant in experiment.all_variants()
-        for name in [f"{variant.name}-{seed}"]
-    ]
-    systems = {BASE: model, **{one.named: one.out for one in trainings}}
+    maker = _Maker(experiment, recipe, _model(experiment.model), out)
     names = [variant.name for variant in experiment.all_variants()]
-
-    def atlas(seed: int) -> Path:
-        return out / f"atlas-{seed}"
-
     with ExitStack() as stack:
-        cluster = stack.enter_context(on_cluster(ray, experiment)) if ray else None
-        if cluster is not None:
-            with reporting() as report:
-                cluster.tune_and_answer(
-                    {BASE: model}, trainings, recipe, atlas, out / "evaluation", report
-                )
-        # What a cluster made is found there.
-        for one in trainings:
-            tune(experiment, one.variant, one.seed, model, recipe, one.out, atlas(one.seed))
-        release()  # vLLM is another process and takes nearly the whole GPU
-        report = stack.enter_context(reporting())
-        document = evaluate(
-            experiment,
-            systems,
-            experiment.evaluate,
-            out / "evaluation",
-            report,
-            experiment.retention_settings(),
-        )
-        held = rows(document, names, experiment.seeds, experiment.conditions)
+        if ray:
+            maker.cluster = stack.enter_context(on_cluster(ray, experiment))
         table: dict[str, Any] = {
             "experiment": path.name,
-            "rows": held,
-            "frontier": frontier_of(held),
-            "paired": paired(
-                out / "evaluation" / "predictions.jsonl",
-                names,
-                experiment.seeds,
-                experiment.conditions,
-                {v.name: v.against for v in experiment.all_variants() if v.against},
-            ),
+            **maker.measured(names, experiment.seeds, experiment.evaluate, "evaluation"),
             "selected": None,
             "test": None,
         }
         if experiment.select:
             table["selected"] = _select(table["rows"], experiment)
         if experiment.test is not None:
-            table["test"] = _test_once(experiment, table, systems, out, report, cluster)
-    _record(experiment, path, model, table, out)
+            table["test"] = _test_once(maker, experiment.test, table["selected"])
+    _record(experiment, path, maker.model, table, out)
     write_text(out / _TABLE, json.dumps(table, indent=2) + "\n")
     write_text(out / "table.md", markdown(table))
     plot(table, out / "table.svg")
@@ -123,62 +86,122 @@ def run(path: Path, out: Path, ray: str = "") -> Mapping[str, Any]:
     return {**table, "table": str(out / "table.md"), "report": str(out / "evaluation")}
 
 
+@dataclass
+class _Maker:
+    """What makes an experiment's trainings and measures them, by a cluster where there is one.
+
+    made: names of the trainings that are there.
+    """
+
+    experiment: Experiment
+    recipe: Path
+    model: Path
+    out: Path
+    cluster: Cluster | None = None
+    made: set[str] = field(default_factory=set)
+
+    def trainings(self, names: Sequence[str], seeds: Sequence[int]) -> list[Training]:
+        """The named variants with these seeds."""
+        return [
+            Training(variant, seed, name, self.out / name)
+            for seed in seeds
+            for variant in self.experiment.all_variants()
+            if variant.name in names
+            for name in [f"{variant.name}-{seed}"]
+        ]
+
+    def tuned(
+        self, trainings: Sequence[Training], asked: tuple[Path, Path] | None = None
+    ) -> dict[str, Path]:
+        """The base and the trainings' checkpoints, made where they are not there.
+
+        asked: examples, and the folder into which a cluster also puts what all answer to them.
+        """
+        systems = {BASE: self.model, **{one.named: one.out for one in trainings}}
+        if self.cluster is not None:
+            fresh = [one for one in trainings if one.named not in self.made]
+            with reporting() as report:
+                self.cluster.tune_and_answer(
+                    systems, fresh, self.recipe, self._atlas, asked, report
+                )
+        # What a cluster made is found there.
+        for one in trainings:
+            mined = self._atlas(one.seed)
+            tune(self.experiment, one.variant, one.seed, self.model, self.recipe, one.out, mined)
+            self.made.add(one.named)
+        return systems
+
+    def measured(
+        self, names: Sequence[str], seeds: Sequence[int], examples: Path, place: str
+    ) -> dict[str, Any]:
+        """The figures of variants and their pairs, from an evaluation in the folder `place`."""
+        from neurorit.model.load import release
+
+        experiment, out = self.experiment, self.out / place
+        systems = self.tuned(self.trainings(names, seeds), (examples, out))
+        release()  # vLLM is another process and takes nearly the whole GPU
+        with reporting() as report:
+            document = evaluate(
+                experiment,
+                systems,
+                examples,
+                out,
+                report,
+                experiment.retention_settings(),
+                seeds,
+            )
+        held = rows(document, names, seeds, experiment.conditions)
+        answers, rivals = out / "predictions.jsonl", experiment.rivals(names)
+        return {
+            "rows": held,
+            "frontier": frontier_of(held),
+            "paired": paired(answers, names, seeds, experiment.conditions, rivals),
+        }
+
+    def _atlas(self, seed: int) -> Path:
+        return self.out / f"atlas-{seed}"
+
+
 def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
-    """Method -> its best variant by the declared rule; None where no variant keeps to it."""
+    """Method -> its best variant by the declared rule; None where no variant keeps to it.
+
+    Where the rule says `each: variant`, variant -> the best of its rates.
+    """
     by_name = {row["variant"]: row["figures"] for row in table}
     base = by_name[BASE]["clean, EM"]["mean"]
     chosen: dict[str, str | None] = {}
     best: dict[str, float] = {}
     for variant in experiment.all_variants():
+        kind = variant.family if experiment.select.get("each") == "variant" else variant.method
         figures = by_name[variant.name]
-        chosen.setdefault(variant.method, None)
+        chosen.setdefault(kind, None)
         lost, refused = base - figures["clean, EM"]["mean"], figures["clean, refused"]["mean"]
         near = lost <= experiment.select.get("clean_within", 1.0) + _ROUNDING
         answers = refused <= experiment.select.get("refused_clean", 1.0) + _ROUNDING
         value = figures["distractor mean, EM"]["mean"]
-        if near and answers and value > best.get(variant.method, -1.0):
-            best[variant.method] = value
-            chosen[variant.method] = variant.name
+        if near and answers and value > best.get(kind, -1.0):
+            best[kind] = value
+            chosen[kind] = variant.name
     return chosen
 
 
-def _test_once(
-    experiment: Experiment,
-    table: Mapping[str, Any],
-    systems: Mapping[str, Path],
-    out: Path,
-    report: Reporter,
-    cluster: Cluster | None,
-) -> dict[str, Any]:
+def _test_once(maker: _Maker, test: Path, selected: Mapping[str, str | None]) -> dict[str, Any]:
     """Evaluate the chosen on test; refuses when the test was used for another choice before."""
-    assert experiment.test is not None
-    names = [name for name in table["selected"].values() if name is not None]
+    names = [name for name in selected.values() if name is not None]
+    seeds = maker.experiment.test_seeds or maker.experiment.seeds
     # One that was changed under its name is another choice.
-    made = {
-        system: _made_of(place)
-        for system, place in systems.items()
-        if system.rpartition("-")[0] in names
-    }
-    touched = {"selected": names, "made": made, **hash_inputs(test=experiment.test)}
-    mark = out / "test-touched.json"
+    trainings = maker.trainings(names, seeds)
+    maker.tuned(trainings)
+    made = {one.named: _made_of(one.out) for one in trainings}
+    touched = {"selected": names, "made": made, **hash_inputs(test=test)}
+    mark = maker.out / "test-touched.json"
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != touched:
         raise BadInput(
             f"{mark}: the test questions were used for another choice already; a new choice needs "
             "new test questions, or a new ‹out› if you accept that they were seen"
         )
     write_text(mark, json.dumps(touched) + "\n")
-    chosen = {
-        name: place
-        for name, place in systems.items()
-        if name == BASE or name.rpartition("-")[0] in names
-    }
-    if cluster is not None:
-        cluster.answer(chosen, experiment.test, out / "test", report)
-    document = evaluate(experiment, chosen, experiment.test, out / "test", report)
-    return {
-        "touched": touched,
-        "rows": rows(document, names, experiment.seeds, experiment.conditions),
-    }
+    return {"touched": touched, **maker.measured(names, seeds, test, "test")}
 
 
 def _made_of(checkpoint: Path) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from neurorit.eval.conditions import distractor_conditions, parse_condition
+from neurorit.eval.metrics.settings import BASE
 
-BASE = "base"
 DISTRACTORS = "distractor mean"
 _RESAMPLES = 20_000
 _AXES = ("robustness", "retention")
@@ -142,20 +142,25 @@ def paired(
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown, in percent (nats where it says so), with 95 % intervals."""
-    parts = [_markdown_rows(table["rows"])]
-    if table.get("frontier"):
-        parts.append("Robustness against retention, and who is better on one and no worse on both:")
-        parts[-1] += "\n"
-        parts.append(_markdown_frontier(table["frontier"]))
-    if table.get("paired"):
-        parts.append("Paired by question, points, 95 % bootstrap intervals over questions:\n")
-        parts.append(_markdown_paired(table["paired"]))
+    parts = _markdown_measured(table)
     if table["selected"] is not None:
         chosen = ", ".join(f"{m}: {v}" for m, v in table["selected"].items())
         parts.append(f"Chosen by the declared rule: {chosen}.\n")
     if table["test"] is not None:
-        parts += ["On test questions, once:\n", _markdown_rows(table["test"]["rows"])]
+        parts += ["On test questions, once:\n", *_markdown_measured(table["test"])]
     return "\n".join(parts)
+
+
+def _markdown_measured(measured: Mapping[str, Any]) -> list[str]:
+    parts = [_markdown_rows(measured["rows"])]
+    if measured.get("frontier"):
+        parts.append("Robustness against retention, and who is better on one and no worse on both:")
+        parts[-1] += "\n"
+        parts.append(_markdown_frontier(measured["frontier"]))
+    if measured.get("paired"):
+        parts.append("Paired by question, points, 95 % bootstrap intervals over questions:\n")
+        parts.append(_markdown_paired(measured["paired"]))
+    return parts
 
 
 def plot(table: Mapping[str, Any], path: Path) -> None:

@@ -5,7 +5,7 @@ What is there already, made of the same things, is not made again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,28 @@ if TYPE_CHECKING:
     from neurorit.pipelines.evaluation.retention import RetentionSettings
     from neurorit.tuning.settings import TuneSettings
 
+_RATES = ("stage1_learning_rate", "learning_rate", "dense_learning_rate")
+
 
 def settings_of(variant: Variant, recipe: Path) -> TuneSettings:
+    """What a variant is tuned with."""
     from neurorit.tuning.settings import TuneSettings
 
-    options = {**variant.settings, "method": variant.method}
+    options = {**given_settings(variant, recipe), "method": variant.method}
     return Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+
+
+def given_settings(variant: Variant, recipe: Path) -> dict[str, Any]:
+    """A variant's settings over the recipe's, with its rates times its factor."""
+    from neurorit.tuning.settings import TuneSettings
+
+    if variant.rate_factor == 1.0:
+        return dict(variant.settings)
+    options = {**variant.settings, "method": variant.method}
+    plain = Recipe(recipe).settings(TuneSettings, "tune", options, variant.method)
+    rates = {name: getattr(plain, name) for name in _RATES}
+    scaled = {name: by * variant.rate_factor for name, by in rates.items() if by is not None}
+    return {**variant.settings, **scaled}
 
 
 def shares_atlas(variant: Variant) -> bool:
@@ -88,12 +104,12 @@ def tune(
     wanted = tuning.inputs_of(model, **files) | settings_inputs(settings)
     if tuning.made_of(out, "checkpoint", settings, seed, wanted, experiment.processes):
         return
+    given = given_settings(variant, recipe)
     if experiment.processes > 1:
         more = {"method": variant.method, **({"atlas": needed} if needed else {})}
-        given, processes = variant.settings, experiment.processes
-        launch("tune", model, examples, out, recipe, seed, given, processes, more)
+        launch("tune", model, examples, out, recipe, seed, given, experiment.processes, more)
         return
-    texts = assigned(variant.settings)
+    texts = assigned(given)
     tuning.tune(model, examples, out, variant.method, needed, recipe, texts, seed, True)
 
 
@@ -104,8 +120,12 @@ def evaluate(
     out: Path,
     report: Reporter,
     retention: RetentionSettings | None = None,
+    seeds: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """The report of what systems answer to examples, written into `out`."""
+    """The report of what systems answer to examples, written into `out`.
+
+    seeds: those of the systems, whose rates are drawn as one line where retention is measured.
+    """
     from neurorit.eval.report.write import write_report
     from neurorit.pipelines.evaluation.evaluate import evaluate
 
@@ -116,13 +136,13 @@ def evaluate(
         engine=experiment.engine,
         max_tokens=experiment.max_tokens,
         unended_as_wrong=True,
-        limit=experiment.limit,
+        limit=experiment.limit_of(examples),
         sample="first",
         retention=retention,
         out=out,
         progress=report,
     ).report
-    families = experiment.families()
+    families = {k: v for k, v in experiment.families(seeds).items() if k in systems}
     if retention is None or not families:
         return document
     return write_report(document | {"families": families}, out)

@@ -40,6 +40,11 @@ FIGURES = {
 }
 
 
+def bare(system: str) -> str:
+    """A system's name without its rate and seed."""
+    return system.partition("@")[0].removesuffix("-0").removesuffix("-1")
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     made: list[str] = []
@@ -81,14 +86,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         *,
         out: Path,
         retention: Any = None,
+        limit: int | None = None,
         **_: Any,
     ) -> Evaluation:
-        made.append(f"evaluated {out.name}: {' '.join(models)}")
+        questions = f" {limit} questions" if limit else ""
+        made.append(f"evaluated{questions} {out.name}: {' '.join(models)}")
         results, lines = [], []
         for system in models:
             name, _, seed = system.rpartition("-")
             name = name.partition("@")[0]
-            clean, noisy, refused = FIGURES.get(name, FIGURES.get(system, FIGURES["own"]))
+            clean, noisy, refused = FIGURES.get(system, FIGURES.get(name, FIGURES["own"]))
             step = 0.01 * int(seed) if seed.isdigit() else 0.0
             for condition in conditions:
                 em = clean if condition == "clean" else noisy + step
@@ -107,8 +114,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             report["frontier"] = [
                 {
                     "system": system,
-                    "robustness": FIGURES[system.partition("@")[0].partition("-0")[0]][1],
-                    "retention": 1.0 - float(system.partition("@")[2].rpartition("-")[0] or 0),
+                    "robustness": FIGURES.get(bare(system), FIGURES["own"])[1],
+                    "retention": 1.0
+                    - float(system.partition("@")[2].rpartition("-")[0].lstrip("x") or 0),
                 }
                 for system in models
             ]
@@ -283,6 +291,58 @@ def test_every_learning_rate_is_a_point_of_robustness_against_retention(
         experiment.Experiment.read(write(tmp_path, variants=variants, test=None))
 
 
+def test_of_each_variant_s_rates_one_is_chosen_and_tuned_with_more_seeds_for_the_test(
+    file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FIGURES, "sft@x2-0", (1.0, 0.7, 0.0))
+    path = write(
+        tmp_path,
+        methods=["lora"],
+        variants={
+            "sft": {"method": "sft", "rate_factors": [0.5, 2]},
+            "faster": {"method": "neuro-rit", "rate_factors": [2], "against": "sft"},
+            "refuses": {"method": "neuro-rit"},
+        },
+        seeds=[0],
+        select={"clean_within": 0.02, "refused_clean": 0.05, "each": "variant"},
+        test_seeds=[0, 1],
+        limit=50,
+        test_limit=80,
+        retention={"text": "lab", "instructions": 0},
+    )
+    monkeypatch.setattr("neurorit.eval.report.write.write_report", lambda report, out: report)
+    table = experiment.run(path, tmp_path / "out")
+    assert table["selected"] == {
+        "lora": "lora", "sft": "sft@x2", "faster": "faster@x2", "refuses": None,
+    }  # fmt: skip
+    settings = {
+        name: read_manifest(tmp_path / "out" / name, "checkpoint").settings
+        for name in ("sft@x0.5-0", "sft@x2-0", "sft@x2-1", "faster@x2-1", "lora-1")
+    }
+    # The recipe's rate is 5e-4, and neuro-rit's 2e-4, 3e-4 and 3e-3.
+    assert settings["sft@x0.5-0"]["learning_rate"] == 2.5e-4
+    assert settings["sft@x2-0"]["learning_rate"] == settings["sft@x2-1"]["learning_rate"] == 1e-3
+    faster = settings["faster@x2-1"]
+    assert faster["stage1_learning_rate"] == 4e-4
+    assert (faster["learning_rate"], faster["dense_learning_rate"]) == (6e-4, 6e-3)
+    # What was not chosen gets no second seed, and the test is asked once all are tuned.
+    assert not {"sft@x0.5-1", "refuses-1"} & set(calls)
+    asked = [call for call in calls if call.startswith("evaluated")]
+    assert asked[0].startswith("evaluated 50 questions evaluation: base lora-0 faster@x2-0 ")
+    systems = "base lora-0 faster@x2-0 sft@x2-0 lora-1 faster@x2-1 sft@x2-1"
+    assert asked[1:] == [f"evaluated 80 questions test: {systems}"]
+    test = table["test"]
+    assert [row["seeds"] for row in test["rows"]] == [1, 2, 2, 2]
+    assert {row["system"] for row in test["frontier"]} == {"base", "lora", "sft@x2", "faster@x2"}
+    # Each has its rival's like rate, and on the test the rate that was chosen.
+    for told in (table, test):
+        rivals = {row["b"] for row in told["paired"] if row["a"] == "faster@x2"}
+        assert rivals == {"base", "lora", "sft@x2"}
+    assert set(test["touched"]["made"]) == {
+        f"{name}-{seed}" for name in ("lora", "sft@x2", "faster@x2") for seed in (0, 1)
+    }
+
+
 def test_a_variant_may_have_examples_of_its_own(
     file: Path, calls: list[str], tmp_path: Path
 ) -> None:
@@ -372,6 +432,14 @@ def test_what_is_held_to_a_text_is_not_trained_again(
         ({"method": ["sft"]}, "no setting"),
         ({"methods": [], "variants": {}}, "name `methods`"),
         ({"select": {"best": 1}}, "select knows"),
+        ({"select": {"clean_within": 1, "each": "seed"}}, "each is method or variant"),
+        ({"test": None, "test_seeds": [1]}, "test_seeds is for `test`"),
+        ({"test_seeds": [1, 1]}, "test_seeds: one stands there twice"),
+        ({"variants": {"a": {"method": "sft", "rate_factors": [0]}}}, "list of positive numbers"),
+        (
+            {"variants": {"a": {"method": "sft", "rate_factors": [1], "learning_rates": [1]}}},
+            "learning_rates or rate_factors, not both",
+        ),
         ({"select": {}}, "declare the rule"),
         ({"variants": {"one": {"settings": {}}}}, "variant one"),
         ({"seeds": "many"}, "seeds"),
