@@ -13,6 +13,7 @@ Gauss and Legendre, over contexts that mining would count.
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from neurorit.model.prompts import PromptTemplate, render_prompt
 from neurorit.model.shared_prefix import Prefix
 
 METHODS = ("integrated-gradients", "relevance", "gradient-activation", "activation")
+PREFILL = "float32, prompts prefilled in bfloat16"
 _AT_ONCE = 64  # neurons patched in one pass
 _TOP = 20
 RULES = (
@@ -162,15 +164,21 @@ def precisions(bench: Bench, place: Path, contexts: int, dtype: str) -> None:
     asked = queries(tokenizer, PromptTemplate.of_checkpoint(place), contexts)
     found: dict[str, list[Attribution]] = {}
     rows = []
-    for name in (FLOAT32, TF32, BFLOAT16, "as-weights"):
-        by = model if name != "as-weights" else model.bfloat16()  # the last
-        with float32_activations(by, name) if name != "as-weights" else nullcontext():
-            found[name] = []
-            for place_of, query in enumerate(asked):
-                # What float32 says is what all are of.
-                target = found[FLOAT32][place_of].target if name != FLOAT32 else None
-                given = replace(query, target=target)
-                found[name] += attribute(by, [given], Settings(steps=STEPS, rows=256))
+    low = copy.deepcopy(model).bfloat16()
+    for name in (FLOAT32, TF32, BFLOAT16, PREFILL, "as-weights"):
+        by = low if name == "as-weights" else model
+        computing = FLOAT32 if name == PREFILL else name
+        found[name] = []
+        for place_of, query in enumerate(asked):
+            # What float32 says is what all are of.
+            target = found[FLOAT32][place_of].target if name != FLOAT32 else None
+            given, prefixes = replace(query, target=target), None
+            if name == PREFILL:
+                both = (Prefix(low, [ids]) for ids in (query.prompt_with, query.prompt_without))
+                shown, bare = (prefix.raised(model, torch.float32) for prefix in both)
+                prefixes = shown, bare
+            with float32_activations(by, computing) if by is model else nullcontext():
+                found[name] += attribute(by, [given], Settings(steps=STEPS, rows=256), prefixes)
         figures = _against(found[name], found[FLOAT32])
         for metric, value in figures.items():
             bench.add(name, metric, value, "1")

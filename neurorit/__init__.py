@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from neurorit.mining.attribute import attribute as attribute
     from neurorit.mining.mine import mine as mine
     from neurorit.mining.settings import MiningSettings as MiningSettings
-    from neurorit.model.importing import import_model as import_model
+    from neurorit.model.foreign.importing import import_model as import_model
     from neurorit.model.load import load_model as load_model
     from neurorit.model.prompts import PromptTemplate as PromptTemplate
     from neurorit.model.prompts import render_prompt as render_prompt
@@ -57,7 +57,7 @@ _PLACES = {
     "attribute": "mining.attribute",
     "build_index": "retrieval.index.index",
     "evaluate": "pipelines.evaluation.evaluate",
-    "import_model": "model.importing",
+    "import_model": "model.foreign.importing",
     "load_examples": "data.example_files",
     "load_model": "model.load",
     "merge": "pipelines.method",

@@ -15,7 +15,7 @@ from neurorit.core.endpoint.replies import read_reply
 from neurorit.core.endpoint.reply_cache import Cache, content_key
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
-from neurorit.data.plain_text import Row, Text, encode_texts
+from neurorit.data.plain_text import Text
 from neurorit.eval.conditions import TooFewPassages, build_condition
 from neurorit.eval.metrics.scoring import is_right
 from neurorit.eval.metrics.settings import Analysis
@@ -25,6 +25,7 @@ from neurorit.eval.retention.instructions import Instruction
 from neurorit.eval.retention.text import TextDrift, check_vocabulary, drift
 from neurorit.model.generation import greedy_answers
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat, render_prompt
+from neurorit.model.text_rows import Row, encode_texts
 
 Load = Callable[[str], tuple[Any, Any]]
 """System's name -> its model in evaluation mode and its tokenizer."""

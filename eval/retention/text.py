@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from neurorit.core.errors import BadInput
-from neurorit.data.plain_text import Row
+from neurorit.model.text_rows import Row
 
 # Positions whose logits of both models are compared at a time: a vocabulary is wide.
 _POSITIONS = 256

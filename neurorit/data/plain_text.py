@@ -1,15 +1,12 @@
-"""Plain text that models are measured on: read from a file, and as token ids."""
+"""Plain text that models are measured on, read from a file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from neurorit.core.errors import BadInput
 from neurorit.data.formats.text_files import decode_line
-
-_WINDOW = 1_024
 
 
 class Text(NamedTuple):
@@ -17,13 +14,6 @@ class Text(NamedTuple):
 
     text: str
     prefix: str = ""
-
-
-class Row(NamedTuple):
-    """Token ids of which those from `start` on count; the first one never does."""
-
-    ids: list[int]
-    start: int = 1
 
 
 def read_texts(path: Path) -> list[Text]:
@@ -52,18 +42,3 @@ def read_texts(path: Path) -> list[Text]:
     if not texts:
         raise BadInput(f"{path}: holds no text")
     return texts
-
-
-def encode_texts(tokenizer: Any, texts: Sequence[Text], longest: int = _WINDOW) -> list[Row]:
-    """Token ids of each text, with the tokenizer's own beginning, cut at `longest` tokens.
-
-    Texts of which nothing is predicted, such as a single token, are left out.
-    """
-    rows = []
-    for text, prefix in texts:
-        ids = list(tokenizer(prefix or text).input_ids)
-        start = len(ids) if prefix else 1
-        if prefix:
-            ids += tokenizer(text, add_special_tokens=False).input_ids
-        rows.append(Row(ids[:longest], start))
-    return [row for row in rows if len(row.ids) > max(1, row.start)]

@@ -204,15 +204,15 @@ class _Asked:
             with self._put_back(blocks, bare, neurons):
                 prefix = Prefix(self.model, longer)
             likely = prefix.last_logits
-            rest = prefix.greedy(self.how.longest, ends)
+            rest = prefix.greedy(self.how.longest, ends, keep=False)
             written = [[*own, *ids] for own, ids in zip(owns, rest, strict=True)]
         else:
             with silencing(blocks, neurons):
-                prefix = Prefix(self.model, prompts)
+                prefix = Prefix(self.model, prompts, apart=True)
                 likely = prefix.last_logits
-                written = prefix.greedy(self.how.longest, ends)
+                written = prefix.greedy(self.how.longest, ends, keep=False)
                 if any(owns):
-                    likely = Prefix(self.model, longer).last_logits
+                    likely = Prefix(self.model, longer, apart=True).last_logits
         likely = likely.float().softmax(-1)
         answers = []
         for row, (index, ids) in enumerate(zip(batch, written, strict=True)):
@@ -238,7 +238,7 @@ class _Asked:
         if not any(one.own for one in answers):
             return list(answers)
         longer = [[*prompt, *one.own] for prompt, one in zip(prompts, answers, strict=True)]
-        likely = Prefix(self.model, longer).last_logits.float().softmax(-1)
+        likely = Prefix(self.model, longer, apart=True).last_logits.float().softmax(-1)
         return [
             replace(one, probability=float(likely[row, one.token]))
             for row, one in enumerate(answers)
@@ -250,7 +250,7 @@ class _Asked:
     ) -> Iterator[None]:
         """Hold neurons, at the last position, at their values after the prompts without context."""
         with recording(blocks, last=1) as seen:
-            Prefix(self.model, bare)
+            Prefix(self.model, bare, apart=True)
         values = torch.stack([seen[layer] for layer in range(blocks.depth)], dim=1)
         with holding(blocks, values, neurons):
             yield

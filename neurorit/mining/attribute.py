@@ -30,8 +30,8 @@ def attribute(
 
     model, tokenizer: as `mine` takes them. question: as text, or an example, whose passages are
     taken where none are given. answer: whose probability is attributed (None: what the model itself
-    says). settings: `method`, `objective`, `steps`, `quadrature`, `rows`, `memory` and
-    `answer_tokens` count, and of a folder `dtype` and `device`.
+    says). settings: `method`, `objective`, `steps`, `quadrature`, `prefill`, `rows`, `memory`
+    and `answer_tokens` count, and of a folder `dtype` and `device`.
 
     Returns scores [layers, neurons] in units of the objective, the gain of every layer, and the
     completeness residual: how far the scores are from adding up to it. Raises BadInput where there

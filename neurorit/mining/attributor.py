@@ -127,7 +127,8 @@ class Miner:
         prompts = [self.queries[key].prompt_with for key in keys]
         model, computing = self._asking
         with computing():
-            answers = Prefix(model, prompts).greedy(self.settings.answer_tokens, self.ends)
+            prefix = Prefix(model, prompts, apart=True)
+            answers = prefix.greedy(self.settings.answer_tokens, self.ends, keep=False)
         if not part_of(model).ends:
             return []
         records = []
@@ -161,7 +162,8 @@ class Miner:
 
     def rest_from_asking(self) -> None:
         """Let go of what only asking needs."""
-        self.__dict__.pop("_asking", None)
+        if self.settings.prefill != "as-asking":
+            self.__dict__.pop("_asking", None)
 
     def _at_span(self, key: str, answer: Mapping[str, Any] | None) -> Query:
         """The context's query, at the words that follow it where the model was asked."""
@@ -199,8 +201,20 @@ class Miner:
             longest=settings.answer_tokens,
         )
         queries = [self._at_span(key, answers.get(key)) for key in keys]
+        prefixes = self._prefixes(queries)
         with self._computing():
-            return attribute(self.model, queries, how)
+            return attribute(self.model, queries, how, prefixes)
+
+    def _prefixes(self, queries: Sequence[Query]) -> tuple[Prefix, Prefix] | None:
+        """The prompts' keys and values as contexts are asked, where that is wanted."""
+        if self.settings.prefill == "as-activations":
+            return None
+        dtype = self.model.dtype if self.settings.activations == "as-weights" else torch.float32
+        model, computing = self._asking
+        with computing():
+            shown = Prefix(model, [query.prompt_with for query in queries], apart=True)
+            bare = Prefix(model, [query.prompt_without for query in queries], apart=True)
+        return shown.raised(self.model, dtype), bare.raised(self.model, dtype)
 
     def attribute(
         self, keys: Sequence[str], answers: Mapping[str, Mapping[str, Any]]

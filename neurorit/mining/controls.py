@@ -97,7 +97,7 @@ def activity(
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         with recording(blocks, last=1) as seen:
-            Prefix(model, part)
+            Prefix(model, part, apart=True)
         for layer in range(blocks.depth):
             size = seen[layer][:, -1].abs().double().sum(0)
             total[layer] += size.unflatten(0, (-1, blocks.unit)).mean(1).cpu().numpy()

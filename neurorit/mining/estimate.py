@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import DynamicCache
 
 from neurorit.data.example_files import ExampleSource, examples_name, load_examples
-from neurorit.mining.attributor import MOST, SLACK, bare_prompt
+from neurorit.mining.attributor import MOST, SLACK, asking_dtype, bare_prompt
 from neurorit.mining.collect import ASKED
 from neurorit.mining.contexts import contexts
 from neurorit.mining.settings import ATTRIBUTIONS, SITES, MiningSettings
@@ -185,8 +185,10 @@ def _bytes(
         most = range(1, MOST * context + 1)
         rows = max(2, bisect_right(most, settings.memory / SLACK, key=kept))
     batch = contexts_in(rows)
+    # The copy that asks stays beside them where it reads prompts for the rows, too.
+    copied = settings.prefill == "as-asking" and asking_dtype(settings.asking, one) != one.dtype
     return {
-        "weights": weights,
+        "weights": weights * 1.5 if copied else weights,
         "raised_weight": 4 * widest if raised else 0,
         "keys_and_values": batch * own * layer.cache * (1 + prompts.bare / prompts.longest),
         # With and without the context, their difference, and what is summed along the path.

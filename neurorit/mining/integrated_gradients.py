@@ -115,23 +115,29 @@ class Method:
     along_path: bool = False
 
 
-def attribute(model: Any, queries: Sequence[Query], settings: Settings) -> list[Attribution]:
+def attribute(
+    model: Any,
+    queries: Sequence[Query],
+    settings: Settings,
+    prefixes: tuple[Prefix, Prefix] | None = None,
+) -> list[Attribution]:
     """Attribute each query's prediction to the neurons; one batch.
 
-    Parameters need no gradients; none are left behind. Of a model whose layers are parted over
-    processes the last part gives what all have found, the others nothing.
+    prefixes: of the prompts with and without the context, where they were made otherwise than the
+    model computes (`Prefix.raised`). Parameters need no gradients; none are left behind. Of a model
+    whose layers are parted over processes the last part gives what all have found, the others
+    nothing.
     """
     method: Method = ATTRIBUTIONS.get(settings.method)
     blocks: Site = SITES.get(settings.site)(model)
-    with recording(blocks, last=1) as seen:
-        prefix = Prefix(model, [query.prompt_with for query in queries])
+    prefix, seen = _prefilled(model, blocks, [query.prompt_with for query in queries], prefixes, 0)
     targets = _targets(prefix, queries, settings)
     rows = Rows.of(prefix, [query.prompt_with[-1] for query in queries], targets)
     with torch.no_grad():
         whole, present = _values(blocks, rows, seen)
         gold = _score(whole, rows, settings)[:, 0]
-        with recording(blocks, last=1) as seen:
-            bare = Prefix(model, [query.prompt_without for query in queries])
+        without_context = [query.prompt_without for query in queries]
+        bare, seen = _prefilled(model, blocks, without_context, prefixes, 1)
         lasts = [query.prompt_without[-1] for query in queries]
         bare_rows = Rows.of(bare, lasts, targets, rows.span)
         whole, without = _values(blocks, bare_rows, seen)
@@ -328,14 +334,29 @@ def _score(logits: torch.Tensor, rows: Rows, settings: Settings) -> torch.Tensor
     return found if settings.objective == "log-prob" else found.exp()
 
 
+def _prefilled(
+    model: Any,
+    blocks: Site,
+    prompts: Sequence[Sequence[int]],
+    made: tuple[Prefix, Prefix] | None,
+    which: int,
+) -> tuple[Prefix, dict[int, torch.Tensor]]:
+    """The prompts' prefix and the neurons at their last tokens; of one made already nothing."""
+    if made is not None:
+        return made[which], {}
+    with recording(blocks, last=1) as seen:
+        return Prefix(model, prompts, apart=True), seen
+
+
 def _values(
     blocks: Site, rows: Rows, seen: dict[int, torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [B, 1, N, vocabulary] and neurons' values [B, L, N, F] where the answer is predicted.
 
-    seen: what the prefix's own pass recorded, which is enough for an answer of one token.
+    seen: what the prefix's own pass recorded, which is enough for an answer of one token; empty
+    where it was made otherwise than the rows.
     """
-    if rows.span == 1:
+    if rows.span == 1 and seen:
         last = {layer: values[:, -1:] for layer, values in seen.items()}
         return rows.prefix.last_logits[:, None, None], _stack(last, blocks)
     with recording(blocks) as found:

@@ -84,6 +84,9 @@ class MiningSettings(Settings):
     asking: Literal["auto", "float32", "bfloat16"] = "auto"
     """What contexts are answered in; auto: bfloat16 for a large model where the processor is quick
     in it."""
+    prefill: Literal["as-activations", "as-asking"] = "as-activations"
+    """What the prompts' keys and values are computed in: as `activations`, or as contexts are
+    asked. Of these scores are as exact; of float32's SmolLM2-135M has PLACEHOLDER [I]."""
     least_gain: float = 0.01
     """A followed context votes only if F rises by so much with it, and falls by so much with all
     its neurons as without it; 0 counts all [I]."""

@@ -16,15 +16,18 @@ from neurorit.model.feed_forward import Site
 def recording(blocks: Site, last: int | None = None) -> Iterator[dict[int, torch.Tensor]]:
     """The neurons' values of the block's last forward pass: layer -> [B, T, F * unit], detached.
 
-    last: keep that many positions alone, at the end of the prompts.
+    last: keep that many positions alone, at the end of the prompts, of all passes.
     """
     seen: dict[int, torch.Tensor] = {}
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
             values = inputs[0].detach()
-            # A copy, since a view would keep the values at all positions.
-            seen[layer] = values if last is None else values[:, -last:].clone()
+            if last is not None:
+                # A copy, since a view would keep the values at all positions.
+                values = values[:, -last:].clone()
+                values = torch.cat([seen[layer], values]) if layer in seen else values
+            seen[layer] = values
 
         return hook
 

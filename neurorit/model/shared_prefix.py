@@ -27,39 +27,55 @@ class Prefix:
     """Keys and values of prompts [B] without their last tokens, made without gradients.
 
     last_logits [B, vocabulary]: after the whole prompts. The pass that makes them goes over the
-    whole prompts, so that `probes.recording` around it sees the last tokens' neurons.
+    whole prompts, so that `hooks.recording` around it sees the last tokens' neurons.
+    apart: on a CPU each prompt is read in a pass of its own. Together they are not quicker there,
+    and padding and its masks cost a third more; hooks that tell prompts apart want one pass.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, model: Any, prompts: Sequence[Sequence[int]], *, apart: bool = False
+    ) -> None:
         self.model = model
         self.device = model.device
         self.part = part_of(model)
         self.lengths = torch.tensor([len(p) - 1 for p in prompts], device=self.device)
         self.width = int(self.lengths.max())
-        ids = torch.zeros((len(prompts), self.width + 1), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, self.width + 1 - len(prompt) :] = torch.tensor(list(prompt))
-        start = (self.width - self.lengths)[:, None]
-        places = torch.arange(self.width + 1, device=self.device) - start
-        self.visible = places[:, :-1] >= 0
-        padded = not bool(self.visible.all())
+        _, places = _left_padded(prompts)
+        self.visible = (places[:, :-1] >= 0).to(self.device)
+        apart = apart and self.device.type == "cpu"
         with torch.no_grad(), _last_token_alone(model, self.part.ends):
-            found = model(
-                input_ids=ids.to(self.device),
-                attention_mask=(places >= 0).long() if padded else None,
-                position_ids=places.clamp_min(0),
-                past_key_values=DynamicCache(),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self.last_logits: torch.Tensor = found.logits[:, -1]
+            each = [[prompt] for prompt in prompts] if apart else [prompts]
+            read = [self._read(part) for part in each]
+        self.last_logits = torch.cat([logits for logits, _ in read])
         # What the model computes in, which need not be what its weights are kept in.
         self.dtype = self.last_logits.dtype
-        # Not the model's own kind of cache: that of a sliding window forgets what rows must see.
-        self.cache = found.past_key_values if self.width else None
         # It holds the last tokens too, until rows are to stand in their place.
-        self._whole = found.past_key_values
+        self._whole = read[0][1] if len(read) == 1 else _joined([cache for _, cache in read])
+        self.cache = self._whole if self.width else None
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._spent = False
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, DynamicCache]:
+        """Logits [B, vocabulary] after prompts, and their keys and values."""
+        ids, places = (part.to(self.device) for part in _left_padded(prompts))
+        found = self.model(
+            input_ids=ids,
+            attention_mask=(places >= 0).long() if bool((places < 0).any()) else None,
+            position_ids=places.clamp_min(0),
+            # Not the model's own kind: that of a sliding window forgets what rows must see.
+            past_key_values=DynamicCache(),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return found.logits[:, -1], found.past_key_values
+
+    def raised(self, model: Any, dtype: torch.dtype) -> Prefix:
+        """This prefix, for rows of a model that computes in `dtype` where this one's did not."""
+        self.model, self.dtype, self.part = model, dtype, part_of(model)
+        self.last_logits = self.last_logits.to(dtype)
+        for layer in self._whole.layers:
+            layer.keys, layer.values = layer.keys.to(dtype), layer.values.to(dtype)
+        return self
 
     def forward(
         self,
@@ -75,6 +91,8 @@ class Prefix:
         of the others each token sees. growth: how many of the tokens each layer computes; those
         that come in are what the first are there (see `_growing`).
         """
+        if self._spent:
+            raise RuntimeError("a prefix that wrote without `keep` takes no rows")
         self._crop()
         batch, count = tokens.shape
         lowest = torch.finfo(self.dtype).min
@@ -122,29 +140,47 @@ class Prefix:
             layer.keys, layer.values = keys, values
 
     @torch.no_grad()
-    def greedy(self, most: int, ends: Collection[int] = ()) -> list[list[int]]:
+    def greedy(
+        self, most: int, ends: Collection[int] = (), *, keep: bool = True
+    ) -> list[list[int]]:
         """The most likely continuation of each prompt: up to `most` tokens, without the end token.
 
-        ends: tokens that end one. One that ends at once is the end token itself. It goes on from
-        the pass that made the prefix, so it comes before any rows do.
+        ends: tokens that end one. One that ends at once is the end token itself. keep: rows will
+        stand behind the prefix; without, it leaves off prompts that have ended. It goes on from the
+        pass that made the prefix, so it comes before any rows do.
         """
-        if self._whole.get_seq_length() != self.width + 1:
-            raise RuntimeError("a prefix writes before rows stand behind it, not afterwards")
+        if self._spent or self._whole.get_seq_length() != self.width + 1:
+            raise RuntimeError("a prefix writes once, before rows stand behind it")
+        self._spent = not keep
         written: list[list[int]] = [[] for _ in self.lengths]
         ended = [False] * len(written)
+        alive = list(range(len(written)))
         logits = self.last_logits
         for place in range(1, most + 1):
             best = self.part.told(logits.argmax(-1))
-            for row, token in enumerate(best.tolist()):
+            for row, token in zip(alive, best.tolist(), strict=True):
                 ended[row] = ended[row] or (token in ends and bool(written[row]))
                 if not ended[row]:
                     written[row].append(token)
                     ended[row] = token in ends
             if place == most or all(ended):
                 break
+            left = [at for at, row in enumerate(alive) if not ended[row]]
+            if self._spent and len(left) <= len(alive) // 2:
+                alive = [alive[at] for at in left]
+                best = self._leave(best, left)
             logits = self._next(best, place)
-        self._crop()
+        if keep:
+            self._crop()
         return written
+
+    def _leave(self, tokens: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+        """Of tokens [B] those of some prompts, which alone the prefix has from now on."""
+        index = torch.tensor(rows, device=self.device)
+        self.visible, self.lengths = self.visible[index], self.lengths[index]
+        for layer in self._whole.layers:
+            layer.keys, layer.values = layer.keys[index], layer.values[index]
+        return tokens[index]
 
     def _next(self, tokens: torch.Tensor, place: int) -> torch.Tensor:
         """Logits [B, vocabulary] after one more token [B] each, `place` behind the last ones."""
@@ -251,6 +287,32 @@ class Rows:
         place = torch.arange(span, device=self.tokens.device)
         seen = place[:, None] >= place
         return self.prefix.forward(self.tokens, place.expand(len(self.tokens), -1), seen)[:, None]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids [B, T] of prompts that end together, and each one's place, below 0 for padding."""
+    width = max(map(len, prompts))
+    ids = torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
+    start = torch.tensor([width - len(prompt) for prompt in prompts])
+    return ids, torch.arange(width) - start[:, None]
+
+
+def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """One cache of several that hold a prompt each, padded on the left."""
+    width = max(int(cache.get_seq_length()) for cache in caches)
+    whole = DynamicCache()
+    for place in range(len(caches[0].layers)):
+        both = []
+        for name in ("keys", "values"):
+            each = [getattr(cache.layers[place], name) for cache in caches]
+            batch = each[0].new_zeros(len(each), each[0].shape[1], width, each[0].shape[3])
+            for row, one in enumerate(each):
+                batch[row, :, width - one.shape[2] :] = one[0]
+            both.append(batch)
+        whole.update(*both, place)
+    return whole
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def import_from(
     evidence_first: bool = False,
 ) -> Mapping[str, Any]:
     """Make a checkpoint of a GGUF file, a PEFT folder, or another checkpoint."""
-    from neurorit.model.importing import import_model
+    from neurorit.model.foreign.importing import import_model
 
     with reporting() as report:
         made = import_model(
@@ -76,7 +76,7 @@ def fetch(name: str, out: Path, dtype: str, hub: bool, overwrite: bool) -> Mappi
 
     Raises BadInput for another name, NeuroritError where no registry can be reached.
     """
-    from neurorit.model.importing import import_model
+    from neurorit.model.foreign.importing import import_model
 
     if name not in MODELS:
         raise BadInput(f"{name}: no model of that name is known; known: {', '.join(MODELS)}")

@@ -37,7 +37,7 @@ def measure(
     ours: list[list[int]] = []
     for start in range(0, len(asked), BATCH):
         part = asked[start : start + BATCH]
-        ours += Prefix(loaded, part).greedy(max_tokens, ends)
+        ours += Prefix(loaded, part, apart=True).greedy(max_tokens, ends, keep=False)
         report("answers by Hugging Face", len(ours), len(asked))
     # vLLM is another process and takes nearly the whole GPU.
     del loaded

@@ -125,7 +125,7 @@ def check_flags(flags: Sequence[str]) -> tuple[str, ...]:
 
 def context_length(directory: Path) -> int:
     """The most tokens, prompt and answer together, that a checkpoint was made for."""
-    return int(_config(directory).get("max_position_embeddings") or 2**31)
+    return int(_of_text(_config(directory)).get("max_position_embeddings") or 2**31)
 
 
 def short_context(directory: Path) -> int | None:
@@ -134,7 +134,7 @@ def short_context(directory: Path) -> int | None:
 
     transformers chooses by each text, vLLM for all of them by the most tokens that it takes.
     """
-    config = _config(directory)
+    config = _of_text(_config(directory))
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if rope.get("rope_type", rope.get("type")) not in ("longrope", "su"):
         return None
@@ -175,6 +175,11 @@ def last_lines(log: Path, count: int) -> list[str]:
         return []
     kept = [_LEADER.sub("", line).strip() for line in text.splitlines() if not _NOISE.search(line)]
     return [line for line in kept if line][-count:]
+
+
+def _of_text(config: dict[str, Any]) -> dict[str, Any]:
+    """What a model that also sees has of its language model stands in a part of its own."""
+    return {**config, **(config.get("text_config") or {})}
 
 
 def _config(directory: Path) -> dict[str, Any]:

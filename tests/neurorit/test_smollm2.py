@@ -19,7 +19,7 @@ import torch
 import neurorit as nr
 from neurorit.core.errors import NeuroritError
 from neurorit.data.examples import Example, Passage
-from neurorit.model.importing import import_model
+from neurorit.model.foreign.importing import import_model
 from neurorit.model.load import load_model
 from neurorit.model.precision import compute_dtype, pays
 from neurorit.model.prompts import PromptTemplate, render_prompt

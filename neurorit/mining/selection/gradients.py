@@ -21,13 +21,14 @@ from torch.nn import functional
 
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example
-from neurorit.data.plain_text import Row, Text, encode_texts
+from neurorit.data.plain_text import Text
 from neurorit.mining.atlas import FEED_FORWARD
 from neurorit.mining.controls import activity
 from neurorit.mining.settings import SITES
 from neurorit.model.feed_forward import Lines, Site
 from neurorit.model.float32 import float32_activations
 from neurorit.model.prompts import PromptTemplate, encode_answer, end_token_id, render_prompt
+from neurorit.model.text_rows import Row, encode_texts
 
 _LONGEST = 512  # tokens of a text
 

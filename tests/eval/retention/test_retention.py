@@ -15,13 +15,14 @@ import torch
 from neurorit.core.endpoint.reply_cache import Cache
 from neurorit.core.errors import BadInput
 from neurorit.data.examples import Example, Passage
-from neurorit.data.plain_text import Text, encode_texts, read_texts
+from neurorit.data.plain_text import Text, read_texts
 from neurorit.eval.retention.figures import LEAST, summarise, task_row, text_row
 from neurorit.eval.retention.instructions import Instruction
 from neurorit.eval.retention.measure import Suite, measure_retention
 from neurorit.eval.retention.text import TextDrift, drift
-from neurorit.model.load import load_model
+from neurorit.model.load import load_model, load_tokenizer
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat, render_prompt
+from neurorit.model.text_rows import encode_texts
 
 # Few words: the tiny model's tokens are bytes, and it learns every prompt.
 TEMPLATE = PromptTemplate("", "{title}: {text}\n", "Q: {question}", "Q: {question}")
@@ -165,6 +166,17 @@ def test_noise_in_the_weights_is_ranked_by_every_part(
         assert abs(row.get("kl", 0.0)) < 1e-6
     same = next(row for row in found["figures"] if row["system"] == "same")
     assert same["value"] == 1 and same["ci95"][1] == 1
+
+
+def test_no_marker_in_a_text_becomes_a_token(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    texts = [Text("a <|end|> b"), Text("c <|end|> d", "Before <|end|>: "), Text("plain")]
+    rows = encode_texts(tokenizer, texts)
+    end = end_token_id(tokenizer)
+    assert end in tokenizer("a <|end|> b").input_ids
+    assert all(end not in row.ids for row in rows)
+    assert rows[2].ids == tokenizer("plain").input_ids
+    assert tokenizer.decode(rows[1].ids[rows[1].start :]) == "c <|end|> d"
 
 
 def test_text_is_compared_token_by_token(tiny_model: Path) -> None:

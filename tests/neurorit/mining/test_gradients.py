@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from neurorit.cli import app
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput
-from neurorit.data.plain_text import Row, Text
+from neurorit.data.plain_text import Text
 from neurorit.lab import base_model_dir
 from neurorit.mining.atlas import SETS, NeuronAtlas
 from neurorit.mining.mine import mine
@@ -26,6 +26,7 @@ from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import attention_heads, feed_forward
 from neurorit.model.load import load_model
 from neurorit.model.prompts import PromptTemplate
+from neurorit.model.text_rows import Row
 from neurorit.pipelines import method as pipeline
 from neurorit.pipelines.evaluation.retention import RetentionSettings
 from neurorit.pipelines.progress import Reporter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from neurorit.mining.integrated_gradients import (
 )
 from neurorit.mining.settings import ATTRIBUTIONS
 from neurorit.model.feed_forward import feed_forward
+from neurorit.model.hooks import recording
 from neurorit.model.shared_prefix import Prefix, Rows
 from tests.neurorit.tiny_models import ARCHITECTURES, WINDOWED, tiny
 
@@ -76,6 +78,33 @@ def test_a_batch_of_unequal_prompts_equals_one_by_one(kind: str, objective: str)
         assert found.target == alone.target
         close(found.scores, alone.scores)
         close(found.gain, alone.gain)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_prompts_may_be_read_in_lower_precision_and_scores_still_add_up(
+    kind: str, objective: str
+) -> None:
+    model = tiny(kind)
+    settings = Settings(steps=24, objective=objective)
+    queries = [Query(WITH, WITHOUT, ANSWER), Query([1, 40, 41], [1, 41], None)]
+
+    def read_by(reader: Any) -> list[Attribution]:
+        prompts = ([q.prompt_with for q in queries], [q.prompt_without for q in queries])
+        shown, bare = (Prefix(reader, part).raised(model, torch.float32) for part in prompts)
+        return attribute(model, queries, settings, (shown, bare))
+
+    wanted = attribute(model, queries, settings)
+    lower = read_by(copy.deepcopy(model).bfloat16())
+    for plain, same, low in zip(wanted, read_by(model), lower, strict=True):
+        assert same.target == plain.target
+        close(same.scores, plain.scores)
+        close(same.gain, plain.gain)
+        assert not torch.equal(low.scores, plain.scores)
+        assert low.residual == pytest.approx(plain.residual, rel=0.2, abs=1e-3)
+        if low.target == plain.target:
+            both = torch.stack([low.scores.flatten(), plain.scores.flatten()])
+            assert torch.corrcoef(both)[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("rows", [1, 5, 27, 1000])
@@ -189,6 +218,31 @@ def test_rows_leave_no_graph_in_the_prefix() -> None:
     assert prefix.cache.layers[0].keys is kept
     with pytest.raises(RuntimeError, match="before rows"):
         prefix.greedy(2)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_prompts_read_apart_and_left_off_as_they_end_say_the_same(kind: str) -> None:
+    model = tiny(kind)
+    prompts = [WITH, [1, *range(20, 35)], [4, 9], WITHOUT, [4]]
+    together = Prefix(model, prompts)
+    blocks = feed_forward(model)
+    with recording(blocks, last=1) as seen:
+        apart = Prefix(model, prompts, apart=True)
+    torch.testing.assert_close(apart.last_logits, together.last_logits, rtol=1e-4, atol=1e-5)
+    for layer in range(blocks.depth):
+        with recording(blocks, last=1) as alone:
+            Prefix(model, prompts[2:3])
+        torch.testing.assert_close(seen[layer][2], alone[layer][0], rtol=1e-4, atol=1e-5)
+    wanted = together.greedy(8)
+    # Whatever is said second or third ends an answer, so that they end one after the other.
+    ends = {wanted[0][2], wanted[1][1], wanted[3][1]}
+    wanted = [Prefix(model, [prompt]).greedy(8, ends)[0] for prompt in prompts]
+    assert Prefix(model, prompts).greedy(8, ends) == wanted
+    assert apart.greedy(8, ends, keep=False) == wanted
+    with pytest.raises(RuntimeError, match="without `keep`"):
+        Rows.of(apart, [one[-1] for one in prompts], [ANSWER] * 5).plain()
+    with pytest.raises(RuntimeError, match="writes once"):
+        apart.greedy(2)
 
 
 def test_nothing_is_left_in_the_model() -> None:

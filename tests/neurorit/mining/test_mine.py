@@ -369,6 +369,33 @@ def test_contexts_are_asked_together_whatever_the_rows(tmp_path: Path) -> None:
     assert next(miner.model.parameters()).dtype == torch.float32
 
 
+def test_prompts_are_read_for_attribution_as_they_are_asked(tmp_path: Path) -> None:
+    from neurorit.lab import base_model_dir
+    from neurorit.mining.attributor import Miner
+    from neurorit.mining.contexts import contexts
+
+    source = lab_examples(tmp_path / "examples.jsonl")
+    chosen = list(contexts(load_examples(source), 2, 1, 0))
+    settings = replace(SETTINGS, asking="bfloat16", steps=20)
+    plain = Miner.load(ModelSource.of(base_model_dir()), chosen, settings)
+    miner = replace(plain, settings=replace(settings, prefill="as-asking"))
+    keys = [context.key for context in chosen]
+    asking = miner._asking[0]
+    miner.rest_from_asking()
+    found, wanted = miner.attributions(keys, {}), plain.attributions(keys, {})
+    # The copy that asks is made once, and does not stay where it has nothing more to do.
+    assert miner._asking[0] is asking and asking.dtype == torch.bfloat16
+    plain._asking  # noqa: B018
+    plain.rest_from_asking()
+    assert "_asking" not in vars(plain)
+    for low, high in zip(found, wanted, strict=True):
+        assert low.target == high.target
+        assert not torch.equal(low.scores, high.scores)
+        both = torch.stack([low.scores.flatten(), high.scores.flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.95
+        assert low.residual == pytest.approx(high.residual, rel=0.5, abs=0.01)
+
+
 def test_a_model_that_follows_nothing_is_told(
     checkpoint: Path, examples_path: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import weights_digest
-from neurorit.model.importing import import_model
+from neurorit.model.foreign.importing import import_model
 from neurorit.serving.backends.lora import RANKS, parse_named, rank_limit, read_lora
 from tests.neurorit.tiny_models import tiny_seeing
 from tests.serving.loras import save_lora

@@ -15,7 +15,13 @@ from neurorit.serving.backends import vllm_server as engine_module
 from neurorit.serving.backends.adapters import Adapters
 from neurorit.serving.backends.lora import Lora
 from neurorit.serving.backends.offline import Completion, OfflineEngine
-from neurorit.serving.backends.vllm_env import engine_environment, start_failure, vllm_environment
+from neurorit.serving.backends.vllm_env import (
+    context_length,
+    engine_environment,
+    short_context,
+    start_failure,
+    vllm_environment,
+)
 from neurorit.serving.backends.vllm_server import VllmServer, free_port, require_free_port
 
 
@@ -197,6 +203,11 @@ def test_positions_for_long_texts_are_taken_where_a_prompt_needs_them(model: Pat
     assert [engine._model_len(model, needed) for needed in (701, 800, 100)] == [768, 1024, 1024]
     (line,) = said
     assert "needs 701 tokens, more than the 700 of short texts" in line
+
+
+def test_the_limits_of_a_model_that_also_sees_stand_in_its_text_part(model: Path) -> None:
+    (model / "config.json").write_text(json.dumps({"text_config": LONG, "vision_config": {}}))
+    assert (context_length(model), short_context(model)) == (9000, 700)
 
 
 def test_a_server_takes_the_tokens_of_short_texts_unless_told_otherwise(

@@ -18,7 +18,7 @@ from neurorit.core.artifact import Manifest, check_place, hash_file, writing
 from neurorit.core.errors import BadInput
 from neurorit.model.checkpoint import ADAPTER, checkpoint_dir, gguf_of, weights_digest
 from neurorit.model.feed_forward import check_tunable, check_type
-from neurorit.model.gguf_file import (
+from neurorit.model.foreign.gguf_file import (
     GgufFile,
     check_tokenizer,
     make_tokenizer,

@@ -18,8 +18,8 @@ from neurorit.data.examples import Passage
 from neurorit.mining.mine import mine
 from neurorit.mining.settings import MiningSettings
 from neurorit.model.feed_forward import SUPPORTED, check_tunable
-from neurorit.model.gguf_file import read_gguf
-from neurorit.model.importing import import_model
+from neurorit.model.foreign.gguf_file import read_gguf
+from neurorit.model.foreign.importing import import_model
 from neurorit.model.load import load_model, load_tokenizer
 from neurorit.model.prompts import PromptTemplate, end_token_id, render_chat
 from neurorit.pipelines import model as bodies
@@ -31,7 +31,7 @@ from tests.neurorit.tiny_gguf import CONTROL, NORMAL, UNKNOWN, write_gguf
 from tests.neurorit.tiny_models import tiny
 
 TEXTS = ("Mira Solden was born in Karvel.", "It is 1987,  and\n\n12 of 3", "don't ünï 北京")
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SFT = TuneSettings(method="sft")
 
 

@@ -1,0 +1,1 @@
+"""Checkpoints in the forms of others, and what is made of them."""
