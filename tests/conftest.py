@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 import signal
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 # Beside another process a shell starts this one deaf to Ctrl-C, and servers would outlive it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What tests write need not outlive a power cut; waiting for the disk takes seconds of them all.
+os.fsync = lambda descriptor: None
 
 _ALL_SLOW = re.compile(r"^pytestmark = \[?pytest\.mark\.slow", re.MULTILINE)
 _POOLS = (("gold", 1), ("distractor", 4), ("random", 4), ("counterfactual", 1))

@@ -23,11 +23,11 @@ from neurorit.eval.metrics.settings import BASE
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.experiment.cluster import Cluster, Training, on_cluster
 from neurorit.pipelines.experiment.document import Experiment
+from neurorit.pipelines.experiment.pictures import draw_accuracy, draw_frontier
 from neurorit.pipelines.experiment.table import (
     frontier_of,
     markdown,
     paired,
-    plot,
     rows,
 )
 from neurorit.pipelines.experiment.work import evaluate, settings_of, tune
@@ -43,7 +43,7 @@ def run(path: Path, out: Path, ray: str = "") -> Mapping[str, Any]:
     """Run or go on with the experiment in `path`.
 
     ray: a cluster's address, whose nodes then tune and evaluate (`experiment.cluster`). Writes
-    table.json, table.md and table.svg into `out`.
+    table.json, table.md, table.svg and where retention is measured frontier.svg into `out`.
     """
     packaged = LAB_RECIPE.parent / "experiments" / f"{path}.yaml"
     if not path.exists() and packaged.is_file():
@@ -81,7 +81,9 @@ def run(path: Path, out: Path, ray: str = "") -> Mapping[str, Any]:
     _record(experiment, path, maker.model, table, out)
     write_text(out / _TABLE, json.dumps(table, indent=2) + "\n")
     write_text(out / "table.md", markdown(table))
-    plot(table, out / "table.svg")
+    draw_accuracy(table, out / "table.svg")
+    families = {variant.name: variant.family for variant in experiment.all_variants()}
+    draw_frontier(table, families, out / "frontier.svg")
     _show(table)
     return {**table, "table": str(out / "table.md"), "report": str(out / "evaluation")}
 

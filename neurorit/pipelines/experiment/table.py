@@ -1,4 +1,4 @@
-"""The table of an experiment: means over seeds, paired differences, their Markdown and a plot.
+"""The table of an experiment: means over seeds, paired differences, and their Markdown.
 
 Two kinds of interval, named apart: over seeds (would another seed give the same?) and over
 questions, paired (would other questions?).
@@ -163,44 +163,6 @@ def _markdown_measured(measured: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def plot(table: Mapping[str, Any], path: Path) -> None:
-    """Draw clean and distractor accuracy of every variant, with intervals over seeds."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    wanted = [
-        figure
-        for figure in (f"{DISTRACTORS}, EM", "clean, EM", "closed-book, EM")
-        if figure in table["rows"][0]["figures"]
-    ]
-    if not wanted:
-        return
-    drawn = sorted(table["rows"], key=lambda row: row["figures"][wanted[0]]["mean"] or 0.0)
-    height = 1.2 + 0.32 * len(drawn)
-    figure, axes = pyplot.subplots(
-        1, len(wanted), figsize=(4 * len(wanted), height), sharey=True, layout="constrained"
-    )
-    for axis, name in zip([axes] if len(wanted) == 1 else axes, wanted, strict=True):
-        for place, row in enumerate(drawn):
-            found = row["figures"][name]
-            if found["mean"] is None:
-                continue
-            low, high = _of_a_share(found["ci95"] or (found["mean"], found["mean"]))
-            colour = "black" if row["variant"] == BASE else "tab:blue"
-            axis.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.5)
-            axis.plot([100 * v for v in found["values"]], [place] * len(found["values"]), ".",
-                      color=colour, alpha=0.4)  # fmt: skip
-            axis.plot(100 * found["mean"], place, "o", color=colour)
-        axis.set_title(name.removesuffix(", EM"))
-        axis.set_xlabel("exact match, %")
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_yticks(range(len(drawn)), [row["variant"] for row in drawn])
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
-    pyplot.close(figure)
-
-
 def _runs(name: str, seeds: Sequence[int]) -> list[str]:
     return [BASE] if name == BASE else [f"{name}-{seed}" for seed in seeds]
 
@@ -243,7 +205,7 @@ def _markdown_frontier(table: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         [
             row["system"],
-            *(_cell({"mean": row[axis], "ci95": _wide(row[f"{axis}_ci95"])}) for axis in _AXES),
+            *(_cell({"mean": row[axis], "ci95": wide(row[f"{axis}_ci95"])}) for axis in _AXES),
             ", ".join(row["dominated_by"]),
         ]
         for row in table
@@ -251,13 +213,13 @@ def _markdown_frontier(table: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(["variant", *_AXES, "dominated by"], cells)
 
 
-def _of_a_share(interval: Sequence[float]) -> tuple[float, float]:
+def of_a_share(interval: Sequence[float]) -> tuple[float, float]:
     """What is told of a t interval over seeds, which knows no bounds: the part from 0 to 1."""
     low, high = interval
     return max(0.0, low), min(1.0, high)
 
 
-def _wide(interval: Sequence[float] | None) -> Sequence[float] | None:
+def wide(interval: Sequence[float] | None) -> Sequence[float] | None:
     """An interval over seeds; None where there was one seed, or none."""
     return interval if interval and interval[0] < interval[1] else None
 
@@ -286,6 +248,6 @@ def _cell(figure: Mapping[str, Any], name: str = "") -> str:
     scale, digits = (1, 3) if name.endswith(_NATS) else (100, 1)
     text = f"{scale * figure['mean']:.{digits}f}"
     if figure["ci95"] is not None:
-        low, high = figure["ci95"] if scale == 1 else _of_a_share(figure["ci95"])
+        low, high = figure["ci95"] if scale == 1 else of_a_share(figure["ci95"])
         text += f" ({scale * low:.{digits}f} to {scale * high:.{digits}f})"
     return text

@@ -189,7 +189,8 @@ def test_the_rule_chooses_and_the_chosen_alone_see_the_test_questions(
     assert pairs["sft", "neuro-rit", "clean"]["delta"] == pytest.approx(0.01)
     assert ("neuro-rit", "neuro-rit", "clean") not in pairs
     assert faster["p_holm"] >= faster["p"]
-    assert "table.svg" in {path.name for path in out.iterdir()}
+    drawn = {path.name for path in out.glob("*.svg")}
+    assert drawn == {"table.svg"}  # no retention, no frontier
     assert json.loads((out / "table.json").read_text())["test"]["rows"]
 
 
@@ -338,6 +339,11 @@ def test_of_each_variant_s_rates_one_is_chosen_and_tuned_with_more_seeds_for_the
     for told in (table, test):
         rivals = {row["b"] for row in told["paired"] if row["a"] == "faster@x2"}
         assert rivals == {"base", "lora", "sft@x2"}
+    picture = (tmp_path / "out" / "frontier.svg").read_text(encoding="utf-8")
+    # Named are those of the test, by what they share with other rates.
+    assert [name in picture for name in ("sft", "faster", "lora", "refuses", "x0.5")] == (
+        [True, True, True, False, False]
+    )
     assert set(test["touched"]["made"]) == {
         f"{name}-{seed}" for name in ("lora", "sft@x2", "faster@x2") for seed in (0, 1)
     }
