@@ -208,11 +208,11 @@ class _Asked:
             written = [[*own, *ids] for own, ids in zip(owns, rest, strict=True)]
         else:
             with silencing(blocks, neurons):
-                prefix = Prefix(self.model, prompts, apart=True)
+                prefix = Prefix(self.model, prompts, apart=self._apart)
                 likely = prefix.last_logits
                 written = prefix.greedy(self.how.longest, ends, keep=False)
                 if any(owns):
-                    likely = Prefix(self.model, longer, apart=True).last_logits
+                    likely = Prefix(self.model, longer, apart=self._apart).last_logits
         likely = likely.float().softmax(-1)
         answers = []
         for row, (index, ids) in enumerate(zip(batch, written, strict=True)):
@@ -226,6 +226,11 @@ class _Asked:
             answers.append(_Answer(reading, own, token, probability))
         return answers if first else self._at_spans(prompts, answers)
 
+    @property
+    def _apart(self) -> bool:
+        """What is put back tells prompts apart, and is compared with what is read likewise."""
+        return self.how.patch == "zero"
+
     def _followed(self, ids: Sequence[int], reading: Reading) -> tuple[tuple[int, ...], int]:
         """The answer's own words, and the first token of what it follows."""
         if reading.span is None:
@@ -238,7 +243,7 @@ class _Asked:
         if not any(one.own for one in answers):
             return list(answers)
         longer = [[*prompt, *one.own] for prompt, one in zip(prompts, answers, strict=True)]
-        likely = Prefix(self.model, longer, apart=True).last_logits.float().softmax(-1)
+        likely = Prefix(self.model, longer, apart=self._apart).last_logits.float().softmax(-1)
         return [
             replace(one, probability=float(likely[row, one.token]))
             for row, one in enumerate(answers)

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import DynamicCache
 
 from neurorit.data.example_files import ExampleSource, examples_name, load_examples
-from neurorit.mining.attributor import MOST, SLACK, asking_dtype, bare_prompt
+from neurorit.mining.attributor import MOST, SLACK, bare_prompt
 from neurorit.mining.collect import ASKED
 from neurorit.mining.contexts import contexts
 from neurorit.mining.settings import ATTRIBUTIONS, SITES, MiningSettings
@@ -185,10 +185,8 @@ def _bytes(
         most = range(1, MOST * context + 1)
         rows = max(2, bisect_right(most, settings.memory / SLACK, key=kept))
     batch = contexts_in(rows)
-    # The copy that asks stays beside them where it reads prompts for the rows, too.
-    copied = settings.prefill == "as-asking" and asking_dtype(settings.asking, one) != one.dtype
     return {
-        "weights": weights * 1.5 if copied else weights,
+        "weights": weights * (1 + _copied(settings, one.dtype)),
         "raised_weight": 4 * widest if raised else 0,
         "keys_and_values": batch * own * layer.cache * (1 + prompts.bare / prompts.longest),
         # With and without the context, their difference, and what is summed along the path.
@@ -196,6 +194,13 @@ def _bytes(
         # Prompts and rows are not in work at the same time.
         "activations": max(SLACK * kept(rows), batch * layer.working),
     }
+
+
+def _copied(settings: MiningSettings, dtype: torch.dtype) -> float:
+    """The size of the copy that reads prompts for the rows, as a share of the weights."""
+    if settings.prefill == "as-activations" or settings.asking != "bfloat16":
+        return 0.0
+    return 0.0 if dtype == torch.bfloat16 else torch.bfloat16.itemsize / dtype.itemsize
 
 
 def _passes(share: _Share, rows: int, path: int) -> int:

@@ -171,6 +171,11 @@ class MiningSettings(Settings):
                 f"‹pipeline={self.pipeline}› no process has it; mine with ‹selection=count›, then "
                 "choose with `atlas select` where the model fits"
             )
+        if self.prefill == "as-asking" and self.asking == "auto":
+            raise BadInput(
+                "‹prefill=as-asking›: name ‹asking› too, float32 or bfloat16: scores must not "
+                "depend on the machine that a run goes on with"
+            )
         if self.task == "yes-no" and (self.contexts, self.irrelevant_target) != ("all", "gold"):
             raise BadInput(
                 "‹task=yes-no› has one target, YES, on both sides: set ‹contexts=all› and "

@@ -16,7 +16,8 @@ from neurorit.model.feed_forward import Site
 def recording(blocks: Site, last: int | None = None) -> Iterator[dict[int, torch.Tensor]]:
     """The neurons' values of the block's last forward pass: layer -> [B, T, F * unit], detached.
 
-    last: keep that many positions alone, at the end of the prompts, of all passes.
+    last: keep that many positions alone, at the end of the prompts; those of several passes stand
+    one behind the other.
     """
     seen: dict[int, torch.Tensor] = {}
 

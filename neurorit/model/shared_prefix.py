@@ -1,7 +1,8 @@
 """Rows over a shared prefix: many variants of a prompt's last tokens in one forward pass.
 
-Prompts are prefilled once, padded on the left. A row is the last token of a prompt followed by the
-answer's tokens but the last; it sees its prompt's prefix and itself, and no other row.
+Prompts are prefilled once, and stand in one cache that is padded on the left. A row is the last
+token of a prompt followed by the answer's tokens but the last; it sees its prompt's prefix and
+itself, and no other row.
 
 Of a model whose layers are parted over processes each goes through its own, at the same prompts;
 logits that are not the last part's mean nothing.
@@ -40,9 +41,11 @@ class Prefix:
         self.part = part_of(model)
         self.lengths = torch.tensor([len(p) - 1 for p in prompts], device=self.device)
         self.width = int(self.lengths.max())
-        _, places = _left_padded(prompts)
-        self.visible = (places[:, :-1] >= 0).to(self.device)
-        apart = apart and self.device.type == "cpu"
+        place = torch.arange(self.width, device=self.device)
+        self.visible = place >= (self.width - self.lengths)[:, None]
+        # Positions that go by the longest prompt of a pass must meet the same one in every pass.
+        self._steady = not _turned_by_length(model.config)
+        apart = apart and self._steady and self.device.type == "cpu"
         with torch.no_grad(), _last_token_alone(model, self.part.ends):
             each = [[prompt] for prompt in prompts] if apart else [prompts]
             read = [self._read(part) for part in each]
@@ -166,7 +169,7 @@ class Prefix:
             if place == most or all(ended):
                 break
             left = [at for at, row in enumerate(alive) if not ended[row]]
-            if self._spent and len(left) <= len(alive) // 2:
+            if self._spent and self._steady and len(left) <= len(alive) // 2:
                 alive = [alive[at] for at in left]
                 best = self._leave(best, left)
             logits = self._next(best, place)
@@ -312,7 +315,19 @@ def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:
                 batch[row, :, width - one.shape[2] :] = one[0]
             both.append(batch)
         whole.update(*both, place)
+        for cache in caches:  # no layer is held twice
+            cache.layers[place] = None
     return whole
+
+
+def _turned_by_length(config: Any) -> bool:
+    """Whether the longest text of a pass chooses the frequencies of rotary positions."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    # Some have a set for each kind of layer.
+    every = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    kinds = {one.get("rope_type", one.get("type")) for one in every}
+    return bool(kinds & {"longrope", "su", "dynamic"})
 
 
 @contextmanager

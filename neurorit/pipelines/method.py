@@ -344,13 +344,16 @@ def made_of(
 ) -> bool:
     """Whether a whole artifact of that kind stands there, made with these settings and inputs.
 
+    A setting that there was not then counts as its default, which is what was done without it.
     processes: by so many, where that changes what is made.
     """
     try:
         made = read_manifest(place, kind)
     except ArtifactError:
         return False
-    same = json.loads(json.dumps(plain(settings))) == dict(made.settings)
+    wanted = json.loads(json.dumps(plain(settings)))
+    unset = json.loads(json.dumps(plain(type(settings)())))
+    same = wanted == {**unset, **made.settings}
     same = same and processes in (None, made.made.get("processes", 1))
     return same and made.seed == seed and dict(inputs) == dict(made.inputs)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from neurorit.core.artifact import hash_inputs
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Settings, Within, fit, read_yaml
 from neurorit.eval.conditions import distractor_conditions, parse_condition
@@ -135,6 +136,11 @@ class Experiment(Settings):
                 made = place.name in ("examples-train", "examples-test") and "demo" in place.parts
                 demo = "; `make demo` writes it" if made else "; `neurorit-rag mix` makes examples"
                 raise BadInput(f"{path}: {name}: {place}: no such file or directory{demo}")
+        if self.test is not None and hash_inputs(it=self.test) == hash_inputs(it=self.evaluate):
+            raise BadInput(
+                f"{path}: test: {self.test} holds what the choice is made on (`evaluate`); give "
+                "questions of their own"
+            )
 
     def retention_settings(self) -> RetentionSettings | None:
         """What retention is measured on, where it is asked for."""
@@ -205,13 +211,12 @@ def _variants(name: str, given: Any) -> list[Variant]:
     settings = dict(given.get("settings", {}))
     one = Variant(
         name,
-        str(given["method"]),
-        name,
-        1.0,
-        settings,
-        dict(given.get("mine", {})),
-        Path(given["examples"]) if given.get("examples") else None,
-        str(given.get("against", "")),
+        method=str(given["method"]),
+        family=name,
+        settings=settings,
+        mine=dict(given.get("mine", {})),
+        examples=Path(given["examples"]) if given.get("examples") else None,
+        against=str(given.get("against", "")),
     )
     if rates:
         return [

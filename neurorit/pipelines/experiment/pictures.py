@@ -79,7 +79,8 @@ def draw_frontier(table: Mapping[str, Any], families: Mapping[str, str], path: P
             markersize=6,
             markerfacecolor="white" if row["dominated_by"] else None,
         )
-        axis.annotate(kind, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        name = kind if table["test"] else row["system"]
+        axis.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axis.set_xlabel("kept of what the base could, %")
     axis.set_ylabel("robustness, %")
     axis.grid(alpha=0.3)

@@ -128,6 +128,8 @@ class _Maker:
                 )
         # What a cluster made is found there.
         for one in trainings:
+            if one.named in self.made:
+                continue
             mined = self._atlas(one.seed)
             tune(self.experiment, one.variant, one.seed, self.model, self.recipe, one.out, mined)
             self.made.add(one.named)
@@ -189,21 +191,30 @@ def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[
 
 def _test_once(maker: _Maker, test: Path, selected: Mapping[str, str | None]) -> dict[str, Any]:
     """Evaluate the chosen on test; refuses when the test was used for another choice before."""
+    experiment = maker.experiment
     names = [name for name in selected.values() if name is not None]
-    seeds = maker.experiment.test_seeds or maker.experiment.seeds
-    # One that was changed under its name is another choice.
+    seeds = experiment.test_seeds or experiment.seeds
+    asked = [experiment.limit_of(test), list(experiment.conditions), experiment.max_tokens]
+    touched = {"selected": names, "seeds": list(seeds), "asked": asked, **hash_inputs(test=test)}
+    mark = maker.out / "test-touched.json"
+    before = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    _check_choice(mark, before, touched)
     trainings = maker.trainings(names, seeds)
     maker.tuned(trainings)
-    made = {one.named: _made_of(one.out) for one in trainings}
-    touched = {"selected": names, "made": made, **hash_inputs(test=test)}
-    mark = maker.out / "test-touched.json"
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != touched:
+    # One that was changed under its name is another choice.
+    touched["made"] = {one.named: _made_of(one.out) for one in trainings}
+    _check_choice(mark, before, touched)
+    write_text(mark, json.dumps(touched) + "\n")
+    return {"touched": touched, **maker.measured(names, seeds, test, "test")}
+
+
+def _check_choice(mark: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """Raise BadInput where test questions were used for anything else than what is to be asked."""
+    if before is not None and any(before.get(name) != value for name, value in now.items()):
         raise BadInput(
             f"{mark}: the test questions were used for another choice already; a new choice needs "
             "new test questions, or a new ‹out› if you accept that they were seen"
         )
-    write_text(mark, json.dumps(touched) + "\n")
-    return {"touched": touched, **maker.measured(names, seeds, test, "test")}
 
 
 def _made_of(checkpoint: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -86,6 +87,18 @@ def test_weights_of_two_bytes_are_raised_one_at_a_time(eight: Path) -> None:
         told = plan_of(eight, replace(low, activations=activations), PROMPTS)
         assert told["raised_weight_gib"] == 0
     assert told["activations_gib"] < half["activations_gib"]
+
+
+def test_the_copy_that_reads_prompts_is_counted(eight: Path) -> None:
+    def weights(**changes: Any) -> float:
+        return float(plan_of(eight, replace(SETTINGS, **changes), PROMPTS)["weights_gib"])
+
+    reads = {"prefill": "as-asking"}
+    assert weights(**reads, asking="bfloat16") == pytest.approx(1.5 * weights())
+    assert weights(**reads, asking="float32") == weights()
+    for asking in ("float32", "bfloat16"):
+        low = weights(dtype="bfloat16", **reads, asking=asking)
+        assert low == weights(dtype="bfloat16")
 
 
 def test_the_examples_prompts_are_counted(

@@ -253,6 +253,29 @@ def test_nothing_is_left_in_the_model() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize("rope", ["longrope", "dynamic"])
+def test_positions_that_go_by_the_longest_prompt_meet_it_in_every_pass(rope: str) -> None:
+    parameters: dict[str, Any] = {"rope_type": rope, "rope_theta": 10_000.0, "factor": 8.0}
+    kind = "llama"
+    if rope == "longrope":
+        kind = "phi3"
+        factors = {"short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+        parameters |= {**factors, "original_max_position_embeddings": 12}
+    model = tiny(kind, rope_parameters=parameters, original_max_position_embeddings=12)
+    if rope == "dynamic":
+        model.model.rotary_emb.original_max_seq_len = 12
+    prompts = [WITH, [1, *range(20, 37)]]
+    apart = Prefix(model, prompts, apart=True)
+    rows = Rows.of(apart, [one[-1] for one in prompts], [ANSWER[:1]] * 2)
+    torch.testing.assert_close(rows.plain()[:, 0, 0], apart.last_logits, rtol=1e-4, atol=1e-5)
+    wanted = Prefix(model, prompts).greedy(6)
+    # The longest one ends first.
+    ends = {next(token for token in wanted[1] if token not in wanted[0])}
+    wanted = Prefix(model, prompts).greedy(6, ends)
+    assert len(wanted[1]) < len(wanted[0]) == 6
+    assert Prefix(model, prompts).greedy(6, ends, keep=False) == wanted
+
+
 @pytest.mark.parametrize("window", [3, 6])
 @pytest.mark.parametrize("kind", WINDOWED)
 def test_prompts_longer_than_the_window_are_as_the_model_sees_them(kind: str, window: int) -> None:
@@ -272,6 +295,9 @@ def test_greedy_answers_beyond_the_window_are_those_of_generate(kind: str) -> No
     model = tiny(kind, sliding_window=6, **WINDOWED[kind])
     prompts = [WITH, [1, *range(20, 35)], [4, 9]]
     found = Prefix(model, prompts).greedy(6)
+    ends = {found[0][1], found[2][3]}
+    kept = Prefix(model, prompts).greedy(6, ends)
+    assert Prefix(model, prompts, apart=True).greedy(6, ends, keep=False) == kept
     for prompt, answer in zip(prompts, found, strict=True):
         said = model.generate(
             torch.tensor([prompt]),

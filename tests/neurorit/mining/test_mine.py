@@ -480,6 +480,11 @@ def test_unknown_settings_are_refused(name: str, value: Any) -> None:
         replace(SETTINGS, **{name: value})
 
 
+def test_what_prompts_are_read_in_does_not_depend_on_the_machine() -> None:
+    with pytest.raises(BadInput, match=r"prefill=as-asking.*name asking too"):
+        replace(SETTINGS, prefill="as-asking")
+
+
 def test_a_changed_atlas_is_refused(checkpoint: Path, examples_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "atlas"
     mine(checkpoint, None, examples_path, SETTINGS, out=out)

@@ -132,7 +132,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     for name in ("train", "validation", "test"):
-        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "{name}"}}\n')
     return write(tmp_path)
 
 
@@ -381,9 +381,46 @@ def test_another_choice_on_the_same_test_questions_is_refused(
     file: Path, calls: list[str], tmp_path: Path
 ) -> None:
     experiment.run(file, tmp_path / "out")
-    changed = write(tmp_path, select={"clean_within": 1.0, "refused_clean": 1.0})
-    with pytest.raises(BadInput, match="used for another choice"):
-        experiment.run(changed, tmp_path / "out")
+    calls.clear()
+    choice = {"clean_within": 1.0, "refused_clean": 1.0}
+    for changes in (
+        {"select": choice},
+        {"test_limit": 7},
+        {"conditions": ["clean", "distractor-4"]},
+        {"test_seeds": [0, 2]},
+    ):
+        with pytest.raises(BadInput, match="used for another choice"):
+            experiment.run(write(tmp_path, **changes), tmp_path / "out")
+        # Before anything more is tuned.
+        assert not [call for call in calls if not call.startswith("evaluated evaluation")]
+
+
+def test_the_choice_is_not_made_on_the_test_questions(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "copy.jsonl").write_bytes((tmp_path / "validation.jsonl").read_bytes())
+    for name in ("validation", "copy"):
+        with pytest.raises(BadInput, match=rf"test: .*{name}.jsonl holds what the choice is made"):
+            experiment.run(write(tmp_path, test=str(tmp_path / f"{name}.jsonl")), tmp_path / "out")
+    assert not calls
+
+
+def test_a_setting_that_there_was_not_then_counts_as_its_default(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    experiment.run(write(tmp_path, test=None), tmp_path / "out")
+    calls.clear()
+    place = tmp_path / "out" / "atlas-0" / "manifest.json"
+    manifest = json.loads(place.read_text())
+    assert manifest["settings"].pop("prefill") == "as-activations"
+    place.write_text(json.dumps(manifest))
+    experiment.run(write(tmp_path, test=None), tmp_path / "out")
+    assert "atlas-0" not in calls
+    manifest["settings"].pop("share")  # the recipe has another one than the default
+    manifest["settings"]["prefill"] = "as-asking"
+    place.write_text(json.dumps(manifest))
+    experiment.run(write(tmp_path, test=None), tmp_path / "out")
+    assert "atlas-0" in calls
 
 
 def test_what_is_chosen_again_but_made_otherwise_is_another_choice(
