@@ -29,6 +29,7 @@ from neurorit.data.examples import Example, Passage
 from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System
 from neurorit.mining.collect import ASKED
+from neurorit.model.load import load_tokenizer
 from neurorit.model.prompts import end_token_id
 from neurorit.serving.backends.offline import Completion, OfflineEngine
 from neurorit.serving.backends.vllm_env import vllm_environment
@@ -97,9 +98,7 @@ def _invented(number: int) -> Example:
 
 def evaluated(model: Path, examples: Sequence[Example], dtype: str) -> dict[str, Any]:
     """Seconds of answering in an evaluation, its prompts and texts, and the journal's lag."""
-    from transformers import AutoTokenizer
-
-    ends = [end_token_id(AutoTokenizer.from_pretrained(model))]
+    ends = [end_token_id(load_tokenizer(model))]
     notes: list[tuple[float, float, int]] = []  # ended, written down, how many
     asked: list[list[int]] = []
     texts: dict[int, str] = {}
@@ -205,7 +204,6 @@ def mined(model: Path, examples: Sequence[Example]) -> tuple[float, list[list[in
     """Seconds of mining as the recipe says, and the prompts of all contexts that it asked."""
     from neurorit.core.artifact import read_manifest
     from neurorit.mining.contexts import contexts
-    from neurorit.model.load import load_tokenizer
     from neurorit.model.prompts import PromptTemplate, render_prompt
     from neurorit.pipelines.recipe import Recipe, find_recipe
 
