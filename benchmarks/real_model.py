@@ -30,7 +30,7 @@ from neurorit.eval.run.runner import run_evaluation
 from neurorit.eval.run.systems import System
 from neurorit.mining.collect import ASKED
 from neurorit.model.load import load_tokenizer
-from neurorit.model.prompts import end_token_id
+from neurorit.model.prompts import PromptTemplate, end_token_id, render_prompt
 from neurorit.serving.backends.offline import Completion, OfflineEngine
 from neurorit.serving.backends.vllm_env import vllm_environment
 
@@ -98,7 +98,9 @@ def _invented(number: int) -> Example:
 
 def evaluated(model: Path, examples: Sequence[Example], dtype: str) -> dict[str, Any]:
     """Seconds of answering in an evaluation, its prompts and texts, and the journal's lag."""
-    ends = [end_token_id(load_tokenizer(model))]
+    tokenizer, template = load_tokenizer(model), PromptTemplate.of_checkpoint(model)
+    ends, first = [end_token_id(tokenizer)], examples[0]
+    warming = render_prompt(tokenizer, template, first.question, first.passages)
     notes: list[tuple[float, float, int]] = []  # ended, written down, how many
     asked: list[list[int]] = []
     texts: dict[int, str] = {}
@@ -120,7 +122,7 @@ def evaluated(model: Path, examples: Sequence[Example], dtype: str) -> dict[str,
                 yield batch
                 notes.append((ended, time.monotonic(), len(batch)))
 
-        list(answers([[1] * 8]))  # starts the engine and warms it up
+        list(answers([warming]))  # starts the engine and warms it up
         report = run_evaluation(
             [System("a", "checkpoint", model=model, dtype=dtype)],
             Path(folder) / "e.jsonl",
@@ -204,7 +206,6 @@ def mined(model: Path, examples: Sequence[Example]) -> tuple[float, list[list[in
     """Seconds of mining as the recipe says, and the prompts of all contexts that it asked."""
     from neurorit.core.artifact import read_manifest
     from neurorit.mining.contexts import contexts
-    from neurorit.model.prompts import PromptTemplate, render_prompt
     from neurorit.pipelines.recipe import Recipe, find_recipe
 
     recipe = Recipe(find_recipe("smollm2"))
@@ -234,7 +235,7 @@ def main() -> None:
     parser.add_argument(
         "--mine", action="store_true", help="also mine --model, which must read (a `reader`)"
     )
-    parser.add_argument("--questions", type=int, default=16, help="of each condition, in bfloat16")
+    parser.add_argument("--questions", type=int, default=32, help="of each condition, in bfloat16")
     given = parser.parse_args()
     bench = Bench(
         "real_model",
@@ -260,7 +261,7 @@ def main() -> None:
         bench.add("bare vLLM, bfloat16", "answers", count / plain["seconds"], "1/s")
         same = sum(a == b for a, b in zip(low["texts"], plain["texts"], strict=True))
         bench.add("eval, bfloat16", "answers equal to bare vLLM's", same / count, "share")
-        full = evaluated(model, examples[: max(2, given.questions // 4)], "float32")
+        full = evaluated(model, examples[: max(2, given.questions // 8)], "float32")
         fewer = len(full["prompts"])
         bench.add("eval, float32", "answers", fewer / full["seconds"], "1/s")
         lower = dict(zip(map(tuple, low["prompts"]), low["texts"], strict=True))
@@ -279,11 +280,11 @@ def main() -> None:
             taken, prompts = mined(model, many)
             bench.add("mining", "contexts asked", len(prompts), "contexts")
             bench.add("mining, asking included", "all", taken, "s")
-            once = bare(model, {"ends": low["ends"], "prompts": prompts}, "bfloat16")
-            bench.add(
-                "bare vLLM, bfloat16", "the same contexts answered once", once["seconds"], "s"
-            )
-            ratio = {"mine_vs_answering": taken / once["seconds"]}
+            asked = {"ends": low["ends"], "prompts": prompts}
+            for dtype, name in (("bfloat16", ""), ("float32", "_float32")):
+                once = bare(model, asked, dtype)["seconds"]
+                bench.add(f"bare vLLM, {dtype}", "the same contexts answered once", once, "s")
+                ratio[f"mine_vs_answering{name}"] = taken / once
     evaluation = (count / low["seconds"]) / (fewer / full["seconds"])
     autocast = steps["float32"] / steps["bf16"]
     bench.ratios |= {

@@ -332,12 +332,17 @@ def _turned_by_length(config: Any) -> bool:
 
 @contextmanager
 def _last_token_alone(model: Any, wanted: bool) -> Iterator[None]:
-    """Narrow the last block: nothing reads its output but that of the last token."""
+    """Narrow the last block: nothing reads its output but that of the last token.
+
+    A linear layer of a view copies its weights for each prompt of a batch: hence `contiguous`.
+    """
     if not wanted:  # the next part reads all of it
         yield
         return
     block = feed_forward(model).blocks[-1]
-    narrow = block.register_forward_pre_hook(lambda _module, inputs: (inputs[0][:, -1:],))
+    narrow = block.register_forward_pre_hook(
+        lambda _module, inputs: (inputs[0][:, -1:].contiguous(),)
+    )
     try:
         yield
     finally:
@@ -391,6 +396,9 @@ def _enter(first: int, after: int, _module: Any, inputs: tuple[Any, ...], given:
     return (_copied(inputs[0], first, after), *inputs[1:]), given
 
 
+_OF_TOKENS = ("hidden_states", "position_ids")
+
+
 def _narrow(prefix: int, before: int, _module: Any, inputs: tuple[Any, ...], given: Any) -> Any:
     """Attention among the tokens that were there before."""
 
@@ -401,7 +409,7 @@ def _narrow(prefix: int, before: int, _module: Any, inputs: tuple[Any, ...], giv
             return value[:, :, :before, : prefix + before]
         if name == "position_embeddings":
             return tuple(part[:, :before] for part in value)
-        return value[:, :before] if name in ("hidden_states", "position_ids") else value
+        return value[:, :before].contiguous() if name in _OF_TOKENS else value
 
     kept = {name: narrow(value, name) for name, value in given.items()}
     return tuple(narrow(value, "hidden_states") for value in inputs[:1]) + inputs[1:], kept
@@ -414,7 +422,7 @@ def _attended(first: int, after: int, _module: Any, _inputs: Any, output: Any) -
 
 
 def _first(before: int, _module: Any, inputs: tuple[Any, ...]) -> Any:
-    return (inputs[0][:, :before], *inputs[1:])
+    return (inputs[0][:, :before].contiguous(), *inputs[1:])
 
 
 def _room(first: int, after: int, _module: Any, inputs: tuple[Any, ...]) -> Any:
