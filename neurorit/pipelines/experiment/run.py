@@ -120,18 +120,24 @@ class _Maker:
         asked: examples, and the folder into which a cluster also puts what all answer to them.
         """
         systems = {BASE: self.model, **{one.named: one.out for one in trainings}}
+        fresh = [one for one in trainings if one.named not in self.made]
         if self.cluster is not None:
-            fresh = [one for one in trainings if one.named not in self.made]
             with reporting() as report:
                 self.cluster.tune_and_answer(
                     systems, fresh, self.recipe, self._atlas, asked, report
                 )
         # What a cluster made is found there.
-        for one in trainings:
-            if one.named in self.made:
-                continue
-            mined = self._atlas(one.seed)
-            tune(self.experiment, one.variant, one.seed, self.model, self.recipe, one.out, mined)
+        for number, one in enumerate(fresh, start=1):
+            tune(
+                self.experiment,
+                one.variant,
+                one.seed,
+                self.model,
+                self.recipe,
+                one.out,
+                self._atlas(one.seed),
+                f"{number} of {len(fresh)}",
+            )
             self.made.add(one.named)
         return systems
 

@@ -83,8 +83,12 @@ def tune(
     recipe: Path,
     out: Path,
     mined: Path,
+    place: str = "",
 ) -> None:
-    """Tune one variant with one seed. mined: the atlas that variants share."""
+    """Tune one variant with one seed.
+
+    mined: the atlas that variants share; place: which training of how many this is, to be told.
+    """
     from neurorit.tuning.settings import needs_atlas, settings_inputs
 
     settings = settings_of(variant, recipe)
@@ -104,6 +108,9 @@ def tune(
     wanted = tuning.inputs_of(model, **files) | settings_inputs(settings)
     if tuning.made_of(out, "checkpoint", settings, seed, wanted, experiment.processes):
         return
+    if place:
+        with reporting() as report:
+            report.say(f"training {place}: {out.name}")
     given = given_settings(variant, recipe)
     if experiment.processes > 1:
         more = {"method": variant.method, **({"atlas": needed} if needed else {})}

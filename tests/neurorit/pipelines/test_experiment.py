@@ -159,10 +159,12 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def test_the_rule_chooses_and_the_chosen_alone_see_the_test_questions(
-    file: Path, calls: list[str], tmp_path: Path
+    file: Path, calls: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     table = experiment.run(file, out)
+    told = capsys.readouterr().err
+    assert "training 1 of 10: neuro-rit-0" in told and "training 10 of 10: refuses-1" in told
     assert table["selected"] == {"neuro-rit": "faster", "sft": "sft"}
     assert calls.count("atlas-0") == 1
     assert calls[-1] == "evaluated test: base sft-0 faster-0 sft-1 faster-1"
