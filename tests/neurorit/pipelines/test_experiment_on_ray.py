@@ -46,6 +46,9 @@ def nodes() -> Iterator[Any]:
 def file(checkpoint: Path, examples_path: Path, tmp_path: Path) -> Path:
     recipe, path = tmp_path / "recipe.yaml", tmp_path / "experiment.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
+    # Other questions than those that the choice is made on: all but the last.
+    test = tmp_path / "test.jsonl"
+    test.write_bytes(b"".join(examples_path.read_bytes().splitlines(keepends=True)[:-1]))
     document = {
         "model": str(checkpoint),
         "examples": str(examples_path),
@@ -57,7 +60,7 @@ def file(checkpoint: Path, examples_path: Path, tmp_path: Path) -> Path:
         "limit": 12,
         "max_tokens": 4,
         "select": {"clean_within": 1.0},
-        "test": str(examples_path),
+        "test": str(test),
         "engine": "transformers",
     }
     path.write_text(yaml.safe_dump(document))
