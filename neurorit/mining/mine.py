@@ -172,8 +172,8 @@ def _texts(
         return read_texts(Path(general))
     if general is None and settings.general == _LAB and not Path(_LAB).exists():
         raise BadInput(
-            "‹general=lab›: only the commands know the embedded world; give its documents, "
-            "`neurorit.pipelines.method.general_texts('lab', folder, 256, seed)`, as `general`"
+            "‹general=lab›: only the commands know the embedded world; give its documents as "
+            "`general`: `neurorit.pipelines.general_texts.general_texts('lab', folder, 256, seed)`"
         )
     if general is not None:
         return [Text(one) if isinstance(one, str) else one for one in general]

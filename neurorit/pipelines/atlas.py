@@ -137,7 +137,7 @@ def _measurements(
     from neurorit.data.example_files import load_examples
     from neurorit.mining.selection.gradients import Measurements
     from neurorit.model.source import ModelSource
-    from neurorit.pipelines.method import general_texts
+    from neurorit.pipelines.general_texts import general_texts
 
     source = ModelSource.of(model)
     source.check_tunable()

@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from neurorit.core.artifact import hash_inputs, read_manifest
 from neurorit.core.errors import ArtifactError, BadInput
-from neurorit.data.plain_text import Text, read_texts
-from neurorit.lab import LAB
+from neurorit.pipelines.general_texts import general_texts
 from neurorit.pipelines.progress import Reporter, reporting
 from neurorit.pipelines.recipe import Recipe, parse_assignments
 from neurorit.tuning.settings import MAX_LORA_RANK
 
 if TYPE_CHECKING:
     from neurorit.mining.settings import MiningSettings
-
-_OTHER_DOCUMENTS = 1_000_003
 
 
 def mine(
@@ -310,21 +307,6 @@ def is_mined(
     settings = recipe.settings(MiningSettings, "mine", options or {})
     inputs = inputs_of(model, examples=examples, **given_files(settings)) | revisions(settings)
     return made_of(place, "atlas", settings, seed, inputs)
-
-
-def general_texts(named: str, model: Path, most: int, seed: int) -> list[Text]:
-    """Text that the model is to keep: of a file, or, as `lab`, documents of the embedded world.
-
-    Raises BadInput for a file that cannot be read.
-    """
-    if named == LAB:
-        from neurorit.lab.unseen import plain_documents
-        from neurorit.model.load import load_tokenizer
-
-        # Others than those that retention is measured on.
-        documents = plain_documents(load_tokenizer(model), most, seed + _OTHER_DOCUMENTS)
-        return [Text(*document) for document in documents]
-    return read_texts(Path(named)) if named else []
 
 
 def inputs_of(model: Path, **files: Path) -> dict[str, str]:

@@ -29,6 +29,7 @@ from neurorit.model.prompts import PromptTemplate
 from neurorit.model.text_rows import Row
 from neurorit.pipelines import method as pipeline
 from neurorit.pipelines.evaluation.retention import RetentionSettings
+from neurorit.pipelines.general_texts import general_texts
 from neurorit.pipelines.progress import Reporter
 from neurorit.pipelines.recipe import Recipe
 from neurorit.tuning.samples import make_samples
@@ -177,9 +178,9 @@ def test_the_command_measures_once_and_chooses_again(
 
 
 def test_the_labs_text_is_not_what_forgetting_is_measured_on() -> None:
-    texts = pipeline.general_texts("lab", base_model_dir(), 20, 0)
+    texts = general_texts("lab", base_model_dir(), 20, 0)
     read = RetentionSettings(text="lab", instructions=0, limit=20).suite().texts
     assert len(texts) == len(read) == 20
     assert all(one.prefix for one in texts)
     assert not set(texts) & set(read)
-    assert pipeline.general_texts("", base_model_dir(), 20, 0) == []
+    assert general_texts("", base_model_dir(), 20, 0) == []
