@@ -48,7 +48,8 @@ def draw_frontier(table: Mapping[str, Any], families: Mapping[str, str], path: P
     """Draw robustness against retention, in percent; nothing where retention was not measured.
 
     families: variant -> what it shares with those of other rates, whose validation figures are
-    joined by a line. Named points are the test's where there is one, with intervals over seeds.
+    joined by a line. Named points are the test's where there is one, with intervals over seeds;
+    they are what the picture reaches to, hollow where another one is better.
     """
     named = (table["test"] or table)["frontier"]
     if not named:
@@ -78,12 +79,17 @@ def draw_frontier(table: Mapping[str, Any], families: Mapping[str, str], path: P
             marker="o",
             markersize=6,
             markerfacecolor="white" if row["dominated_by"] else None,
+            linestyle="none",
+            label=kind if table["test"] else row["system"],
         )
-        name = kind if table["test"] else row["system"]
-        axis.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
     axis.set_xlabel("kept of what the base could, %")
     axis.set_ylabel("robustness, %")
     axis.grid(alpha=0.3)
+    for name, limit in (("retention", axis.set_xlim), ("robustness", axis.set_ylim)):
+        values = [100 * row[name] for row in named]
+        margin = 2 + 0.1 * (max(values) - min(values))
+        limit(min(values) - margin, min(100.0, max(values) + margin) + 0.5)
+    figure.legend(loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 
