@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument(
         "--mine", action="store_true", help="also mine --model, which must read (a `reader`)"
     )
-    parser.add_argument("--questions", type=int, default=32, help="of each condition, in bfloat16")
+    parser.add_argument("--questions", type=int, default=16, help="of each condition, in bfloat16")
     given = parser.parse_args()
     bench = Bench(
         "real_model",
@@ -261,7 +261,7 @@ def main() -> None:
         bench.add("bare vLLM, bfloat16", "answers", count / plain["seconds"], "1/s")
         same = sum(a == b for a, b in zip(low["texts"], plain["texts"], strict=True))
         bench.add("eval, bfloat16", "answers equal to bare vLLM's", same / count, "share")
-        full = evaluated(model, examples[: max(2, given.questions // 8)], "float32")
+        full = evaluated(model, examples[: max(2, given.questions // 4)], "float32")
         fewer = len(full["prompts"])
         bench.add("eval, float32", "answers", fewer / full["seconds"], "1/s")
         lower = dict(zip(map(tuple, low["prompts"]), low["texts"], strict=True))
