@@ -35,22 +35,8 @@ def find_leaks(
     both overlap by at least `near`), `gold-id` and `gold-text` (a gold passage stood in a training
     example, whatever its kind there). One example may leak in several ways.
     """
-    seen = _Seen(train)
-    leaks: list[Leak] = []
-    for example in evaluation:
-        same = seen.questions.get(answer_words(example.question))
-        if same is not None:
-            leaks.append(Leak(example.id, "question", same, 1.0))
-        else:
-            alike, likeness = seen.nearest(example.question)
-            if likeness >= near:
-                leaks.append(Leak(example.id, "near-question", alike, likeness))
-        for identity, text in _gold(example):
-            if identity in seen.passage_ids:
-                leaks.append(Leak(example.id, "gold-id", seen.passage_ids[identity], 1.0))
-            elif text and text in seen.passage_texts:
-                leaks.append(Leak(example.id, "gold-text", seen.passage_texts[text], 1.0))
-    return leaks
+    seen = Seen(train, near=near)
+    return [leak for example in evaluation for leak in seen.leaks(example)]
 
 
 def count_leaks(leaks: Sequence[Leak]) -> Mapping[str, int]:
@@ -61,10 +47,14 @@ def count_leaks(leaks: Sequence[Leak]) -> Mapping[str, int]:
     return counts
 
 
-class _Seen:
-    """What the training examples hold."""
+class Seen:
+    """What the training examples hold, to look one example after the other up in it.
 
-    def __init__(self, train: Iterable[Example]) -> None:
+    near: overlap of the words of two questions from which on they are nearly the same.
+    """
+
+    def __init__(self, train: Iterable[Example], *, near: float = 0.8) -> None:
+        self.near = near
         self.questions: dict[tuple[str, ...], str] = {}
         self.passage_ids: dict[str, str] = {}
         self.passage_texts: dict[str, str] = {}
@@ -82,6 +72,23 @@ class _Seen:
             for passage in example.passages:
                 self.passage_ids.setdefault(passage.id, example.id)
                 self.passage_texts.setdefault(normalize_answer(passage.text), example.id)
+
+    def leaks(self, example: Example) -> list[Leak]:
+        """Every way in which this example was seen."""
+        found: list[Leak] = []
+        same = self.questions.get(answer_words(example.question))
+        if same is not None:
+            found.append(Leak(example.id, "question", same, 1.0))
+        else:
+            alike, likeness = self.nearest(example.question)
+            if likeness >= self.near:
+                found.append(Leak(example.id, "near-question", alike, likeness))
+        for identity, text in _gold(example):
+            if identity in self.passage_ids:
+                found.append(Leak(example.id, "gold-id", self.passage_ids[identity], 1.0))
+            elif text and text in self.passage_texts:
+                found.append(Leak(example.id, "gold-text", self.passage_texts[text], 1.0))
+        return found
 
     def nearest(self, question: str) -> tuple[str, float]:
         """The training question most alike, by the overlap of words; only rare words look it up."""

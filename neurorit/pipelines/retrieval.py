@@ -254,10 +254,12 @@ def mix(
     overwrite: bool,
     only: Sequence[str] = (),
     variant: str = "",
+    apart_from: Sequence[Path] = (),
 ) -> Mapping[str, Any]:
     """Mix examples to train on or to evaluate with; returns where they are and what is in them.
 
-    variant: a variant of the recipe's section, such as reader.
+    variant: a variant of the recipe's section, such as reader. apart_from: examples of which
+    nothing is drawn again.
     """
     from neurorit.retrieval.noise.mix import mix as mix_examples
     from neurorit.retrieval.noise.mixer import MixSettings, PoolSettings
@@ -273,10 +275,13 @@ def mix(
             settings,
             seed=seed,
             only=only,
+            apart_from=apart_from,
             out=out,
             overwrite=overwrite,
             progress=report.named("questions mixed"),
         ).counts
+        if seen := summary.get("questions_not_read", {}).get("seen"):
+            report.say(f"{seen} questions left out: seen in what is to be kept apart from")
         for kind, count in summary.get("examples_short_of", {}).items():
             report.say(f"{count} of {summary['examples']} examples found too few {kind} passages")
     return {"examples": str(out), **summary}

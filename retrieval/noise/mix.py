@@ -10,12 +10,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from neurorit.core.artifact import Manifest, writing
 from neurorit.core.errors import BadInput
+from neurorit.data.contamination import Seen
 from neurorit.data.example_files import (
     ExampleSource,
     examples_digest,
@@ -59,6 +61,7 @@ def mix(
     *,
     seed: int = 0,
     only: Sequence[str] = (),
+    apart_from: Sequence[ExampleSource] = (),
     out: str | PathLike[str] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -67,25 +70,31 @@ def mix(
 
     questions: a file, or examples in memory. index: a loaded one, or its directory. settings:
     `MixSettings` to train with, `PoolSettings` to evaluate with. only: ids of questions whose
-    examples are made alone, as they are among all the others. out: where the artifact is written
+    examples are made alone, as they are among all the others. apart_from: examples of which nothing
+    is drawn again: a question that stands there, or nearly, or whose gold passage does, is left out
+    and another is drawn for it. out: where the artifact is written
     (`examples.jsonl`, `ledger.jsonl`); None writes nothing.
 
     Questions for which no passage at all was found are left out and counted, and those of the file
-    that cannot be asked (`questions_not_read`, by reason); `examples_short_of` says of each kind
-    how many examples found fewer passages than were wanted. Raises BadInput for
+    that cannot be asked or were seen (`questions_not_read`, by reason); `examples_short_of` says of
+    each kind how many examples found fewer passages than were wanted. Raises BadInput for
     unreadable questions or settings, ArtifactError for a bad index.
     """
     settings = settings or MixSettings()
     named = examples_name(questions)
     unread: dict[str, int] = {}
-    asked = every = load_examples(questions, left_out=unread)
-    if settings.limit and settings.limit < len(asked):
-        asked = sorted(asked, key=lambda q: _digest(seed, q.id))[: settings.limit]
+    every = load_examples(questions, left_out=unread)
+    others = [load_examples(source) for source in apart_from]
+    asked = _drawn(every, settings.limit, seed, Seen(chain(*others)) if others else None, unread)
+    if not asked:
+        raise BadInput(f"{named}: ‹apart_from› has seen all of its {len(every)} questions")
     wanted = _only(named, asked, only) if only else asked
     if out is None:
         return _mixed(_loaded(index), asked, wanted, settings, seed, named, unread, progress)
     counts: dict[str, Any] = {}
     inputs = {"questions": examples_digest(questions, every)}
+    for number, (source, held) in enumerate(zip(apart_from, others, strict=True), start=1):
+        inputs[f"apart_from_{number}"] = examples_digest(source, held)
     manifest = Manifest(
         kind="examples",
         command="neurorit-rag mix",
@@ -104,6 +113,29 @@ def mix(
                 stream.write(json.dumps(record, ensure_ascii=False) + "\n")
         counts.update(mixture.counts)
     return mixture
+
+
+def _drawn(
+    every: Sequence[Example],
+    limit: int,
+    seed: int,
+    seen: Seen | None,
+    left_out: dict[str, int],
+) -> list[Example]:
+    """Of the questions so many as `limit` says (0: all), by the seed, but what was seen elsewhere.
+
+    left_out: in which the seen ones that had been drawn are counted, as `seen`.
+    """
+    drawn = 0 < limit < len(every)
+    found: list[Example] = []
+    for one in sorted(every, key=lambda q: _digest(seed, q.id)) if drawn else every:
+        if drawn and len(found) == limit:
+            break
+        if seen is not None and seen.leaks(one):
+            left_out["seen"] = left_out.get("seen", 0) + 1
+        else:
+            found.append(one)
+    return found
 
 
 def _mixed(

@@ -24,6 +24,13 @@ def mix(
         list[str] | None,
         typer.Option(metavar="ID", help="Make this question's example alone; repeatable."),
     ] = None,
+    apart_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Draw no question that these examples hold, or nearly, or whose gold passage "
+            "they hold; repeatable."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -31,7 +38,16 @@ def mix(
 
     run(
         lambda: body.mix(
-            questions, index_dir, out, recipe, settings, purpose, seed, overwrite, only or ()
+            questions,
+            index_dir,
+            out,
+            recipe,
+            settings,
+            purpose,
+            seed,
+            overwrite,
+            only or (),
+            apart_from=apart_from or (),
         ),
         as_json,
     )

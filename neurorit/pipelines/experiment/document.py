@@ -76,8 +76,8 @@ class Experiment(Settings):
     select: Mapping[str, Any] = field(default_factory=dict)
     """The rule {clean_within, refused_clean, each}: of each method's variants the one with the best
     mean over the distractor conditions is chosen, among those whose exact match on clean is within
-    `clean_within` of the base's and whose refusals there are at most `refused_clean`. `each:
-    variant` chooses one of each variant's rates."""
+    `clean_within` of the base's and whose refusals there, of what has an answer, are at most
+    `refused_clean`. `each: variant` chooses one of each variant's rates."""
     test: Path | None = None
     """Examples for the chosen, asked once."""
     test_seeds: tuple[int, ...] = ()

@@ -18,7 +18,7 @@ from typing import Any
 
 from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, write_manifest
 from neurorit.core.atomic_files import write_text
-from neurorit.core.errors import BadInput
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.eval.metrics.settings import BASE
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.experiment.cluster import Cluster, Training, on_cluster
@@ -30,13 +30,20 @@ from neurorit.pipelines.experiment.table import (
     paired,
     rows,
 )
-from neurorit.pipelines.experiment.work import evaluate, settings_of, tune
+from neurorit.pipelines.experiment.work import (
+    evaluate,
+    mine_for_all,
+    settings_of,
+    shares_atlas,
+    tune,
+)
 from neurorit.pipelines.progress import reporting
 from neurorit.pipelines.recipe import LAB_RECIPE, Recipe, find_recipe
 
 _TABLE = "table.json"
 # 1 - 0.98 is more than 0.02: what keeps to the rule to the digit is chosen.
 _ROUNDING = 1e-9
+_TOLD = 3  # failures that a message quotes
 
 
 def run(path: Path, out: Path, ray: str = "") -> Mapping[str, Any]:
@@ -126,20 +133,29 @@ class _Maker:
                 self.cluster.tune_and_answer(
                     systems, fresh, self.recipe, self._atlas, asked, report
                 )
+        failed: dict[str, NeuroritError] = {}
         # What a cluster made is found there.
         for number, one in enumerate(fresh, start=1):
-            tune(
-                self.experiment,
-                one.variant,
-                one.seed,
-                self.model,
-                self.recipe,
-                one.out,
-                self._atlas(one.seed),
-                f"{number} of {len(fresh)}",
-            )
-            self.made.add(one.named)
+            place = f"{number} of {len(fresh)}"
+            if shares_atlas(one.variant):  # without which no other variant could be tuned either
+                mine_for_all(
+                    self.experiment, one.seed, self.model, self.recipe, self._atlas(one.seed)
+                )
+            try:
+                self._tune(one, place)
+            except NeuroritError as error:
+                with reporting() as report:
+                    report.say(f"training {place}: {one.named} failed: {error}")
+                failed[one.named] = error
+            else:
+                self.made.add(one.named)
+        if failed:
+            raise _of_all(failed, len(fresh))
         return systems
+
+    def _tune(self, one: Training, place: str) -> None:
+        atlas = self._atlas(one.seed)
+        tune(self.experiment, one.variant, one.seed, self.model, self.recipe, one.out, atlas, place)
 
     def measured(
         self, names: Sequence[str], seeds: Sequence[int], examples: Path, place: str
@@ -172,6 +188,17 @@ class _Maker:
         return self.out / f"atlas-{seed}"
 
 
+def _of_all(failed: Mapping[str, NeuroritError], trainings: int) -> NeuroritError:
+    """What failed of so many trainings, after all others are done."""
+    told = "; ".join(f"{name}: {error.marked}" for name, error in list(failed.items())[:_TOLD])
+    more = f"; and {len(failed) - _TOLD} more" if len(failed) > _TOLD else ""
+    bad = all(isinstance(error, BadInput) for error in failed.values())
+    return (BadInput if bad else NeuroritError)(
+        f"{len(failed)} of {trainings} trainings failed: {told}{more}. The others are done and "
+        "kept: mend the experiment's file and start it again"
+    )
+
+
 def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[str, str | None]:
     """Method -> its best variant by the declared rule; None where no variant keeps to it.
 
@@ -185,10 +212,12 @@ def _select(table: Sequence[Mapping[str, Any]], experiment: Experiment) -> dict[
         kind = variant.family if experiment.select.get("each") == "variant" else variant.method
         figures = by_name[variant.name]
         chosen.setdefault(kind, None)
-        lost, refused = base - figures["clean, EM"]["mean"], figures["clean, refused"]["mean"]
-        near = lost <= experiment.select.get("clean_within", 1.0) + _ROUNDING
-        answers = refused <= experiment.select.get("refused_clean", 1.0) + _ROUNDING
+        clean, refused = figures["clean, EM"]["mean"], figures["clean, refused"]["mean"]
         value = figures["distractor mean, EM"]["mean"]
+        if None in (base, clean, refused, value):
+            continue  # what was not scored keeps to no rule
+        near = base - clean <= experiment.select.get("clean_within", 1.0) + _ROUNDING
+        answers = refused <= experiment.select.get("refused_clean", 1.0) + _ROUNDING
         if near and answers and value > best.get(kind, -1.0):
             best[kind] = value
             chosen[kind] = variant.name

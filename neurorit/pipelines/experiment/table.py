@@ -49,7 +49,7 @@ def rows(
             values = [found[system, c]["em"] for c in noisy]
             known = all(value is not None for value in values)
             made[f"{DISTRACTORS}, EM"] = sum(values) / len(values) if known else None
-        made |= {f"{c}, refused": found[system, c]["abstain_rate"] for c in refusing}
+        made |= {f"{c}, refused": _refused(found[system, c]) for c in refusing}
         for axis in _AXES if kept else ():
             made[axis] = kept[system][axis] if system in kept else None
         for name, figure in _OF_TEXT.items() if texts else ():
@@ -171,6 +171,16 @@ def _refusing(conditions: Sequence[str]) -> list[str]:
     """Those whose refusals are told: unwanted on clean, wanted where there is noise alone."""
     parsed = [parse_condition(name) for name in conditions]
     return [c.name for c in parsed if c.name == "clean" or (c.noise is not None and not c.gold)]
+
+
+def _refused(row: Mapping[str, Any]) -> float | None:
+    """The share that was refused; on clean of what has an answer, where some questions have none.
+
+    None where no question has one.
+    """
+    unwanted = row["condition"] == "clean" and "abstain_rate_answerable" in row
+    rate: float | None = row["abstain_rate_answerable" if unwanted else "abstain_rate"]
+    return rate
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:

@@ -252,6 +252,44 @@ def test_what_is_there_is_not_made_again_unless_it_was_made_otherwise(
     assert {"atlas-0", "atlas-1", "sft-0", "neuro-rit-1"} <= set(calls)
 
 
+def test_a_training_that_fails_stops_no_other(
+    file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tuning.tune
+
+    def fails(model: Path, examples: Path, out: Path, *given: Any) -> None:
+        if out.name.startswith(("sft", "refuses")):
+            raise BadInput("no text has 64 tokens; lower ‹kl_text_tokens›")
+        whole(model, examples, out, *given)
+
+    monkeypatch.setattr(tuning, "tune", fails)
+    with pytest.raises(BadInput) as raised:
+        experiment.run(file, tmp_path / "out")
+    told = str(raised.value)
+    assert "4 of 10 trainings failed: sft-0: no text has 64 tokens; lower kl_text_tokens" in told
+    assert "refuses-0" in told and told.count("no text") == 3 and "and 1 more" in told
+    assert {"neuro-rit-1", "faster-1", "forgets-1"} <= set(calls)
+    assert not [call for call in calls if call.startswith("evaluated")]
+    calls.clear()
+    monkeypatch.setattr(tuning, "tune", whole)
+    experiment.run(file, tmp_path / "out")
+    made = [call for call in calls if not call.startswith("evaluated")]
+    assert sorted(made) == ["refuses-0", "refuses-1", "sft-0", "sft-1"]
+
+
+def test_what_all_need_and_cannot_be_mined_is_told_at_once(
+    file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: Any, **__: Any) -> None:
+        calls.append("mined")
+        raise BadInput("no context is followed")
+
+    monkeypatch.setattr(mining, "mine", nothing)
+    with pytest.raises(BadInput, match=r"^no context is followed$"):
+        experiment.run(file, tmp_path / "out")
+    assert calls == ["mined"]
+
+
 def test_every_learning_rate_is_a_point_of_robustness_against_retention(
     file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from neurorit.cli import app
-from neurorit.core.artifact import hash_file, read_manifest
+from neurorit.core.artifact import hash_file, hash_inputs, read_manifest
 from neurorit.core.errors import BadInput
 from neurorit.data.answers import held_answer, replace_answers
+from neurorit.data.contamination import find_leaks
 from neurorit.data.example_files import read_examples
 from neurorit.data.examples import Example, Passage
 from neurorit.eval.conditions import build_condition
@@ -166,6 +167,29 @@ def test_the_same_seed_gives_the_same_bytes(
         same = (tmp_path / "a" / name).read_bytes()
         assert same == (tmp_path / "b" / name).read_bytes()
         assert same != (tmp_path / "c" / name).read_bytes()
+
+
+def test_nothing_is_drawn_that_other_examples_have_seen(
+    tmp_path: Path, index_dir: Path, index: Index, world: Mapping[str, Path]
+) -> None:
+    settings = MixSettings(limit=10, within="split")
+    first, second = tmp_path / "first", tmp_path / "second"
+    seen = mix(world["train"], index, settings, out=first)
+    assert find_leaks(seen, mix(world["train"], index, settings, seed=1)), "nothing would leak"
+    places = [str(world["train"]), "--index", str(index_dir), "--apart-from", str(first)]
+    chosen = ["--set", "limit=10", "--set", "within=split", "--seed", "1", "--json"]
+    done = CliRunner().invoke(app, ["mix", *places, *chosen, "--out", str(second)])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    drawn = list(read_examples(second / "examples.jsonl", unanswered="all"))
+    assert told["examples"] == len(drawn) == 10
+    assert told["questions_not_read"]["seen"] > 0
+    assert find_leaks(seen, drawn) == []
+    assert drawn == mix(world["train"], index, settings, seed=1, apart_from=[seen])
+    made = read_manifest(second, "examples")
+    assert made.inputs["apart_from_1"] == hash_inputs(examples=first)["examples"]
+    with pytest.raises(BadInput, match="apart_from has seen all of its"):
+        mix(world["train"], index, settings, apart_from=[world["train"]])
 
 
 def test_the_index_that_is_named_is_the_one_that_was_mixed_from(

@@ -11,7 +11,7 @@ from neurorit.pipelines.experiment.document import Experiment
 from neurorit.pipelines.experiment.run import _select
 
 
-def row(variant: str, clean: float, refused: float) -> dict[str, Any]:
+def row(variant: str, clean: float, refused: float | None) -> dict[str, Any]:
     figures = {"clean, EM": clean, "clean, refused": refused, "distractor mean, EM": 0.7}
     return {"variant": variant, "figures": {name: {"mean": v} for name, v in figures.items()}}
 
@@ -23,10 +23,11 @@ def row(variant: str, clean: float, refused: float) -> dict[str, Any]:
         (0.9799, 0.0, None),
         (1.0, 0.1 + 0.2, "sft"),
         (1.0, 0.3001, None),
+        (1.0, None, None),
     ],
 )
 def test_a_variant_at_the_very_edge_keeps_to_the_rule(
-    clean: float, refused: float, chosen: str | None
+    clean: float, refused: float | None, chosen: str | None
 ) -> None:
     experiment = Experiment(
         "lab",

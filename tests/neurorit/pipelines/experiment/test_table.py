@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,21 @@ def test_the_distractor_mean_is_that_of_the_report(held: list[Prediction]) -> No
         "counterfactual-only-1, refused": 0.9,
         "noise-only-2, refused": 0.8,
     }
+
+
+def test_refusals_on_clean_are_those_of_what_has_an_answer() -> None:
+    asked = [replace(e, answers=()) if i < 4 else e for i, e in enumerate(ASKED)]
+    # The four without an answer are refused, and three of the six others.
+    said = ["", "", "", "", "", "", "", *(e.answers[0] for e in ASKED[7:])]
+    found = [
+        score("base", c, e, build_condition(e, c), f"{c}{e.id}", text)
+        for c in ("clean", "noise-only-2")
+        for e, text in zip(asked, said, strict=True)
+    ]
+    document = summarise(found, ["base"], ["clean", "noise-only-2"], {})
+    (row,) = rows(document, [], [0], ["clean", "noise-only-2"])
+    assert row["figures"]["clean, refused"]["mean"] == pytest.approx(0.5)
+    assert row["figures"]["noise-only-2, refused"]["mean"] == pytest.approx(0.7)
 
 
 def test_every_other_condition_is_paired_alone(held: list[Prediction], tmp_path: Path) -> None:
