@@ -6,7 +6,7 @@ Source: docs/method.md, Phase 1 and Methods.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,7 @@ def activity(
     prompts: Sequence[Sequence[int]],
     batch_size: int = 16,
     blocks: Site | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Mean size of every neuron's value [L, F] where the answers of `prompts` begin.
 
@@ -101,4 +102,6 @@ def activity(
         for layer in range(blocks.depth):
             size = seen[layer][:, -1].abs().double().sum(0)
             total[layer] += size.unflatten(0, (-1, blocks.unit)).mean(1).cpu().numpy()
+        if progress is not None:
+            progress(start + len(part), len(prompts))
     return total / len(prompts)

@@ -11,7 +11,7 @@ Source: docs/method.md, Phase 1, steps 3 and 4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from os import PathLike
 from pathlib import Path
@@ -56,6 +56,7 @@ def mine(
     overwrite: bool = False,
     general: Sequence[str | Text] | str | PathLike[str] | None = None,
     progress: Progress | None = None,
+    measuring: Callable[[int, int], None] | None = None,
 ) -> NeuronAtlas:
     """Mine an atlas of a model from examples.
 
@@ -66,7 +67,7 @@ def mine(
     artifact is written, beside a journal from which a killed run goes on; None writes nothing,
     and leaves a journal only where it fails.
     general: text that the model is to keep, or a file of it, in place of the setting's file, for
-    selections that spare it.
+    selections that spare it. measuring: told how many of how many samples a selection has measured.
 
     Raises BadInput when the examples hold no sample of one side or the model follows none,
     NeuroritError when the completeness residual says that the scores do not add up.
@@ -114,6 +115,7 @@ def mine(
                 settings.measured,
                 seed,
                 settings.site,
+                measuring,
             )
             atlas = _chosen(atlas, settings, seed, measure)
         median = float(np.median(atlas.residuals))
@@ -188,6 +190,7 @@ def choose_again(
     out: Path,
     *,
     general: Sequence[str | Text] | None = None,
+    measuring: Callable[[int, int], None] | None = None,
 ) -> NeuronAtlas:
     """An atlas with the neurons of these settings, from one that was mined, written to `out`.
 
@@ -207,6 +210,7 @@ def choose_again(
         settings.measured,
         seed,
         atlas.site,
+        measuring,
     )
     chosen = _chosen(atlas, settings, seed, measure)
     kept = ("examples", "model", "config", "prompts", "method", "site")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from neurorit.core.artifact import read_manifest
 from neurorit.core.errors import BadInput
+from neurorit.pipelines.method import MEASURED
 from neurorit.pipelines.progress import reporting
 
 # Side, metric, and what it is called in the result. A probability is that of the answer which is
@@ -100,18 +102,15 @@ def select(
     settings = {
         **former.settings, "selection": rule, "budget": count, "together": together, "level": level,
     }  # fmt: skip
-    evidence = Evidence(
-        atlas,
-        count,
-        level,
-        seed,
-        together,
-        measure=_measurements(atlas, directory, model, examples, general, samples, seed)
-        if model is not None and examples is not None
-        else None,
-        listed=read_neurons(neurons, *atlas.scores_rel.shape) if neurons is not None else None,
-    )
-    chosen = select(evidence, rule)
+    measure = None
+    if model is not None and examples is not None:
+        measure = _measurements(atlas, directory, model, examples, general, samples, seed)
+    listed = read_neurons(neurons, *atlas.scores_rel.shape) if neurons is not None else None
+    with reporting() as report:
+        if measure is not None:
+            measure = replace(measure, progress=report.named(MEASURED))
+        evidence = Evidence(atlas, count, level, seed, together, measure=measure, listed=listed)
+        chosen = select(evidence, rule)
     places = {
         "neurons": neurons,
         "examples": examples,

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from neurorit.mining.settings import MiningSettings
 
 
+MEASURED = "samples measured"
+
+
 def mine(
     model: Path,
     examples: Path,
@@ -50,6 +53,7 @@ def mine(
             overwrite=overwrite,
             general=general_texts(settings.general, model, settings.measured, seed),
             progress=_mining_progress(report),
+            measuring=report.named(MEASURED),
         )
     return describe(out)
 
@@ -261,6 +265,7 @@ def mined_at(
         overwrite=True,
         general=general_texts(settings.general, model, settings.measured, seed),
         progress=_mining_progress(report),
+        measuring=report.named(MEASURED),
     )
     return place
 
@@ -288,7 +293,8 @@ def chosen_at(
     settings = recipe.settings(MiningSettings, "mine", options)
     report.say(f"choosing neurons into {place}")
     texts = general_texts(settings.general, model, settings.measured, seed)
-    choose_again(mined, model, examples, settings, place, general=texts)
+    measuring = report.named(MEASURED)
+    choose_again(mined, model, examples, settings, place, general=texts, measuring=measuring)
     return place
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+_SHORT = 0.75  # of a batch's width, below which samples that are only held are read apart
+
 
 class Trainable(Protocol):
     """What is trained in a model: adapters, everything, or low-rank deltas."""
@@ -51,8 +53,8 @@ class Forward:
 
     def base_logits(self, rows: torch.Tensor) -> torch.Tensor:
         """The base model's logits [n, R, vocabulary] of some samples; rows [B]: which, boolean."""
-        chosen = {name: values[rows] for name, values in self.inputs.items()}
-        return self.tuned.base_logits(chosen, self.labels.shape[1] + 1)
+        kept = self.labels.shape[1] + 1
+        return self.tuned.base_logits(_rows(self.inputs, rows, kept), kept)
 
 
 LossTerm = Callable[[Forward], torch.Tensor]
@@ -96,6 +98,18 @@ def kl_to_base(given: Forward) -> torch.Tensor:
     return divergence * given.labels.ne(-100).sum()
 
 
+def _rows(
+    inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, kept: int
+) -> dict[str, torch.Tensor]:
+    """Some samples [n, T] of a batch that is padded on the left, without what is padding in all.
+
+    At least `kept` positions stay, of which logits are wanted.
+    """
+    chosen = {name: values[rows] for name, values in inputs.items()}
+    width = max(int(chosen["attention_mask"].sum(1).max()), kept)
+    return {name: values[:, -width:] for name, values in chosen.items()}
+
+
 class TunedModel(nn.Module):
     """A model with what is trained in it; returns the weighted sum of the loss terms.
 
@@ -131,17 +145,39 @@ class TunedModel(nn.Module):
         learned: torch.Tensor | None = None,
     ) -> torch.Tensor:
         kinds = evidence.long()
-        self.trainable.samples(kinds if learned is None else kinds.masked_fill(~learned, 2))
+        if learned is not None:
+            kinds = kinds.masked_fill(~learned, 2)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
         }
         kept = labels.shape[1] + 1
-        logits = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+        if learned is not None and self._part(attention_mask, learned):
+            passes = [learned, ~learned]
+            parts = [self._logits(_rows(inputs, rows, kept), kinds[rows], kept) for rows in passes]
+            places = torch.cat([rows.nonzero().flatten() for rows in passes])
+            logits = torch.cat(parts)[places.argsort()]
+        else:
+            logits = self._logits(inputs, kinds, kept)
         given = Forward(self, inputs, logits, labels, evidence, held)
         terms = [weight * term(given) for term, weight in self.losses]
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
+
+    def _logits(
+        self, inputs: Mapping[str, torch.Tensor], kinds: torch.Tensor, kept: int
+    ) -> torch.Tensor:
+        self.trainable.samples(kinds)
+        found: torch.Tensor = self.model(**inputs, use_cache=False, logits_to_keep=kept).logits
+        return found[:, :-1]
+
+    def _part(self, mask: torch.Tensor, learned: torch.Tensor) -> bool:
+        """Whether what is only held is so short that a pass of its own takes less than padding."""
+        if learned.all() or not learned.any():
+            return False
+        if getattr(self.model, "is_gradient_checkpointing", False):  # the second pass would be recomputed as the last
+            return False
+        return int(mask[~learned].sum(1).max()) < _SHORT * mask.shape[1]
 
     @torch.no_grad()
     def base_logits(self, inputs: Mapping[str, torch.Tensor], kept: int) -> torch.Tensor:

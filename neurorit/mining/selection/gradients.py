@@ -39,7 +39,7 @@ class Measurements:
 
     load: gives the model and its tokenizer. examples: what the model is to be tuned on; general:
     other text that it is to keep. most: how many of each are taken, in an order from the seed.
-    site: where the neurons are.
+    site: where the neurons are. progress: told how many of how many are measured.
     """
 
     load: Callable[[], tuple[Any, Any]]
@@ -49,6 +49,7 @@ class Measurements:
     most: int = 256
     seed: int = 0
     site: str = FEED_FORWARD
+    progress: Callable[[int, int], None] | None = None
 
     def __call__(self, name: str) -> Mapping[str, np.ndarray]:
         """Arrays [L, F] of a name of atlas.MEASURED, and of what is measured along with it.
@@ -62,7 +63,8 @@ class Measurements:
                 for one in self._chosen
             ]
             blocks = SITES.get(self.site)(model)
-            return {name: activity(model, prompts, blocks=blocks).astype(np.float32)}
+            mean = activity(model, prompts, blocks=blocks, progress=self.progress)
+            return {name: mean.astype(np.float32)}
         if name == "gradient_general":
             if not self.general:
                 raise BadInput(
@@ -71,7 +73,7 @@ class Measurements:
             rows = encode_texts(tokenizer, self.general[: self.most], _LONGEST)
             if not rows:
                 raise BadInput("‹general›: no text of it has two tokens")
-            return {name: _mean(squared_gradients(model, rows, self.site))}
+            return {name: _mean(self._squared(rows))}
         return self._gradients(name)
 
     def _gradients(self, name: str) -> dict[str, np.ndarray]:
@@ -83,15 +85,22 @@ class Measurements:
                 f"selection: none of {len(told)} examples is {what} evidence, whose gradient it "
                 "takes; raise `measured`, or mix some with `neurorit-rag mix`"
             )
-        model, _ = self._loaded
         sums: dict[bool, np.ndarray] = {}
         rows = [self._row(example) for example in self._chosen]
-        for evidence, one in zip(told, squared_gradients(model, rows, self.site), strict=True):
+        for evidence, one in zip(told, self._squared(rows), strict=True):
             # Two sums rather than as many arrays as there are samples.
             sums[evidence] = sums[evidence] + one if evidence in sums else one
         found = {of: sums[side] / told.count(side) for of, side in sides.items() if side in sums}
         found["gradient_mixed"] = np.sum(list(sums.values()), axis=0) / len(told)
         return {of: mean.astype(np.float32) for of, mean in found.items()}
+
+    def _squared(self, rows: Sequence[Row]) -> Iterator[np.ndarray]:
+        """Every row's squared gradient, told as it is there."""
+        model, _ = self._loaded
+        for done, one in enumerate(squared_gradients(model, rows, self.site), start=1):
+            if self.progress is not None:
+                self.progress(done, len(rows))
+            yield one
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

@@ -74,6 +74,7 @@ class Cluster:
                 recipe,
                 one.out,
                 atlas(one.seed),
+                one.out.with_name(f"{one.named}-atlas"),
                 after=[mined[one.seed]] if shares_atlas(one.variant) else [],
             )
             for one in trainings

@@ -154,8 +154,20 @@ class _Maker:
         return systems
 
     def _tune(self, one: Training, place: str) -> None:
-        atlas = self._atlas(one.seed)
-        tune(self.experiment, one.variant, one.seed, self.model, self.recipe, one.out, atlas, place)
+        # Variants that differ in their rates alone choose the same neurons; the nodes of a cluster,
+        # which work beside each other, have chosen for each training alone.
+        chosen = one.named if self.cluster else f"{one.variant.family}-{one.seed}"
+        tune(
+            self.experiment,
+            one.variant,
+            one.seed,
+            self.model,
+            self.recipe,
+            one.out,
+            self._atlas(one.seed),
+            self.out / f"{chosen}-atlas",
+            place,
+        )
 
     def measured(
         self, names: Sequence[str], seeds: Sequence[int], examples: Path, place: str

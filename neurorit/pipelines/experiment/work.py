@@ -83,17 +83,18 @@ def tune(
     recipe: Path,
     out: Path,
     mined: Path,
+    own: Path,
     place: str = "",
 ) -> None:
     """Tune one variant with one seed.
 
-    mined: the atlas that variants share; place: which training of how many this is, to be told.
+    mined: the atlas that variants share; own: where the variant's own choice of neurons, or its own
+    mining, is; place: which training of how many this is, to be told.
     """
     from neurorit.tuning.settings import needs_atlas, settings_inputs
 
     settings = settings_of(variant, recipe)
     examples = variant.examples or experiment.examples
-    own = out.with_name(f"{out.name}-atlas")
     needed = None
     if shares_atlas(variant):
         needed = _mined(experiment, mined, model, examples, recipe, seed, {})

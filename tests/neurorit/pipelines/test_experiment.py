@@ -221,6 +221,17 @@ def test_variants_of_the_choice_alone_share_one_mining_and_have_rivals_of_their_
     assert len(calls) == 1
 
 
+def test_variants_that_differ_in_their_rates_alone_choose_once(
+    file: Path, calls: list[str], tmp_path: Path
+) -> None:
+    fisher = {"method": "neurons", "mine": {"selection": "fisher"}, "rate_factors": [0.3, 1, 3]}
+    changes = {"methods": [], "variants": {"fisher": fisher}, "select": None, "test": None}
+    experiment.run(write(tmp_path, **changes, seeds=[0]), tmp_path / "out")
+    chosen = [call for call in calls if "from" in call]
+    assert chosen == ["fisher-0-atlas, from atlas-0"]
+    assert {f"fisher@x{by}-0" for by in ("0.3", "1", "3")} <= set(calls)
+
+
 def test_what_is_lost_of_other_text_is_told_in_nats() -> None:
     result = {"system": "base", "condition": "clean", "em": 0.5, "abstain_rate": 0.0}
     text = {"system": "base", "part": "text", "delta": 0.25, "kl": 0.125}
@@ -490,22 +501,23 @@ def test_what_is_held_to_a_text_is_not_trained_again(
         "conditions": ["clean"],
     }
     path, out, recipe = tmp_path / "e.yaml", tmp_path / "held", tmp_path / "recipe.yaml"
+    atlas = tmp_path / "atlas"
     path.write_text(yaml.safe_dump(document))
     recipe.write_text("{}")
     read = experiment.Experiment.read(path)
     (variant,) = read.all_variants()
-    work.tune(read, variant, 0, checkpoint, recipe, out, tmp_path / "atlas")
+    work.tune(read, variant, 0, checkpoint, recipe, out, atlas, tmp_path / "own")
 
     def again(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(work.tuning, "tune", again)
-    work.tune(read, variant, 0, checkpoint, recipe, out, tmp_path / "atlas")
+    work.tune(read, variant, 0, checkpoint, recipe, out, atlas, tmp_path / "own")
     # By other processes it learns from other steps.
     with pytest.raises(AssertionError):
         more = replace(read, processes=2)
         monkeypatch.setattr(work, "launch", again)
-        work.tune(more, variant, 0, checkpoint, recipe, out, tmp_path / "atlas")
+        work.tune(more, variant, 0, checkpoint, recipe, out, atlas, tmp_path / "own")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from neurorit.tuning.samples import Sample, collate, make_samples
 from neurorit.tuning.settings import TuneSettings
 from neurorit.tuning.trainer import TrainingRun
 from neurorit.tuning.tune import tune
-from neurorit.tuning.tuned_model import Forward, TunedModel, kl_to_base
+from neurorit.tuning.tuned_model import Forward, TunedModel, cross_entropy, kl_to_base
 from tests.neurorit.conftest import examples
 from tests.neurorit.tiny_models import tiny
 
@@ -189,6 +189,59 @@ def test_what_is_only_held_teaches_neurons_of_every_group() -> None:
         gradients = [delta.grad for _, delta in adapters.deltas()]
         assert held is any(g is not None and float(g.abs().max()) > 1e-5 for g in gradients)
         assert held or not any(g is not None and bool(g.any()) for g in gradients)
+
+
+@pytest.mark.parametrize("how", INSTALLED)
+def test_short_texts_are_held_in_a_pass_of_their_own(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [
+        Sample(some(5, 3), some(4, 4), False, learned=False, held=True),
+        Sample(some(20, 0), some(3, 1), True),
+        Sample(some(4, 5), some(4, 6), False, learned=False, held=True),
+        Sample(some(18, 2), [2], False),
+    ]
+
+    def gradients(short: float) -> tuple[list[torch.Size], dict[str, torch.Tensor]]:
+        monkeypatch.setattr("neurorit.tuning.tuned_model._SHORT", short)
+        model = tiny("llama")
+        trainable = INSTALLED[how](model)
+        trainable.keep_base()
+        losses = [(cross_entropy, 1.0), (kl_to_base, 2.0)]
+        tuned = TunedModel(model, trainable, None, False, losses)
+        learn(tuned)
+        seen: list[torch.Size] = []
+        embedded = model.get_input_embeddings()
+        hook = embedded.register_forward_hook(lambda _m, given, _o: seen.append(given[0].shape))
+        model.zero_grad()
+        tuned(**collate(samples, 0)).backward()
+        hook.remove()
+        found = {
+            str(i): p.grad.clone() for i, p in enumerate(trained(trainable)) if p.grad is not None
+        }
+        return seen, found
+
+    together, wanted = gradients(0.0)
+    apart, found = gradients(0.75)
+    # Held are two of nine tokens, in passes of the tuned model and of the base.
+    assert together == [(4, 23), (2, 9)]
+    assert apart == [(2, 23), (2, 9), (2, 9)]
+    assert found.keys() == wanted.keys() and any(g.abs().max() > 1e-4 for g in found.values())
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_recomputed_is_read_in_one_pass() -> None:
+    model = tiny("llama")
+    adapters = NeuronAdapters(model, {"irrel": Group(NEURONS, from_evidence=False)})
+    adapters.keep_base()
+    tuned = TunedModel(model, adapters, None, False, [(cross_entropy, 1.0), (kl_to_base, 1.0)])
+    tuned.gradient_checkpointing_enable()
+    model.train()
+    short = Sample(some(4, 5), some(4, 6), False, learned=False, held=True)
+    given = collate([Sample(some(18, 2), [2], False), short], 0)
+    tuned(**given).backward()
+    assert any(float(delta.grad.abs().max()) > 0 for _, delta in adapters.deltas())
 
 
 def test_a_stage_of_noise_gets_evidence_beside_it_and_others_hold_their_own(
