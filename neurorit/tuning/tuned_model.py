@@ -175,7 +175,9 @@ class TunedModel(nn.Module):
         """Whether what is only held is so short that a pass of its own takes less than padding."""
         if learned.all() or not learned.any():
             return False
-        if getattr(self.model, "is_gradient_checkpointing", False):  # the second pass would be recomputed as the last
+        if getattr(
+            self.model, "is_gradient_checkpointing", False
+        ):  # the second pass would be recomputed as the last
             return False
         return int(mask[~learned].sum(1).max()) < _SHORT * mask.shape[1]
 

@@ -13,16 +13,20 @@ from rich.console import Console
 
 from neurorit.eval.report.write import print_table
 
+PAPER = "neuro-rit"
+
 
 def close(
     documents: Mapping[str, Mapping[str, Any]],
     served: Mapping[str, Any],
+    tuned: str,
     reports: Sequence[Path],
     commands: Sequence[str],
 ) -> None:
     """Show what was answered, every report's table, where the reports are and what to run next.
 
-    documents: name of a set of questions ("" for the only one) -> its report.
+    documents: name of a set of questions ("" for the only one) -> its report. tuned: which of the
+    tuned models was served.
     """
     console = Console(file=sys.stderr)
 
@@ -30,6 +34,8 @@ def close(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     say()
+    paper = "" if tuned == PAPER else f" ({PAPER} is the paper's method)"
+    say(f"served:           {tuned}{paper}")
     say(f"asked the server: {served['question']}")
     say(f"it answered:      {served['answer']}")
     say(f"the right answer: {' or '.join(served['expected'])}")

@@ -17,7 +17,7 @@ from neurorit.core.errors import BadInput
 from neurorit.eval.metrics.settings import Analysis
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines import retrieval
-from neurorit.pipelines.demo.closing import close
+from neurorit.pipelines.demo.closing import PAPER, close
 from neurorit.pipelines.demo.data import CORPUS, TRAIN, Sources, find_sources, lay_out
 from neurorit.pipelines.demo.serving import ask_served
 from neurorit.pipelines.demo.settings import DemoSettings
@@ -30,7 +30,7 @@ from neurorit.pipelines.stages import Stages, stages_in
 
 READER = "reader"
 READER_SECTIONS = ("mix-reader", "tune-reader")
-METHOD = "neuro-rit"
+METHOD = PAPER
 WITHOUT_DATA = "lab"  # the recipe's variant for the embedded world
 _CAUSAL = "causal.json"
 
@@ -264,7 +264,8 @@ class _Job:
     def served(self, name: str) -> dict[str, Any]:
         """One question of the test, asked of a server that a user would start."""
         out = self.out
-        model, index, asked = out / METHOD, out / "index", out / f"examples-{name}"
+        model, index = out / self.settings.to_serve, out / "index"
+        asked = out / f"examples-{name}"
         with open(asked / "examples.jsonl", encoding="utf-8") as stream:
             record = json.loads(stream.readline())
         return self.stages.run(
@@ -355,12 +356,12 @@ class _Job:
         reports = [out / f"report-{name}" / "report.html" for name in documents]
         more = "" if data is None else f" --data {data}"
         commands = (
-            f"neurorit-rag serve --model {out / METHOD} --index {out / 'index'}",
+            f"neurorit-rag serve --model {out / self.settings.to_serve} --index {out / 'index'}",
             f"neurorit-rag atlas plot {out / 'atlas'} --out atlas.svg",
             f"neurorit-rag demo --model {model}{more} --out {out} --resume",
         )
         named = documents if len(documents) > 1 else {"": next(iter(documents.values()))}
-        close(named, answer, reports, commands)
+        close(named, answer, self.settings.to_serve, reports, commands)
         return {
             "out": str(out),
             "table": str(out / "table.md"),

@@ -8,6 +8,7 @@ from typing import Annotated
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Count, Settings, Within
 from neurorit.eval.conditions import CONDITIONS, parse_condition
+from neurorit.pipelines.demo.closing import PAPER
 from neurorit.tuning.settings import RIVALS
 
 # Some answers of real text have no other of their kind to take their place.
@@ -22,6 +23,9 @@ class DemoSettings(Settings):
     """Test questions of each set."""
     rivals: tuple[str, ...] = ("sft", "lora")
     """Methods that learn from the same samples as neuro-rit and are asked beside it."""
+    served: str = ""
+    """The tuned model that is served: neuro-rit or one of `rivals`; without, lora where it is one,
+    which the evidence supports best (docs/results.md)."""
     conditions: tuple[str, ...] = _CONDITIONS
     """Conditions of the evaluation."""
     max_tokens: AtLeastOne = 24
@@ -58,3 +62,11 @@ class DemoSettings(Settings):
                 raise BadInput(f"‹rivals›: {rival!r} is none of {', '.join(RIVALS)}")
             if self.rivals.count(rival) > 1:
                 raise BadInput(f"‹rivals›: {rival!r} stands there twice")
+        if self.served and self.served not in (PAPER, *self.rivals):
+            told = ", ".join((PAPER, *self.rivals))
+            raise BadInput(f"‹served={self.served}›: what is tuned is {told}")
+
+    @property
+    def to_serve(self) -> str:
+        """The name of the tuned model that is served."""
+        return self.served or ("lora" if "lora" in self.rivals else PAPER)

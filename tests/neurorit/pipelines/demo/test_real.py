@@ -47,13 +47,17 @@ def run(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def _answer(model: Path, index: Path, question: Any, out: Path) -> dict[str, Any]:
     found = {"question": question["question"], "answer": "", "sources": [], "expected": ["x"]}
+    assert model.name == "lora"  # what the evidence supports best
     (out / "served.json").write_text(json.dumps(found))
     return found
 
 
 @pytest.mark.slow
 def test_the_whole_job_and_going_on_with_it(
-    run: Callable[[], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[[], Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tune = real.tuning.tune
 
@@ -79,6 +83,9 @@ def test_the_whole_job_and_going_on_with_it(
     assert (report["comparisons"][0]["a"], report["comparisons"][0]["b"]) == ("neuro-rit", "reader")
     reader = json.loads((tmp_path / "run" / "examples-reader" / "manifest.json").read_text())
     assert reader["settings"]["limit"] == 24 and reader["settings"]["without_gold"] == 0
+    told = capsys.readouterr().err
+    assert "served:           lora (neuro-rit is the paper's method)" in told
+    assert f"serve --model {tmp_path / 'run' / 'lora'}" in told
     for name in ("instruct", "lora", "distractor-1"):
         assert name in (tmp_path / "run" / "table.md").read_text()
     # Another rate for one rival makes that rival anew, and what is said of it.
@@ -205,6 +212,14 @@ def test_rivals_are_known_methods(tmp_path: Path, rivals: str, said: str) -> Non
     with pytest.raises(BadInput, match=said):
         real.demo("smollm2", tmp_path / "run", recipe=recipe)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_served_is_one_that_is_tuned() -> None:
+    assert DemoSettings(rivals=("sft", "lora")).to_serve == "lora"
+    assert DemoSettings(rivals=("sft",)).to_serve == "neuro-rit"
+    assert DemoSettings(rivals=("sft",), served="sft").to_serve == "sft"
+    with pytest.raises(BadInput, match="served=lora: what is tuned is neuro-rit, sft"):
+        DemoSettings(rivals=("sft",), served="lora")
 
 
 def test_the_packaged_recipe_asks_more_of_real_text_than_of_the_lab() -> None:
