@@ -3,7 +3,7 @@
 A recipe is YAML with the sections `mix`, `mix-eval`, `mine`, `tune`, and `tune-METHOD` for what
 one method wants otherwise; for the demonstration on a real model also `demo`, `demo-lab` for what
 it wants otherwise without data, and `mix-reader` and `tune-reader` for the model that it compares
-with; for that on the embedded world `tune-lora-held`, the LoRA that it serves.
+with.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ from neurorit.core.yaml_text import load_yaml
 from neurorit.tuning.settings import TUNINGS
 
 LAB_RECIPE = Path(__file__).parents[1] / "recipes" / "lab.yaml"
-_SECTIONS = (
-    *("demo", "demo-lab", "mix", "mix-eval", "mix-reader", "mine"),
-    *("tune", "tune-reader", "tune-lora-held"),
-)
+_SECTIONS = ("demo", "demo-lab", "mix", "mix-eval", "mix-reader", "mine", "tune", "tune-reader")
 
 
 class Recipe:
@@ -43,7 +40,7 @@ class Recipe:
     ) -> Made:
         """The dataclass `kind` from a section, its `-VARIANT`, and options that are given.
 
-        variant: a method's name, reader, lora-held, or lab.
+        variant: a method's name, reader, or lab.
         options: name -> value, None meaning not given. Raises BadInput as `fit` does.
         """
         merged: dict[str, tuple[Any, str]] = {}

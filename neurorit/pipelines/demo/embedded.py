@@ -23,9 +23,8 @@ from neurorit.pipelines.progress import reporting
 from neurorit.pipelines.recipe import LAB_RECIPE
 from neurorit.pipelines.stages import Stages, stages_in
 
-# What is tuned: its name, which is its section of the recipe too, and its method.
-TUNED = {"neuro-rit": "neuro-rit", "sft": "sft", "lora-held": "lora"}
-SERVED = "lora-held"  # what the evidence supports best (docs/results.md)
+SERVED = "retrobust"  # what the evidence supports best (docs/results.md)
+METHODS = ("neuro-rit", "sft", SERVED)
 CAUSAL = "causal.json"
 _MAX_TOKENS = 16
 _CAUSAL_CONTEXTS = 150
@@ -48,7 +47,7 @@ def _run(stages: Stages, questions: int, seed: int) -> dict[str, Any]:
     _models(stages, base, seed)
     _causal_check(stages, base, seed)
     answer = _serving(stages)
-    systems = {"base": base, **{name: out / name for name in TUNED}}
+    systems = {"base": base, **{method: out / method for method in METHODS}}
     document = _evaluation(stages, systems, questions, seed)
     document["timings"] = {**document["timings"], "stages": stages.timings}
     document["served"] = answer
@@ -106,22 +105,12 @@ def _models(stages: Stages, base: Path, seed: int) -> None:
         settings={"seed": seed},
         outputs=[atlas],
     )
-    for name, method in TUNED.items():
-        made, neurons = out / name, atlas if method == "neuro-rit" else None
+    for method in METHODS:
+        made, neurons = out / method, atlas if method == "neuro-rit" else None
         stages.run(
-            f"tune {name}",
+            f"tune {method}",
             partial(
-                tuning.tune,
-                base,
-                examples,
-                made,
-                method,
-                neurons,
-                LAB_RECIPE,
-                None,
-                seed,
-                True,
-                variant=name,
+                tuning.tune, base, examples, made, method, neurons, LAB_RECIPE, None, seed, True
             ),
             inputs=[base, examples, LAB_RECIPE, *([neurons] if neurons else [])],
             settings={"seed": seed},

@@ -24,8 +24,8 @@ class DemoSettings(Settings):
     rivals: tuple[str, ...] = ("sft", "lora")
     """Methods that learn from the same samples as neuro-rit and are asked beside it."""
     served: str = ""
-    """The tuned model that is served: neuro-rit or one of `rivals`; without, lora where it is one,
-    which the evidence supports best (docs/results.md)."""
+    """The tuned model that is served: neuro-rit or one of `rivals`; without, the one that the
+    evidence supports best (docs/results.md): retrobust, else lora."""
     conditions: tuple[str, ...] = _CONDITIONS
     """Conditions of the evaluation."""
     max_tokens: AtLeastOne = 24
@@ -69,4 +69,5 @@ class DemoSettings(Settings):
     @property
     def to_serve(self) -> str:
         """The name of the tuned model that is served."""
-        return self.served or ("lora" if "lora" in self.rivals else PAPER)
+        best = [name for name in ("retrobust", "lora") if name in self.rivals]
+        return self.served or next(iter(best), PAPER)

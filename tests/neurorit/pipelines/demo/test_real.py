@@ -215,6 +215,7 @@ def test_rivals_are_known_methods(tmp_path: Path, rivals: str, said: str) -> Non
 
 
 def test_what_is_served_is_one_that_is_tuned() -> None:
+    assert DemoSettings(rivals=("sft", "lora", "retrobust")).to_serve == "retrobust"
     assert DemoSettings(rivals=("sft", "lora")).to_serve == "lora"
     assert DemoSettings(rivals=("sft",)).to_serve == "neuro-rit"
     assert DemoSettings(rivals=("sft",), served="sft").to_serve == "sft"

@@ -51,7 +51,7 @@ def test_the_demos_table_comes_again_from_its_file(tmp_path: Path) -> None:
         PoolSettings(within="split"),
         out=run / "examples-test",
     )
-    for name in ("neuro-rit", "sft", "lora-held"):
+    for name in ("neuro-rit", "sft", "retrobust"):
         stand_in(run / name, 0.3)
     systems = {"base": base_model_dir(), "neuro-rit": run / "neuro-rit"}
     demo = evaluate(

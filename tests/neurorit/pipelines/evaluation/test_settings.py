@@ -142,7 +142,7 @@ def test_what_is_wrong_is_named_with_file_and_key(
 
 def test_the_packaged_demo_names_what_the_demo_leaves() -> None:
     made = EvalSettings.read("demo", {})
-    assert [s.name for s in made.all_systems()] == ["base", "neuro-rit", "sft", "lora-held"]
+    assert [s.name for s in made.all_systems()] == ["base", "neuro-rit", "sft", "retrobust"]
     assert made.data_sets() == {"": Path("runs/demo/examples-test")}
     assert (made.limit, made.max_tokens, made.seed, made.judge) == (500, 16, 0, "lab")
 
