@@ -308,6 +308,8 @@ def _making(report: Report) -> Iterator[tuple[str, str]]:
     manifest, timings = report["manifest"] or {}, report["timings"] or {}
     for name, system in (manifest.get("systems") or {}).items():
         yield f"Model of {name}", f"{system['model']} ({system['fingerprint']})"
+    if served := report.get("served"):
+        yield "served by the demo", f"{served['tuned']} (neuro-rit is the paper's method)"
     for name in ("examples", "seed"):
         if name in manifest:
             yield name, str(manifest[name])

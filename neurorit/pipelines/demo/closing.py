@@ -19,14 +19,13 @@ PAPER = "neuro-rit"
 def close(
     documents: Mapping[str, Mapping[str, Any]],
     served: Mapping[str, Any],
-    tuned: str,
     reports: Sequence[Path],
     commands: Sequence[str],
 ) -> None:
     """Show what was answered, every report's table, where the reports are and what to run next.
 
-    documents: name of a set of questions ("" for the only one) -> its report. tuned: which of the
-    tuned models was served.
+    documents: name of a set of questions ("" for the only one) -> its report. served: what
+    `ask_served` gave.
     """
     console = Console(file=sys.stderr)
 
@@ -34,6 +33,7 @@ def close(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     say()
+    tuned = served["tuned"]
     paper = "" if tuned == PAPER else f" ({PAPER} is the paper's method)"
     say(f"served:           {tuned}{paper}")
     say(f"asked the server: {served['question']}")

@@ -58,7 +58,7 @@ def _run(stages: Stages, questions: int, seed: int) -> dict[str, Any]:
         f"neurorit-rag demo --out {out} --resume",
         "your own data: docs/using-your-own-data.md",
     )
-    close({"": document}, answer, SERVED, [out / "report.html"], commands)
+    close({"": document}, answer, [out / "report.html"], commands)
     return document
 
 
@@ -149,6 +149,7 @@ def _serving(stages: Stages) -> dict[str, Any]:
         "serve",
         lambda: ask_served(model, index, record, out),
         inputs=[model, index],
+        settings={"tuned": model.name},
         outputs=[out / "served.json"],
     )
 

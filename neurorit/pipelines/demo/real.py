@@ -79,7 +79,7 @@ def demo(
         job.tuned(instruct)
         job.causal(sets[0])
         answer = job.served(sets[0])
-        documents = {name: job.evaluated(instruct, name) for name in sets}
+        documents = {name: job.evaluated(instruct, name, answer) for name in sets}
         return job.ended(documents, answer, model, data)
 
 
@@ -272,11 +272,16 @@ class _Job:
             "serve",
             lambda: ask_served(model, index, record, out),
             inputs=[model, index, asked],
+            settings={"tuned": model.name},
             outputs=[out / "served.json"],
         )
 
-    def evaluated(self, instruct: Path, name: str) -> dict[str, Any]:
-        """One test set's report. What was answered already is never asked again."""
+    def evaluated(self, instruct: Path, name: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """One test set's report. What was answered already is never asked again.
+
+        answer: what the served model said.
+        """
+        from neurorit.eval.report.write import write_report
         from neurorit.pipelines.atlas import describe, draw
 
         out, settings = self.out, self.settings
@@ -309,6 +314,7 @@ class _Job:
                     retention=self._retention(name),
                     progress=report,
                 ).report
+            write_report({**found, "served": dict(answer)}, made, atlas_plot=picture)
             return {"questions": found["manifest"]["questions"]}
 
         self.stages.run(
@@ -361,7 +367,7 @@ class _Job:
             f"neurorit-rag demo --model {model}{more} --out {out} --resume",
         )
         named = documents if len(documents) > 1 else {"": next(iter(documents.values()))}
-        close(named, answer, self.settings.to_serve, reports, commands)
+        close(named, answer, reports, commands)
         return {
             "out": str(out),
             "table": str(out / "table.md"),

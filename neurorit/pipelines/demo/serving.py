@@ -63,10 +63,12 @@ def served(model: Path, index: Path, log: Path) -> Iterator[str]:
 def ask_served(model: Path, index: Path, question: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Serve a tuned model over an index, ask it one question, and keep its answer.
 
-    question: a record with `question` and `answers`. Writes served.json and serve.log into `out`.
+    question: a record with `question` and `answers`. Writes served.json, with the model's name as
+    `tuned`, and serve.log into `out`.
     Raises NeuroritError where the server does not come up.
     """
     with served(model, index, out / "serve.log") as url:
-        found = {**ask(question["question"], url), "expected": question["answers"]}
+        said = ask(question["question"], url)
+    found = {"tuned": model.name, **said, "expected": question["answers"]}
     write_text(out / "served.json", json.dumps(found, indent=2) + "\n")
     return found

@@ -47,7 +47,7 @@ def run(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def _answer(model: Path, index: Path, question: Any, out: Path) -> dict[str, Any]:
     found = {"question": question["question"], "answer": "", "sources": [], "expected": ["x"]}
-    assert model.name == "lora"  # what the evidence supports best
+    found["tuned"] = model.name
     (out / "served.json").write_text(json.dumps(found))
     return found
 
@@ -79,6 +79,9 @@ def test_the_whole_job_and_going_on_with_it(
     report = json.loads((tmp_path / "run" / "report-lab" / "report.json").read_text())
     assert {row["condition"] for row in report["results"]} == {"clean", "distractor-1"}
     assert report["retention"]["base"] == "reader"
+    assert report["served"]["tuned"] == "lora"  # what the evidence supports best
+    page = (tmp_path / "run" / "report-lab" / "report.html").read_text()
+    assert "lora (neuro-rit is the paper&#39;s method)" in page
     # The headline is of the method.
     assert (report["comparisons"][0]["a"], report["comparisons"][0]["b"]) == ("neuro-rit", "reader")
     reader = json.loads((tmp_path / "run" / "examples-reader" / "manifest.json").read_text())
