@@ -28,6 +28,7 @@ from neurorit.eval.report.findings import percent, points, unwanted_refusals
 Report = Mapping[str, Any]
 Cells = Mapping[tuple[str, str], Any]
 
+_PAPER = "neuro-rit"
 _IMAGES = {".svg": "image/svg+xml", ".png": "image/png"}
 _OPTIONAL = ("mining", "judge", "manifest", "timings", "cluster", "clusters", "family_over")
 _MEASURES = {
@@ -309,7 +310,8 @@ def _making(report: Report) -> Iterator[tuple[str, str]]:
     for name, system in (manifest.get("systems") or {}).items():
         yield f"Model of {name}", f"{system['model']} ({system['fingerprint']})"
     if served := report.get("served"):
-        yield "served by the demo", f"{served['tuned']} (neuro-rit is the paper's method)"
+        paper = "" if served["tuned"] == _PAPER else f" ({_PAPER} is the paper's method)"
+        yield "served by the demo", served["tuned"] + paper
     for name in ("examples", "seed"):
         if name in manifest:
             yield name, str(manifest[name])

@@ -281,7 +281,11 @@ def mix(
             progress=report.named("questions mixed"),
         ).counts
         if seen := summary.get("questions_not_read", {}).get("seen"):
-            report.say(f"{seen} questions left out: seen in what is to be kept apart from")
+            wanted = f" of {settings.limit} asked for" if settings.limit else ""
+            report.say(
+                f"{seen} questions left out, which what is kept apart from has seen; "
+                f"{summary['examples']} examples{wanted}"
+            )
         for kind, count in summary.get("examples_short_of", {}).items():
             report.say(f"{count} of {summary['examples']} examples found too few {kind} passages")
     return {"examples": str(out), **summary}

@@ -106,7 +106,8 @@ def _rows(
     At least `kept` positions stay, of which logits are wanted.
     """
     chosen = {name: values[rows] for name, values in inputs.items()}
-    width = max(int(chosen["attention_mask"].sum(1).max()), kept)
+    lengths = chosen["attention_mask"].sum(1).tolist()
+    width = max(kept, *lengths)
     return {name: values[:, -width:] for name, values in chosen.items()}
 
 
@@ -156,8 +157,10 @@ class TunedModel(nn.Module):
         if learned is not None and self._part(attention_mask, learned):
             passes = [learned, ~learned]
             parts = [self._logits(_rows(inputs, rows, kept), kinds[rows], kept) for rows in passes]
-            places = torch.cat([rows.nonzero().flatten() for rows in passes])
-            logits = torch.cat(parts)[places.argsort()]
+            logits = torch.cat(parts)
+            if learned[: len(parts[0])].logical_not().any():  # as collated, what is held comes last
+                places = torch.cat([rows.nonzero().flatten() for rows in passes])
+                logits = logits[places.argsort()]
         else:
             logits = self._logits(inputs, kinds, kept)
         given = Forward(self, inputs, logits, labels, evidence, held)

@@ -72,7 +72,7 @@ def mix(
     `MixSettings` to train with, `PoolSettings` to evaluate with. only: ids of questions whose
     examples are made alone, as they are among all the others. apart_from: examples of which nothing
     is drawn again: a question that stands there, or nearly, or whose gold passage does, is left out
-    and another is drawn for it. out: where the artifact is written
+    and another is drawn for it, where it names that passage. out: where the artifact is written
     (`examples.jsonl`, `ledger.jsonl`); None writes nothing.
 
     Questions for which no passage at all was found are left out and counted, and those of the file
@@ -85,12 +85,13 @@ def mix(
     unread: dict[str, int] = {}
     every = load_examples(questions, left_out=unread)
     others = [load_examples(source) for source in apart_from]
-    asked = _drawn(every, settings.limit, seed, Seen(chain(*others)) if others else None, unread)
+    seen = Seen(chain(*others)) if others else None
+    asked = _drawn(every, settings.limit, seed, seen, unread)
     if not asked:
         raise BadInput(f"{named}: ‹apart_from› has seen all of its {len(every)} questions")
-    wanted = _only(named, asked, only) if only else asked
+    wanted = _only(named, asked, only, every) if only else asked
     if out is None:
-        return _mixed(_loaded(index), asked, wanted, settings, seed, named, unread, progress)
+        return _mixed(_loaded(index), asked, wanted, settings, seed, named, unread, progress, seen)
     counts: dict[str, Any] = {}
     inputs = {"questions": examples_digest(questions, every)}
     for number, (source, held) in enumerate(zip(apart_from, others, strict=True), start=1):
@@ -106,7 +107,7 @@ def mix(
     with writing(Path(out), manifest, overwrite=overwrite) as folder:
         loaded = _loaded(index)
         inputs["index"] = loaded.digest  # whatever lies there by the end
-        mixture = _mixed(loaded, asked, wanted, settings, seed, named, unread, progress)
+        mixture = _mixed(loaded, asked, wanted, settings, seed, named, unread, progress, seen)
         write_examples(folder / EXAMPLES, mixture)
         with open(folder / LEDGER, "w", encoding="utf-8") as stream:
             for record in mixture.ledger:
@@ -145,8 +146,9 @@ def _mixed(
     settings: MixSettings,
     seed: int,
     named: str,
-    unread: Mapping[str, int],
+    unread: dict[str, int],
     progress: Callable[[int, int], None] | None,
+    seen: Seen | None = None,
 ) -> Mixture:
     kinds: Counter[str] = Counter()
     short: Counter[str] = Counter()
@@ -154,6 +156,10 @@ def _mixed(
     examples, ledger = [], []
     mixer = Mixer(index, asked, settings, seed)
     for done, (example, record) in enumerate(mixer.mix(wanted), start=1):
+        # The gold passage of a question that names none is known now.
+        if seen is not None and seen.leaks(example):
+            unread["seen"] = unread.get("seen", 0) + 1
+            continue
         ledger.append(record)
         short.update(record["short"].keys())
         counts["false_negatives_rejected"] += len(record["rejected"])
@@ -180,9 +186,16 @@ def _loaded(index: Index | str | PathLike[str]) -> Index:
     return index if isinstance(index, Index) else Index.load(Path(index))
 
 
-def _only(named: str, asked: Sequence[Example], only: Sequence[str]) -> list[Example]:
+def _only(
+    named: str, asked: Sequence[Example], only: Sequence[str], every: Sequence[Example]
+) -> list[Example]:
     known = {question.id for question in asked}
     if missing := [identity for identity in only if identity not in known]:
+        if any(question.id == missing[0] for question in every):
+            raise BadInput(
+                f"‹only={missing[0]}›: it is in {named}, but ‹limit› did not draw it, or "
+                "‹apart_from› has seen it"
+            )
         raise BadInput(f"‹only={missing[0]}›: it is not among the {len(asked)} of {named}")
     return [question for question in asked if question.id in only]
 

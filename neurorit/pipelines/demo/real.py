@@ -326,6 +326,7 @@ class _Job:
                 "conditions": settings.conditions,
                 "max_tokens": settings.max_tokens,
                 "retention": [settings.retained, settings.instructions],
+                "served": dict(answer),
             },
             outputs=[made / "predictions.jsonl", made / "report.json"],
         )

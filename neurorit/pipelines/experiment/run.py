@@ -18,7 +18,7 @@ from typing import Any
 
 from neurorit.core.artifact import Manifest, hash_inputs, read_manifest, write_manifest
 from neurorit.core.atomic_files import write_text
-from neurorit.core.errors import BadInput, NeuroritError
+from neurorit.core.errors import BadInput, NeuroritError, is_out_of_memory
 from neurorit.eval.metrics.settings import BASE
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.experiment.cluster import Cluster, Training, on_cluster
@@ -99,7 +99,8 @@ def run(path: Path, out: Path, ray: str = "") -> Mapping[str, Any]:
 class _Maker:
     """What makes an experiment's trainings and measures them, by a cluster where there is one.
 
-    made: names of the trainings that are there.
+    made: names of the trainings that are there; mined: seed -> why its shared atlas could not be
+    mined, None where it was.
     """
 
     experiment: Experiment
@@ -108,6 +109,7 @@ class _Maker:
     out: Path
     cluster: Cluster | None = None
     made: set[str] = field(default_factory=set)
+    mined: dict[int, NeuroritError | None] = field(default_factory=dict)
 
     def trainings(self, names: Sequence[str], seeds: Sequence[int]) -> list[Training]:
         """The named variants with these seeds."""
@@ -133,17 +135,15 @@ class _Maker:
                 self.cluster.tune_and_answer(
                     systems, fresh, self.recipe, self._atlas, asked, report
                 )
-        failed: dict[str, NeuroritError] = {}
+        failed: dict[str, Exception] = {}
         # What a cluster made is found there.
         for number, one in enumerate(fresh, start=1):
             place = f"{number} of {len(fresh)}"
-            if shares_atlas(one.variant):  # without which no other variant could be tuned either
-                mine_for_all(
-                    self.experiment, one.seed, self.model, self.recipe, self._atlas(one.seed)
-                )
             try:
                 self._tune(one, place)
-            except NeuroritError as error:
+            except Exception as error:
+                if not isinstance(error, NeuroritError) and not is_out_of_memory(error):
+                    raise
                 with reporting() as report:
                     report.say(f"training {place}: {one.named} failed: {error}")
                 failed[one.named] = error
@@ -154,9 +154,21 @@ class _Maker:
         return systems
 
     def _tune(self, one: Training, place: str) -> None:
+        atlas = self._atlas(one.seed)
+        if shares_atlas(one.variant):
+            if one.seed not in self.mined:
+                try:
+                    mine_for_all(self.experiment, one.seed, self.model, self.recipe, atlas)
+                    self.mined[one.seed] = None
+                except NeuroritError as error:
+                    self.mined[one.seed] = error
+            if (failure := self.mined[one.seed]) is not None:
+                raise failure  # and is not mined in vain for every variant
         # Variants that differ in their rates alone choose the same neurons; the nodes of a cluster,
         # which work beside each other, have chosen for each training alone.
-        chosen = one.named if self.cluster else f"{one.variant.family}-{one.seed}"
+        own = self.out / f"{one.named}-atlas"
+        if not own.is_dir() and self.cluster is None:
+            own = self.out / f"{one.variant.family}-{one.seed}-atlas"
         tune(
             self.experiment,
             one.variant,
@@ -164,8 +176,8 @@ class _Maker:
             self.model,
             self.recipe,
             one.out,
-            self._atlas(one.seed),
-            self.out / f"{chosen}-atlas",
+            atlas,
+            own,
             place,
         )
 
@@ -200,14 +212,17 @@ class _Maker:
         return self.out / f"atlas-{seed}"
 
 
-def _of_all(failed: Mapping[str, NeuroritError], trainings: int) -> NeuroritError:
+def _of_all(failed: Mapping[str, Exception], trainings: int) -> NeuroritError:
     """What failed of so many trainings, after all others are done."""
-    told = "; ".join(f"{name}: {error.marked}" for name, error in list(failed.items())[:_TOLD])
+    told = "; ".join(
+        f"{name}: {getattr(error, 'marked', error)}" for name, error in list(failed.items())[:_TOLD]
+    )
     more = f"; and {len(failed) - _TOLD} more" if len(failed) > _TOLD else ""
+    kept = "" if len(failed) == trainings else " The others are done and kept."
     bad = all(isinstance(error, BadInput) for error in failed.values())
     return (BadInput if bad else NeuroritError)(
-        f"{len(failed)} of {trainings} trainings failed: {told}{more}. The others are done and "
-        "kept: mend the experiment's file and start it again"
+        f"{len(failed)} of {trainings} trainings failed: {told}{more}.{kept} Mend what failed and "
+        "start the experiment again"
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from neurorit.core.artifact import Manifest, read_manifest, writing
-from neurorit.core.errors import BadInput
+from neurorit.core.errors import BadInput, NeuroritError
 from neurorit.mining import mine as mining
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines.evaluation import evaluate
@@ -278,7 +278,7 @@ def test_a_training_that_fails_stops_no_other(
         experiment.run(file, tmp_path / "out")
     told = str(raised.value)
     assert "4 of 10 trainings failed: sft-0: no text has 64 tokens; lower kl_text_tokens" in told
-    assert "refuses-0" in told and told.count("no text") == 3 and "and 1 more" in told
+    assert "refuses-0" in told and told.count("no text") == 3 and "and 1 more. The others" in told
     assert {"neuro-rit-1", "faster-1", "forgets-1"} <= set(calls)
     assert not [call for call in calls if call.startswith("evaluated")]
     calls.clear()
@@ -288,7 +288,7 @@ def test_a_training_that_fails_stops_no_other(
     assert sorted(made) == ["refuses-0", "refuses-1", "sft-0", "sft-1"]
 
 
-def test_what_all_need_and_cannot_be_mined_is_told_at_once(
+def test_what_cannot_be_mined_is_tried_once_and_stops_nothing_else(
     file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(*_: Any, **__: Any) -> None:
@@ -296,9 +296,23 @@ def test_what_all_need_and_cannot_be_mined_is_told_at_once(
         raise BadInput("no context is followed")
 
     monkeypatch.setattr(mining, "mine", nothing)
-    with pytest.raises(BadInput, match=r"^no context is followed$"):
-        experiment.run(file, tmp_path / "out")
-    assert calls == ["mined"]
+    with pytest.raises(BadInput, match=r"^3 of 5 trainings failed: neuro-rit-0: no context is"):
+        experiment.run(write(tmp_path, seeds=[0]), tmp_path / "out")
+    assert calls == ["mined", "sft-0", "forgets-0"]
+
+
+def test_a_training_without_enough_memory_is_one_that_failed(
+    file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError("no 8 GB are left")
+
+    monkeypatch.setattr(tuning, "tune", full)
+    with pytest.raises(NeuroritError) as raised:
+        experiment.run(write(tmp_path, seeds=[0]), tmp_path / "out")
+    assert "5 of 5 trainings failed" in str(raised.value) and "no 8 GB" in str(raised.value)
+    assert "The others" not in str(raised.value)
+    assert not isinstance(raised.value, BadInput)
 
 
 def test_every_learning_rate_is_a_point_of_robustness_against_retention(

@@ -191,16 +191,18 @@ def test_what_is_only_held_teaches_neurons_of_every_group() -> None:
         assert held or not any(g is not None and bool(g.any()) for g in gradients)
 
 
+@pytest.mark.parametrize("last", [True, False])
 @pytest.mark.parametrize("how", INSTALLED)
 def test_short_texts_are_held_in_a_pass_of_their_own(
-    how: str, monkeypatch: pytest.MonkeyPatch
+    how: str, last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples = [
+    text = [
         Sample(some(5, 3), some(4, 4), False, learned=False, held=True),
-        Sample(some(20, 0), some(3, 1), True),
         Sample(some(4, 5), some(4, 6), False, learned=False, held=True),
-        Sample(some(18, 2), [2], False),
     ]
+    prompts = [Sample(some(20, 0), some(3, 1), True), Sample(some(18, 2), [2], False)]
+    # As the trainer puts them, and in any order.
+    samples = [*prompts, *text] if last else [text[0], prompts[0], text[1], prompts[1]]
 
     def gradients(short: float) -> tuple[list[torch.Size], dict[str, torch.Tensor]]:
         monkeypatch.setattr("neurorit.tuning.tuned_model._SHORT", short)

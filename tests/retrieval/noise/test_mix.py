@@ -188,6 +188,13 @@ def test_nothing_is_drawn_that_other_examples_have_seen(
     assert drawn == mix(world["train"], index, settings, seed=1, apart_from=[seen])
     made = read_manifest(second, "examples")
     assert made.inputs["apart_from_1"] == hash_inputs(examples=first)["examples"]
+    # A question may name no gold passage: what is then found for it was seen as well.
+    unnamed = [replace(q, meta={**q.meta, "gold": []}) for q in read_examples(world["train"])]
+    found = mix(unnamed, index, replace(settings, limit=0), seed=1, apart_from=[seen])
+    assert find_leaks(seen, found) == [] and 0 < len(found) < len(unnamed)
+    gone = next(q.id for q in read_examples(world["train"]) if q.id not in {e.id for e in drawn})
+    with pytest.raises(BadInput, match=f"only={gone}: it is in .*, but limit did not draw it"):
+        mix(world["train"], index, settings, seed=1, apart_from=[seen], only=[gone])
     with pytest.raises(BadInput, match="apart_from has seen all of its"):
         mix(world["train"], index, settings, apart_from=[world["train"]])
 
