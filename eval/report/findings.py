@@ -37,6 +37,11 @@ def write_findings(report: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def told_of(tuned: str) -> str:
+    """A tuned model's name, with which method is the paper's where that is another."""
+    return tuned if tuned == METHOD else f"{tuned} ({METHOD} is the paper's method)"
+
+
 def unwanted_refusals(results: Iterable[Mapping[str, Any]]) -> str | None:
     """The figure of a report's `results` that counts unwanted refusals under `clean`.
 

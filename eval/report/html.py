@@ -23,12 +23,11 @@ from neurorit.eval.metrics.robustness import METRICS, noise_curves
 from neurorit.eval.metrics.settings import BASE, METHOD, NAMES, title_of
 from neurorit.eval.report import charts
 from neurorit.eval.report.charts import Point
-from neurorit.eval.report.findings import percent, points, unwanted_refusals
+from neurorit.eval.report.findings import percent, points, told_of, unwanted_refusals
 
 Report = Mapping[str, Any]
 Cells = Mapping[tuple[str, str], Any]
 
-_PAPER = "neuro-rit"
 _IMAGES = {".svg": "image/svg+xml", ".png": "image/png"}
 _OPTIONAL = ("mining", "judge", "manifest", "timings", "cluster", "clusters", "family_over")
 _MEASURES = {
@@ -310,8 +309,7 @@ def _making(report: Report) -> Iterator[tuple[str, str]]:
     for name, system in (manifest.get("systems") or {}).items():
         yield f"Model of {name}", f"{system['model']} ({system['fingerprint']})"
     if served := report.get("served"):
-        paper = "" if served["tuned"] == _PAPER else f" ({_PAPER} is the paper's method)"
-        yield "served by the demo", served["tuned"] + paper
+        yield "served by the demo", told_of(served["tuned"])
     for name in ("examples", "seed"):
         if name in manifest:
             yield name, str(manifest[name])

@@ -11,9 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
+from neurorit.eval.report.findings import told_of
 from neurorit.eval.report.write import print_table
-
-PAPER = "neuro-rit"
 
 
 def close(
@@ -33,9 +32,7 @@ def close(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     say()
-    tuned = served["tuned"]
-    paper = "" if tuned == PAPER else f" ({PAPER} is the paper's method)"
-    say(f"served:           {tuned}{paper}")
+    say(f"served:           {told_of(served['tuned'])}")
     say(f"asked the server: {served['question']}")
     say(f"it answered:      {served['answer']}")
     say(f"the right answer: {' or '.join(served['expected'])}")

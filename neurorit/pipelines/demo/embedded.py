@@ -13,6 +13,7 @@ from typing import Any
 
 from neurorit.core.atomic_files import write_text
 from neurorit.eval.conditions import CONDITIONS
+from neurorit.eval.metrics.settings import METHOD
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines import retrieval
 from neurorit.pipelines.demo.closing import close
@@ -24,7 +25,7 @@ from neurorit.pipelines.recipe import LAB_RECIPE
 from neurorit.pipelines.stages import Stages, stages_in
 
 SERVED = "retrobust"  # what the evidence supports best (docs/results.md)
-METHODS = ("neuro-rit", "sft", SERVED)
+METHODS = (METHOD, "sft", SERVED)
 CAUSAL = "causal.json"
 _MAX_TOKENS = 16
 _CAUSAL_CONTEXTS = 150
@@ -106,7 +107,7 @@ def _models(stages: Stages, base: Path, seed: int) -> None:
         outputs=[atlas],
     )
     for method in METHODS:
-        made, neurons = out / method, atlas if method == "neuro-rit" else None
+        made, neurons = out / method, atlas if method == METHOD else None
         stages.run(
             f"tune {method}",
             partial(

@@ -14,10 +14,10 @@ from typing import Any
 
 from neurorit.core.atomic_files import write_text
 from neurorit.core.errors import BadInput
-from neurorit.eval.metrics.settings import Analysis
+from neurorit.eval.metrics.settings import METHOD, Analysis
 from neurorit.pipelines import method as tuning
 from neurorit.pipelines import retrieval
-from neurorit.pipelines.demo.closing import PAPER, close
+from neurorit.pipelines.demo.closing import close
 from neurorit.pipelines.demo.data import CORPUS, TRAIN, Sources, find_sources, lay_out
 from neurorit.pipelines.demo.serving import ask_served
 from neurorit.pipelines.demo.settings import DemoSettings
@@ -30,7 +30,6 @@ from neurorit.pipelines.stages import Stages, stages_in
 
 READER = "reader"
 READER_SECTIONS = ("mix-reader", "tune-reader")
-METHOD = PAPER
 WITHOUT_DATA = "lab"  # the recipe's variant for the embedded world
 _CAUSAL = "causal.json"
 

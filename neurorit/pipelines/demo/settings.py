@@ -8,7 +8,7 @@ from typing import Annotated
 from neurorit.core.errors import BadInput
 from neurorit.core.settings import AtLeastOne, Count, Settings, Within
 from neurorit.eval.conditions import CONDITIONS, parse_condition
-from neurorit.pipelines.demo.closing import PAPER
+from neurorit.eval.metrics.settings import METHOD
 from neurorit.tuning.settings import RIVALS
 
 # Some answers of real text have no other of their kind to take their place.
@@ -62,12 +62,12 @@ class DemoSettings(Settings):
                 raise BadInput(f"‹rivals›: {rival!r} is none of {', '.join(RIVALS)}")
             if self.rivals.count(rival) > 1:
                 raise BadInput(f"‹rivals›: {rival!r} stands there twice")
-        if self.served and self.served not in (PAPER, *self.rivals):
-            told = ", ".join((PAPER, *self.rivals))
+        if self.served and self.served not in (METHOD, *self.rivals):
+            told = ", ".join((METHOD, *self.rivals))
             raise BadInput(f"‹served={self.served}›: what is tuned is {told}")
 
     @property
     def to_serve(self) -> str:
         """The name of the tuned model that is served."""
         best = [name for name in ("retrobust", "lora") if name in self.rivals]
-        return self.served or next(iter(best), PAPER)
+        return self.served or next(iter(best), METHOD)

@@ -135,7 +135,9 @@ class _Maker:
                 self.cluster.tune_and_answer(
                     systems, fresh, self.recipe, self._atlas, asked, report
                 )
-        failed: dict[str, Exception] = {}
+        from neurorit.model.load import release
+
+        failed: dict[str, NeuroritError] = {}
         # What a cluster made is found there.
         for number, one in enumerate(fresh, start=1):
             place = f"{number} of {len(fresh)}"
@@ -146,7 +148,8 @@ class _Maker:
                     raise
                 with reporting() as report:
                     report.say(f"training {place}: {one.named} failed: {error}")
-                failed[one.named] = error
+                failed[one.named] = _bare(error)
+                release()
             else:
                 self.made.add(one.named)
         if failed:
@@ -161,7 +164,7 @@ class _Maker:
                     mine_for_all(self.experiment, one.seed, self.model, self.recipe, atlas)
                     self.mined[one.seed] = None
                 except NeuroritError as error:
-                    self.mined[one.seed] = error
+                    self.mined[one.seed] = _bare(error)
             if (failure := self.mined[one.seed]) is not None:
                 raise failure  # and is not mined in vain for every variant
         # Variants that differ in their rates alone choose the same neurons; the nodes of a cluster,
@@ -212,11 +215,15 @@ class _Maker:
         return self.out / f"atlas-{seed}"
 
 
-def _of_all(failed: Mapping[str, Exception], trainings: int) -> NeuroritError:
+def _bare(error: Exception) -> NeuroritError:
+    """What an error says, without the frames behind it, in which a whole model may be held."""
+    kind = BadInput if isinstance(error, BadInput) else NeuroritError
+    return kind(error.marked if isinstance(error, NeuroritError) else str(error))
+
+
+def _of_all(failed: Mapping[str, NeuroritError], trainings: int) -> NeuroritError:
     """What failed of so many trainings, after all others are done."""
-    told = "; ".join(
-        f"{name}: {getattr(error, 'marked', error)}" for name, error in list(failed.items())[:_TOLD]
-    )
+    told = "; ".join(f"{name}: {error.marked}" for name, error in list(failed.items())[:_TOLD])
     more = f"; and {len(failed) - _TOLD} more" if len(failed) > _TOLD else ""
     kept = "" if len(failed) == trainings else " The others are done and kept."
     bad = all(isinstance(error, BadInput) for error in failed.values())

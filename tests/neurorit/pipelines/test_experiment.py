@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -304,7 +305,15 @@ def test_what_cannot_be_mined_is_tried_once_and_stops_nothing_else(
 def test_a_training_without_enough_memory_is_one_that_failed(
     file: Path, calls: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    class Model:
+        pass
+
+    held: list[weakref.ref[Model]] = []
+
     def full(*_: Any, **__: Any) -> None:
+        assert not any(model() for model in held), "what failed before still holds its model"
+        model = Model()
+        held.append(weakref.ref(model))
         raise MemoryError("no 8 GB are left")
 
     monkeypatch.setattr(tuning, "tune", full)
